@@ -1,0 +1,485 @@
+"""What every stage shares because a mistake in it would be silent: records, chat -> tokens and masks, losses, cost.
+
+Shapes: B = sequences in a pack, T = padded length in tokens, V = vocabulary. `mask` marks the tokens that are trained on
+(1 = supervised). `logps` are natural-log probabilities, `ratio` = policy logps - reference logps, `reward` = beta * ratio.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import os
+import sys
+import warnings
+from pathlib import Path
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+for _name, _value in {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DELAY": "1",
+                      "TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}.items():
+    os.environ.setdefault(_name, _value)  # library noise stays off the user's screen; set before the libraries load
+
+import jinja2
+import torch
+import torch.nn.functional as F
+
+
+class BadInput(ValueError):
+    """The user can fix this: one line that names file, line, field and remedy. Scripts exit with code 2."""
+
+
+def parser(doc):
+    """An ArgumentParser whose --help is the script's docstring and shows every default."""
+    class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+    return argparse.ArgumentParser(description=doc, formatter_class=Help, allow_abbrev=False)
+
+
+def at_least(low, kind=int):
+    """argparse type: a finite number >= low."""
+    def number(text):
+        value = kind(text)
+        if not low <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not a number >= {low}")
+        return value
+    return number
+
+
+def run(main, args):
+    """Call a stage's main(args) and exit with its code; bad input becomes one line on stderr and exit code 2."""
+    try:
+        code = main(args)
+    except BadInput as error:
+        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+# ---- records: JSONL in, message lists out -----------------------------------------------------------------------------
+
+ROLES = {"human": "user", "gpt": "assistant", "observation": "tool",  # ShareGPT's words
+         "system": "system", "user": "user", "assistant": "assistant", "tool": "tool", "developer": "system"}
+
+
+def _no_constant(name):
+    raise ValueError(f"{name} is not JSON")
+
+
+def read_jsonl(path):
+    """[(line number, row), ...] of a JSONL file. BadInput names file:line; NaN and Infinity are refused."""
+    path, rows = Path(path), []
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
+                json.dumps(row, ensure_ascii=False, allow_nan=False).encode()  # lone surrogates, 1e999
+            except (ValueError, RecursionError) as error:
+                why = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
+                raise BadInput(f"{path}:{number}: not a JSON record ({why}); expected one JSON object per line") from None
+            if not isinstance(row, dict):
+                raise BadInput(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
+            rows.append((number, row))
+    return rows
+
+
+def write_jsonl(path, rows):
+    """Write a derived file whole, then rename it: a reader never sees half of it."""
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_whole(path, text):
+    """Replace `path` by `text` at once; a kill leaves the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def as_messages(value, role, field):
+    """A string, one message or a list of messages -> message list with OpenAI roles. BadInput names `field`."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list) or not value or not all(isinstance(m, dict) for m in value):
+        raise BadInput(f"field '{field}': expected a string or a non-empty list of messages")
+    messages = []
+    for message in value:
+        who, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+        calls = message.get("tool_calls") or None
+        if who == "function_call":
+            who, content, calls = "assistant", "", [_tool_call(content, field)]
+        elif calls:
+            calls = [_tool_call(call, field) for call in calls] if isinstance(calls, list) else _tool_call(calls, field)
+        if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+            content = "".join(str(part.get("text", "")) for part in content)
+        if not isinstance(who, str) or who not in ROLES:
+            raise BadInput(f"field '{field}': role {str(who)[:40]!r}; expected system, user, assistant or tool")
+        if not isinstance(content, str) and not (content is None and calls):
+            raise BadInput(f"field '{field}': the content of a message must be text, got {type(content).__name__}")
+        messages.append({"role": ROLES[who], "content": content or ""} | ({"tool_calls": calls} if calls else {}))
+    return messages
+
+
+def _tool_call(call, field):
+    """{"name", "arguments"} in any of its wrappings -> OpenAI's {"type", "function"}."""
+    try:
+        call = json.loads(call) if isinstance(call, str) else call
+        call = call.get("function", call)
+        arguments = call.get("arguments", {})
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        if not isinstance(call["name"], str) or not isinstance(arguments, dict):
+            raise ValueError
+        return {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
+    except (ValueError, KeyError, AttributeError, RecursionError):
+        raise BadInput(f"field '{field}': a tool call must be {{\"name\": text, \"arguments\": object}}") from None
+
+
+def _tools(value):
+    """Tool definitions (list, or its JSON as text, as ShareGPT has it) in OpenAI's form; none -> None."""
+    try:
+        value = json.loads(value or "[]") if isinstance(value, str) else value
+        tools = [t if "function" in t else {"type": "function", "function": t} for t in value or []]
+        if not all(isinstance(t["function"]["name"], str) for t in tools):
+            raise ValueError
+        return tools or None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise BadInput("field 'tools': expected a list of function definitions with a name") from None
+
+
+def normalise(row, kind):
+    """One record in any accepted layout -> message lists under TRL's column names; other fields are carried through.
+
+    kind: "prompts", "sft", "candidates", "pairs" or "labels". BadInput names the field and what was expected."""
+    row = dict(row)
+    kind = "pairs" if kind == "labels" and "chosen" in row else kind
+    if "response" in row:
+        row["completion"] = row.pop("response")
+    conversation = row.pop("messages", row.pop("conversations", None))
+    if conversation is not None and row.get("prompt") is None:
+        conversation = as_messages(conversation, "user", "messages")
+        if conversation[-1]["role"] == "assistant" and kind != "pairs" and row.get("completion") is None:
+            row["completion"] = [conversation.pop()]  # a field the kind "prompts" has no use for
+        row["prompt"] = conversation or None
+    fields = {"prompts": (), "pairs": ("chosen", "rejected")}.get(kind, ("completion",))
+    for field in fields:
+        if row.get(field) is None:
+            raise BadInput(f"field '{field}' is missing")
+        row[field] = as_messages(row[field], "assistant", field)
+    if kind == "pairs" and row.get("prompt") is None and row["chosen"][:-1] == row["rejected"][:-1]:
+        row["prompt"] = row["chosen"][:-1] or None  # both answers were given as whole conversations
+    if row.get("prompt") is None:
+        raise BadInput("field 'prompt' is missing (a string, or messages up to the user's last turn)")
+    row["prompt"] = as_messages(row["prompt"], "user", "prompt")
+    if row["prompt"][-1]["role"] not in ("user", "tool"):
+        raise BadInput("field 'prompt': the last message must be a user or tool turn")
+    for field in fields:  # a conversation that repeats the prompt: keep the answer
+        if len(row[field]) > 1 and row[field][:-1] == row["prompt"]:
+            row[field] = row[field][-1:]
+        if len(row[field]) != 1 or row[field][0]["role"] != "assistant":
+            raise BadInput(f"field '{field}': expected one assistant message after the prompt")
+    row["id"] = str(row["id"]) if isinstance(row.get("id"), (str, int)) else row.get("id")
+    for field, types, expected in (("id", str, "a string"), ("slice", str, "a string"), ("label", bool, "true or false"),
+                                   ("scores", dict, "{criterion: 0-5}"), ("weight", (int, float), "a number >= 0")):
+        value = row.get(field)
+        if value is None:
+            row.pop(field, None)
+        elif not isinstance(value, types) or (field == "weight" and (value is True or not 0 <= value < math.inf)):
+            raise BadInput(f"field '{field}': expected {expected}, got {str(value)[:40]!r}")
+    if kind == "labels" and "label" not in row and "scores" not in row:
+        raise BadInput("field 'label' is missing (true or false; or 'scores' {criterion: 0-5})")
+    if "tools" in row:
+        row["tools"] = _tools(row["tools"])
+    return row
+
+
+def read_records(path, kind, limit=None):
+    """Normalised rows of a JSONL file or of hf:name[:split]; `id` is filled in where absent, and unique."""
+    where, rows, seen = str(path), [], set()
+    if where.startswith("hf:"):
+        raw = [(n, {k: v for k, v in row.items() if v is not None}) for n, row in enumerate(_hub_rows(where[3:]), 1)]
+    else:
+        raw = read_jsonl(path)
+    for number, row in raw[:limit]:
+        try:
+            row = normalise(row, kind)
+        except BadInput as error:
+            raise BadInput(f"{where}:{number}: {error}") from None
+        row.setdefault("id", f"{Path(where).stem}-{number}")
+        key = (row["id"], row.get("candidate")) if kind == "candidates" else row["id"]
+        if kind in ("prompts", "candidates") and key in seen:
+            raise BadInput(f"{where}:{number}: field 'id': {row['id']!r} occurs twice; ids must be unique")
+        seen.add(key)
+        rows.append(row)
+    if not rows:
+        raise BadInput(f"{where}: no records")
+    return rows
+
+
+def _hub_rows(name):
+    import datasets
+
+    name, _, split = name.partition(":")
+    try:
+        if (Path(name) / "state.json").exists() or (Path(name) / "dataset_dict.json").exists():
+            data = datasets.load_from_disk(name)
+            return data[split or "train"] if isinstance(data, datasets.DatasetDict) else data
+        return datasets.load_dataset(name, split=split or "train")
+    except Exception as error:  # the library raises a dozen kinds: no network, no such name, no such split
+        raise BadInput(f"hf:{name}: cannot be loaded ({type(error).__name__}: {str(error)[:160]})") from None
+
+
+def read_mixture(specs, kind, limit=None):
+    """Rows of --data FILE[=WEIGHT] ...; row["source"] = (number of the file, weight) tells the sampler the mixture."""
+    rows = []
+    for number, spec in enumerate(specs):
+        path, weight = split_weight(spec)
+        rows += [{"weight": 1.0, "slice": "all"} | row | {"source": (number, weight)} for row in read_records(path, kind, limit)]
+    return rows
+
+
+def split_weight(spec):
+    """"FILE=2" -> ("FILE", 2.0); "FILE" -> ("FILE", 1.0)."""
+    path, _, weight = spec.rpartition("=")
+    try:
+        weight = float(weight) if path else None
+    except ValueError:
+        weight = None
+    if weight is not None and not 0 < weight < math.inf:
+        raise BadInput(f"--data {spec}: the weight must be a number above 0")
+    return (path, weight) if weight is not None else (spec, 1.0)
+
+
+# ---- run records: what was done, with what, at what cost --------------------------------------------------------------
+
+def start_run(out, script, arguments, inputs):
+    """Open the record of a run, or continue it. `out` is the output file or folder; `inputs` are paths, hashed.
+
+    Returns the record; record["finished"] says that nothing is left to do. BadInput when `out` was made with other
+    arguments or inputs: continuing would mix two runs."""
+    out = Path(out)
+    path = out.with_suffix(".run.json") if out.suffix else out / "run.json"
+    arguments = {k: v for k, v in arguments.items() if k not in ("out", "plan", "show_mask")}
+    new = {"script": script, "arguments": json.loads(json.dumps(arguments)), "inputs": {p: digest(split_weight(str(p))[0]) for p in map(str, inputs)}}
+    if path.exists():
+        old = json.loads(path.read_text())
+        for part in new:
+            if old.get(part) != new[part]:
+                keys = new[part] if isinstance(new[part], dict) else {part: 0}
+                changed = [k for k in keys if part == "script" or old[part].get(k) != new[part][k]] or [part]
+                raise BadInput(f"{out} was made with other {part} ({', '.join(changed)}): choose another --out or delete it")
+        return old
+    import peft
+    import transformers
+
+    versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__,
+                "peft": peft.__version__}
+    record = new | {"path": str(path), "versions": versions, "finished": False, "seconds": 0.0}
+    save_run(record)
+    return record
+
+
+def save_run(record, **measured):
+    """Store what is known so far. Called after each batch, so that seconds and tokens survive a kill."""
+    record.update(measured)
+    write_whole(record["path"], json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def digest(path):
+    """Short sha256 of a file, or of a folder's files; large files by size, head and tail. A hub name stands for itself."""
+    path, total = Path(path), hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files if path.exists() else []:
+        size = file.stat().st_size
+        with open(file, "rb") as f:
+            head = f.read(1 << 26)
+            f.seek(max(size - (1 << 20), 0))
+            total.update(f"{file.relative_to(path) if path.is_dir() else ''}|{size}|".encode() + head + f.read())
+    return total.hexdigest()[:16] if path.exists() else str(path)
+
+
+def seed_for(*parts):
+    """A 63-bit seed that depends on all parts and on nothing else (Python's hash() changes between processes)."""
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
+
+
+# ---- chat -> tokens and masks -----------------------------------------------------------------------------------------
+
+# For tokenizers without a template. Only existing tokens; every assistant turn ends in the end-of-sequence token.
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ '### ' + m['role'] | capitalize + ':\n' + m['content'] | trim }}"
+    "{{ eos_token if m['role'] == 'assistant' else '' }}{{ '\n\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}")
+
+
+def render(tokenizer, messages, tools=None, generation_prompt=False):
+    """The text a chat template makes. Templates that ignore tools get them as text: nothing is dropped in silence."""
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else str(tokenizer.chat_template)
+    if "tool_calls" not in template and any("tool_calls" in m for m in messages):
+        messages = [{"role": m["role"], "content": "\n".join(
+            ([m["content"]] if m["content"] else []) + [f"<tool_call>\n{json.dumps(c['function'], ensure_ascii=False)}\n</tool_call>"
+                                                        for c in m.get("tool_calls", [])])} for m in messages]
+    if tools and "tools" not in template:
+        text = "You may call these functions:\n" + "\n".join(json.dumps(t["function"], ensure_ascii=False) for t in tools)
+        system = messages[0]["content"] + "\n\n" if messages[0]["role"] == "system" else ""
+        messages = [{"role": "system", "content": system + text}] + messages[bool(system):]
+        tools = None
+    try:
+        return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=generation_prompt)
+    except (jinja2.TemplateError, TypeError) as error:
+        raise BadInput(f"the chat template refuses these messages ({str(error)[:100]})") from None
+
+
+def stop_ids(tokenizer):
+    """Token ids that end an assistant turn: the first special token the template puts after the text, and eos."""
+    text = render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Xq7"}])
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    after = [i for i in tokenizer(text.rpartition("Xq7")[2], add_special_tokens=False).input_ids if i in special][:1]
+    stops = after + ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
+    if not stops:
+        raise BadInput("the tokenizer has no end-of-sequence token: the model could never learn to stop")
+    return list(dict.fromkeys(stops))
+
+
+def prompt_ids(tokenizer, prompt, tools=None):
+    """What the model sees before it answers: used alike in training, generation and judging."""
+    return tokenizer(render(tokenizer, prompt, tools, True), add_special_tokens=False).input_ids
+
+
+def encode(tokenizer, prompt, completion, tools=None, max_len=None, all_turns=False):
+    """Tokens and mask of a conversation. Returns {"ids", "mask", "truncated"}; raises ValueError(reason) for a bad row.
+
+    Supervised are the tokens of the answer up to and including its stop token; with all_turns those of every assistant
+    turn. The prompt's tokens are those generation would use: no token crosses the seam. Truncation keeps the start."""
+    messages, stops, text, ids, mask = prompt + completion, stop_ids(tokenizer), "", [], []
+    turns = [i for i, m in enumerate(messages) if m["role"] == "assistant" and (all_turns or i == len(messages) - 1)]
+    for turn in turns:
+        if not (messages[turn]["content"].strip() or messages[turn].get("tool_calls")):
+            raise ValueError("empty answer")
+        head, full = render(tokenizer, messages[:turn], tools, True), render(tokenizer, messages[:turn + 1], tools)
+        if not (head.startswith(text) and full.startswith(head)):
+            raise ValueError("the chat template's prompt is not a prefix of the conversation")
+        ids = _extend(tokenizer, ids, text, head)
+        mask += [0] * (len(ids) - len(mask))
+        whole = _extend(tokenizer, ids, head, full)
+        ends = [i for i in range(len(ids), len(whole)) if whole[i] in stops]
+        if len(ends) > 1:
+            raise ValueError("a stop token inside the answer")
+        if not ends:  # the template closes the turn with plain text only
+            whole, ends, full = whole + stops[:1], [len(whole)], full + tokenizer.convert_ids_to_tokens(stops[0])
+        mask += [1] * (ends[0] + 1 - len(ids)) + [0] * (len(whole) - ends[0] - 1)
+        ids, text = whole, full
+    end = max(i for i, m in enumerate(mask) if m) + 1  # what follows the last stop token is never read
+    truncated = max_len is not None and end > max_len
+    ids, mask = ids[:min(end, max_len or end)], mask[:min(end, max_len or end)]
+    if not any(mask):
+        raise ValueError("nothing of the answer is left within --max-len")
+    return {"ids": ids, "mask": mask, "truncated": truncated}
+
+
+def _extend(tokenizer, ids, text, longer):
+    """Token ids of `longer`, which starts with `text` (= ids): tokenised as a whole unless a token would cross the seam."""
+    joint = tokenizer(longer, add_special_tokens=False).input_ids
+    return joint if joint[:len(ids)] == ids else ids + tokenizer(longer[len(text):], add_special_tokens=False).input_ids
+
+
+def show_mask(tokenizer, row):
+    """The row as text: what is trained on stands between ⟦ and ⟧."""
+    parts, open_ = [], False
+    for token, m in zip(row["ids"] + [None], row["mask"] + [0]):
+        if bool(m) != open_:
+            parts.append("⟧" if open_ else "⟦")
+            open_ = bool(m)
+        parts.append("" if token is None else tokenizer.decode([token]))
+    return "".join(parts)
+
+
+# ---- log-probabilities and losses -------------------------------------------------------------------------------------
+
+def completion_logps(model, rows, pad_id=0):
+    """Summed log-probability of the supervised tokens of each row -> (logps [B] float64, tokens [B] long).
+
+    rows: [{"ids", "mask"}, ...], padded on the right here; padding is known by length, never by its id. The one place
+    with the one-token shift: the logits at position t-1 score the token at t. Only supervised positions reach the head."""
+    device, T = model.device, max(len(row["ids"]) for row in rows)
+    ids = torch.tensor([row["ids"] + [pad_id] * (T - len(row["ids"])) for row in rows], device=device)  # [B, T]
+    mask = torch.tensor([row["mask"] + [0] * (T - len(row["mask"])) for row in rows], device=device).bool()
+    attention = torch.tensor([[1] * len(row["ids"]) + [0] * (T - len(row["ids"])) for row in rows], device=device)
+    keep = torch.zeros_like(mask)
+    keep[:, :-1] = mask[:, 1:]
+    logits = model(input_ids=ids, attention_mask=attention, logits_to_keep=keep, use_cache=False).logits
+    logits = (logits[keep] if logits.dim() == 3 else logits).float()  # [supervised tokens, V]
+    targets = ids[:, 1:][mask[:, 1:]]
+    token_logps = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    logps = torch.zeros(len(rows), dtype=torch.float64, device=device)
+    return logps.index_add(0, keep.nonzero()[:, 0], token_logps.double()), keep.sum(1)
+
+
+def dpo_loss(ratio_chosen, ratio_rejected, beta, label_smoothing=0.0):
+    """DPO per pair (arXiv 2305.18290, eq. 7), with label smoothing as conservative DPO. ln 2 at zero ratios. [B] -> [B]"""
+    margin = beta * (ratio_chosen - ratio_rejected)
+    return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
+
+
+def ipo_loss(ratio_chosen, ratio_rejected, beta):
+    """IPO per pair (Identity preference optimisation, arXiv 2310.12036, eq. 17): (difference - 1/(2 beta))^2.
+
+    1/(4 beta^2) at zero ratios. The ratios are per-token means (--ipo-length mean, as TRL) or sums (--ipo-length sum);
+    the caller divides. beta is the paper's tau: higher keeps the policy closer to the reference. [B] -> [B]"""
+    return (ratio_chosen - ratio_rejected - 1 / (2 * beta)) ** 2
+
+
+def kto_loss(ratio, label, kl, beta):
+    """KTO per completion (arXiv 2402.01306, eq. 7), before weights: 0.5 at zero ratio and KL. [B], [B] bool, scalar -> [B]
+
+    Desirable: 1 - sigmoid(beta (ratio - kl)). Undesirable: 1 - sigmoid(beta (kl - ratio)). kl: see kto_kl."""
+    return 1 - torch.sigmoid(beta * torch.where(label, ratio - kl, kl - ratio))
+
+
+def kto_kl(ratio):
+    """KTO's reference point z0: the mean ratio of mismatched completions, never below 0, without gradient. [B] -> scalar"""
+    return ratio.detach().mean().clamp(min=0)
+
+
+# ---- cost: data is P prompts x N candidates x T tokens, paid twice (generation and judging) ---------------------------
+
+def generation_tokens(prompts, n, answer_len, prompt_len):
+    """(tokens read, tokens written) for N answers to each of P prompts; each prompt is read once for its N answers."""
+    return prompts * prompt_len, prompts * n * answer_len
+
+
+def judge_tokens(prompts, n, answer_len, prompt_len, rubric_len):
+    """Tokens a judge reads: P x (rubric + prompt + N x T) when rubric and prompt are shared by the N candidates."""
+    return prompts * (rubric_len + prompt_len + n * answer_len)
+
+
+def money(tokens=0, price_per_million=0.0, seconds=0.0, price_gpu_hour=0.0):
+    """Cost in the currency of the prices: per million tokens, plus per GPU-hour."""
+    return tokens * price_per_million / 1e6 + seconds * price_gpu_hour / 3600
+
+
+def forecast(out, script, tokens, tokens_per_second=None, price_per_million=0.0, price_gpu_hour=0.0):
+    """{"tokens", "seconds", "cost"} of a stage before it runs. Without a given speed that of the newest finished run of
+    the same script beside `out` is taken; with none there either, seconds are None: unknown is not zero."""
+    if not tokens_per_second:
+        records = [json.loads(p.read_text()) for p in [*Path(out).parent.glob("*run.json"), *Path(out).parent.glob("*/run.json")]]
+        speeds = [r["tokens"] / r["seconds"] for r in records if r["script"] == script and r["finished"] and r["seconds"]]
+        tokens_per_second = speeds[-1] if speeds else None
+    seconds = tokens / tokens_per_second if tokens_per_second else None
+    cost = money(tokens, price_per_million, seconds or 0.0, price_gpu_hour)
+    return {"tokens": tokens, "seconds": seconds, "cost": None if seconds is None and price_gpu_hour else cost}
+
+
+def cost_line(record):
+    """One line for the terminal from a forecast or a measurement {"tokens", "seconds", "cost"}."""
+    seconds = "seconds unknown (give --tokens-per-second)" if record["seconds"] is None else f"{record['seconds']:.0f} s"
+    return f"{record['tokens']:,.0f} tokens, {seconds}, cost {'unknown' if record['cost'] is None else format(record['cost'], '.4f')}"

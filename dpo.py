@@ -1,0 +1,159 @@
+"""Stage B: preference optimisation on pairs, DPO or IPO (Identity preference optimisation), with LoRA / QLoRA.
+
+Reads   pairs.jsonl: prompt, chosen, rejected; optional weight, slice, id, tools.
+Writes  a run folder: adapter, tokenizer, ref_logps.jsonl (reference log-probabilities, reused by other runs beside it),
+        log.jsonl (loss, rewards/chosen, rewards/rejected, rewards/margins, rewards/accuracies, logps/...), run.json.
+
+    python dpo.py --model runs/sft --data data/pairs.jsonl --out runs/dpo
+    python dpo.py --model runs/sft --data data/pairs.jsonl --out runs/ipo --loss ipo
+    python dpo.py --model runs/sft --data data/pairs.jsonl --out runs/dpo2 --ref runs/dpo --beta 0.3
+
+The reference is the model the run starts from (or --ref); its log-probabilities are computed once, before step 1.
+What to look at: rewards/margins rises while logps/chosen should not fall far: when both logps sink, the policy is only
+learning what not to say (lower --lr, raise --beta). rewards/accuracies near 1.0 says nothing about held-out prompts; ask the gate.
+Left out on purpose: fifteen other losses. A new one is a function like dpo_loss in common.py and one line in batch_loss.
+"""
+
+import math
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from common import (at_least, cost_line, dpo_loss, encode, forecast, ipo_loss, money, parser, read_mixture, run, save_run, show_mask,
+                    start_run)
+from training import (batches, check_start, fingerprint, load_checkpoint, load_model, load_policy, load_tokenizer, lr_at,
+                      optimiser_step, pack_logps, packs, prepare, reference_logps, save_adapter, save_checkpoint, trained,
+                      warn_if_still, write_log)
+
+
+def parse_args(argv=None):
+    p = parser(__doc__)
+    # files
+    p.add_argument("--model", required=True, help="hub name, model folder or run folder to start from")
+    p.add_argument("--ref", help="reference policy (default: --model as it is before step 1)")
+    p.add_argument("--data", required=True, nargs="+", metavar="FILE[=WEIGHT]", help="JSONL files or hf:name[:split]")
+    p.add_argument("--out", required=True, help="run folder to write")
+    p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
+    p.add_argument("--max-dropped", type=at_least(0, float), default=0.05, help="stop when a larger share of rows is unusable")
+    # the method
+    p.add_argument("--loss", choices=["dpo", "ipo"], default="dpo", help="preference loss")
+    p.add_argument("--beta", type=at_least(1e-6, float), help="higher stays closer to the reference (default: dpo 0.1, ipo 1.0)")
+    p.add_argument("--label-smoothing", type=at_least(0, float), default=0.0, help="dpo: share of pairs assumed to be mislabelled")
+    p.add_argument("--ipo-length", choices=["mean", "sum"], default="mean", help="ipo: ratios per token (as TRL) or summed")
+    p.add_argument("--max-len", type=at_least(8), default=2048, help="tokens per conversation; longer ones keep their start")
+    p.add_argument("--lora-r", type=at_least(1), help="adapter rank (default 16, or the rank of the run that is continued)")
+    p.add_argument("--lora-alpha", type=at_least(1), help="adapter scale (default 2 x rank)")
+    p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="base weights; auto = nf4 on a GPU")
+    # optimisation
+    p.add_argument("--lr", type=at_least(0, float), default=2e-5, help="peak learning rate")
+    p.add_argument("--warmup", type=at_least(0, float), default=0.1, help="share of the steps with a rising learning rate")
+    p.add_argument("--epochs", type=at_least(1), default=1, help="passes over the data")
+    p.add_argument("--max-steps", type=at_least(1), help="stop after so many steps")
+    p.add_argument("--batch-size", type=at_least(1), default=16, help="pairs per optimiser step")
+    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="padded tokens in memory at once; lower it when out of memory")
+    p.add_argument("--seed", type=int, default=0, help="order of the rows and initial adapter")
+    p.add_argument("--save-every", type=at_least(1), default=50, help="steps between checkpoints")
+    # look before you pay
+    p.add_argument("--show-mask", action="store_true", help="print a pair with what is trained on in ⟦ ⟧, and exit")
+    p.add_argument("--plan", action="store_true", help="print tokens, seconds and cost before any model is loaded, and exit")
+    p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: the newest run beside --out)")
+    p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
+    args = p.parse_args(argv)
+    args.beta = args.beta or {"dpo": 0.1, "ipo": 1.0}[args.loss]
+    if args.label_smoothing >= 0.5 or (args.label_smoothing and args.loss == "ipo"):
+        p.error("--label-smoothing goes with --loss dpo and stays below 0.5")
+    return args
+
+
+# ---- the method -------------------------------------------------------------------------------------------------------
+
+
+def batch_loss(model, pack, loss, beta, label_smoothing=0.0, ipo_length="mean"):
+    """(sum over the pack of weight x loss, sums of the metrics); divide both by the batch's weight and pairs."""
+    logps, tokens = pack_logps(model, pack)  # [pairs, 2]: chosen, rejected
+    ref = torch.tensor([[seq["ref"] for seq in row["seqs"]] for row in pack], dtype=logps.dtype, device=logps.device)
+    weights = torch.tensor([row["weight"] for row in pack], dtype=logps.dtype, device=logps.device)
+    ratio = logps - ref
+    if loss == "ipo":
+        chosen, rejected = (ratio / tokens if ipo_length == "mean" else ratio).unbind(1)
+        losses = ipo_loss(chosen, rejected, beta)
+    else:
+        losses = dpo_loss(ratio[:, 0], ratio[:, 1], beta, label_smoothing)
+    reward_chosen, reward_rejected = (beta * ratio.detach()).unbind(1)
+    sums = {"rewards/chosen": reward_chosen, "rewards/rejected": reward_rejected, "rewards/margins": reward_chosen - reward_rejected,
+            "rewards/accuracies": (reward_chosen > reward_rejected).double(),
+            "logps/chosen": logps[:, 0].detach(), "logps/rejected": logps[:, 1].detach()}
+    return (weights * losses).sum(), Counter({name: values.sum().item() for name, values in sums.items()})
+
+
+# ---- the run ----------------------------------------------------------------------------------------------------------
+
+
+def main(args):
+    rows = read_mixture(args.data, "pairs", args.limit)
+    tokenizer = load_tokenizer(args.model)
+    rows = prepare(rows, lambda row: row | {"seqs": [encode(tokenizer, row["prompt"], row[side], row.get("tools"), args.max_len)
+                                                     for side in ("chosen", "rejected")]}, tokenizer, args.max_dropped)
+    steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
+    if args.show_mask:
+        print(*(f"{side}: {show_mask(tokenizer, seq)}" for side, seq in zip(("chosen", "rejected"), rows[0]["seqs"])), sep="\n")
+        return 0
+    lengths = [sum(len(seq["ids"]) for seq in row["seqs"]) for row in rows]
+    tokens = sum(lengths[n] for batch in steps for n in batch) + sum(lengths)  # training, and the reference once
+    plan = forecast(args.out, "dpo.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour)
+    print(f"plan     {len(steps)} steps, {cost_line(plan)}")
+    if args.plan:
+        return 0
+    record = start_run(args.out, "dpo.py", vars(args), args.data + [args.model] + ([args.ref] if args.ref else []))
+    if record["finished"]:
+        print(f"{args.out} is finished: nothing to do")
+        return 0
+    start = time.perf_counter()
+    if args.ref:  # one model in memory at a time: the other reference is scored and freed first
+        reference_logps(load_model(args.ref, args.quantize), rows, args.pack_tokens, fingerprint(args.ref, args.quantize), args.out)
+    model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed)
+    optimizer = torch.optim.AdamW(trained(model), lr=args.lr, weight_decay=0.0)
+    state = load_checkpoint(args.out, model, optimizer)
+    if not args.ref:
+        reference_logps(model if state["step"] == 0 else None, rows, args.pack_tokens, fingerprint(args.model, args.quantize), args.out)
+    options = (args.loss, args.beta, args.label_smoothing, args.ipo_length)
+    if state["step"] == 0 and not args.ref:
+        first = [rows[n] for n in steps[0]]
+        with torch.no_grad():
+            total = sum(batch_loss(model, pack, *options)[0].item() for pack in packs(first, args.pack_tokens))
+        check_start(args.loss.upper(), total / sum(row["weight"] for row in first),
+                    math.log(2) if args.loss == "dpo" else 1 / (4 * args.beta**2), model)
+    seconds = state.get("seconds", 0.0)
+
+    for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc=args.loss):
+        batch = [rows[n] for n in steps[step]]
+        total, loss, metrics = sum(row["weight"] for row in batch), 0.0, Counter()
+        for pack in packs(batch, args.pack_tokens):
+            pack_loss, sums = batch_loss(model, pack, *options)
+            (pack_loss / total).backward()
+            loss += pack_loss.item() / total
+            metrics.update(sums)
+        lr = lr_at(step, len(steps), args.lr, args.warmup)
+        grad_norm = optimiser_step(optimizer, lr)
+        metrics = {name: value / len(batch) for name, value in metrics.items()}
+        warn_if_still(step, grad_norm, metrics["rewards/margins"])
+        elapsed = seconds + time.perf_counter() - start
+        write_log(args.out, step, len(steps), loss=loss, grad_norm=grad_norm, lr=lr, seconds=elapsed,
+                  tokens=sum(lengths[n] for n in steps[step]), **metrics)
+        if (step + 1) % args.save_every == 0 or step + 1 == len(steps):
+            state = {"seconds": elapsed, "loss": loss, "margins": metrics["rewards/margins"]}
+            save_checkpoint(args.out, model, optimizer, step + 1, **state)
+
+    save_adapter(args.out, model, tokenizer)
+    measured = {"tokens": tokens, "seconds": state["seconds"], "cost": money(0, 0, state["seconds"], args.price_gpu_hour)}
+    save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"])
+    (Path(args.out) / "checkpoint.pt").unlink()
+    print(f"result   {len(steps)} steps, last loss {state['loss']:.4f}, margin {state['margins']:+.3f}, {cost_line(measured)} -> {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main, parse_args())

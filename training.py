@@ -1,0 +1,310 @@
+"""What the three trainers share because a mistake in it would be silent: model loading (QLoRA), packs, order, reference
+log-probabilities, schedule, checkpoints and the checks before step 1. The training loop itself stands in each trainer.
+
+A training row is {"seqs": [{"ids", "mask", "truncated"}, ...], "weight", "slice", "id", "source", ...}: one sequence for
+SFT and KTO, two (chosen, rejected) for DPO. All sums are over rows or tokens of a whole batch, so packs never matter.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import random
+from collections import Counter
+from pathlib import Path
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from tqdm import tqdm
+
+from common import PLAIN_TEMPLATE, BadInput, completion_logps, digest, seed_for, stop_ids, write_whole
+
+transformers.utils.logging.disable_progress_bar()
+
+# ---- models -----------------------------------------------------------------------------------------------------------
+
+
+def resolve_model(name):
+    """A hub name, a model folder or a run folder of ours -> (base model, adapter folder or None)."""
+    path = Path(name)
+    if (path / "run.json").exists() and not json.loads((path / "run.json").read_text())["finished"]:
+        raise BadInput(f"{name}: this run has not finished; run its command again to continue it")
+    if (path / "adapter_config.json").exists():
+        return json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"], str(path)
+    if path.exists() and not (path / "config.json").exists():
+        raise BadInput(f"{name}: no config.json or adapter_config.json in it: neither a model nor a run folder")
+    if not path.exists() and (name.count("/") > 1 or name.startswith((".", "/", "runs/", "data/"))):
+        raise BadInput(f"{name}: no such folder")
+    return name, None
+
+
+def fingerprint(name, quantize):
+    """What the log-probabilities of a model depend on: weights of base and adapter, and the number format."""
+    base, adapter = resolve_model(name)
+    return f"{digest(base)}+{digest(Path(adapter) / 'adapter_model.safetensors') if adapter else 'none'}+{quantize_mode(quantize)}"
+
+
+def quantize_mode(quantize):
+    """auto -> nf4 on a GPU, none on the CPU."""
+    return quantize if quantize != "auto" else "nf4" if torch.cuda.is_available() else "none"
+
+
+def load_tokenizer(name):
+    """The tokenizer of a model or run folder; one without a chat template gets the plain one of common.py."""
+    base, adapter = resolve_model(name)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(adapter or base)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{adapter or base}: no tokenizer can be loaded ({str(error)[:160]})") from None
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    return tokenizer
+
+
+def load_model(name, quantize="auto", trainable=False):
+    """The model behind a hub name, model folder or run folder, on the GPU if there is one.
+
+    quantize: "nf4" = 4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314; also runs on CPU), "none" = bf16
+    on a GPU and fp32 on the CPU, "auto" = nf4 on a GPU. The adapter of a run folder stays apart from the base weights."""
+    base, adapter = resolve_model(name)
+    cuda = torch.cuda.is_available()
+    dtype = torch.bfloat16 if cuda else torch.float32
+    options = {"dtype": dtype, "device_map": {"": 0 if cuda else "cpu"}}
+    if quantize_mode(quantize) == "nf4":
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+    try:
+        config = transformers.AutoConfig.from_pretrained(base)
+        for key, value in vars(config).items():  # dropout would make policy and reference differ before step 1
+            if "drop" in key and isinstance(value, float):
+                setattr(config, key, 0.0)
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, config=config, **options)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{base}: no model can be loaded ({str(error)[:160]})") from None
+    model.requires_grad_(False)
+    if adapter:
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    return model.eval()  # no dropout anywhere; gradients do not need train mode
+
+
+def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0):
+    """A model with a trainable LoRA adapter: a new one (B = 0, so it starts as the base), or the run folder's own.
+
+    lora_r defaults to 16 and lora_alpha to 2 * lora_r. BadInput when they contradict the adapter that is continued."""
+    model = load_model(name, quantize, trainable=True)
+    if not isinstance(model, PeftModel):
+        torch.manual_seed(seed)
+        model = get_peft_model(model, LoraConfig(r=lora_r or 16, lora_alpha=lora_alpha or 2 * (lora_r or 16), lora_dropout=0.0,
+                                                 target_modules="all-linear", task_type="CAUSAL_LM"))
+    config = model.peft_config["default"]
+    if lora_r not in (None, config.r) or lora_alpha not in (None, config.lora_alpha):
+        raise BadInput(f"{name} continues an adapter of rank {config.r}, alpha {config.lora_alpha}: leave --lora-r and "
+                       "--lora-alpha out, or start from the base model")
+    for parameter in trained(model):
+        parameter.data = parameter.data.float()
+    if model.device.type == "cuda":  # trade time for memory; needs train mode, which is harmless without dropout
+        model.train()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    return model
+
+
+def trained(model):
+    """The parameters that are trained (the adapter's)."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def autocast(model):
+    """bf16 arithmetic on a GPU, full precision on the CPU."""
+    return torch.autocast("cuda", torch.bfloat16) if model.device.type == "cuda" else contextlib.nullcontext()
+
+
+# ---- rows, order, packs -----------------------------------------------------------------------------------------------
+
+
+def prepare(rows, encode_row, tokenizer, max_dropped):
+    """encode_row(row) for every row -> training rows; rows that raise ValueError(reason) are counted, printed, dropped.
+
+    BadInput when more than the share max_dropped is lost, or an untruncated answer does not end in a supervised stop token."""
+    kept, dropped, stops = [], Counter(), stop_ids(tokenizer)
+    rows = [row for row in rows if row["weight"] > 0]
+    for row in tqdm(rows, desc="tokenise", leave=False):
+        try:
+            kept.append(encode_row(row))
+        except ValueError as reason:
+            dropped[str(reason)] += 1
+    seqs = [seq for row in kept for seq in row["seqs"]]
+    truncated = sum(seq["truncated"] for seq in seqs)
+    reasons = "; ".join(f"{reason}: {n}" for reason, n in dropped.most_common())
+    print(f"data     {len(rows)} rows, {len(kept)} kept, {len(rows) - len(kept)} dropped{f' ({reasons})' if dropped else ''}, "
+          f"{truncated} answers truncated, {sum(len(s['ids']) for s in seqs):,} tokens, {sum(sum(s['mask']) for s in seqs):,} supervised")
+    if not kept or len(rows) - len(kept) > max_dropped * len(rows):
+        raise BadInput(f"{len(rows) - len(kept)} of {len(rows)} rows would be dropped ({reasons}): mend the data, raise --max-len, "
+                       "or allow it with --max-dropped")
+    if not all(seq["truncated"] or (seq["mask"][-1] and seq["ids"][-1] in stops) for seq in seqs):
+        raise BadInput("an answer does not end in a supervised stop token: the model would not learn to stop (chat template?)")
+    return kept
+
+
+def batches(rows, batch_size, epochs, seed, max_steps=None):
+    """Row numbers of every optimiser step: ceil(rows / batch_size) steps an epoch, a pure function of its arguments.
+
+    A file of weight w gives w times its rows to an epoch (whole copies and a random rest), spread evenly, so that every
+    batch is drawn to the mixture."""
+    sources = {}
+    for number, row in enumerate(rows):
+        sources.setdefault(row["source"], []).append(number)
+    steps = []
+    for epoch in range(epochs):
+        rng, keyed = random.Random(seed_for("order", seed, epoch)), []
+        for (_, weight), members in sorted(sources.items()):
+            picks = members * int(weight) + rng.sample(members, round(len(members) * (weight % 1)))
+            rng.shuffle(picks)
+            keyed += [((k + rng.random()) / len(picks), number) for k, number in enumerate(picks)]
+        order = [number for _, number in sorted(keyed)]
+        steps += [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+    return steps[:max_steps]
+
+
+def packs(rows, pack_tokens):
+    """Cut rows into groups of at most pack_tokens padded tokens (one row at least), longest first: little padding."""
+    def length(row):
+        return max(len(seq["ids"]) for seq in row["seqs"])
+
+    pack, longest = [], 0
+    for row in sorted(rows, key=length, reverse=True):
+        if pack and longest * sum(len(r["seqs"]) for r in pack + [row]) > pack_tokens:
+            yield pack
+            pack, longest = [], 0
+        pack, longest = pack + [row], max(longest, length(row))
+    if pack:
+        yield pack
+
+
+def pack_logps(model, pack):
+    """Log-probabilities of a pack of rows -> (logps [rows, seqs] float64, tokens [rows, seqs])."""
+    with autocast(model):
+        logps, tokens = completion_logps(model, [seq for row in pack for seq in row["seqs"]])
+    return logps.view(len(pack), -1), tokens.view(len(pack), -1)
+
+
+# ---- the reference policy ---------------------------------------------------------------------------------------------
+
+
+def reference_logps(model, rows, pack_tokens, key, out):
+    """Log-probabilities of every sequence under the reference, set as seq["ref"]; computed once, kept in out/ref_logps.jsonl.
+
+    `key` is the fingerprint of the reference. Runs beside `out` lend their cache, so another loss on the same data costs
+    nothing. A killed run redoes its partial pack whole: packs, and so the last digits, do not depend on interruptions.
+    model None: everything must be in the cache (the policy has already moved)."""
+    path, known = Path(out) / "ref_logps.jsonl", {}
+    for file in sorted(path.parent.parent.glob("*/ref_logps.jsonl"), key=lambda p: p == path):  # our own last: it wins
+        for line in file.read_text().splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # a torn last line is redone
+                entry = json.loads(line)
+                known[entry["key"]] = float(entry["logp"])
+    unique = {}
+    for seq in (seq for row in rows for seq in row["seqs"]):
+        seq["key"] = hashlib.sha256(f"{key}|{seq['ids']}|{seq['mask']}".encode()).hexdigest()[:24]
+        unique.setdefault(seq["key"], {"seqs": [seq]})
+    groups = list(packs(unique.values(), pack_tokens))
+    missing = [g for g in groups if not all(row["seqs"][0]["key"] in known for row in g)]
+    if missing and model is None:
+        raise BadInput(f"{path} is incomplete though training has begun: delete {out} and start again")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("\n" if path.stat().st_size else "")  # a torn line stays alone
+        for group in tqdm(missing, desc="reference", leave=False):
+            with torch.no_grad():
+                logps = pack_logps(model, group)[0][:, 0].tolist()
+            for row, logp in zip(group, logps):
+                known[row["seqs"][0]["key"]] = logp
+                file.write(json.dumps({"key": row["seqs"][0]["key"], "logp": logp}) + "\n")
+            file.flush()
+    for seq in (seq for row in rows for seq in row["seqs"]):
+        seq["ref"] = known[seq["key"]]
+    return sum(len(row["seqs"][0]["ids"]) for g in missing for row in g)
+
+
+def check_start(name, value, expected, model):
+    """Print the step-0 invariant and refuse to start when it fails: policy and reference must be the same model."""
+    tolerance = 1e-3 if model.device.type == "cpu" else 0.05  # bf16 rounding depends on the pack
+    print(f"check    {name} loss before step 1 = {value:.6f}, expected {expected:.6f}")
+    if not abs(value - expected) <= tolerance * max(1.0, expected):
+        raise BadInput(f"the {name} loss before step 1 is {value:.6f} instead of {expected:.6f}: the reference is not the policy "
+                       "that training starts from (stale ref_logps.jsonl, or weights changed on disk): delete it and start again")
+
+
+# ---- steps, checkpoints, logs -----------------------------------------------------------------------------------------
+
+
+def lr_at(step, steps, lr, warmup=0.1):
+    """Learning rate of step 0..steps-1: linear warm-up over the share `warmup`, then a cosine to 0."""
+    ramp = math.ceil(warmup * steps)
+    if step < ramp:
+        return lr * (step + 1) / ramp
+    return lr * 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, steps - ramp)))
+
+
+def optimiser_step(optimizer, lr, max_norm=1.0):
+    """Clip, step, clear -> gradient norm before clipping. A norm that is not finite stops the run with its checkpoint intact."""
+    parameters = optimizer.param_groups[0]["params"]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm).item()
+    if not math.isfinite(norm):
+        raise BadInput(f"the gradient norm is {norm}: lower --lr, or look for broken rows; the last checkpoint is intact")
+    optimizer.param_groups[0]["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
+def warn_if_still(step, grad_norm, moved):
+    """Say it when the run does not train: no gradient at all, or nothing has moved after three steps."""
+    if grad_norm == 0:
+        tqdm.write(f"WARNING  step {step + 1}: the adapter's gradient is zero: nothing is being trained")
+    elif step == 2 and moved is not None and moved == 0:
+        tqdm.write("WARNING  after 3 steps the margin has not moved: is --lr too small?")
+
+
+def write_log(out, step, steps, **values):
+    """Append one line to out/log.jsonl (step counts from 1)."""
+    values = {k: float(f"{v:.8g}") if isinstance(v, float) else v for k, v in values.items()}
+    with open(Path(out) / "log.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step + 1, "steps": steps, **values}) + "\n")
+
+
+def save_checkpoint(out, model, optimizer, step, **counters):
+    """Adapter, optimiser and counters after `step` steps in one file that is replaced at once. Order and learning rate are
+    functions of the step, and nothing in a step is random, so this is all that an exact resume needs."""
+    adapter = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    temporary = Path(out) / "checkpoint.pt.tmp"
+    with open(temporary, "wb") as file:
+        torch.save({"step": step, "adapter": adapter, "optimizer": optimizer.state_dict(), **counters}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, Path(out) / "checkpoint.pt")
+
+
+def load_checkpoint(out, model, optimizer):
+    """Continue from out/checkpoint.pt -> its {"step", counters}; {"step": 0} when there is none. Later log lines are cut."""
+    out, state = Path(out), {"step": 0}
+    if (out / "checkpoint.pt").exists():
+        state = torch.load(out / "checkpoint.pt", map_location=model.device, weights_only=True)
+        parameters = dict(model.named_parameters())
+        for name, value in state.pop("adapter").items():
+            parameters[name].data.copy_(value)
+        optimizer.load_state_dict(state.pop("optimizer"))
+        print(f"resume   from step {state['step']}")
+    if (out / "log.jsonl").exists():
+        lines = (out / "log.jsonl").read_text().splitlines()[:state["step"]]
+        write_whole(out / "log.jsonl", "".join(line + "\n" for line in lines))
+    return state
+
+
+def save_adapter(out, model, tokenizer):
+    """The adapter (relative to the untouched base), tokenizer and chat template: what --model reads."""
+    model.save_pretrained(out, save_embedding_layers=False)
+    tokenizer.save_pretrained(out)
+    (Path(out) / "README.md").unlink(missing_ok=True)  # peft's empty model card
