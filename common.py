@@ -1,7 +1,7 @@
 """What every stage shares because a mistake in it would be silent: records, chat -> tokens and masks, losses, cost.
 
-Shapes: B = sequences in a pack, T = padded length in tokens, V = vocabulary. `mask` marks the tokens that are trained on
-(1 = supervised). `logps` are natural-log probabilities, `ratio` = policy logps - reference logps, `reward` = beta * ratio.
+Shapes: B = sequences in a pack, T = padded length in tokens, V = vocabulary. `mask` marks the tokens that are trained
+on (1 = supervised). `logps` are natural-log probabilities, `ratio` = policy - reference, `reward` = beta * ratio.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def run(main, args):
     sys.exit(code)
 
 
-# ---- records: JSONL in, message lists out -----------------------------------------------------------------------------
+# ---- records: JSONL in, message lists out --------------------------------------------------------------------
 
 ROLES = {"human": "user", "gpt": "assistant", "observation": "tool",  # ShareGPT's words
          "system": "system", "user": "user", "assistant": "assistant", "tool": "tool", "developer": "system"}
@@ -80,7 +80,7 @@ def read_jsonl(path):
                 json.dumps(row, ensure_ascii=False, allow_nan=False).encode()  # lone surrogates, 1e999
             except (ValueError, RecursionError) as error:
                 why = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
-                raise BadInput(f"{path}:{number}: not a JSON record ({why}); expected one JSON object per line") from None
+                raise BadInput(f"{path}:{number}: not a JSON object on one line ({why})") from None
             if not isinstance(row, dict):
                 raise BadInput(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
             rows.append((number, row))
@@ -188,8 +188,9 @@ def normalise(row, kind):
         if len(row[field]) != 1 or row[field][0]["role"] != "assistant":
             raise BadInput(f"field '{field}': expected one assistant message after the prompt")
     row["id"] = str(row["id"]) if isinstance(row.get("id"), (str, int)) else row.get("id")
-    for field, types, expected in (("id", str, "a string"), ("slice", str, "a string"), ("label", bool, "true or false"),
-                                   ("scores", dict, "{criterion: 0-5}"), ("weight", (int, float), "a number >= 0")):
+    for field, types, expected in (
+            ("id", str, "a string"), ("slice", str, "a string"), ("label", bool, "true or false"),
+            ("scores", dict, "{criterion: 0-5}"), ("weight", (int, float), "a number >= 0")):
         value = row.get(field)
         if value is None:
             row.pop(field, None)
@@ -243,7 +244,8 @@ def read_mixture(specs, kind, limit=None):
     rows = []
     for number, spec in enumerate(specs):
         path, weight = split_weight(spec)
-        rows += [{"weight": 1.0, "slice": "all"} | row | {"source": (number, weight)} for row in read_records(path, kind, limit)]
+        for row in read_records(path, kind, limit):
+            rows.append({"weight": 1.0, "slice": "all"} | row | {"source": (number, weight)})
     return rows
 
 
@@ -259,7 +261,7 @@ def split_weight(spec):
     return (path, weight) if weight is not None else (spec, 1.0)
 
 
-# ---- run records: what was done, with what, at what cost --------------------------------------------------------------
+# ---- run records: what was done, with what, at what cost -----------------------------------------------------
 
 def start_run(out, script, arguments, inputs):
     """Open the record of a run, or continue it. `out` is the output file or folder; `inputs` are paths, hashed.
@@ -269,14 +271,15 @@ def start_run(out, script, arguments, inputs):
     out = Path(out)
     path = out.with_suffix(".run.json") if out.suffix else out / "run.json"
     arguments = {k: v for k, v in arguments.items() if k not in ("out", "plan", "show_mask")}
-    new = {"script": script, "arguments": json.loads(json.dumps(arguments)), "inputs": {p: digest(split_weight(str(p))[0]) for p in map(str, inputs)}}
+    new = {"script": script, "arguments": json.loads(json.dumps(arguments)),
+           "inputs": {path: digest(split_weight(path)[0]) for path in map(str, inputs)}}
     if path.exists():
         old = json.loads(path.read_text())
         for part in new:
             if old.get(part) != new[part]:
                 keys = new[part] if isinstance(new[part], dict) else {part: 0}
                 changed = [k for k in keys if part == "script" or old[part].get(k) != new[part][k]] or [part]
-                raise BadInput(f"{out} was made with other {part} ({', '.join(changed)}): choose another --out or delete it")
+                raise BadInput(f"{out} was made with other {part} ({', '.join(changed)}): take another --out or delete it")
         return old
     import peft
     import transformers
@@ -295,7 +298,7 @@ def save_run(record, **measured):
 
 
 def digest(path):
-    """Short sha256 of a file, or of a folder's files; large files by size, head and tail. A hub name stands for itself."""
+    """Short sha256 of a file or folder (large files by size, head and tail). A hub name stands for itself."""
     path, total = Path(path), hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files if path.exists() else []:
@@ -312,7 +315,7 @@ def seed_for(*parts):
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
 
 
-# ---- chat -> tokens and masks -----------------------------------------------------------------------------------------
+# ---- chat -> tokens and masks --------------------------------------------------------------------------------
 
 # For tokenizers without a template. Only existing tokens; every assistant turn ends in the end-of-sequence token.
 PLAIN_TEMPLATE = (
@@ -325,16 +328,17 @@ def render(tokenizer, messages, tools=None, generation_prompt=False):
     """The text a chat template makes. Templates that ignore tools get them as text: nothing is dropped in silence."""
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else str(tokenizer.chat_template)
     if "tool_calls" not in template and any("tool_calls" in m for m in messages):
-        messages = [{"role": m["role"], "content": "\n".join(
-            ([m["content"]] if m["content"] else []) + [f"<tool_call>\n{json.dumps(c['function'], ensure_ascii=False)}\n</tool_call>"
-                                                        for c in m.get("tool_calls", [])])} for m in messages]
+        calls = [[f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
+                  for call in m.get("tool_calls", [])] for m in messages]
+        messages = [{"role": m["role"], "content": "\n".join([m["content"]] * bool(m["content"]) + texts)}
+                    for m, texts in zip(messages, calls)]
     if tools and "tools" not in template:
-        text = "You may call these functions:\n" + "\n".join(json.dumps(t["function"], ensure_ascii=False) for t in tools)
+        text = "\n".join(["You may call these functions:"] + [json.dumps(t["function"], ensure_ascii=False) for t in tools])
         system = messages[0]["content"] + "\n\n" if messages[0]["role"] == "system" else ""
         messages = [{"role": "system", "content": system + text}] + messages[bool(system):]
         tools = None
     try:
-        return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=generation_prompt)
+        return tokenizer.apply_chat_template(messages, tools, tokenize=False, add_generation_prompt=generation_prompt)
     except (jinja2.TemplateError, TypeError) as error:
         raise BadInput(f"the chat template refuses these messages ({str(error)[:100]})") from None
 
@@ -387,7 +391,7 @@ def encode(tokenizer, prompt, completion, tools=None, max_len=None, all_turns=Fa
 
 
 def _extend(tokenizer, ids, text, longer):
-    """Token ids of `longer`, which starts with `text` (= ids): tokenised as a whole unless a token would cross the seam."""
+    """Token ids of `longer`, which starts with `text` (= ids): tokenised as one unless a token would cross the seam."""
     joint = tokenizer(longer, add_special_tokens=False).input_ids
     return joint if joint[:len(ids)] == ids else ids + tokenizer(longer[len(text):], add_special_tokens=False).input_ids
 
@@ -403,13 +407,13 @@ def show_mask(tokenizer, row):
     return "".join(parts)
 
 
-# ---- log-probabilities and losses -------------------------------------------------------------------------------------
+# ---- log-probabilities and losses ----------------------------------------------------------------------------
 
 def completion_logps(model, rows, pad_id=0):
     """Summed log-probability of the supervised tokens of each row -> (logps [B] float64, tokens [B] long).
 
     rows: [{"ids", "mask"}, ...], padded on the right here; padding is known by length, never by its id. The one place
-    with the one-token shift: the logits at position t-1 score the token at t. Only supervised positions reach the head."""
+    with the one-token shift: the logits at t-1 score the token at t. Only supervised positions reach the head."""
     device, T = model.device, max(len(row["ids"]) for row in rows)
     ids = torch.tensor([row["ids"] + [pad_id] * (T - len(row["ids"])) for row in rows], device=device)  # [B, T]
     mask = torch.tensor([row["mask"] + [0] * (T - len(row["mask"])) for row in rows], device=device).bool()
@@ -425,7 +429,7 @@ def completion_logps(model, rows, pad_id=0):
 
 
 def dpo_loss(ratio_chosen, ratio_rejected, beta, label_smoothing=0.0):
-    """DPO per pair (arXiv 2305.18290, eq. 7), with label smoothing as conservative DPO. ln 2 at zero ratios. [B] -> [B]"""
+    """DPO per pair (arXiv 2305.18290, eq. 7); label smoothing makes it conservative DPO. ln 2 at zero ratios. [B] -> [B]"""
     margin = beta * (ratio_chosen - ratio_rejected)
     return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
 
@@ -439,18 +443,18 @@ def ipo_loss(ratio_chosen, ratio_rejected, beta):
 
 
 def kto_loss(ratio, label, kl, beta):
-    """KTO per completion (arXiv 2402.01306, eq. 7), before weights: 0.5 at zero ratio and KL. [B], [B] bool, scalar -> [B]
+    """KTO per answer (arXiv 2402.01306, eq. 7), before weights: 0.5 at zero ratio and KL. [B], [B] bool, scalar -> [B]
 
     Desirable: 1 - sigmoid(beta (ratio - kl)). Undesirable: 1 - sigmoid(beta (kl - ratio)). kl: see kto_kl."""
     return 1 - torch.sigmoid(beta * torch.where(label, ratio - kl, kl - ratio))
 
 
 def kto_kl(ratio):
-    """KTO's reference point z0: the mean ratio of mismatched completions, never below 0, without gradient. [B] -> scalar"""
+    """KTO's reference point z0: the mean ratio of mismatched answers, never below 0, without gradient. [B] -> scalar"""
     return ratio.detach().mean().clamp(min=0)
 
 
-# ---- cost: data is P prompts x N candidates x T tokens, paid twice (generation and judging) ---------------------------
+# ---- cost: data is P prompts x N candidates x T tokens, paid twice (generation and judging) ------------------
 
 def generation_tokens(prompts, n, answer_len, prompt_len):
     """(tokens read, tokens written) for N answers to each of P prompts; each prompt is read once for its N answers."""
@@ -471,9 +475,10 @@ def forecast(out, script, tokens, tokens_per_second=None, price_per_million=0.0,
     """{"tokens", "seconds", "cost"} of a stage before it runs. Without a given speed that of the newest finished run of
     the same script beside `out` is taken; with none there either, seconds are None: unknown is not zero."""
     if not tokens_per_second:
-        records = [json.loads(p.read_text()) for p in [*Path(out).parent.glob("*run.json"), *Path(out).parent.glob("*/run.json")]]
-        speeds = [r["tokens"] / r["seconds"] for r in records if r["script"] == script and r["finished"] and r["seconds"]]
-        tokens_per_second = speeds[-1] if speeds else None
+        beside = Path(out).parent
+        paths = sorted([*beside.glob("*.run.json"), *beside.glob("*/run.json")], key=lambda p: p.stat().st_mtime)
+        runs = [r for r in map(json.loads, (p.read_text() for p in paths)) if r["script"] == script and r["finished"]]
+        tokens_per_second = runs[-1]["tokens"] / runs[-1]["seconds"] if runs and runs[-1]["seconds"] else None
     seconds = tokens / tokens_per_second if tokens_per_second else None
     cost = money(tokens, price_per_million, seconds or 0.0, price_gpu_hour)
     return {"tokens": tokens, "seconds": seconds, "cost": None if seconds is None and price_gpu_hour else cost}
@@ -481,5 +486,6 @@ def forecast(out, script, tokens, tokens_per_second=None, price_per_million=0.0,
 
 def cost_line(record):
     """One line for the terminal from a forecast or a measurement {"tokens", "seconds", "cost"}."""
-    seconds = "seconds unknown (give --tokens-per-second)" if record["seconds"] is None else f"{record['seconds']:.0f} s"
-    return f"{record['tokens']:,.0f} tokens, {seconds}, cost {'unknown' if record['cost'] is None else format(record['cost'], '.4f')}"
+    seconds = "time unknown (--tokens-per-second)" if record["seconds"] is None else f"{record['seconds']:.0f} s"
+    cost = "unknown" if record["cost"] is None else f"{record['cost']:.4f}"
+    return f"{record['tokens']:,.0f} tokens, {seconds}, cost {cost}"

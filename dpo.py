@@ -10,8 +10,8 @@ Writes  a run folder: adapter, tokenizer, ref_logps.jsonl (reference log-probabi
 
 The reference is the model the run starts from (or --ref); its log-probabilities are computed once, before step 1.
 What to look at: rewards/margins rises while logps/chosen should not fall far: when both logps sink, the policy is only
-learning what not to say (lower --lr, raise --beta). rewards/accuracies near 1.0 says nothing about held-out prompts; ask the gate.
-Left out on purpose: fifteen other losses. A new one is a function like dpo_loss in common.py and one line in batch_loss.
+learning what not to say (lower --lr, raise --beta). rewards/accuracies near 1 says nothing about held-out prompts.
+Left out on purpose: fifteen other losses; a new one is a function like dpo_loss in common.py and a line in batch_loss.
 """
 
 import math
@@ -22,11 +22,41 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common import (at_least, cost_line, dpo_loss, encode, forecast, ipo_loss, money, parser, read_mixture, run, save_run, show_mask,
-                    start_run)
-from training import (batches, check_start, fingerprint, load_checkpoint, load_model, load_policy, load_tokenizer, lr_at,
-                      optimiser_step, pack_logps, packs, prepare, reference_logps, save_adapter, save_checkpoint, trained,
-                      warn_if_still, write_log)
+from common import (
+    at_least,
+    cost_line,
+    dpo_loss,
+    encode,
+    forecast,
+    ipo_loss,
+    money,
+    parser,
+    read_mixture,
+    run,
+    save_run,
+    show_mask,
+    start_run,
+)
+from training import (
+    batches,
+    check_start,
+    fingerprint,
+    load_checkpoint,
+    load_model,
+    load_policy,
+    load_tokenizer,
+    lr_at,
+    optimiser_step,
+    pack_logps,
+    packs,
+    prepare,
+    reference_logps,
+    save_adapter,
+    save_checkpoint,
+    trained,
+    warn_if_still,
+    write_log,
+)
 
 
 def parse_args(argv=None):
@@ -37,29 +67,29 @@ def parse_args(argv=None):
     p.add_argument("--data", required=True, nargs="+", metavar="FILE[=WEIGHT]", help="JSONL files or hf:name[:split]")
     p.add_argument("--out", required=True, help="run folder to write")
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
-    p.add_argument("--max-dropped", type=at_least(0, float), default=0.05, help="stop when a larger share of rows is unusable")
+    p.add_argument("--max-dropped", type=at_least(0, float), default=0.05, help="largest share of unusable rows")
     # the method
     p.add_argument("--loss", choices=["dpo", "ipo"], default="dpo", help="preference loss")
-    p.add_argument("--beta", type=at_least(1e-6, float), help="higher stays closer to the reference (default: dpo 0.1, ipo 1.0)")
-    p.add_argument("--label-smoothing", type=at_least(0, float), default=0.0, help="dpo: share of pairs assumed to be mislabelled")
-    p.add_argument("--ipo-length", choices=["mean", "sum"], default="mean", help="ipo: ratios per token (as TRL) or summed")
-    p.add_argument("--max-len", type=at_least(8), default=2048, help="tokens per conversation; longer ones keep their start")
-    p.add_argument("--lora-r", type=at_least(1), help="adapter rank (default 16, or the rank of the run that is continued)")
+    p.add_argument("--beta", type=at_least(1e-6, float), help="higher stays closer to the reference (dpo 0.1, ipo 1.0)")
+    p.add_argument("--label-smoothing", type=at_least(0, float), default=0.0, help="dpo: share of wrong labels")
+    p.add_argument("--ipo-length", choices=["mean", "sum"], default="mean", help="ipo: per-token ratios, or sums")
+    p.add_argument("--max-len", type=at_least(8), default=2048, help="tokens per conversation; the start is kept")
+    p.add_argument("--lora-r", type=at_least(1), help="adapter rank (default 16, or that of the run continued)")
     p.add_argument("--lora-alpha", type=at_least(1), help="adapter scale (default 2 x rank)")
-    p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="base weights; auto = nf4 on a GPU")
+    p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
     # optimisation
     p.add_argument("--lr", type=at_least(0, float), default=2e-5, help="peak learning rate")
-    p.add_argument("--warmup", type=at_least(0, float), default=0.1, help="share of the steps with a rising learning rate")
+    p.add_argument("--warmup", type=at_least(0, float), default=0.1, help="share of steps with rising rate")
     p.add_argument("--epochs", type=at_least(1), default=1, help="passes over the data")
     p.add_argument("--max-steps", type=at_least(1), help="stop after so many steps")
     p.add_argument("--batch-size", type=at_least(1), default=16, help="pairs per optimiser step")
-    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="padded tokens in memory at once; lower it when out of memory")
+    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="padded tokens in memory at once")
     p.add_argument("--seed", type=int, default=0, help="order of the rows and initial adapter")
     p.add_argument("--save-every", type=at_least(1), default=50, help="steps between checkpoints")
     # look before you pay
-    p.add_argument("--show-mask", action="store_true", help="print a pair with what is trained on in ⟦ ⟧, and exit")
-    p.add_argument("--plan", action="store_true", help="print tokens, seconds and cost before any model is loaded, and exit")
-    p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: the newest run beside --out)")
+    p.add_argument("--show-mask", action="store_true", help="print a pair, trained parts in ⟦ ⟧, and exit")
+    p.add_argument("--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit")
+    p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: an earlier run)")
     p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
     args = p.parse_args(argv)
     args.beta = args.beta or {"dpo": 0.1, "ipo": 1.0}[args.loss]
@@ -68,7 +98,7 @@ def parse_args(argv=None):
     return args
 
 
-# ---- the method -------------------------------------------------------------------------------------------------------
+# ---- the method ----------------------------------------------------------------------------------------------
 
 
 def batch_loss(model, pack, loss, beta, label_smoothing=0.0, ipo_length="mean"):
@@ -83,23 +113,25 @@ def batch_loss(model, pack, loss, beta, label_smoothing=0.0, ipo_length="mean"):
     else:
         losses = dpo_loss(ratio[:, 0], ratio[:, 1], beta, label_smoothing)
     reward_chosen, reward_rejected = (beta * ratio.detach()).unbind(1)
-    sums = {"rewards/chosen": reward_chosen, "rewards/rejected": reward_rejected, "rewards/margins": reward_chosen - reward_rejected,
+    sums = {"rewards/chosen": reward_chosen, "rewards/rejected": reward_rejected,
+            "rewards/margins": reward_chosen - reward_rejected,
             "rewards/accuracies": (reward_chosen > reward_rejected).double(),
             "logps/chosen": logps[:, 0].detach(), "logps/rejected": logps[:, 1].detach()}
     return (weights * losses).sum(), Counter({name: values.sum().item() for name, values in sums.items()})
 
 
-# ---- the run ----------------------------------------------------------------------------------------------------------
+# ---- the run -------------------------------------------------------------------------------------------------
 
 
 def main(args):
     rows = read_mixture(args.data, "pairs", args.limit)
     tokenizer = load_tokenizer(args.model)
-    rows = prepare(rows, lambda row: row | {"seqs": [encode(tokenizer, row["prompt"], row[side], row.get("tools"), args.max_len)
-                                                     for side in ("chosen", "rejected")]}, tokenizer, args.max_dropped)
+    rows = prepare(rows, lambda row: row | {"seqs": [
+        encode(tokenizer, row["prompt"], row[side], row.get("tools"), args.max_len) for side in ("chosen", "rejected")]},
+        tokenizer, args.max_dropped)
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     if args.show_mask:
-        print(*(f"{side}: {show_mask(tokenizer, seq)}" for side, seq in zip(("chosen", "rejected"), rows[0]["seqs"])), sep="\n")
+        print(*(show_mask(tokenizer, seq) for seq in rows[0]["seqs"]), sep="\n---\n")
         return 0
     lengths = [sum(len(seq["ids"]) for seq in row["seqs"]) for row in rows]
     tokens = sum(lengths[n] for batch in steps for n in batch) + sum(lengths)  # training, and the reference once
@@ -112,13 +144,14 @@ def main(args):
         print(f"{args.out} is finished: nothing to do")
         return 0
     start = time.perf_counter()
+    key = fingerprint(args.ref or args.model, args.quantize)
     if args.ref:  # one model in memory at a time: the other reference is scored and freed first
-        reference_logps(load_model(args.ref, args.quantize), rows, args.pack_tokens, fingerprint(args.ref, args.quantize), args.out)
+        reference_logps(load_model(args.ref, args.quantize), rows, args.pack_tokens, key, args.out)
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed)
     optimizer = torch.optim.AdamW(trained(model), lr=args.lr, weight_decay=0.0)
     state = load_checkpoint(args.out, model, optimizer)
     if not args.ref:
-        reference_logps(model if state["step"] == 0 else None, rows, args.pack_tokens, fingerprint(args.model, args.quantize), args.out)
+        reference_logps(model if state["step"] == 0 else None, rows, args.pack_tokens, key, args.out)
     options = (args.loss, args.beta, args.label_smoothing, args.ipo_length)
     if state["step"] == 0 and not args.ref:
         first = [rows[n] for n in steps[0]]
@@ -148,10 +181,12 @@ def main(args):
             save_checkpoint(args.out, model, optimizer, step + 1, **state)
 
     save_adapter(args.out, model, tokenizer)
-    measured = {"tokens": tokens, "seconds": state["seconds"], "cost": money(0, 0, state["seconds"], args.price_gpu_hour)}
+    cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
+    measured = {"tokens": tokens, "seconds": state["seconds"], "cost": cost}
     save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"])
     (Path(args.out) / "checkpoint.pt").unlink()
-    print(f"result   {len(steps)} steps, last loss {state['loss']:.4f}, margin {state['margins']:+.3f}, {cost_line(measured)} -> {args.out}")
+    print(f"result   {len(steps)} steps, last loss {state['loss']:.4f}, margin {state['margins']:+.3f}, "
+          f"{cost_line(measured)} -> {args.out}")
     return 0
 
 

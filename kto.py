@@ -1,16 +1,16 @@
 """Stage B: KTO, preference optimisation on single answers that are marked good or bad, with LoRA / QLoRA.
 
-Reads   labels.jsonl: prompt, completion, and label (true/false) or scores {criterion: 0-5} (good when their mean reaches
-        --threshold). Pairs are read too: chosen counts as good and rejected as bad, unless label_chosen / label_rejected
-        say otherwise (true, false, or null to leave that answer out): "A acceptable, B unsafe", or both bad.
-Writes  a run folder: adapter, tokenizer, ref_logps.jsonl, log.jsonl (loss, kl, rewards/chosen, rewards/rejected ...), run.json.
+Reads   labels.jsonl: prompt, completion, and label (true/false) or scores {criterion: 0-5} (good when their mean
+        reaches --threshold). Pairs are read too: chosen counts as good, rejected as bad, unless label_chosen and
+        label_rejected say otherwise (true, false, null = leave it out): "A acceptable, B unsafe", or both bad.
+Writes  a run folder: adapter, tokenizer, ref_logps.jsonl, log.jsonl (loss, kl, rewards/chosen, ...), run.json.
 
     python kto.py --model runs/sft --data data/labels.jsonl --out runs/kto
-    python kto.py --model runs/sft --data data/labels.jsonl data/pairs.jsonl=0.5 --out runs/kto2 --threshold 3.5 --beta 0.3
+    python kto.py --model runs/sft --data data/labels.jsonl data/pairs.jsonl=0.5 --out runs/kto2 --threshold 3.5
 
-KTO compares each answer's ratio with a reference point: the KL between policy and reference, estimated in every optimiser
-step from its prompts with the answers of other prompts. It is drawn per step, not per pack: packs of one row, batches of
-one class and shuffling all give the same numbers.
+KTO compares each answer's ratio with a reference point: the KL between policy and reference, estimated in every
+optimiser step from its prompts with the answers of other prompts. It is drawn per step, not per pack: packs of one row,
+batches of one class and shuffling are all fine.
 What to look at: kl grows slowly (a jump means --lr is too high), rewards/chosen rises above rewards/rejected.
 Left out on purpose: other unary losses (BCO, APO).
 """
@@ -22,11 +22,42 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common import (BadInput, at_least, cost_line, encode, forecast, kto_kl, kto_loss, money, parser, read_mixture, run, save_run,
-                    show_mask, start_run)
-from training import (batches, check_start, fingerprint, load_checkpoint, load_model, load_policy, load_tokenizer, lr_at,
-                      optimiser_step, pack_logps, packs, prepare, reference_logps, save_adapter, save_checkpoint, trained,
-                      warn_if_still, write_log)
+from common import (
+    BadInput,
+    at_least,
+    cost_line,
+    encode,
+    forecast,
+    kto_kl,
+    kto_loss,
+    money,
+    parser,
+    read_mixture,
+    run,
+    save_run,
+    show_mask,
+    start_run,
+)
+from training import (
+    batches,
+    check_start,
+    fingerprint,
+    load_checkpoint,
+    load_model,
+    load_policy,
+    load_tokenizer,
+    lr_at,
+    optimiser_step,
+    pack_logps,
+    packs,
+    prepare,
+    reference_logps,
+    save_adapter,
+    save_checkpoint,
+    trained,
+    warn_if_still,
+    write_log,
+)
 
 
 def parse_args(argv=None):
@@ -37,34 +68,34 @@ def parse_args(argv=None):
     p.add_argument("--data", required=True, nargs="+", metavar="FILE[=WEIGHT]", help="JSONL files or hf:name[:split]")
     p.add_argument("--out", required=True, help="run folder to write")
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
-    p.add_argument("--max-dropped", type=at_least(0, float), default=0.05, help="stop when a larger share of rows is unusable")
+    p.add_argument("--max-dropped", type=at_least(0, float), default=0.05, help="largest share of unusable rows")
     # the method
     p.add_argument("--beta", type=at_least(1e-6, float), default=0.1, help="higher stays closer to the reference")
-    p.add_argument("--threshold", type=at_least(0, float), default=3.0, help="a mean rubric score of at least this is good")
-    p.add_argument("--desirable-weight", type=at_least(0, float), help="weight of good answers (default: balances the classes)")
-    p.add_argument("--undesirable-weight", type=at_least(0, float), help="weight of bad answers (default: balances the classes)")
-    p.add_argument("--max-len", type=at_least(8), default=2048, help="tokens per conversation; longer ones keep their start")
-    p.add_argument("--lora-r", type=at_least(1), help="adapter rank (default 16, or the rank of the run that is continued)")
+    p.add_argument("--threshold", type=at_least(0, float), default=3.0, help="mean score that counts as good")
+    p.add_argument("--desirable-weight", type=at_least(0, float), help="weight of good answers (default: balance)")
+    p.add_argument("--undesirable-weight", type=at_least(0, float), help="weight of bad answers (default: balance)")
+    p.add_argument("--max-len", type=at_least(8), default=2048, help="tokens per conversation; the start is kept")
+    p.add_argument("--lora-r", type=at_least(1), help="adapter rank (default 16, or that of the run continued)")
     p.add_argument("--lora-alpha", type=at_least(1), help="adapter scale (default 2 x rank)")
-    p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="base weights; auto = nf4 on a GPU")
+    p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
     # optimisation
     p.add_argument("--lr", type=at_least(0, float), default=2e-5, help="peak learning rate")
-    p.add_argument("--warmup", type=at_least(0, float), default=0.1, help="share of the steps with a rising learning rate")
+    p.add_argument("--warmup", type=at_least(0, float), default=0.1, help="share of steps with rising rate")
     p.add_argument("--epochs", type=at_least(1), default=1, help="passes over the data")
     p.add_argument("--max-steps", type=at_least(1), help="stop after so many steps")
     p.add_argument("--batch-size", type=at_least(1), default=16, help="answers per optimiser step")
-    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="padded tokens in memory at once; lower it when out of memory")
+    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="padded tokens in memory at once")
     p.add_argument("--seed", type=int, default=0, help="order of the rows and initial adapter")
     p.add_argument("--save-every", type=at_least(1), default=50, help="steps between checkpoints")
     # look before you pay
-    p.add_argument("--show-mask", action="store_true", help="print three rows with what is trained on in ⟦ ⟧, and exit")
-    p.add_argument("--plan", action="store_true", help="print tokens, seconds and cost before any model is loaded, and exit")
-    p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: the newest run beside --out)")
+    p.add_argument("--show-mask", action="store_true", help="print rows, trained parts in ⟦ ⟧, and exit")
+    p.add_argument("--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit")
+    p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: an earlier run)")
     p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
     return p.parse_args(argv)
 
 
-# ---- the method -------------------------------------------------------------------------------------------------------
+# ---- the method ----------------------------------------------------------------------------------------------
 
 
 def unary(row, threshold):
@@ -79,7 +110,7 @@ def unary(row, threshold):
     scores = [score for score in row["scores"].values() if score is not None]
     if not all(isinstance(score, (int, float)) and 0 <= score <= 5 for score in scores):
         raise BadInput(f"{row['id']}: field 'scores': every score must be a number from 0 to 5, or null")
-    return [row | {"label": sum(scores) / len(scores) >= threshold}] if scores else []  # a judge that could not score says nothing
+    return [row | {"label": sum(scores) / len(scores) >= threshold}] if scores else []  # no score says nothing
 
 
 def class_weights(labels, desirable=None, undesirable=None):
@@ -91,8 +122,8 @@ def class_weights(labels, desirable=None, undesirable=None):
 
 
 def mismatched(rows, steps, max_len):
-    """For every step, each prompt with the completion of the next row of its batch that answers another prompt (the next
-    batch helps out when there is none). These pairs estimate the KL, so they change with the order, never with packs."""
+    """For every step, each prompt with the completion of the next row of its batch that answers another prompt (the
+    next batch helps out when there is none). These pairs estimate the KL: they depend on the order, never on packs."""
     def start(row):
         return row["seqs"][0]["mask"].index(1)
 
@@ -115,7 +146,8 @@ def mismatched(rows, steps, max_len):
 def pack_ratio(model, pack):
     """Policy minus reference log-probability of each row, and the policy's own: [B], [B]."""
     logps = pack_logps(model, pack)[0][:, 0]
-    return logps - torch.tensor([row["seqs"][0]["ref"] for row in pack], dtype=logps.dtype, device=logps.device), logps.detach()
+    ref = torch.tensor([row["seqs"][0]["ref"] for row in pack], dtype=logps.dtype, device=logps.device)
+    return logps - ref, logps.detach()
 
 
 def step_kl(model, pairs, pack_tokens):
@@ -133,31 +165,32 @@ def batch_loss(model, pack, kl, beta, weight_good, weight_bad):
     losses = kto_loss(ratio, label, kl, beta)
     sums = Counter()
     for name, rows in (("chosen", label), ("rejected", ~label)):
-        sums.update({f"rewards/{name}": beta * ratio.detach()[rows].sum().item(), f"logps/{name}": logps[rows].sum().item(),
-                     f"count/{name}": rows.sum().item()})
+        sums.update({f"rewards/{name}": beta * ratio.detach()[rows].sum().item(),
+                     f"logps/{name}": logps[rows].sum().item(), f"count/{name}": rows.sum().item()})
     return (weights * losses).sum(), sums
 
 
-# ---- the run ----------------------------------------------------------------------------------------------------------
+# ---- the run -------------------------------------------------------------------------------------------------
 
 
 def main(args):
     raw = read_mixture(args.data, "labels", args.limit)
     rows = [answer for row in raw for answer in unary(row, args.threshold)]
     tokenizer = load_tokenizer(args.model)
-    rows = prepare(rows, lambda row: row | {"seqs": [encode(tokenizer, row["prompt"], row["completion"], row.get("tools"), args.max_len)]},
-                   tokenizer, args.max_dropped)
+    rows = prepare(rows, lambda row: row | {"seqs": [
+        encode(tokenizer, row["prompt"], row["completion"], row.get("tools"), args.max_len)]},
+        tokenizer, args.max_dropped)
     labels = [row["label"] for row in rows]
     good, bad = class_weights(labels, args.desirable_weight, args.undesirable_weight)
     print(f"labels   {sum(labels)} good x {good:.3g}, {len(labels) - sum(labels)} bad x {bad:.3g}")
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     if args.show_mask:
-        print(*(f"{'good' if row['label'] else 'bad'}: {show_mask(tokenizer, row['seqs'][0])}" for row in rows[:3]), sep="\n")
+        print(*(f"{row['label']}: {show_mask(tokenizer, row['seqs'][0])}" for row in rows[:3]), sep="\n---\n")
         return 0
     kl_pairs = mismatched(rows, steps, args.max_len)
     everything = rows + [pair for pairs in kl_pairs for pair in pairs]
     lengths = [len(row["seqs"][0]["ids"]) for row in everything]
-    tokens = sum(lengths[n] for batch in steps for n in batch) + 2 * sum(lengths[len(rows):]) + sum(lengths[:len(rows)])
+    tokens = sum(lengths[n] for batch in steps for n in batch) + sum(lengths[len(rows):]) + sum(lengths)
     plan = forecast(args.out, "kto.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour)
     print(f"plan     {len(steps)} steps, {cost_line(plan)}")
     if args.plan:
@@ -167,18 +200,20 @@ def main(args):
         print(f"{args.out} is finished: nothing to do")
         return 0
     start = time.perf_counter()
+    key = fingerprint(args.ref or args.model, args.quantize)
     if args.ref:  # one model in memory at a time: the other reference is scored and freed first
-        reference_logps(load_model(args.ref, args.quantize), everything, args.pack_tokens, fingerprint(args.ref, args.quantize), args.out)
+        reference_logps(load_model(args.ref, args.quantize), everything, args.pack_tokens, key, args.out)
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed)
     optimizer = torch.optim.AdamW(trained(model), lr=args.lr, weight_decay=0.0)
     state = load_checkpoint(args.out, model, optimizer)
     if not args.ref:
-        reference_logps(model if state["step"] == 0 else None, everything, args.pack_tokens, fingerprint(args.model, args.quantize), args.out)
+        reference_logps(model if state["step"] == 0 else None, everything, args.pack_tokens, key, args.out)
     if state["step"] == 0 and not args.ref:
         first = [rows[n] for n in steps[0]]
         kl = step_kl(model, kl_pairs[0], args.pack_tokens)
         with torch.no_grad():
-            total = sum(batch_loss(model, pack, kl, args.beta, good, bad)[0].item() for pack in packs(first, args.pack_tokens))
+            total = sum(batch_loss(model, pack, kl, args.beta, good, bad)[0].item()
+                        for pack in packs(first, args.pack_tokens))
         check_start("KTO", total / sum(row["weight"] * (good if row["label"] else bad) for row in first), 0.5, model)
     seconds = state.get("seconds", 0.0)
 
@@ -204,10 +239,12 @@ def main(args):
             save_checkpoint(args.out, model, optimizer, step + 1, **state)
 
     save_adapter(args.out, model, tokenizer)
-    measured = {"tokens": tokens, "seconds": state["seconds"], "cost": money(0, 0, state["seconds"], args.price_gpu_hour)}
+    cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
+    measured = {"tokens": tokens, "seconds": state["seconds"], "cost": cost}
     save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"])
     (Path(args.out) / "checkpoint.pt").unlink()
-    print(f"result   {len(steps)} steps, last loss {state['loss']:.4f}, kl {state['kl']:.4f}, {cost_line(measured)} -> {args.out}")
+    print(f"result   {len(steps)} steps, last loss {state['loss']:.4f}, kl {state['kl']:.4f}, "
+          f"{cost_line(measured)} -> {args.out}")
     return 0
 
 

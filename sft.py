@@ -1,14 +1,14 @@
 """Stage A: supervised fine-tuning (SFT) with LoRA / QLoRA on the answers of conversations.
 
 Reads   sft.jsonl: prompt + completion, messages, or ShareGPT conversations; optional weight, slice, id, tools.
-Writes  a run folder: adapter, tokenizer + chat template, log.jsonl (one line a step), run.json (arguments, hashes, cost).
+Writes  a run folder: adapter, tokenizer + chat template, log.jsonl (a line a step), run.json (arguments, hashes, cost).
 
     python sft.py --model data/tiny/base --data data/sft.jsonl --out runs/sft --max-steps 20
     python sft.py --model Qwen/Qwen3-0.6B --data data/sft.jsonl=2 hf:my-org/chats --out runs/sft-qwen --epochs 2
     python sft.py --model data/tiny/base --data data/sft.jsonl --out runs/sft-look --show-mask
 
-What to look at: the data report (duplicates and hedging openers teach style faster than content), --show-mask once per new
-model, and `loss` in log.jsonl: it should fall and level off. A loss near 0 after one epoch means memorised rows.
+What to look at: the data report (duplicates and hedging openers teach style faster than content), --show-mask once per
+new model, and `loss` in log.jsonl: it should fall and level off. A loss near 0 after one epoch means memorised rows.
 Killed at any moment, the same command continues and ends in the same weights.
 Left out on purpose: full-parameter training, evaluation during training (the gate does it), several GPUs.
 """
@@ -21,9 +21,35 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common import (at_least, cost_line, encode, forecast, money, parser, read_mixture, run, save_run, show_mask, start_run)
-from training import (batches, load_checkpoint, load_policy, load_tokenizer, lr_at, optimiser_step, pack_logps, packs, prepare,
-                      save_adapter, save_checkpoint, trained, warn_if_still, write_log)
+from common import (
+    at_least,
+    cost_line,
+    encode,
+    forecast,
+    money,
+    parser,
+    read_mixture,
+    run,
+    save_run,
+    show_mask,
+    start_run,
+)
+from training import (
+    batches,
+    load_checkpoint,
+    load_policy,
+    load_tokenizer,
+    lr_at,
+    optimiser_step,
+    pack_logps,
+    packs,
+    prepare,
+    save_adapter,
+    save_checkpoint,
+    trained,
+    warn_if_still,
+    write_log,
+)
 
 
 def parse_args(argv=None):
@@ -33,31 +59,31 @@ def parse_args(argv=None):
     p.add_argument("--data", required=True, nargs="+", metavar="FILE[=WEIGHT]", help="JSONL files or hf:name[:split]")
     p.add_argument("--out", required=True, help="run folder to write")
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
-    p.add_argument("--max-dropped", type=at_least(0, float), default=0.05, help="stop when a larger share of rows is unusable")
+    p.add_argument("--max-dropped", type=at_least(0, float), default=0.05, help="largest share of unusable rows")
     # the method
     p.add_argument("--all-turns", action="store_true", help="train on every assistant turn, not only the last")
-    p.add_argument("--max-len", type=at_least(8), default=2048, help="tokens per conversation; longer ones keep their start")
-    p.add_argument("--lora-r", type=at_least(1), help="adapter rank (default 16, or the rank of the run that is continued)")
+    p.add_argument("--max-len", type=at_least(8), default=2048, help="tokens per conversation; the start is kept")
+    p.add_argument("--lora-r", type=at_least(1), help="adapter rank (default 16, or that of the run continued)")
     p.add_argument("--lora-alpha", type=at_least(1), help="adapter scale (default 2 x rank)")
-    p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="base weights; auto = nf4 on a GPU")
+    p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
     # optimisation
     p.add_argument("--lr", type=at_least(0, float), default=2e-4, help="peak learning rate")
-    p.add_argument("--warmup", type=at_least(0, float), default=0.1, help="share of the steps with a rising learning rate")
+    p.add_argument("--warmup", type=at_least(0, float), default=0.1, help="share of steps with rising rate")
     p.add_argument("--epochs", type=at_least(1), default=1, help="passes over the data")
     p.add_argument("--max-steps", type=at_least(1), help="stop after so many steps")
     p.add_argument("--batch-size", type=at_least(1), default=16, help="rows per optimiser step")
-    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="padded tokens in memory at once; lower it when out of memory")
+    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="padded tokens in memory at once")
     p.add_argument("--seed", type=int, default=0, help="order of the rows and initial adapter")
     p.add_argument("--save-every", type=at_least(1), default=50, help="steps between checkpoints")
     # look before you pay
-    p.add_argument("--show-mask", action="store_true", help="print three rows with what is trained on in ⟦ ⟧, and exit")
-    p.add_argument("--plan", action="store_true", help="print tokens, seconds and cost before any model is loaded, and exit")
-    p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: the newest run beside --out)")
+    p.add_argument("--show-mask", action="store_true", help="print rows, trained parts in ⟦ ⟧, and exit")
+    p.add_argument("--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit")
+    p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: an earlier run)")
     p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
     return p.parse_args(argv)
 
 
-# ---- the method -------------------------------------------------------------------------------------------------------
+# ---- the method ----------------------------------------------------------------------------------------------
 
 
 def batch_loss(model, pack):
@@ -68,32 +94,34 @@ def batch_loss(model, pack):
 
 
 def data_report(rows):
-    """Lines that describe SFT rows: answer lengths, duplicates, hedging openers, empty answers. What you see is what it learns."""
+    """Lines that describe SFT rows: answer lengths, duplicates, hedging openers, empty answers: what you will get."""
     answers = [row["completion"][-1]["content"].strip() for row in rows]
     words = sorted(len(a.split()) for a in answers)
-    hedges = ("great question", "sure", "certainly", "of course", "i think", "i could be wrong", "as an ai", "absolutely", "i'd be happy")
+    hedges = ("great question", "sure", "certainly", "of course", "i think", "i could be wrong", "as an ai",
+              "absolutely", "i'd be happy")
     openers = Counter(next((h for h in hedges if a.lower().startswith(h)), None) for a in answers)
     hedging = ", ".join(f"'{h}' {n}" for h, n in openers.most_common(4) if h)
     copies = len(rows) - len({(str(row["prompt"]), a) for row, a in zip(rows, answers)})
     asked_twice = len(rows) - len({str(row["prompt"]) for row in rows})
     empty = sum(not a and not row["completion"][-1].get("tool_calls") for a, row in zip(answers, rows))
-    return [f"report   words per answer: median {words[len(words) // 2]}, 90 % below {words[int(len(words) * 0.9)]}, longest {words[-1]}",
-            f"report   {copies} exact duplicates, {asked_twice} repeated prompts, {empty} empty answers",
-            f"report   {sum(openers.values()) - openers[None]} answers open with a hedge{f' ({hedging})' if hedging else ''}"]
+    return [f"report   words per answer: median {words[len(words) // 2]}, 90 % below {words[int(len(words) * 0.9)]}, "
+            f"longest {words[-1]}; {copies} exact duplicates, {asked_twice} repeated prompts, {empty} empty answers",
+            f"report   {len(rows) - openers[None]} answers open with a hedge{f' ({hedging})' if hedging else ''}"]
 
 
-# ---- the run ----------------------------------------------------------------------------------------------------------
+# ---- the run -------------------------------------------------------------------------------------------------
 
 
 def main(args):
     rows = read_mixture(args.data, "sft", args.limit)
     tokenizer = load_tokenizer(args.model)
     print("\n".join(data_report(rows)))
-    rows = prepare(rows, lambda row: row | {"seqs": [encode(tokenizer, row["prompt"], row["completion"], row.get("tools"),
-                                                            args.max_len, args.all_turns)]}, tokenizer, args.max_dropped)
+    rows = prepare(rows, lambda row: row | {"seqs": [
+        encode(tokenizer, row["prompt"], row["completion"], row.get("tools"), args.max_len, args.all_turns)]},
+        tokenizer, args.max_dropped)
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     if args.show_mask:
-        print(*(show_mask(tokenizer, row["seqs"][0]) for row in rows[:3]), sep="\n" + "-" * 40 + "\n")
+        print(*(show_mask(tokenizer, row["seqs"][0]) for row in rows[:3]), sep="\n---\n")
         return 0
     tokens = sum(len(rows[n]["seqs"][0]["ids"]) for batch in steps for n in batch)
     plan = forecast(args.out, "sft.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour)
@@ -128,7 +156,8 @@ def main(args):
             state = {"seconds": elapsed, "loss": loss}
 
     save_adapter(args.out, model, tokenizer)
-    measured = {"tokens": tokens, "seconds": state["seconds"], "cost": money(0, 0, state["seconds"], args.price_gpu_hour)}
+    cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
+    measured = {"tokens": tokens, "seconds": state["seconds"], "cost": cost}
     save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"])
     (Path(args.out) / "checkpoint.pt").unlink()
     print(f"result   {len(steps)} steps, last loss {state['loss']:.4f}, {cost_line(measured)} -> {args.out}")

@@ -1,8 +1,8 @@
 """What the three trainers share because a mistake in it would be silent: model loading (QLoRA), packs, order, reference
 log-probabilities, schedule, checkpoints and the checks before step 1. The training loop itself stands in each trainer.
 
-A training row is {"seqs": [{"ids", "mask", "truncated"}, ...], "weight", "slice", "id", "source", ...}: one sequence for
-SFT and KTO, two (chosen, rejected) for DPO. All sums are over rows or tokens of a whole batch, so packs never matter.
+A training row is {"seqs": [{"ids", "mask", "truncated"}, ...], "weight", "slice", "id", "source", ...}: one sequence
+for SFT and KTO, two (chosen, rejected) for DPO. Sums are over rows or tokens of a whole batch, so packs never matter.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from common import PLAIN_TEMPLATE, BadInput, completion_logps, digest, seed_for,
 
 transformers.utils.logging.disable_progress_bar()
 
-# ---- models -----------------------------------------------------------------------------------------------------------
+# ---- models --------------------------------------------------------------------------------------------------
 
 
 def resolve_model(name):
@@ -43,7 +43,8 @@ def resolve_model(name):
 def fingerprint(name, quantize):
     """What the log-probabilities of a model depend on: weights of base and adapter, and the number format."""
     base, adapter = resolve_model(name)
-    return f"{digest(base)}+{digest(Path(adapter) / 'adapter_model.safetensors') if adapter else 'none'}+{quantize_mode(quantize)}"
+    adapted = digest(Path(adapter) / "adapter_model.safetensors") if adapter else "none"
+    return f"{digest(base)}+{adapted}+{quantize_mode(quantize)}"
 
 
 def quantize_mode(quantize):
@@ -66,8 +67,8 @@ def load_tokenizer(name):
 def load_model(name, quantize="auto", trainable=False):
     """The model behind a hub name, model folder or run folder, on the GPU if there is one.
 
-    quantize: "nf4" = 4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314; also runs on CPU), "none" = bf16
-    on a GPU and fp32 on the CPU, "auto" = nf4 on a GPU. The adapter of a run folder stays apart from the base weights."""
+    quantize: "nf4" = 4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314; also runs on CPU), "none" =
+    bf16 on a GPU and fp32 on the CPU, "auto" = nf4 on a GPU. A run's adapter stays apart from the base weights."""
     base, adapter = resolve_model(name)
     cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda else torch.float32
@@ -96,7 +97,8 @@ def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0):
     model = load_model(name, quantize, trainable=True)
     if not isinstance(model, PeftModel):
         torch.manual_seed(seed)
-        model = get_peft_model(model, LoraConfig(r=lora_r or 16, lora_alpha=lora_alpha or 2 * (lora_r or 16), lora_dropout=0.0,
+        rank = lora_r or 16
+        model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=lora_alpha or 2 * rank, lora_dropout=0.0,
                                                  target_modules="all-linear", task_type="CAUSAL_LM"))
     config = model.peft_config["default"]
     if lora_r not in (None, config.r) or lora_alpha not in (None, config.lora_alpha):
@@ -121,13 +123,13 @@ def autocast(model):
     return torch.autocast("cuda", torch.bfloat16) if model.device.type == "cuda" else contextlib.nullcontext()
 
 
-# ---- rows, order, packs -----------------------------------------------------------------------------------------------
+# ---- rows, order, packs --------------------------------------------------------------------------------------
 
 
 def prepare(rows, encode_row, tokenizer, max_dropped):
     """encode_row(row) for every row -> training rows; rows that raise ValueError(reason) are counted, printed, dropped.
 
-    BadInput when more than the share max_dropped is lost, or an untruncated answer does not end in a supervised stop token."""
+    BadInput when more than the share max_dropped is lost, or an untruncated answer has no supervised stop token."""
     kept, dropped, stops = [], Counter(), stop_ids(tokenizer)
     rows = [row for row in rows if row["weight"] > 0]
     for row in tqdm(rows, desc="tokenise", leave=False):
@@ -138,13 +140,14 @@ def prepare(rows, encode_row, tokenizer, max_dropped):
     seqs = [seq for row in kept for seq in row["seqs"]]
     truncated = sum(seq["truncated"] for seq in seqs)
     reasons = "; ".join(f"{reason}: {n}" for reason, n in dropped.most_common())
-    print(f"data     {len(rows)} rows, {len(kept)} kept, {len(rows) - len(kept)} dropped{f' ({reasons})' if dropped else ''}, "
-          f"{truncated} answers truncated, {sum(len(s['ids']) for s in seqs):,} tokens, {sum(sum(s['mask']) for s in seqs):,} supervised")
-    if not kept or len(rows) - len(kept) > max_dropped * len(rows):
-        raise BadInput(f"{len(rows) - len(kept)} of {len(rows)} rows would be dropped ({reasons}): mend the data, raise --max-len, "
-                       "or allow it with --max-dropped")
+    lost, tokens = len(rows) - len(kept), sum(len(seq["ids"]) for seq in seqs)
+    print(f"data     {len(rows)} rows, {len(kept)} kept, {lost} dropped{f' ({reasons})' if lost else ''}, "
+          f"{truncated} answers truncated, {tokens:,} tokens, {sum(sum(seq['mask']) for seq in seqs):,} supervised")
+    if not kept or lost > max_dropped * len(rows):
+        raise BadInput(f"{lost} of {len(rows)} rows would be dropped ({reasons}): mend the data, raise --max-len, or "
+                       "allow it with --max-dropped")
     if not all(seq["truncated"] or (seq["mask"][-1] and seq["ids"][-1] in stops) for seq in seqs):
-        raise BadInput("an answer does not end in a supervised stop token: the model would not learn to stop (chat template?)")
+        raise BadInput("an answer has no supervised stop token: the model would not learn to stop (chat template?)")
     return kept
 
 
@@ -190,14 +193,14 @@ def pack_logps(model, pack):
     return logps.view(len(pack), -1), tokens.view(len(pack), -1)
 
 
-# ---- the reference policy ---------------------------------------------------------------------------------------------
+# ---- the reference policy ------------------------------------------------------------------------------------
 
 
 def reference_logps(model, rows, pack_tokens, key, out):
-    """Log-probabilities of every sequence under the reference, set as seq["ref"]; computed once, kept in out/ref_logps.jsonl.
+    """Set seq["ref"], the log-probability under the reference; computed once, kept in out/ref_logps.jsonl.
 
-    `key` is the fingerprint of the reference. Runs beside `out` lend their cache, so another loss on the same data costs
-    nothing. A killed run redoes its partial pack whole: packs, and so the last digits, do not depend on interruptions.
+    `key` is the fingerprint of the reference. Runs beside `out` lend their cache, so another loss on the same data is
+    free. A killed run redoes its partial pack whole: packs, and so the last digits, do not depend on interruptions.
     model None: everything must be in the cache (the policy has already moved)."""
     path, known = Path(out) / "ref_logps.jsonl", {}
     for file in sorted(path.parent.parent.glob("*/ref_logps.jsonl"), key=lambda p: p == path):  # our own last: it wins
@@ -233,11 +236,11 @@ def check_start(name, value, expected, model):
     tolerance = 1e-3 if model.device.type == "cpu" else 0.05  # bf16 rounding depends on the pack
     print(f"check    {name} loss before step 1 = {value:.6f}, expected {expected:.6f}")
     if not abs(value - expected) <= tolerance * max(1.0, expected):
-        raise BadInput(f"the {name} loss before step 1 is {value:.6f} instead of {expected:.6f}: the reference is not the policy "
-                       "that training starts from (stale ref_logps.jsonl, or weights changed on disk): delete it and start again")
+        raise BadInput(f"the {name} loss before step 1 is {value:.6f} instead of {expected:.6f}: the reference is not "
+                       "the policy that training starts from (stale ref_logps.jsonl? delete it and start again)")
 
 
-# ---- steps, checkpoints, logs -----------------------------------------------------------------------------------------
+# ---- steps, checkpoints, logs --------------------------------------------------------------------------------
 
 
 def lr_at(step, steps, lr, warmup=0.1):
@@ -249,11 +252,11 @@ def lr_at(step, steps, lr, warmup=0.1):
 
 
 def optimiser_step(optimizer, lr, max_norm=1.0):
-    """Clip, step, clear -> gradient norm before clipping. A norm that is not finite stops the run with its checkpoint intact."""
+    """Clip, step, clear -> gradient norm before clipping. One that is not finite stops the run, checkpoint intact."""
     parameters = optimizer.param_groups[0]["params"]
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm).item()
     if not math.isfinite(norm):
-        raise BadInput(f"the gradient norm is {norm}: lower --lr, or look for broken rows; the last checkpoint is intact")
+        raise BadInput(f"the gradient norm is {norm}: lower --lr or look for broken rows; the checkpoint is intact")
     optimizer.param_groups[0]["lr"] = lr
     optimizer.step()
     optimizer.zero_grad()
@@ -276,8 +279,8 @@ def write_log(out, step, steps, **values):
 
 
 def save_checkpoint(out, model, optimizer, step, **counters):
-    """Adapter, optimiser and counters after `step` steps in one file that is replaced at once. Order and learning rate are
-    functions of the step, and nothing in a step is random, so this is all that an exact resume needs."""
+    """Adapter, optimiser and counters after `step` steps in one file that is replaced at once. Order and learning rate
+    are functions of the step, and nothing in a step is random, so this is all that an exact resume needs."""
     adapter = {n: p for n, p in model.named_parameters() if p.requires_grad}
     temporary = Path(out) / "checkpoint.pt.tmp"
     with open(temporary, "wb") as file:
@@ -288,7 +291,7 @@ def save_checkpoint(out, model, optimizer, step, **counters):
 
 
 def load_checkpoint(out, model, optimizer):
-    """Continue from out/checkpoint.pt -> its {"step", counters}; {"step": 0} when there is none. Later log lines are cut."""
+    """Continue from out/checkpoint.pt -> {"step", counters}; {"step": 0} when there is none. Cuts later log lines."""
     out, state = Path(out), {"step": 0}
     if (out / "checkpoint.pt").exists():
         state = torch.load(out / "checkpoint.pt", map_location=model.device, weights_only=True)
