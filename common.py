@@ -279,8 +279,10 @@ def start_run(out, script, arguments, inputs):
             if old.get(part) != new[part]:
                 keys = new[part] if isinstance(new[part], dict) else {part: 0}
                 changed = [k for k in keys if part == "script" or old[part].get(k) != new[part][k]] or [part]
-                raise BadInput(f"{out} was made with other {part} ({', '.join(changed)}): take another --out or delete it")
+                raise BadInput(f"{out} was made with other {part} ({', '.join(changed)}): take another --out")
         return old
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise BadInput(f"{out} exists and is not a run of this kit: take another --out")
     import peft
     import transformers
 
@@ -295,6 +297,24 @@ def save_run(record, **measured):
     """Store what is known so far. Called after each batch, so that seconds and tokens survive a kill."""
     record.update(measured)
     write_whole(record["path"], json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def continue_lines(path, sizes):
+    """Cut a killed run's output after its last complete batch -> number of batches done. sizes: lines of each batch."""
+    path = Path(path)
+    ends = [i for i, byte in enumerate(path.read_bytes()) if byte == 10] if path.exists() else []
+    done, lines = 0, 0
+    while done < len(sizes) and lines + sizes[done] <= len(ends):
+        lines, done = lines + sizes[done], done + 1
+    if path.exists():
+        os.truncate(path, ends[lines - 1] + 1 if lines else 0)
+    return done
+
+
+def append_lines(path, rows):
+    """Append rows to a JSONL file. A kill inside leaves a torn line, which continue_lines cuts."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def digest(path):
@@ -333,7 +353,8 @@ def render(tokenizer, messages, tools=None, generation_prompt=False):
         messages = [{"role": m["role"], "content": "\n".join([m["content"]] * bool(m["content"]) + texts)}
                     for m, texts in zip(messages, calls)]
     if tools and "tools" not in template:
-        text = "\n".join(["You may call these functions:"] + [json.dumps(t["function"], ensure_ascii=False) for t in tools])
+        text = "\n".join(["You may call these functions:",
+                          *(json.dumps(t["function"], ensure_ascii=False) for t in tools)])
         system = messages[0]["content"] + "\n\n" if messages[0]["role"] == "system" else ""
         messages = [{"role": "system", "content": system + text}] + messages[bool(system):]
         tools = None
@@ -429,7 +450,7 @@ def completion_logps(model, rows, pad_id=0):
 
 
 def dpo_loss(ratio_chosen, ratio_rejected, beta, label_smoothing=0.0):
-    """DPO per pair (arXiv 2305.18290, eq. 7); label smoothing makes it conservative DPO. ln 2 at zero ratios. [B] -> [B]"""
+    """DPO per pair (arXiv 2305.18290, eq. 7; smoothed: conservative DPO). ln 2 at zero ratios. [B], [B] -> [B]"""
     margin = beta * (ratio_chosen - ratio_rejected)
     return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
 

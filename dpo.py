@@ -127,8 +127,8 @@ def main(args):
     rows = read_mixture(args.data, "pairs", args.limit)
     tokenizer = load_tokenizer(args.model)
     rows = prepare(rows, lambda row: row | {"seqs": [
-        encode(tokenizer, row["prompt"], row[side], row.get("tools"), args.max_len) for side in ("chosen", "rejected")]},
-        tokenizer, args.max_dropped)
+        encode(tokenizer, row["prompt"], row[side], row.get("tools"), args.max_len)
+        for side in ("chosen", "rejected")]}, tokenizer, args.max_dropped)
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     if args.show_mask:
         print(*(show_mask(tokenizer, seq) for seq in rows[0]["seqs"]), sep="\n---\n")

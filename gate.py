@@ -1,0 +1,346 @@
+"""Step 5: the release gate. Did the candidate improve on the baseline without regressing any slice?
+
+Reads   a suite folder of *.jsonl: id, slice, prompt, type ("verify", "judge" or "canary") and what verify.py needs.
+Writes  a folder: answers-candidate.jsonl, answers-baseline.jsonl, report.json, report.md, run.json.
+Exits   0 SHIP, 1 BLOCK, 3 NOT ENOUGH DATA (and how much more is needed), 2 bad input.
+
+    python gate.py --model runs/dpo --baseline runs/sft --suite data/tiny/gate --out runs/gate-dpo
+    python gate.py --model runs/sft --baseline runs/sft --suite data/tiny/gate --out runs/gate-same --profile release
+    python gate.py --model runs/dpo --baseline runs/sft --suite data/gate --out runs/gate-judged --judge runs/judge \\
+        --constitution data/constitution.md
+
+Both models answer every prompt k times (--profile hobby: k 4, margin 10 points, 20 prompts a slice; release: 8, 5, 100)
+and are compared prompt by prompt. A slice FAILs when its drop is
+significant (one-sided t test, level 0.05 / (slices + 1), clusters kept whole) and at least one point; it is CLEAR when
+the lower 95 % bound of the difference lies above minus the margin. One failed slice, a significant drop of the mean
+over all slices, or a canary the baseline passes and the candidate fails: BLOCK. All clear: SHIP.
+What to look at: the slice table (delta with interval, wins:losses, tokens per answer) before the verdict.
+Left out on purpose: one score for everything. A slice that falls is not made good by one that rises.
+"""
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import t as student
+from tqdm import tqdm
+
+from common import (
+    BadInput,
+    append_lines,
+    at_least,
+    continue_lines,
+    cost_line,
+    digest,
+    forecast,
+    money,
+    parser,
+    prompt_ids,
+    read_jsonl,
+    read_records,
+    run,
+    save_run,
+    seed_for,
+    start_run,
+    write_jsonl,
+    write_whole,
+)
+from inference import generation_batches, judge_answers, read_constitution, sample
+from training import fingerprint, load_model, load_tokenizer
+from verify import check_fields, verify
+
+EXIT = {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
+PROFILES = {"hobby": {"k": 4, "margin": 0.10, "min_n": 20}, "release": {"k": 8, "margin": 0.05, "min_n": 100}}
+
+
+def parse_args(argv=None):
+    p = parser(__doc__)
+    # files
+    p.add_argument("--model", required=True, help="candidate: hub name, model folder or run folder")
+    p.add_argument("--baseline", required=True, help="what is in use today")
+    p.add_argument("--suite", required=True, help="folder of *.jsonl, or one file")
+    p.add_argument("--out", required=True, help="folder to write")
+    p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
+    # the method
+    p.add_argument("--profile", choices=PROFILES, default="hobby", help="answers, margin, prompts per slice: see above")
+    p.add_argument("--temperature", type=at_least(0, float), default=0.7, help="of the k answers; canaries are greedy")
+    p.add_argument("--max-tokens", type=at_least(1), default=512, help="longest answer")
+    p.add_argument("--judge", help="model that scores the items of type judge")
+    p.add_argument("--constitution", help="for --judge")
+    p.add_argument("--run-code", action="store_true", help="run unit tests on model-written code, in a sandbox")
+    p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
+    p.add_argument("--batch-size", type=at_least(1), default=64, help="answers sampled at once")
+    p.add_argument("--seed", type=int, default=0, help="candidate and baseline draw from different streams")
+    # look before you pay
+    p.add_argument("--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit")
+    p.add_argument("--answer-len", type=at_least(1), help="expected tokens per answer, for the forecast (--max-tokens)")
+    p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: an earlier run)")
+    p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
+    return p.parse_args(argv)
+
+
+# ---- the method -----------------------------------------------------------------------------------------------
+
+
+def paired_difference(candidate, baseline, clusters):
+    """(mean difference, standard error, degrees of freedom) of paired scores [n] in 0..1; the items of a cluster count
+    as one draw (cluster-robust: G/(G-1) x sum over clusters of their summed deviations squared / n^2).
+
+    The error is never below 1/n, what one flipped prompt would make: 20 equal answers do not prove equality."""
+    d = np.asarray(candidate, float) - np.asarray(baseline, float)
+    mean, n = d.mean(), len(d)
+    sums = {}
+    for deviation, cluster in zip(d - mean, clusters):
+        sums[cluster] = sums.get(cluster, 0.0) + deviation
+    G = len(sums)
+    error = math.sqrt(G / (G - 1) * sum(s * s for s in sums.values())) / n if G > 1 else math.inf
+    return mean, max(error, 1 / n), max(G - 1, 1)
+
+
+def compare_slice(candidate, baseline, clusters, margin, min_n, hypotheses):
+    """Decide one slice from paired scores -> {"delta", "low", "high", "p_drop", "verdict", "need", ...}.
+
+    low and high: 95 % interval of the difference. FAIL: p_drop < 0.05 / hypotheses and a drop of >= 0.01. CLEAR: the
+    one-sided 95 % lower bound above -margin, and min_n prompts. UNSURE: neither; `need` prompts would clear it."""
+    delta, error, df = paired_difference(candidate, baseline, clusters)
+    n, p_drop = len(candidate), float(student.cdf(delta / error, df))
+    low, high = (delta + sign * student.ppf(0.975, df) * error for sign in (-1, 1))
+    bound = delta - student.ppf(0.95, df) * error
+    verdict, need = "UNSURE", None
+    if p_drop < 0.05 / hypotheses and delta <= -0.01 and n >= 2:
+        verdict = "FAIL"
+    elif bound > -margin and n >= min_n:
+        verdict = "CLEAR"
+    elif delta > -margin and math.isfinite(error):
+        need = max(min_n, math.ceil(n * (1.645 * error / (delta + margin)) ** 2))
+        need = max(need, n + 1)
+    return {"n": n, "candidate": float(np.mean(candidate)), "baseline": float(np.mean(baseline)), "delta": float(delta),
+            "low": float(low), "high": float(high), "p_drop": p_drop, "verdict": verdict, "need": need,
+            "wins": int(sum(c > b for c, b in zip(candidate, baseline))),
+            "losses": int(sum(c < b for c, b in zip(candidate, baseline)))}
+
+
+def compare_slices(items, margin, min_n):
+    """items [{"slice", "cluster", "candidate", "baseline"}] with scores 0..1 -> ({slice: result}, overall).
+
+    overall: the mean of the slice differences, tested for a drop that is thin in each slice, and for a gain."""
+    names = list(dict.fromkeys(item["slice"] for item in items))
+    slices = {}
+    for name in names:
+        own = [item for item in items if item["slice"] == name]
+        scores = [[item[side] for item in own] for side in ("candidate", "baseline")]
+        slices[name] = compare_slice(*scores, [item["cluster"] for item in own], margin, min_n, len(names) + 1)
+    parts = [paired_difference([i["candidate"] for i in items if i["slice"] == name],
+                               [i["baseline"] for i in items if i["slice"] == name],
+                               [i["cluster"] for i in items if i["slice"] == name]) for name in names]
+    delta = sum(d for d, _, _ in parts) / len(parts)
+    error, df = math.sqrt(sum(e * e for _, e, _ in parts)) / len(parts), min(sum(f for _, _, f in parts), 10**6)
+    p_drop = float(student.cdf(delta / error, df)) if math.isfinite(error) else 0.5
+    width = student.ppf(0.975, df) * error
+    return slices, {"delta": delta, "low": delta - width, "high": delta + width, "p_drop": p_drop, "p_gain": 1 - p_drop,
+                    "fail": p_drop < 0.05 / (len(names) + 1) and delta <= -0.01}
+
+
+def decide(slices, overall, canaries):
+    """(verdict, one sentence of why). canaries: [{"id", "candidate": passed, "baseline": passed}]."""
+    broken = [c["id"] for c in canaries if c["baseline"] and not c["candidate"]]
+    failed = [name for name, s in slices.items() if s["verdict"] == "FAIL"]
+    unsure = {name: s for name, s in slices.items() if s["verdict"] == "UNSURE"}
+    if broken:
+        return "BLOCK", f"canaries that the baseline passes fail: {', '.join(broken[:5])}"
+    if failed:
+        return "BLOCK", "; ".join(f"{name} fell by {-100 * slices[name]['delta']:.1f} points "
+                                  f"(p = {slices[name]['p_drop']:.1g})" for name in failed)
+    if overall["fail"]:
+        return "BLOCK", f"the mean over all slices fell by {-100 * overall['delta']:.1f} points"
+    if unsure or not slices:
+        needs = [f"{name} needs {'more prompts' if s['need'] is None else f'about {s["need"]} prompts'} (has {s['n']})"
+                 for name, s in unsure.items()]
+        return "NOT ENOUGH DATA", "; ".join(needs) or "the suite has no comparable slice"
+    gain = "{delta:+.1%} over all slices [{low:+.1%}, {high:+.1%}]".format(**overall)
+    return "SHIP", f"no slice fell; {'improved' if overall['p_gain'] < 0.05 else 'no improvement shown'}: {gain}"
+
+
+# ---- answers --------------------------------------------------------------------------------------------------
+
+
+def read_suite(path, limit):
+    """Suite items of a folder or file; type, slice and verifier fields are checked. BadInput names file and item."""
+    path = Path(path)
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise BadInput(f"{path}: no *.jsonl in this folder")
+    items, seen = [], set()
+    for file in files:
+        for row in read_records(file, "prompts", limit):
+            row = {"slice": file.stem, "type": "verify"} | row
+            where = f"{file}: id {row['id']!r}"
+            if row["type"] not in ("verify", "judge", "canary"):
+                raise BadInput(f"{where}: field 'type': {str(row['type'])[:40]!r}; expected verify, judge or canary")
+            try:
+                check_fields(row)
+            except BadInput as error:
+                raise BadInput(f"{where}: {error}") from None
+            if row["type"] != "judge" and verify(row, "x") is None:
+                raise BadInput(f"{where}: nothing to verify; give answer, call, sql, tests, constraints or "
+                               "expected, or the type judge")
+            if row["id"] in seen:
+                raise BadInput(f"{where}: field 'id' occurs twice in the suite")
+            seen.add(row["id"])
+            items.append(row)
+    return items
+
+
+def answer_suite(model_name, role, items, k, out, args):
+    """Sample k answers per item (canaries: one, greedy) into out/answers-ROLE.jsonl, graded -> (rows, seconds)."""
+    path, tokenizer = Path(out) / f"answers-{role}.jsonl", load_tokenizer(model_name)
+    ids = [prompt_ids(tokenizer, item["prompt"], item.get("tools")) for item in items]
+    counts = [1 if item["type"] == "canary" else k for item in items]
+    batches = generation_batches([len(i) for i in ids], counts, args.batch_size)
+    done = continue_lines(path, [sum(counts[n] for n in batch) for batch in batches])
+    model = load_model(model_name, args.quantize) if done < len(batches) else None
+    start = time.perf_counter()
+    for batch in tqdm(batches[done:], initial=done, total=len(batches), desc=role):
+        jobs = [(ids[n], [(0.0 if items[n]["type"] == "canary" else args.temperature,
+                           seed_for(args.seed, role, items[n]["id"], s)) for s in range(counts[n])]) for n in batch]
+        rows = []
+        for n, answers in zip(batch, sample(model, tokenizer, jobs, args.max_tokens)):
+            for s, answer in enumerate(answers):
+                verified = verify(items[n], answer["text"], args.run_code)
+                rows.append({"id": items[n]["id"], "sample": s, "text": answer["text"], "tokens": answer["tokens"],
+                             "finish": answer["finish"], "ok": verified["ok"] if verified else None,
+                             "why": verified.get("why") if verified else None})
+        append_lines(path, rows)
+    return [row for _, row in read_jsonl(path)], time.perf_counter() - start
+
+
+def judge_suite(items, answers, args):
+    """Score the answers to items of type judge, both roles in one call -> {(role, id): mean score in 0..1 or None}."""
+    constitution, path = read_constitution(args.constitution), Path(args.out) / "judged.jsonl"
+    asked = [item for item in items if item["type"] == "judge"]
+    done = continue_lines(path, [1] * len(asked))
+    model = load_model(args.judge, args.quantize) if done < len(asked) else None
+    tokenizer = load_tokenizer(args.judge)
+    weights = {c["name"]: c["weight"] for c in constitution["criteria"]}
+    for item in tqdm(asked[done:], initial=done, total=len(asked), desc="judge"):
+        own = [(role, row) for role in answers for row in answers[role] if row["id"] == item["id"]]
+        texts = [[{"role": "assistant", "content": row["text"]}] for _, row in own]
+        scores, _ = judge_answers(model, tokenizer, constitution, item["prompt"], texts, item["slice"])
+        line = {"id": item["id"], "candidate": [], "baseline": []}
+        for (role, _), score in zip(own, scores):
+            known = score and all(s["score"] is not None for s in score.values())
+            total = 5 * sum(weights[c] for c in score)
+            line[role].append(sum(weights[c] * s["score"] for c, s in score.items()) / total if known else None)
+        append_lines(path, [line])
+    return {(role, row["id"]): None if None in row[role] else float(np.mean(row[role]))
+            for _, row in read_jsonl(path) for role in ("candidate", "baseline")}
+
+
+def score_items(items, answers, judged):
+    """Per-item scores of both roles -> (comparable items, canaries, ids left out because a score is missing)."""
+    compared, canaries, missing = [], [], []
+    grouped = {role: {} for role in answers}
+    for role, rows in answers.items():
+        for row in rows:
+            grouped[role].setdefault(row["id"], []).append(row)
+    for item in items:
+        own = {role: grouped[role][item["id"]] for role in answers}
+        if item["type"] == "canary":
+            canaries.append({"id": item["id"]} | {role: bool(rows[0]["ok"]) for role, rows in own.items()})
+            continue
+        scores = {role: judged.get((role, item["id"])) if item["type"] == "judge" else
+                  None if any(row["ok"] is None for row in rows) else sum(row["ok"] for row in rows) / len(rows)
+                  for role, rows in own.items()}
+        if None in scores.values():
+            missing.append(item["id"])
+            continue
+        tokens = {f"tokens_{role}": float(np.mean([row["tokens"] for row in rows])) for role, rows in own.items()}
+        cluster = str(item.get("cluster", item["id"]))
+        compared.append({"id": item["id"], "slice": item["slice"], "cluster": cluster} | scores | tokens)
+    return compared, canaries, missing
+
+
+def report_text(report):
+    """The report as Markdown."""
+    lines = [f"# {report['verdict']}", "", f"{report['candidate']} against {report['baseline']}: {report['why']}.", "",
+             "| slice | n | baseline | candidate | delta [95 %] | wins:losses | tokens | verdict |", "|---" * 8 + "|"]
+    for name, s in report["slices"].items():
+        lines.append(f"| {name} | {s['n']} | {s['baseline']:.1%} | {s['candidate']:.1%} | {100 * s['delta']:+.1f} "
+                     f"[{100 * s['low']:+.1f}, {100 * s['high']:+.1f}] | {s['wins']}:{s['losses']} | "
+                     f"{s['tokens_baseline']:.1f} -> {s['tokens_candidate']:.1f} | {s['verdict']} |")
+    canaries = report["canaries"]
+    if canaries:
+        passed = sum(c["candidate"] for c in canaries)
+        lines += ["", f"Canaries: {passed} of {len(canaries)} pass" + (
+            f"; the true failure rate is below {min(3 / len(canaries), 1):.0%} (95 %)" if passed == len(canaries)
+            else f"; failed: {', '.join(c['id'] for c in canaries if not c['candidate'])}")
+            + "".join(f"; quarantined, the baseline fails it too: {c['id']}" for c in canaries if not c["baseline"])]
+    lines += ["", f"Sampled {report['k']} times at temperature {report['temperature']}; margin {report['margin']:.0%}; "
+              f"{len(report['missing'])} items without a score left out."]
+    return "\n".join(lines) + "\n"
+
+
+# ---- the run --------------------------------------------------------------------------------------------------
+
+
+def main(args):
+    if bool(args.judge) != bool(args.constitution):
+        raise BadInput("--judge and --constitution go together")
+    items, profile = read_suite(args.suite, args.limit), PROFILES[args.profile]
+    if not args.judge and any(item["type"] == "judge" for item in items):
+        print("note     without --judge, items of type judge are left out")
+        items = [item for item in items if item["type"] != "judge"]
+    k = profile["k"] if args.temperature > 0 else 1
+    count = sum(1 if item["type"] == "canary" else k for item in items)
+    plan = forecast(args.out, "gate.py", 2 * count * (args.answer_len or args.max_tokens), args.tokens_per_second,
+                    price_gpu_hour=args.price_gpu_hour)
+    print(f"plan     {len(items)} items, {count} answers a model: {cost_line(plan)}")
+    if args.plan:
+        return 0
+    inputs = [args.suite, args.model, args.baseline] + ([args.judge, args.constitution] if args.judge else [])
+    record = start_run(args.out, "gate.py", vars(args), inputs)
+    out, start, seconds = Path(args.out), time.perf_counter(), record["seconds"]
+    key = [fingerprint(args.baseline, args.quantize), digest(args.suite), args.limit, k, args.temperature,
+           args.max_tokens, args.seed, args.run_code, bool(args.judge), args.batch_size]
+    if not record["finished"]:
+        for other in sorted(out.parent.glob("*/run.json")):  # the same baseline on the same suite is answered once
+            beside = json.loads(other.read_text())
+            cached, own = other.parent / "answers-baseline.jsonl", out / "answers-baseline.jsonl"
+            if beside["finished"] and beside.get("baseline_key") == key and cached.exists() and not own.exists():
+                shutil.copy(cached, own.with_suffix(".tmp"))
+                own.with_suffix(".tmp").rename(own)
+    save_run(record, baseline_key=key)
+    answers, speed = {}, {}
+    for role, name in (("baseline", args.baseline), ("candidate", args.model)):
+        answers[role], speed[role] = answer_suite(name, role, items, k, out, args)
+        save_run(record, seconds=seconds + time.perf_counter() - start)
+    judged = judge_suite(items, answers, args) if any(item["type"] == "judge" for item in items) else {}
+    compared, canaries, missing = score_items(items, answers, judged)
+    slices, overall = {}, {"fail": False}
+    if compared:
+        slices, overall = compare_slices(compared, profile["margin"], profile["min_n"])
+    for name, result in slices.items():
+        own = [item for item in compared if item["slice"] == name]
+        result |= {f"tokens_{role}": float(np.mean([item[f"tokens_{role}"] for item in own])) for role in answers}
+    verdict, why = decide(slices, overall, canaries)
+    tokens = sum(row["tokens"] for rows in answers.values() for row in rows)
+    measured = {"tokens": tokens, "seconds": seconds + time.perf_counter() - start}
+    measured["cost"] = money(seconds=measured["seconds"], price_gpu_hour=args.price_gpu_hour)
+    report = {"verdict": verdict, "why": why, "candidate": args.model, "baseline": args.baseline,
+              "profile": args.profile, "k": k, "temperature": args.temperature, "margin": profile["margin"],
+              "slices": slices, "overall": overall, "canaries": canaries, "missing": missing, **measured}
+    write_jsonl(out / "items.jsonl", compared)
+    write_whole(out / "report.json", json.dumps(report, indent=1) + "\n")
+    write_whole(out / "report.md", report_text(report))
+    if not record["finished"]:
+        save_run(record, finished=True, forecast=plan, **measured, verdict=verdict)
+    print("\n".join(line for line in report_text(report).splitlines()[2:] if line))
+    print(f"result   {verdict}: {why}; {cost_line(measured)} -> {args.out}")
+    return EXIT[verdict]
+
+
+if __name__ == "__main__":
+    run(main, parse_args())

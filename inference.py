@@ -1,0 +1,280 @@
+"""Sampling answers and scoring them with a judge: from a local model, or any OpenAI-compatible endpoint.
+
+Local sampling reads each prompt once for all its samples; rows leave the batch when they end. Every sample has a random
+stream of its own, so what is drawn depends on its seed and never on which other rows share the batch.
+"""
+
+import hashlib
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import openai
+import torch
+
+from common import BadInput, render, stop_ids
+
+# ---- sampling from a local model ------------------------------------------------------------------------------
+
+
+def _padded(rows, pad_id, device, left):
+    """Token lists -> (ids, attention) [B, T], padded on the left or right."""
+    T = max(len(row) for row in rows)
+    pad = [[pad_id] * (T - len(row)) for row in rows]
+    ids = [p + row if left else row + p for row, p in zip(rows, pad)]
+    ones = [[0] * len(p) + [1] * len(r) if left else [1] * len(r) + [0] * len(p) for r, p in zip(rows, pad)]
+    return torch.tensor(ids, device=device), torch.tensor(ones, device=device)
+
+
+@torch.no_grad()
+def sample(model, tokenizer, jobs, max_tokens):
+    """Answers for jobs [(prompt token ids, [(temperature, seed), ...])] -> [[{"text", "ids", "tokens", "finish"}]].
+
+    Temperature 0 is greedy. `tokens` counts the stop token too; finish is "stop" or "length". A sampled token is the
+    one whose cumulative probability first exceeds the sample's next uniform number."""
+    device, stops = model.device, torch.tensor(stop_ids(tokenizer), device=model.device)
+    ids, attention = _padded([job[0] for job in jobs], stops[0].item(), device, left=True)
+    rows = torch.tensor([j for j, (_, samples) in enumerate(jobs) for _ in samples], device=device)  # job of each row
+    drawn = [pair for _, samples in jobs for pair in samples]
+    temperature = torch.tensor([t for t, _ in drawn], device=device)[:, None]
+    uniform = torch.stack([torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+                           for _, seed in drawn]).to(device)  # [rows, max_tokens]
+    answers, finish = [[] for _ in drawn], ["length"] * len(drawn)
+    position = attention.cumsum(1).sub(1).clamp(min=0)
+    out = model(input_ids=ids, attention_mask=attention, position_ids=position, use_cache=True, logits_to_keep=1)
+    cache, logits = out.past_key_values, out.logits[:, -1].float()[rows]
+    cache.batch_select_indices(rows)
+    attention, position, alive = attention[rows], position[rows, -1:], torch.arange(len(drawn), device=device)
+    for step in range(max_tokens):
+        token = logits.argmax(-1)
+        warm = temperature[alive, 0] > 0
+        if warm.any():
+            mass = (logits[warm] / temperature[alive][warm]).softmax(-1).double().cumsum(-1)
+            target = uniform[alive[warm], step][:, None] * mass[:, -1:]
+            token[warm] = (mass <= target).sum(-1).clamp(max=mass.shape[1] - 1)
+        for row, t in zip(alive.tolist(), token.tolist()):
+            answers[row].append(t)
+        ended = torch.isin(token, stops)
+        for row in alive[ended].tolist():
+            finish[row] = "stop"
+        if ended.all() or step + 1 == max_tokens:
+            break
+        if ended.any():  # finished rows leave: a CPU step costs by the row
+            keep = (~ended).nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            alive, token, attention, position = alive[keep], token[keep], attention[keep], position[keep]
+        attention, position = torch.cat([attention, torch.ones_like(attention[:, :1])], 1), position + 1
+        logits = model(input_ids=token[:, None], attention_mask=attention, position_ids=position,
+                       past_key_values=cache, use_cache=True).logits[:, -1].float()
+    results = iter(zip(answers, finish))
+    return [[{"text": tokenizer.decode(a[:-1] if f == "stop" else a), "ids": a, "tokens": len(a), "finish": f}
+             for a, f in (next(results) for _ in samples)] for _, samples in jobs]
+
+
+def generation_batches(lengths, rows_per_job, batch_rows):
+    """Job numbers of each batch: similar prompt lengths together, at most batch_rows answers (one job at least).
+
+    A pure function of the input, so that a continued run forms the batches of an uninterrupted one."""
+    batches, rows = [], 0
+    for job in sorted(range(len(lengths)), key=lambda j: (lengths[j], j)):
+        if not batches or rows + rows_per_job[job] > batch_rows:
+            batches, rows = batches + [[]], 0
+        batches[-1].append(job)
+        rows += rows_per_job[job]
+    return batches
+
+
+# ---- the constitution and the judge's prompt ------------------------------------------------------------------
+
+
+def read_constitution(path):
+    """A Markdown constitution -> {"name", "hash", "criteria": [{"name", "weight", "slices", "veto", "text"}]}.
+
+    Each criterion is `## name (weight W; slices: a, b; veto below N)`, a question, and anchors as lines `0: ...`.
+    BadInput names the line."""
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; --constitution takes a Markdown file such as data/constitution.md")
+    text = path.read_text(encoding="utf-8")
+    name, criteria = path.stem, []
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if line.startswith("## "):
+            head = re.fullmatch(r"## ([\w-]+) *(?:\((.*)\))?", line)
+            options = [part.strip() for part in re.split(r";|, (?=slices|veto|weight)", head[2] or "")] if head else []
+            criterion = {"name": head[1] if head else "", "weight": 1.0, "slices": None, "veto": None, "text": ""}
+            for option in filter(None, options):
+                found = re.fullmatch(r"weight (\d+\.?\d*)|slices?: (.+)|veto below (\d\.?\d*)", option)
+                if not found:
+                    head = None
+                    break
+                weight, slices, veto = found.groups()
+                criterion["weight"] = float(weight) if weight else criterion["weight"]
+                if slices:
+                    criterion["slices"] = [s.strip() for s in slices.split(",") if s.strip() != "all"] or None
+                criterion["veto"] = float(veto) if veto else criterion["veto"]
+            if not head or criterion["name"] in [c["name"] for c in criteria]:
+                raise BadInput(f"{path}:{number}: expected a new '## name (weight W; slices: a, b; veto below N)'")
+            criteria.append(criterion)
+        elif line.startswith("# "):
+            name = line[2:].removeprefix("Constitution:").strip()
+        elif line and criteria:
+            criteria[-1]["text"] += line + "\n"
+    if not criteria or not all(re.search(r"\b0:[\s\S]*\b5:", c["text"]) for c in criteria):
+        raise BadInput(f"{path}: every criterion ('## name') needs a question and anchors '0: ...' to '5: ...'")
+    return {"name": name, "hash": hashlib.sha256(text.encode()).hexdigest()[:12], "criteria": criteria}
+
+
+SLOT = "\x02judged\x03"
+
+
+def judge_ids(tokenizer, constitution, prompt, completion, row_slice=None):
+    """(prefix, answer, {criterion: tail}) token ids: all answers to a prompt share the prefix, a tail asks for a digit.
+
+    The judged text is tokenised apart with special tokens split: no text in it can become a control token."""
+    criteria = [c for c in constitution["criteria"] if not c["slices"] or row_slice in c["slices"]]
+    rubric = "".join(f"{c['name']}: {c['text']}" for c in criteria)
+
+    def untrusted(text):
+        return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+
+    tails = {}
+    for criterion in criteria:
+        text = f"{rubric}\n{SLOT}\nScore {criterion['name']} from 0 to 5:"
+        head, tail = render(tokenizer, [{"role": "user", "content": text}], generation_prompt=True).split(SLOT)
+        tails[criterion["name"]] = tokenizer(tail, add_special_tokens=False).input_ids
+    prefix = tokenizer(head, add_special_tokens=False).input_ids if criteria else []
+    prefix += untrusted(f"Request:\n{transcript(prompt)}\n")
+    return prefix, untrusted(f"Answer:\n{transcript(completion)}"), tails
+
+
+def transcript(messages):
+    """Message lists as plain text for a judge: the role is named where more than one speaks."""
+    texts = ["\n".join(filter(None, [m["content"], *(json.dumps(c["function"], ensure_ascii=False)
+                                                     for c in m.get("tool_calls", []))])) for m in messages]
+    return texts[0] if len(texts) == 1 else "\n".join(f"[{m['role']}] {text}" for m, text in zip(messages, texts))
+
+
+# ---- scores from digit logits ---------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def tree_logits(model, prefix, answers, tails, pad_id):
+    """Next-token logits after prefix + answer + tail for every answer and tail -> [answers, tails, V] float32.
+
+    Keys and values of the prefix are computed once for all answers, those of an answer once for all tails."""
+    device, n = model.device, len(prefix)
+    start = model(input_ids=torch.tensor([prefix], device=device), use_cache=True, logits_to_keep=1)
+    cache = start.past_key_values
+    cache.batch_repeat_interleave(len(answers))
+    ids, mask = _padded(answers, pad_id, device, left=False)
+    attention = torch.cat([mask.new_ones(len(answers), n), mask], 1)
+    position = n + torch.arange(ids.shape[1], device=device).expand_as(ids)
+    model(input_ids=ids, attention_mask=attention, position_ids=position, past_key_values=cache, use_cache=True,
+          logits_to_keep=1)
+    cache.batch_repeat_interleave(len(tails))
+    ends = (n + mask.sum(1)).repeat_interleave(len(tails))
+    ids, mask = _padded(tails * len(answers), pad_id, device, left=False)
+    attention = torch.cat([attention.repeat_interleave(len(tails), 0), mask], 1)
+    position = ends[:, None] + torch.arange(ids.shape[1], device=device)
+    logits = model(input_ids=ids, attention_mask=attention, position_ids=position, past_key_values=cache,
+                   use_cache=True, logits_to_keep=mask.sum(1, keepdim=True) - 1).logits
+    logits = logits[torch.arange(len(ids)), mask.sum(1) - 1] if logits.shape[1] > 1 else logits[:, 0]
+    return logits.float().view(len(answers), len(tails), -1)
+
+
+def digit_ids(tokenizer):
+    """[[token ids that read as the digit d], ...] for d = 0..5: plain, and with a leading space where one token."""
+    found = []
+    for digit in "012345":
+        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in (digit, " " + digit)]
+        found.append([i[0] for i in {tuple(i) for i in ids} if len(i) == 1])
+    if not all(found):
+        raise BadInput("this judge's tokenizer has no single token for each digit 0-5; take another, or an endpoint")
+    return found
+
+
+def digit_score(logits, digits, min_mass=0.5):
+    """{"score", "sd", "mass"} from next-token logits [V]: the expected digit, its spread, and the probability of all
+    valid digits before normalising. A mass below min_mass: the judge did not answer, score and sd are None."""
+    probabilities = logits.double().softmax(-1)
+    p = torch.stack([probabilities[ids].sum() for ids in digits])
+    mass, values = p.sum().item(), torch.arange(len(digits), dtype=torch.float64, device=p.device)
+    if not mass >= min_mass:
+        return {"score": None, "sd": None, "mass": mass}
+    mean = (p * values).sum() / mass
+    return {"score": mean.item(), "sd": ((p * (values - mean) ** 2).sum() / mass).sqrt().item(), "mass": mass}
+
+
+def judge_answers(model, tokenizer, constitution, prompt, completions, row_slice=None):
+    """Digit scores of every answer to one prompt -> ([{criterion: {"score", "sd", "mass"}}, ...], tokens read)."""
+    parts = [judge_ids(tokenizer, constitution, prompt, completion, row_slice) for completion in completions]
+    prefix, tails, answers = parts[0][0], parts[0][2], [answer for _, answer, _ in parts]
+    if not tails:
+        return [{} for _ in completions], 0
+    logits = tree_logits(model, prefix, answers, list(tails.values()), stop_ids(tokenizer)[0])
+    digits = digit_ids(tokenizer)
+    tokens = len(prefix) + sum(map(len, answers)) + len(answers) * sum(map(len, tails.values()))
+    scores = [{name: digit_score(row[t], digits) for t, name in enumerate(tails)} for row in logits]
+    return scores, tokens
+
+
+# ---- OpenAI-compatible endpoints ------------------------------------------------------------------------------
+
+
+def ask_endpoint(url, model, requests, concurrency=8):
+    """Chat completions for requests [{"messages", "temperature", "max_tokens", "seed"}, ...], in order, side by side.
+
+    Returns [{"text", "tokens", "read", "finish"}]. The key comes from OPENAI_API_KEY. The client retries with back-off;
+    when the server stays away BadInput says so, and what was written before is kept."""
+    client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=4, timeout=300)
+
+    def one(request):
+        reply = client.chat.completions.create(model=model, **request)
+        choice, usage = reply.choices[0], reply.usage
+        calls = [f'{{"name": {json.dumps(c.function.name)}, "arguments": {c.function.arguments}}}'
+                 for c in choice.message.tool_calls or []]
+        return {"text": "\n".join(filter(None, [choice.message.content or "", *calls])),
+                "tokens": usage.completion_tokens if usage else 0, "read": usage.prompt_tokens if usage else 0,
+                "finish": "length" if choice.finish_reason == "length" else "stop"}
+
+    try:
+        with ThreadPoolExecutor(concurrency) as pool:
+            return list(pool.map(one, requests))
+    except (openai.OpenAIError, ValueError, IndexError) as error:
+        raise BadInput(f"endpoint {url}: {type(error).__name__}: {str(error)[:160]}; what is written is kept, run "
+                       "again to continue") from None
+
+
+def parse_score(text, criterion):
+    """The judge's verdict in a text reply: its last JSON object, exactly {criterion: 0..5}; None for anything else."""
+    found = re.findall(r"\{[^{}]*\}", text)
+    try:
+        verdict = json.loads(found[-1])
+    except (ValueError, IndexError):
+        return None
+    value = verdict.get(criterion)
+    good = list(verdict) == [criterion] and isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if good and 0 <= value <= 5 else None
+
+
+def judge_endpoint(url, model, constitution, prompt, completions, row_slice=None, concurrency=8):
+    """As judge_answers, by strict JSON from an endpoint: one retry, then None. -> (scores, tokens read and written)."""
+    criteria = [c for c in constitution["criteria"] if not c["slices"] or row_slice in c["slices"]]
+    rubric = "".join(f"{c['name']}: {c['text']}" for c in criteria)
+    asked = [(c["name"], completion) for completion in completions for c in criteria]
+    scores, tokens = {}, 0
+    for attempt in range(2):
+        open_ = [k for k in range(len(asked)) if scores.get(k) is None]
+        requests = [{"messages": [{"role": "user", "content": (
+            f"{rubric}\nRequest:\n{transcript(prompt)}\n\nAnswer:\n{transcript(asked[k][1])}\n\n"
+            f'Score {asked[k][0]} from 0 to 5. Reply with one JSON object: {{"{asked[k][0]}": number}}')}],
+            "temperature": 0.0, "max_tokens": 60, "seed": attempt} for k in open_]
+        for k, reply in zip(open_, ask_endpoint(url, model, requests, concurrency) if requests else []):
+            scores[k] = parse_score(reply["text"], asked[k][0])
+            tokens += reply["tokens"] + reply["read"]
+    flat = [{"score": scores[k], "sd": None if scores[k] is None else 0.5, "mass": None} for k in range(len(asked))]
+    names = [c["name"] for c in criteria]
+    return [dict(zip(names, flat[i * len(names):(i + 1) * len(names)])) for i in range(len(completions))], tokens
