@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -53,6 +54,9 @@ def run(main, args):
     except BadInput as error:
         print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command continues", file=sys.stderr)
+        code = 130
     sys.exit(code)
 
 
@@ -299,15 +303,28 @@ def save_run(record, **measured):
     write_whole(record["path"], json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
+def runs_beside(out):
+    """Finished run records next to `out`, oldest first; each knows its folder or file as record["path"]."""
+    beside = Path(out).parent
+    records = []
+    for path in sorted([*beside.glob("*.run.json"), *beside.glob("*/run.json")], key=lambda p: p.stat().st_mtime):
+        try:
+            record = json.loads(path.read_text())
+            records += [record | {"path": str(path)}] if record["finished"] and record["script"] else []
+        except (ValueError, KeyError, TypeError):
+            continue  # not a record of ours
+    return records
+
+
 def continue_lines(path, sizes):
     """Cut a killed run's output after its last complete batch -> number of batches done. sizes: lines of each batch."""
     path = Path(path)
-    ends = [i for i, byte in enumerate(path.read_bytes()) if byte == 10] if path.exists() else []
+    ends = [found.end() for found in re.finditer(b"\n", path.read_bytes())] if path.exists() else []
     done, lines = 0, 0
     while done < len(sizes) and lines + sizes[done] <= len(ends):
         lines, done = lines + sizes[done], done + 1
     if path.exists():
-        os.truncate(path, ends[lines - 1] + 1 if lines else 0)
+        os.truncate(path, ends[lines - 1] if lines else 0)
     return done
 
 
@@ -496,10 +513,8 @@ def forecast(out, script, tokens, tokens_per_second=None, price_per_million=0.0,
     """{"tokens", "seconds", "cost"} of a stage before it runs. Without a given speed that of the newest finished run of
     the same script beside `out` is taken; with none there either, seconds are None: unknown is not zero."""
     if not tokens_per_second:
-        beside = Path(out).parent
-        paths = sorted([*beside.glob("*.run.json"), *beside.glob("*/run.json")], key=lambda p: p.stat().st_mtime)
-        runs = [r for r in map(json.loads, (p.read_text() for p in paths)) if r["script"] == script and r["finished"]]
-        tokens_per_second = runs[-1]["tokens"] / runs[-1]["seconds"] if runs and runs[-1]["seconds"] else None
+        speeds = [r["tokens"] / r["seconds"] for r in runs_beside(out) if r["script"] == script and r["seconds"]]
+        tokens_per_second = speeds[-1] if speeds else None
     seconds = tokens / tokens_per_second if tokens_per_second else None
     cost = money(tokens, price_per_million, seconds or 0.0, price_gpu_hour)
     return {"tokens": tokens, "seconds": seconds, "cost": None if seconds is None and price_gpu_hour else cost}

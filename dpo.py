@@ -22,41 +22,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common import (
-    at_least,
-    cost_line,
-    dpo_loss,
-    encode,
-    forecast,
-    ipo_loss,
-    money,
-    parser,
-    read_mixture,
-    run,
-    save_run,
-    show_mask,
-    start_run,
-)
-from training import (
-    batches,
-    check_start,
-    fingerprint,
-    load_checkpoint,
-    load_model,
-    load_policy,
-    load_tokenizer,
-    lr_at,
-    optimiser_step,
-    pack_logps,
-    packs,
-    prepare,
-    reference_logps,
-    save_adapter,
-    save_checkpoint,
-    trained,
-    warn_if_still,
-    write_log,
-)
+from common import (at_least, cost_line, dpo_loss, encode, forecast, ipo_loss, money, parser, read_mixture, run,
+                    save_run, show_mask, start_run)
+from training import (batches, check_start, fingerprint, load_checkpoint, load_model, load_policy, load_tokenizer,
+                      lr_at, optimiser_step, pack_logps, packs, prepare, reference_logps, save_adapter,
+                      save_checkpoint, trained, warn_if_still, write_log)
 
 
 def parse_args(argv=None):
@@ -101,6 +71,14 @@ def parse_args(argv=None):
 # ---- the method ----------------------------------------------------------------------------------------------
 
 
+def encode_pair(tokenizer, row, max_len):
+    """The row with row["seqs"] = [chosen, rejected]; ValueError(reason) for a pair that cannot teach anything."""
+    seqs = [encode(tokenizer, row["prompt"], row[side], row.get("tools"), max_len) for side in ("chosen", "rejected")]
+    if seqs[0]["ids"] == seqs[1]["ids"]:
+        raise ValueError("chosen and rejected are the same")
+    return row | {"seqs": seqs}
+
+
 def batch_loss(model, pack, loss, beta, label_smoothing=0.0, ipo_length="mean"):
     """(sum over the pack of weight x loss, sums of the metrics); divide both by the batch's weight and pairs."""
     logps, tokens = pack_logps(model, pack)  # [pairs, 2]: chosen, rejected
@@ -126,9 +104,7 @@ def batch_loss(model, pack, loss, beta, label_smoothing=0.0, ipo_length="mean"):
 def main(args):
     rows = read_mixture(args.data, "pairs", args.limit)
     tokenizer = load_tokenizer(args.model)
-    rows = prepare(rows, lambda row: row | {"seqs": [
-        encode(tokenizer, row["prompt"], row[side], row.get("tools"), args.max_len)
-        for side in ("chosen", "rejected")]}, tokenizer, args.max_dropped)
+    rows = prepare(rows, lambda row: encode_pair(tokenizer, row, args.max_len), tokenizer, args.max_dropped)
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     if args.show_mask:
         print(*(show_mask(tokenizer, seq) for seq in rows[0]["seqs"]), sep="\n---\n")

@@ -28,26 +28,8 @@ import numpy as np
 from scipy.stats import t as student
 from tqdm import tqdm
 
-from common import (
-    BadInput,
-    append_lines,
-    at_least,
-    continue_lines,
-    cost_line,
-    digest,
-    forecast,
-    money,
-    parser,
-    prompt_ids,
-    read_jsonl,
-    read_records,
-    run,
-    save_run,
-    seed_for,
-    start_run,
-    write_jsonl,
-    write_whole,
-)
+from common import (BadInput, append_lines, at_least, continue_lines, cost_line, digest, forecast, money, parser,
+                    prompt_ids, read_jsonl, read_records, run, save_run, seed_for, start_run, write_jsonl, write_whole)
 from inference import generation_batches, judge_answers, read_constitution, sample
 from training import fingerprint, load_model, load_tokenizer
 from verify import check_fields, verify
@@ -306,10 +288,9 @@ def main(args):
     key = [fingerprint(args.baseline, args.quantize), digest(args.suite), args.limit, k, args.temperature,
            args.max_tokens, args.seed, args.run_code, bool(args.judge), args.batch_size]
     if not record["finished"]:
-        for other in sorted(out.parent.glob("*/run.json")):  # the same baseline on the same suite is answered once
-            beside = json.loads(other.read_text())
-            cached, own = other.parent / "answers-baseline.jsonl", out / "answers-baseline.jsonl"
-            if beside["finished"] and beside.get("baseline_key") == key and cached.exists() and not own.exists():
+        for other in runs_beside(out):  # the same baseline on the same suite is answered once
+            cached, own = Path(other["path"]).parent / "answers-baseline.jsonl", out / "answers-baseline.jsonl"
+            if other.get("baseline_key") == key and cached.exists() and not own.exists():
                 shutil.copy(cached, own.with_suffix(".tmp"))
                 own.with_suffix(".tmp").rename(own)
     save_run(record, baseline_key=key)

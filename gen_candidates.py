@@ -20,24 +20,8 @@ import time
 
 from tqdm import tqdm
 
-from common import (
-    BadInput,
-    append_lines,
-    at_least,
-    continue_lines,
-    cost_line,
-    forecast,
-    generation_tokens,
-    money,
-    parser,
-    prompt_ids,
-    read_jsonl,
-    read_records,
-    run,
-    save_run,
-    seed_for,
-    start_run,
-)
+from common import (BadInput, append_lines, at_least, continue_lines, cost_line, forecast, generation_tokens, money,
+                    parser, prompt_ids, read_jsonl, read_records, run, save_run, seed_for, start_run)
 from inference import ask_endpoint, generation_batches, sample
 from training import load_model, load_tokenizer
 

@@ -29,25 +29,8 @@ from pathlib import Path
 from scipy.stats import norm, spearmanr
 from tqdm import tqdm
 
-from common import (
-    BadInput,
-    append_lines,
-    at_least,
-    continue_lines,
-    cost_line,
-    forecast,
-    judge_tokens,
-    money,
-    parser,
-    read_jsonl,
-    read_records,
-    run,
-    save_run,
-    seed_for,
-    start_run,
-    write_jsonl,
-    write_whole,
-)
+from common import (BadInput, append_lines, at_least, continue_lines, cost_line, forecast, judge_tokens, money, parser,
+                    read_jsonl, read_records, run, save_run, seed_for, start_run, write_jsonl, write_whole)
 from inference import judge_answers, judge_endpoint, judge_ids, read_constitution
 from training import load_model, load_tokenizer
 from verify import check_fields, is_refusal, verify

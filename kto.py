@@ -22,42 +22,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common import (
-    BadInput,
-    at_least,
-    cost_line,
-    encode,
-    forecast,
-    kto_kl,
-    kto_loss,
-    money,
-    parser,
-    read_mixture,
-    run,
-    save_run,
-    show_mask,
-    start_run,
-)
-from training import (
-    batches,
-    check_start,
-    fingerprint,
-    load_checkpoint,
-    load_model,
-    load_policy,
-    load_tokenizer,
-    lr_at,
-    optimiser_step,
-    pack_logps,
-    packs,
-    prepare,
-    reference_logps,
-    save_adapter,
-    save_checkpoint,
-    trained,
-    warn_if_still,
-    write_log,
-)
+from common import (BadInput, at_least, cost_line, encode, forecast, kto_kl, kto_loss, money, parser, read_mixture,
+                    run, save_run, show_mask, start_run)
+from training import (batches, check_start, fingerprint, load_checkpoint, load_model, load_policy, load_tokenizer,
+                      lr_at, optimiser_step, pack_logps, packs, prepare, reference_logps, save_adapter,
+                      save_checkpoint, trained, warn_if_still, write_log)
 
 
 def parse_args(argv=None):

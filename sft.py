@@ -21,35 +21,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common import (
-    at_least,
-    cost_line,
-    encode,
-    forecast,
-    money,
-    parser,
-    read_mixture,
-    run,
-    save_run,
-    show_mask,
-    start_run,
-)
-from training import (
-    batches,
-    load_checkpoint,
-    load_policy,
-    load_tokenizer,
-    lr_at,
-    optimiser_step,
-    pack_logps,
-    packs,
-    prepare,
-    save_adapter,
-    save_checkpoint,
-    trained,
-    warn_if_still,
-    write_log,
-)
+from common import (at_least, cost_line, encode, forecast, money, parser, read_mixture, run, save_run, show_mask,
+                    start_run)
+from training import (batches, load_checkpoint, load_policy, load_tokenizer, lr_at, optimiser_step, pack_logps, packs,
+                      prepare, save_adapter, save_checkpoint, trained, warn_if_still, write_log)
 
 
 def parse_args(argv=None):

@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: help setup demo test slow mutants lint clean
+
+help:
+	@echo "make demo     set up .venv and run the whole loop on the tiny world (no GPU, no network after the install)"
+	@echo "make test     set up .venv and run the tests      make slow      the long tests: kill -9, full data"
+	@echo "make lint     ruff                                make mutants   planted bugs that the tests must catch"
+
+$(VENV)/.ready: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+setup: $(VENV)/.ready
+
+demo: setup
+	@PATH="$(abspath $(VENV))/bin:$$PATH" bash demo.sh
+
+test: $(VENV)/.ready-dev
+	$(PY) -m pytest -q -m "not slow" tests
+
+slow: $(VENV)/.ready-dev
+	$(PY) -m pytest -q -m slow tests
+
+mutants: $(VENV)/.ready-dev
+	$(PY) tests/run_mutants.py
+
+lint: $(VENV)/.ready-dev
+	$(VENV)/bin/ruff check .
+
+clean:
+	rm -rf runs/demo $(VENV)
