@@ -29,7 +29,8 @@ from scipy.stats import t as student
 from tqdm import tqdm
 
 from common import (BadInput, append_lines, at_least, continue_lines, cost_line, digest, forecast, money, parser,
-                    prompt_ids, read_jsonl, read_records, run, save_run, seed_for, start_run, write_jsonl, write_whole)
+                    prompt_ids, read_jsonl, read_records, run, runs_beside, save_run, seed_for, start_run, write_jsonl,
+                    write_whole)
 from inference import generation_batches, judge_answers, read_constitution, sample
 from training import fingerprint, load_model, load_tokenizer
 from verify import check_fields, verify
