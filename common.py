@@ -33,7 +33,8 @@ class BadInput(ValueError):
 def parser(doc):
     """An ArgumentParser whose --help is the script's docstring and shows every default."""
     class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
+        def _get_help_string(self, action):
+            return action.help if action.default in (None, False) else super()._get_help_string(action)
     return argparse.ArgumentParser(description=doc, formatter_class=Help, allow_abbrev=False)
 
 
@@ -194,12 +195,20 @@ def normalise(row, kind):
     row["id"] = str(row["id"]) if isinstance(row.get("id"), (str, int)) else row.get("id")
     for field, types, expected in (
             ("id", str, "a string"), ("slice", str, "a string"), ("label", bool, "true or false"),
-            ("scores", dict, "{criterion: 0-5}"), ("weight", (int, float), "a number >= 0")):
+            ("scores", dict, "{criterion: 0-5}"), ("weight", (int, float), "a number >= 0"),
+            ("candidate", int, "a number >= 0"), ("tokens", int, "a number >= 0")):
         value = row.get(field)
         if value is None:
             row.pop(field, None)
-        elif not isinstance(value, types) or (field == "weight" and (value is True or not 0 <= value < math.inf)):
+        elif not isinstance(value, types) or (
+                expected == "a number >= 0" and (isinstance(value, bool) or not 0 <= value < math.inf)):
             raise BadInput(f"field '{field}': expected {expected}, got {str(value)[:40]!r}")
+    for field in ("label_chosen", "label_rejected"):  # null = leave it out, so it stays
+        if row.get(field) is not None and not isinstance(row[field], bool):
+            raise BadInput(f"field '{field}': expected true, false or null, got {str(row[field])[:40]!r}")
+    scores = row.get("scores", {}).values() if kind == "labels" else ()
+    if not all(score is None or (isinstance(score, (int, float)) and 0 <= score <= 5) for score in scores):
+        raise BadInput("field 'scores': every score must be a number from 0 to 5, or null")
     if kind == "labels" and "label" not in row and "scores" not in row:
         raise BadInput("field 'label' is missing (true or false; or 'scores' {criterion: 0-5})")
     if "tools" in row:
@@ -219,8 +228,10 @@ def read_records(path, kind, limit=None):
             row = normalise(row, kind)
         except BadInput as error:
             raise BadInput(f"{where}:{number}: {error}") from None
-        row.setdefault("id", f"{Path(where).stem}-{number}")
-        key = (row["id"], row.get("candidate")) if kind == "candidates" else row["id"]
+        # answers to one prompt share its id
+        mark = f"{seed_for(row['prompt']):x}"[:10] if kind == "candidates" else number
+        row.setdefault("id", f"{Path(where).stem}-{mark}")
+        key = (row["id"], row.get("candidate", number)) if kind == "candidates" else row["id"]
         if kind in ("prompts", "candidates") and key in seen:
             raise BadInput(f"{where}:{number}: field 'id': {row['id']!r} occurs twice; ids must be unique")
         seen.add(key)
@@ -418,11 +429,11 @@ def encode(tokenizer, prompt, completion, tools=None, max_len=None, all_turns=Fa
             raise ValueError("a stop token inside the answer")
         if not ends:  # the template closes the turn with plain text only
             whole, ends, full = whole + stops[:1], [len(whole)], full + tokenizer.convert_ids_to_tokens(stops[0])
-        mask += [1] * (ends[0] + 1 - len(ids)) + [0] * (len(whole) - ends[0] - 1)
-        ids, text = whole, full
-    end = max(i for i, m in enumerate(mask) if m) + 1  # what follows the last stop token is never read
-    truncated = max_len is not None and end > max_len
-    ids, mask = ids[:min(end, max_len or end)], mask[:min(end, max_len or end)]
+        ids, stop = whole[:ends[0] + 1], tokenizer.convert_ids_to_tokens(whole[ends[0]])
+        mask += [1] * (len(ids) - len(mask))
+        text = full[:full.rindex(stop) + len(stop)]  # what follows is tokenised with the next turn, as in generation
+    truncated = max_len is not None and len(ids) > max_len
+    ids, mask = ids[:max_len], mask[:max_len]
     if not any(mask):
         raise ValueError("nothing of the answer is left within --max-len")
     return {"ids": ids, "mask": mask, "truncated": truncated}

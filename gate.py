@@ -10,10 +10,10 @@ Exits   0 SHIP, 1 BLOCK, 3 NOT ENOUGH DATA (and how much more is needed), 2 bad 
         --constitution data/constitution.md
 
 Both models answer every prompt k times (--profile hobby: k 4, margin 10 points, 20 prompts a slice; release: 8, 5, 100)
-and are compared prompt by prompt. A slice FAILs when its drop is
-significant (one-sided t test, level 0.05 / (slices + 1), clusters kept whole) and at least one point; it is CLEAR when
-the lower 95 % bound of the difference lies above minus the margin. One failed slice, a significant drop of the mean
-over all slices, or a canary the baseline passes and the candidate fails: BLOCK. All clear: SHIP.
+and are compared prompt by prompt. A slice FAILs when its drop is significant (one-sided t test, clusters kept whole,
+level 0.05 / (slices + 1)) and at least one point; it is CLEAR when the lower 95 % bound of the difference lies above
+minus the margin. One failed slice, a significant drop of the mean over all slices, or a canary that the baseline passes
+and the candidate fails: BLOCK. All clear: SHIP.
 What to look at: the slice table (delta with interval, wins:losses, tokens per answer) before the verdict.
 Left out on purpose: one score for everything. A slice that falls is not made good by one that rises.
 """
@@ -98,8 +98,8 @@ def compare_slice(candidate, baseline, clusters, margin, min_n, hypotheses):
     elif bound > -margin and n >= min_n:
         verdict = "CLEAR"
     elif delta > -margin and math.isfinite(error):
-        need = max(min_n, math.ceil(n * (1.645 * error / (delta + margin)) ** 2))
-        need = max(need, n + 1)
+        spread = error if error > 1 / n else 0.0  # the floor of 1/n shrinks faster than a real spread
+        need = max(min_n, n + 1, math.ceil(n * (1.7 * spread / (delta + margin)) ** 2))
     return {"n": n, "candidate": float(np.mean(candidate)), "baseline": float(np.mean(baseline)), "delta": float(delta),
             "low": float(low), "high": float(high), "p_drop": p_drop, "verdict": verdict, "need": need,
             "wins": int(sum(c > b for c, b in zip(candidate, baseline))),
@@ -140,7 +140,7 @@ def decide(slices, overall, canaries):
     if overall["fail"]:
         return "BLOCK", f"the mean over all slices fell by {-100 * overall['delta']:.1f} points"
     if unsure or not slices:
-        needs = [f"{name} needs {'more prompts' if s['need'] is None else f'about {s["need"]} prompts'} (has {s['n']})"
+        needs = [f"{name} has {s['n']} prompts and needs {'more' if s['need'] is None else s['need']}"
                  for name, s in unsure.items()]
         return "NOT ENOUGH DATA", "; ".join(needs) or "the suite has no comparable slice"
     gain = "{delta:+.1%} over all slices [{low:+.1%}, {high:+.1%}]".format(**overall)
@@ -257,10 +257,12 @@ def report_text(report):
     canaries = report["canaries"]
     if canaries:
         passed = sum(c["candidate"] for c in canaries)
-        lines += ["", f"Canaries: {passed} of {len(canaries)} pass" + (
-            f"; the true failure rate is below {min(3 / len(canaries), 1):.0%} (95 %)" if passed == len(canaries)
-            else f"; failed: {', '.join(c['id'] for c in canaries if not c['candidate'])}")
-            + "".join(f"; quarantined, the baseline fails it too: {c['id']}" for c in canaries if not c["baseline"])]
+        failed = [c["id"] for c in canaries if c["baseline"] and not c["candidate"]]
+        quarantined = [c["id"] for c in canaries if not c["baseline"]]
+        lines += ["", f"Canaries: {passed} of {len(canaries)} pass"
+                  + (f"; failed: {', '.join(failed)}" if failed else "")
+                  + (f"; quarantined, the baseline fails too: {', '.join(quarantined)}" if quarantined else "")
+                  + (f"; true failures below {min(3 / passed, 1):.0%} (95 %)" if passed == len(canaries) else "")]
     lines += ["", f"Sampled {report['k']} times at temperature {report['temperature']}; margin {report['margin']:.0%}; "
               f"{len(report['missing'])} items without a score left out."]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,6 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import openai
 import torch
 
 from common import BadInput, render, stop_ids
@@ -229,6 +228,8 @@ def ask_endpoint(url, model, requests, concurrency=8):
 
     Returns [{"text", "tokens", "read", "finish"}]. The key comes from OPENAI_API_KEY. The client retries with back-off;
     when the server stays away BadInput says so, and what was written before is kept."""
+    import openai  # a second to load: only where it is used
+
     client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=4, timeout=300)
 
     def one(request):

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
 from tqdm import tqdm
 
 from common import PLAIN_TEMPLATE, BadInput, completion_logps, digest, seed_for, stop_ids, write_whole
@@ -69,6 +68,8 @@ def load_model(name, quantize="auto", trainable=False):
 
     quantize: "nf4" = 4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314; also runs on CPU), "none" =
     bf16 on a GPU and fp32 on the CPU, "auto" = nf4 on a GPU. A run's adapter stays apart from the base weights."""
+    from peft import PeftModel  # seconds to load: --help and --plan do without
+
     base, adapter = resolve_model(name)
     cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda else torch.float32
@@ -94,6 +95,8 @@ def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0):
     """A model with a trainable LoRA adapter: a new one (B = 0, so it starts as the base), or the run folder's own.
 
     lora_r defaults to 16 and lora_alpha to 2 * lora_r. BadInput when they contradict the adapter that is continued."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
     model = load_model(name, quantize, trainable=True)
     if not isinstance(model, PeftModel):
         torch.manual_seed(seed)

@@ -35,8 +35,8 @@ from common import BadInput
 MAX_TEXT = 200_000  # characters; a longer completion fails unread
 FIELDS = ("answer", "call", "sql", "constraints", "expected", "tests")
 CONSTRAINTS = dict.fromkeys(("max_words", "min_words", "exact_words", "exact_lines", "bullets", "max_sentences"), int) | {
-    "starts_with": str, "ends_with": str, "contains": str, "not_contains": str, "json_keys": list} | dict.fromkeys(
-    ("json", "lowercase", "uppercase", "no_commas"), type(None))  # name -> type of its "value"
+    "starts_with": str, "ends_with": str, "contains": str, "not_contains": str, "json_keys": list, "json": type(None),
+    "lowercase": type(None), "uppercase": type(None), "no_commas": type(None)}  # name -> type of its "value"
 
 
 def verify(row, completion, run_code=False, unsafe=False):
@@ -44,9 +44,8 @@ def verify(row, completion, run_code=False, unsafe=False):
     else {"ok": bool | None, FIELD: bool | None, ...}; None = not decided (`tests` without run_code). "why": what failed
     first; "weak": True when a test counted that the code could forge. BadInput: a malformed row, or no sandbox."""
     check_fields(row)
-    said = [m for m in completion if isinstance(m, dict) and m.get("role") == "assistant"] if isinstance(
-        completion, list) else [{"content": completion}]
-    message = {**(said or [{}])[-1]}
+    said = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
+    message = dict(([{}] + [m for m in said if isinstance(m, dict) and m.get("role") == "assistant"])[-1])
     text = message["content"] = message["content"] if isinstance(message.get("content"), str) else ""
     result, why = {}, ""
     for field in [name for name in FIELDS if name in row]:
@@ -57,15 +56,14 @@ def verify(row, completion, run_code=False, unsafe=False):
             failed = [constraint for constraint in value if not check_constraint(text, constraint)]
             right, wanted = not failed, f"expected {str(failed[:1])[:80]}"
         elif field == "tests" and run_code:
-            ran = run_tests(find_code(text, row.get("entry_point")), value, row.get("entry_point"), unsafe=unsafe)
+            ran = run_tests(text, value, row.get("entry_point"), unsafe=unsafe)
             right, wanted = ran["ok"], ran["why"]
             result |= {"weak": True} if ran["weak"] else {}
         else:
-            right = (check_answer(text, value) if field == "answer" else
+            right = (check_answer(text, value) if field == "answer" else check_sql(text, **value) if field == "sql" else
                      check_call(message, row["tools"], value) if field == "call" else
-                     check_sql(text, **value) if field == "sql" else
-                     is_refusal(text) if value == "refuse" else
-                     not is_refusal(text) and bool(text.strip() or message.get("tool_calls")) if value == "comply" else None)
+                     None if field == "tests" else is_refusal(text) if value == "refuse" else
+                     not is_refusal(text) and bool(text.strip() or message.get("tool_calls")))
         result[field] = right
         why = why or (f"{field}: {wanted}" if right is False else "")
     decided = [result[field] for field in FIELDS if field in result]
@@ -84,18 +82,18 @@ def check_fields(row):
         need(accepted and all(is_number(a) or isinstance(a, str) and a.strip() for a in accepted), "answer",
              "a non-empty string, a finite number, or a non-empty list of them")
     if "call" in row or row.get("tools") is not None:
-        need(isinstance(row.get("tools"), list), "tools", "a list of tool definitions")
-        schemas, call = {}, row.get("call")
-        for number, tool in enumerate(row["tools"]):
+        tools, call, schemas = row.get("tools"), row.get("call"), {}
+        need(isinstance(tools, list), "tools", "a list of tool definitions")
+        for number, tool in enumerate(tools):
             function = tool.get("function") if isinstance(tool, dict) else None
             need(isinstance(function, dict) and isinstance(function.get("name"), str), f"tools[{number}]",
                  '{"type": "function", "function": {"name", "description", "parameters": JSON schema}}')
             schemas[function["name"]] = function.get("parameters", {})
-            why = schema_error(schemas[function["name"]])
+            why = schema_error(json.dumps([schemas[function["name"]]]))
             need(not why, f"tools[{number}]", f"\"parameters\" to be a JSON schema ({why})")
         if call is not None:
             need(is_call(call) and call["name"] in schemas, "call", 'null or {"name": a tool\'s, "arguments": object}')
-            why = schema_error(schemas[call["name"]], call["arguments"])
+            why = schema_error(json.dumps([schemas[call["name"]], call["arguments"]]))
             need(not why, "call", f"arguments that fit the tool's own schema ({why})")
     if "sql" in row:
         sql, cell = row["sql"], lambda value: value is None or isinstance(value, str) or is_number(value)
@@ -154,10 +152,9 @@ def strict_json(text):
             raise ValueError("the same key twice")
         return dict(pairs)
     try:
-        data = json.loads(text, object_pairs_hook=unique, parse_constant=lambda name: [].index(name))  # a ValueError
+        return json.loads(text, object_pairs_hook=unique, parse_constant=[].index)  # which raises ValueError
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    return data
 
 
 def is_call(value):
@@ -169,26 +166,27 @@ def is_call(value):
 def parse_call(message):
     """The one tool call of an assistant message, {"name", "arguments"}; None when there is none. ValueError: a call is
     tried, but not alone or not well-formed (bare JSON, <tool_call> tags, a ```json fence, the field `tool_calls`)."""
-    text, calls = message["content"].strip(), message.get("tool_calls")
+    text, call = message["content"].strip(), message.get("tool_calls") or None
     tried = "<tool_call>" in text or re.search(r'"name"\s*:', text) and re.search(r'"arguments"\s*:', text)
-    if not calls and not tried:
-        return None
-    if calls:
-        only = calls[0] if isinstance(calls, list) and len(calls) == 1 and not tried else None
-        call = only.get("function", only) if isinstance(only, dict) else None
+    if tried and call is None:
+        wrapped = re.fullmatch(r"(?:<tool_call>|```(?:json)?\s)(.*)(?:</tool_call>|```)", text, re.DOTALL)
+        call = strict_json(wrapped[1] if wrapped else text)
+    elif call is not None:
+        call = call[0] if isinstance(call, list) and len(call) == 1 and not tried else None
+        call = call.get("function", call) if isinstance(call, dict) else None
         call = {key: call.get(key) for key in ("name", "arguments")} if isinstance(call, dict) else {}
         if isinstance(call.get("arguments"), str):
             call["arguments"] = strict_json(call["arguments"])
-    else:
-        wrapped = re.fullmatch(r"(?:<tool_call>|```(?:json)?\s)(.*)(?:</tool_call>|```)", text, re.DOTALL)
-        call = strict_json(wrapped[1] if wrapped else text)
-    if not is_call(call):
+    if call is not None and not is_call(call) or call is None and tried:
         raise ValueError('not {"name": string, "arguments": object}')
     return call
 
 
-def schema_error(schema, *values):
-    """Why values do not fit a JSON schema (Draft 2020-12), or why this is none; "" when all is well. Fetches nothing."""
+@functools.lru_cache(4096)
+def schema_error(texts):
+    """JSON text of [schema, value ...] -> why a value does not fit the schema (Draft 2020-12), or why it is none; ""
+    when all is well. Never fetches a remote reference."""
+    schema, *values = json.loads(texts)
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
         checker = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
@@ -197,26 +195,17 @@ def schema_error(schema, *values):
         return str(getattr(error, "message", error))[:100]
 
 
-def same(a, b):
-    """Equality of JSON values: 1 equals 1.0, true does not equal 1."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return isinstance(a, bool) == isinstance(b, bool) and a == b
-
-
 def check_call(message, tools, call):
     """Does a completion (text or assistant message) make exactly the expected call, or, for None, no call but some
-    text? Equal arguments fit the tool's schema because the expected ones do (BadInput otherwise), so that no regular
-    expression of a schema ever meets hostile text."""
+    text? 1 equals 1.0, true does not equal 1. Equal arguments fit the tool's schema because the expected ones do
+    (BadInput otherwise), so that no regular expression of a schema ever meets hostile text."""
     check_fields({"tools": tools, "call": call})
     message = {"content": message} if isinstance(message, str) else message
     try:
         made = parse_call(message)
-    except ValueError:
+        return plain(made) == plain(call) if made or call else bool(message["content"].strip())
+    except (ValueError, RecursionError):
         return False
-    return same(made, call) if made or call else bool(message["content"].strip())
 
 
 def open_database(setup):
@@ -226,7 +215,7 @@ def open_database(setup):
     db.executescript("PRAGMA temp_store = MEMORY; PRAGMA hard_heap_limit = 67108864")
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)
     db.set_progress_handler(lambda: time.monotonic() > end, 1000)
-    outside = (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH, sqlite3.SQLITE_PRAGMA)  # files and settings
+    outside = (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH, sqlite3.SQLITE_PRAGMA)  # other files, and settings
     reading = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
     db.set_authorizer(lambda action, *_: sqlite3.SQLITE_DENY if action in outside else sqlite3.SQLITE_OK)
     try:
@@ -241,21 +230,19 @@ def open_database(setup):
 def check_sql(text, setup, rows, ordered=False):
     """Does the query in `text` (bare or in a ``` fence) return these rows, in this order when `ordered`? One SELECT. A
     query that spells the rows out as constants passes, too: choose rows that cannot be guessed."""
-    def cell(value):  # 3 = 3.0 = 2.9999999999999996; integers stay exact
-        value = float(f"{value:.9g}") if isinstance(value, float) else value
-        return repr(int(value) if isinstance(value, float) and value.is_integer() else value)
+    def cells(lines):  # 3 = 3.0 = 2.9999999999999996; integers stay exact
+        return [[plain(float(f"{v:.9g}") if isinstance(v, float) else v) for v in line] for line in lines]
 
     fence = re.fullmatch(r"\s*```(?:sql)?\s(.*)```\s*", text, re.DOTALL | re.IGNORECASE)
     db = open_database(setup)
     try:
         cursor = db.execute(fence[1] if fence else text)
-        got = [[cell(value) for value in line] for line in cursor.fetchmany(len(rows) + 1)]
+        got, want = cells(cursor.fetchmany(len(rows) + 1)), cells(rows)
+        return bool(cursor.description) and (got == want or not ordered and sorted(got) == sorted(want))
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError):
         return False
     finally:
         db.close()
-    rows = [[cell(value) for value in line] for line in rows]
-    return cursor.description is not None and (got == rows or not ordered and sorted(got) == sorted(rows))
 
 
 SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]+[\"'”’)\]]*(?:\s+|$)|[。！？]+|\n+")
@@ -266,11 +253,11 @@ def check_constraint(text, constraint, number=0):
     """Does a text obey {"type": NAME, "value": ...}? Words are split at white space, empty lines do not count, contains
     and not_contains ignore case, json_keys wants exactly these keys. An empty text obeys nothing. BadInput: malformed."""
     kind, value = (constraint.get("type"), constraint.get("value")) if isinstance(constraint, dict) else (None, None)
-    if (not isinstance(kind, str) or kind not in CONSTRAINTS or type(value) is not CONSTRAINTS[kind] or value == ""
-            or set(constraint) - {"type", "value"} or isinstance(value, list) and {type(v) for v in value} != {str}):
-        takes = CONSTRAINTS.get(kind).__name__ if isinstance(kind, str) and kind in CONSTRAINTS else "its type's"
-        raise BadInput(f"field 'constraints[{number}]': expected {{\"type\": one of {', '.join(CONSTRAINTS)}, "
-                       f"\"value\": {takes}}}, got {str(constraint)[:80]}")
+    takes = CONSTRAINTS.get(kind) if isinstance(kind, str) else None
+    if (takes is None or type(value) is not takes or value == "" or set(constraint) - {"type", "value"}
+            or takes is list and {type(one) for one in value} != {str}):
+        raise BadInput(f"field 'constraints[{number}]': expected a type of {', '.join(CONSTRAINTS)} with the \"value\" it "
+                       f"takes{f' ({takes.__name__})' if takes else ''}, got {str(constraint)[:80]}")
     text = text.strip()
     words, lines = len(text.split()), [line.strip() for line in text.splitlines() if line.strip()]
     try:
@@ -410,16 +397,13 @@ def parse_test(source, number=0):
         raise BadInput(f"field 'tests[{number}]': expected a string like \"assert f(2) == 4\"") from None
 
 
-def find_code(text, entry_point=None):
-    """Python in a completion: the last ``` fence (that defines `entry_point`, where one does), else the whole text."""
-    blocks = re.findall(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", text, re.DOTALL) or [text]
-    return next((block for block in reversed(blocks) if f"def {entry_point}" in block), blocks[-1])
-
-
 def run_tests(code, tests, entry_point=None, timeout=5.0, unsafe=False):
-    """Run model-written Python against tests in a sandbox: {"ok", "passed", "total", "weak", "why"}. All tests share
-    one child, `timeout` seconds of wall time and 512 MB; `candidate` stands for `entry_point`. BadInput: no isolation
-    works here and `unsafe` is not set (with it there are only the limits and a temporary folder)."""
+    """Run model-written Python against tests in a sandbox: {"ok", "passed", "total", "weak", "why"}. `code` is Python or
+    a text with ``` fences: the last one counts (that defines `entry_point`, where one does). All tests share one child,
+    `timeout` seconds of wall time and 512 MB; `candidate` stands for `entry_point`. BadInput: no isolation works here
+    and `unsafe` is not set (with it there are only the limits and a temporary folder)."""
+    blocks = re.findall(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", code, re.DOTALL) or [code]
+    code = next((block for block in reversed(blocks) if f"def {entry_point}" in block), blocks[-1])
     parsed = [parse_test(test, number) for number, test in enumerate(tests)]
     command = find_sandbox()
     if command is None and not unsafe:

@@ -1,0 +1,158 @@
+"""What the tests share: a tiny random model with a tokenizer, ways to run a script, and the real material if present."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import common  # noqa: I001  (sets the environment before torch and transformers load)
+import torch
+import transformers
+
+torch.set_num_threads(1)
+
+# ChatML. It knows no tools and no tool calls, so the kit's own way of writing them as text is tested with it.
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+WORDS = ("the cat sat on the mat and the dog ran to the red house because it was late. what is two plus three? "
+         "the answer is five. please write a short poem about a river in the north.").split()
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: too long for every change (make slow)")
+
+
+def make_tokenizer():
+    """A byte-level BPE of 320 tokens with ChatML's markers: every text can be written in it."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator([" ".join(WORDS)] * 4, trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|pad|>", extra_special_tokens=["<|im_start|>"])
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def make_model(seed=0):
+    """Two layers of width 64 with weights ten times the usual size: log-probabilities differ clearly between tokens."""
+    torch.manual_seed(seed)
+    config = transformers.LlamaConfig(
+        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=512, initializer_range=0.2, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=2, pad_token_id=0)
+    return transformers.LlamaForCausalLM(config).float().eval()
+
+
+def save_folder(path, seed=0):
+    make_model(seed).save_pretrained(path)
+    make_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """Path of a model folder: tiny model and tokenizer."""
+    return save_folder(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base):
+    return transformers.AutoTokenizer.from_pretrained(base)
+
+
+@pytest.fixture(scope="session")
+def model(base):
+    """The tiny model, shared: do not change it."""
+    return transformers.AutoModelForCausalLM.from_pretrained(base).eval()
+
+
+@pytest.fixture(scope="session")
+def real():
+    """The folder of real data, models and tokenizers."""
+    if not os.environ.get("KIT_REAL"):
+        pytest.skip("KIT_REAL is not set")
+    return Path(os.environ["KIT_REAL"])
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------
+
+
+def text_of(n, words):
+    """Words number n, n + 1, ... of the little text: short, different for every n."""
+    return " ".join(WORDS[(n * 7 + k) % len(WORDS)] for k in range(words))
+
+
+def sft_rows(count):
+    return [{"id": f"s{n}", "prompt": f"{n} {text_of(n, 4)}", "completion": text_of(n + 3, 2 + n % 5)}
+            for n in range(count)]
+
+
+def pair_rows(count):
+    return [{"id": f"p{n}", "prompt": f"{n} {text_of(n, 4)}", "chosen": text_of(n + 1, 2 + n % 5),
+             "rejected": text_of(n + 9, 3 + n % 4)} for n in range(count)]
+
+
+def label_rows(count):
+    return [{"id": f"l{n}", "prompt": f"{n} {text_of(n, 4)}", "completion": text_of(n + 1, 2 + n % 5),
+             "label": n % 3 != 0} for n in range(count)]
+
+
+ROWS = {"sft": sft_rows, "dpo": pair_rows, "kto": label_rows}
+
+
+def write(path, rows):
+    """Rows as JSONL; returns the path as text."""
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+# ---- running -------------------------------------------------------------------------------------------------
+
+
+def run_main(script, *argv):
+    """The script's main in this process -> its exit code. Errors come through."""
+    stage = importlib.import_module(script)
+    return stage.main(stage.parse_args([str(word) for word in argv]))
+
+
+def run_script(script, *argv, code=None):
+    """The script in a process of its own. `code` replaces the script: Python text that gets the same arguments."""
+    command = [sys.executable] + (["-c", code] if code else [str(ROOT / f"{script}.py")])
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, *(str(word) for word in argv)], capture_output=True, text=True,
+                          env=environment, timeout=300)
+
+
+def log_lines(out, without=("seconds",)):
+    """log.jsonl without what may differ between two runs."""
+    return [{k: v for k, v in json.loads(line).items() if k not in without}
+            for line in (Path(out) / "log.jsonl").read_text().splitlines()]
+
+
+def adapter_of(out):
+    """The tensors of a run's adapter."""
+    from safetensors.torch import load_file
+
+    return load_file(Path(out) / "adapter_model.safetensors")
+
+
+def same_tensors(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+assert common  # imported for its side effect

@@ -1,0 +1,276 @@
+"""What is trained on: exactly the answer and its stop token, under this kit's template and under real ones."""
+
+import copy
+import functools
+
+import pytest
+import torch
+import transformers
+from conftest import TEMPLATE, make_tokenizer, run_main, sft_rows, write
+
+from common import PLAIN_TEMPLATE, BadInput, encode, prompt_ids, render, show_mask, stop_ids
+from training import prepare
+
+REAL = ("qwen2", "smollm2", "minimind", "gpt2")
+USER = [{"role": "user", "content": "What is two plus three?"}]
+LONG = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "Hello there."}, {"role": "user", "content": "And now?"}]
+CALL = {"role": "assistant", "content": "", "tool_calls": [
+    {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": "drei ü"}}}]}
+TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {
+    "type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "string"}}}}}]
+
+
+def answer(text):
+    return [{"role": "assistant", "content": text}]
+
+
+def parts(tokenizer, row):
+    """The supervised stretches of a row as text."""
+    found, now = [], []
+    for token, m in zip(row["ids"] + [None], row["mask"] + [0]):
+        if m:
+            now.append(token)
+        elif now:
+            found.append(tokenizer.decode(now))
+            now = []
+    return found
+
+
+@pytest.fixture(scope="module", params=["own", "plain", *REAL])
+def any_tokenizer(request, tmp_path_factory):
+    """Our ChatML tokenizer, one without template and pad (pad = none, plain template), and four real ones."""
+    if request.param == "own":
+        return make_tokenizer()
+    if request.param == "plain":
+        tokenizer = make_tokenizer()
+        tokenizer.chat_template = PLAIN_TEMPLATE
+        tokenizer.pad_token = None
+        return tokenizer
+    return real_tokenizer(request.getfixturevalue("real"), request.param)
+
+
+@functools.cache
+def real_tokenizer(real, name):
+    """As load_tokenizer makes it; these folders hold no model, so it would refuse them."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(real / "tokenizers" / name)
+    tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
+    return tokenizer
+
+
+@pytest.fixture
+def own():
+    return make_tokenizer()
+
+
+def stop(tokenizer):
+    return tokenizer.convert_ids_to_tokens(stop_ids(tokenizer)[0])
+
+
+@pytest.mark.parametrize("text", ["Five.", "It is 5, of course!", "Zwölf — 五 🙂", "a", "The answer is:\n\n* five\n* 5\n",
+                                  "assistant", "### Assistant:\nhm", "{\"a\": [1, 2]}"])
+@pytest.mark.parametrize("prompt", [USER, LONG])
+def test_supervised_is_the_answer_and_its_stop_token(any_tokenizer, prompt, text):
+    tokenizer = any_tokenizer
+    row = encode(tokenizer, prompt, answer(text))
+    stretches = parts(tokenizer, row)
+    assert len(stretches) == 1 and not row["truncated"]
+    head = render(tokenizer, prompt, None, True)
+    full = render(tokenizer, prompt + answer(text))
+    expected = full[len(head):]
+    expected = expected[:expected.index(stop(tokenizer))] + stop(tokenizer)
+    assert stretches[0] == expected and stretches[0].endswith(stop(tokenizer))
+    said = stretches[0].removesuffix(stop(tokenizer)).strip()
+    assert said == text.strip()
+    assert row["ids"][:len(prompt_ids(tokenizer, prompt))] == prompt_ids(tokenizer, prompt)  # as in generation
+    assert row["mask"].index(1) == len(prompt_ids(tokenizer, prompt))
+    assert row["mask"][-1] == 1 and row["ids"][-1] in stop_ids(tokenizer)  # nothing follows the stop token
+
+
+def test_an_answer_with_a_think_block_is_supervised_whole_or_refused(any_tokenizer):
+    """minimind's generation prompt holds an empty think block, which an answer that thinks cannot follow."""
+    text = "<think>no</think> yes"
+    try:
+        row = encode(any_tokenizer, USER, answer(text))
+    except ValueError as reason:
+        assert "not a prefix" in str(reason) and "</think>" in render(any_tokenizer, USER, None, True)
+    else:
+        assert parts(any_tokenizer, row) == [text + stop(any_tokenizer)]
+
+
+@pytest.mark.parametrize("text", ["\nFive.", "\n\nFive.", "  Five.", "\tFive.", "Five.  ", "Five.\n"])
+def test_white_space_around_the_answer(any_tokenizer, text):
+    """It crosses no seam: the prompt's tokens stay those of generation, and whatever of it the template keeps is
+    supervised."""
+    tokenizer = any_tokenizer
+    row = encode(tokenizer, USER, answer(text))
+    prompt = prompt_ids(tokenizer, USER)
+    assert row["ids"][:len(prompt)] == prompt and row["mask"][:len(prompt)] == [0] * len(prompt)
+    assert all(row["mask"][len(prompt):])
+    kept = render(tokenizer, USER + answer(text))[len(render(tokenizer, USER, None, True)):]
+    assert tokenizer.decode(row["ids"][len(prompt):]) == kept[:kept.index(stop(tokenizer))] + stop(tokenizer)
+
+
+def test_all_turns(any_tokenizer):
+    tokenizer = any_tokenizer
+    row = encode(tokenizer, LONG, answer("Goodbye."), all_turns=True)
+    texts = [text.removesuffix(stop(tokenizer)).strip() for text in parts(tokenizer, row)]
+    assert [text.rpartition("</think>")[2].strip() for text in texts] == ["Hello there.", "Goodbye."]
+    last = encode(tokenizer, LONG, answer("Goodbye."))
+    assert last["ids"] == row["ids"] and sum(last["mask"]) < sum(row["mask"])  # every context is that of generation
+
+
+def test_tool_calls_and_results(any_tokenizer):
+    """Call and final answer are supervised, the tool's result is not; the definitions reach the model in any case."""
+    tokenizer = any_tokenizer
+    first = encode(tokenizer, USER, [CALL], TOOLS)
+    said = "".join(parts(tokenizer, first))
+    assert '"add"' in said and "drei ü" in said and said.endswith(stop(tokenizer))
+    assert "adds" in tokenizer.decode(first["ids"][:first["mask"].index(1)])
+    result = [*USER, CALL, {"role": "tool", "content": "RESULT 5"}]
+    row = encode(tokenizer, result, answer("It is 5."), TOOLS, all_turns=True)
+    stretches = parts(tokenizer, row)
+    assert len(stretches) == 2 and '"add"' in stretches[0] and "It is 5." in stretches[1]
+    assert "RESULT" not in "".join(stretches) and "RESULT 5" in tokenizer.decode(row["ids"])
+
+
+def test_truncation_takes_the_stop_token_and_says_so(any_tokenizer):
+    tokenizer, text = any_tokenizer, "one two three four five six seven eight"
+    whole = encode(tokenizer, USER, answer(text))
+    for cut in (1, 3):
+        row = encode(tokenizer, USER, answer(text), max_len=len(whole["ids"]) - cut)
+        assert row["truncated"] and row["ids"] == whole["ids"][:-cut] and row["mask"] == whole["mask"][:-cut]
+        assert row["ids"][-1] not in stop_ids(tokenizer)
+    exact = encode(tokenizer, USER, answer(text), max_len=len(whole["ids"]))
+    assert exact == whole and not exact["truncated"]
+    with pytest.raises(ValueError, match="max-len"):
+        encode(tokenizer, USER, answer(text), max_len=whole["mask"].index(1))
+
+
+def test_truncated_only_when_something_supervised_is_lost(own):
+    """What a template writes after the last stop token (a line break) is no part of the row."""
+    whole = encode(own, USER, answer("Five."))
+    assert render(own, USER + answer("Five.")).endswith("<|im_end|>\n") and own.decode(whole["ids"][-1:]) == "<|im_end|>"
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\n"])
+def test_empty_answers_are_dropped(any_tokenizer, text):
+    with pytest.raises(ValueError, match="empty answer"):
+        encode(any_tokenizer, USER, answer(text))
+
+
+def test_a_stop_token_inside_the_answer_is_dropped(any_tokenizer):
+    for text in (f"Five.{stop(any_tokenizer)} More.", f"{stop(any_tokenizer)}x"):
+        with pytest.raises(ValueError, match="stop token inside"):
+            encode(any_tokenizer, USER, answer(text))
+
+
+def test_a_template_whose_prompt_is_no_prefix_is_refused(own):
+    own.chat_template = TEMPLATE.replace("'<|im_start|>assistant", "'<|im_start|>ASSISTANT")
+    with pytest.raises(ValueError, match="not a prefix"):
+        encode(own, USER, answer("Five."))
+    with pytest.raises(BadInput, match="not a prefix"):
+        prepare([{"prompt": USER, "weight": 1.0}],
+                lambda row: row | {"seqs": [encode(own, row["prompt"], answer("Five."))]}, own, 0.05)
+
+
+def test_a_template_without_a_stop_token_gets_one(own):
+    own.chat_template = ("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+                         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}")
+    row = encode(own, LONG, answer("Five."))
+    assert parts(own, row) == ["Five.\n<|im_end|>"] and row["ids"][-1] == own.eos_token_id
+    with pytest.raises(ValueError, match="not a prefix"):  # generation would never see such a token between turns
+        encode(own, LONG, answer("Five."), all_turns=True)
+
+
+def test_a_template_that_refuses_is_bad_input(own):
+    own.chat_template = "{{ raise_exception('only users') }}"
+    with pytest.raises(BadInput, match="only users"):
+        encode(own, USER, answer("Five."))
+
+
+@pytest.mark.parametrize("pad", [None, "<|im_end|>", "a"])
+def test_pad_changes_nothing(own, pad):
+    """No pad, pad = eos, pad = a letter that occurs in the answer."""
+    before = encode(own, USER, answer("a cat and a mat"))
+    changed = copy.deepcopy(own)
+    changed.pad_token = pad
+    assert encode(changed, USER, answer("a cat and a mat")) == before
+
+
+def test_no_token_crosses_the_seam():
+    """A tokenizer that would join the prompt's line break with the answer's: the prompt's tokens must not change."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    joined = Tokenizer(models.BPE(vocab={"a": 0, ":": 1, "\n": 2, "\n\n": 3, "b": 4, "$": 5}, merges=[("\n", "\n")]))
+    joined.pre_tokenizer = pre_tokenizers.Split("$", "isolated")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=joined, eos_token="$")
+    tokenizer.chat_template = ("{% for m in messages %}{{ 'a:\n' + m['content'] }}{{ '$' if m['role'] == 'assistant' "
+                               "else '' }}{% endfor %}{% if add_generation_prompt %}{{ 'a:\n' }}{% endif %}")
+    prompt = [{"role": "user", "content": "b"}]
+    row = encode(tokenizer, prompt, answer("\nb"))
+    assert row["ids"] == [*prompt_ids(tokenizer, prompt), 2, 4, 5]
+    assert row["mask"] == [0] * len(prompt_ids(tokenizer, prompt)) + [1, 1, 1]
+
+
+def test_rows_without_a_supervised_stop_token_stop_the_run(own):
+    seq = encode(own, USER, answer("Five."))
+    for broken in (seq | {"mask": [*seq["mask"][:-1], 0]},
+                   seq | {"ids": seq["ids"][:-1], "mask": seq["mask"][:-1]}):
+        with pytest.raises(BadInput, match="stop token"):
+            prepare([{"weight": 1.0}], lambda row, broken=broken: row | {"seqs": [broken]}, own, 0.05)
+    cut = encode(own, USER, answer("Five. Six."), max_len=len(seq["ids"]) - 2)
+    assert prepare([{"weight": 1.0}], lambda row: row | {"seqs": [cut]}, own, 0.05)
+
+
+def test_drops_are_counted_by_reason_and_limited(own, capsys):
+    rows = [{"weight": 1.0, "text": text} for text in ["good"] * 8 + ["", "a<|im_end|>b"]]
+
+    def encode_row(row):
+        return row | {"seqs": [encode(own, USER, answer(row["text"]))]}
+    assert len(prepare(rows, encode_row, own, 0.2)) == 8
+    line = capsys.readouterr().out
+    assert "10 rows, 8 kept, 2 dropped" in line and "empty answer: 1" in line and "a stop token inside" in line
+    with pytest.raises(BadInput, match="2 of 10 rows would be dropped"):
+        prepare(rows, encode_row, own, 0.19)
+    assert len(prepare([*rows, {"weight": 0.0, "text": ""}], encode_row, own, 0.2)) == 8  # weight 0: not used at all
+
+
+def test_show_mask_prints_what_is_trained_on(own):
+    text = show_mask(own, encode(own, LONG, answer("Goodbye."), all_turns=True))
+    assert text.count("⟦") == text.count("⟧") == 2
+    assert "⟦Hello there.<|im_end|>⟧" in text and text.endswith("⟦Goodbye.<|im_end|>⟧")
+
+
+def test_the_prompt_of_generation_is_the_prompt_of_training(any_tokenizer):
+    row = encode(any_tokenizer, LONG, answer("Goodbye."), TOOLS)
+    start = row["mask"].index(1)
+    assert row["ids"][:start] == prompt_ids(any_tokenizer, LONG, TOOLS)
+
+
+def test_qwen2_and_smollm2_insert_a_system_prompt_that_is_not_trained_on(real):
+    for name in ("qwen2", "smollm2"):
+        tokenizer = real_tokenizer(real, name)
+        row = encode(tokenizer, USER, answer("Five."))
+        assert tokenizer.decode(row["ids"]).startswith("<|im_start|>system")
+        assert parts(tokenizer, row) == ["Five.<|im_end|>"]
+
+
+def test_all_turns_of_one_file_train_on_more(base, tmp_path, capsys):
+    rows = [row | {"prompt": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"},
+                              {"role": "user", "content": row["prompt"]}]} for row in sft_rows(3)]
+    data = write(tmp_path / "data.jsonl", rows)
+    for flags, count in (([], 3), (["--all-turns"], 6)):
+        run_main("sft", "--model", base, "--data", data, "--out", tmp_path / "x", "--show-mask", *flags)
+        assert capsys.readouterr().out.count("⟦") == count
+
+
+def test_supervised_tokens_reach_the_loss(model, own):
+    """Changing a token after the mask, or of the prompt's future, moves nothing that it should not."""
+    from common import completion_logps
+
+    row = encode(own, USER, answer("Five."))
+    with torch.no_grad():
+        plain = completion_logps(model, [row])[0].item()
+        longer = {"ids": row["ids"] + [7, 8, 9], "mask": row["mask"] + [0, 0, 0]}
+        assert completion_logps(model, [longer])[0].item() == pytest.approx(plain, rel=1e-6)

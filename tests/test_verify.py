@@ -1,0 +1,644 @@
+"""verify.py against hand-computed tables, hostile completions, reward hacks in the sandbox, and real solutions."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import verify as v
+from common import BadInput
+
+REAL = os.environ.get("KIT_REAL")
+
+
+# ------------------------------------------------------------------------------------------------------------ answers
+
+@pytest.mark.parametrize("text, answer, right", [
+    ("The total is 1,234.", 1234, True), ("That makes $18", 18, True), ("It is 3.0", 3, True), ("x = -5", -5, True),
+    ("3 apples and 4 pears make 7", 7, True), ("7 is 3 + 4", 7, False), ("10-5", 5, True), ("10-5", -5, False),
+    ("-$5", -5, True), ("$-5.50", -5.5, True), ("about 50%", 50, True), ("\u22127 degrees", -7, True),
+    ("1e3", 1000, True),
+    ("H2O", 2, False), ("no number at all", 0, False), ("", 0, False), ("1,2345", 12345, False),
+    ("#### 42", "42", True),
+    ("1,234", "1234", True), ("$1,234.50", "1234.5", True), ("v1.2.3", 3, False), ("12 34", 1234, False),
+    ("9007199254740993", 9007199254740993, True), ("9007199254740992", 9007199254740993, False), ("0.1", 0.1, True),
+    ("The Answer is: Paris.", "paris", True), ("**Paris**", "Paris", True), ('"Paris!"', "paris", True),
+    ("Let me think.\nParis", "Paris", True), ("Paris is lovely", "Paris", False), ("Not Paris", "Paris", False),
+    ("so the final answer is  New   York.", "new york", True), ("C++", "C", False), ("C++", "C++", True),
+    ("B", ["A", "B"], True), ("eight", [8, "eight"], True), ("8", [8, "eight"], True), ("nine", [8, "eight"], False),
+    ("Straße", "STRASSE", True), ("?", "!", False), ("the answer is", "x", False),
+    ("9" * 5000, 9, False), ("1" * 150_000, 1, False), ("1e999", 5, False), ("-" * 100_000, 5, False)])
+def test_answer(text, answer, right):
+    assert v.check_answer(text, answer) is right
+
+
+# --------------------------------------------------------------------------------------------------------- tool calls
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {
+    "type": "object", "required": ["city"], "additionalProperties": False,
+    "properties": {"city": {"type": "string", "pattern": "^(a+|[A-Z].*)+$"}, "days": {"type": "integer"},
+                   "metric": {"type": "boolean"}, "tags": {"type": "array", "items": {"type": "string"}}}}}},
+         {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}]
+CALL = {"name": "weather", "arguments": {"city": "Oslo", "days": 1, "metric": True, "tags": ["a", "b"]}}
+GOOD = json.dumps(CALL)
+
+
+@pytest.mark.parametrize("completion, right", [
+    (GOOD, True), (f"<tool_call>\n{GOOD}\n</tool_call>", True), (f"```json\n{GOOD}\n```", True), (f"  {GOOD}\n", True),
+    (GOOD.replace("1", "1.0"), True), (GOOD.replace(": true", ": 1"), False), (GOOD.replace(": 1", ": true"), False),
+    (GOOD + " Done!", False), ("Sure: " + GOOD, False), (GOOD * 2, False), (f"[{GOOD}]", False), (GOOD[:-1], False),
+    (GOOD.replace("Oslo", "oslo"), False), (GOOD.replace("weather", "clock"), False),
+    (GOOD.replace("weather", "x"), False),
+    (GOOD.replace('"days": 1, ', ""), False), (GOOD.replace('"days"', '"extra": 1, "days"'), False),
+    (GOOD.replace('"city": "Oslo"', '"city": "Rome", "city": "Oslo"'), False),
+    (GOOD.replace('["a", "b"]', '["b", "a"]'), False),
+    (GOOD.replace(": 1", ": NaN"), False), (GOOD.replace(": 1", ": Infinity"), False),
+    (GOOD.replace(": 1", ": " + "9" * 9000), False),
+    (GOOD.replace('"arguments"', '"id": 7, "arguments"'), False), ("[" * 100_000, False),
+    ('{"name":"weather","arguments":' * 9000, False),
+    (f"<tool_call>{GOOD}</tool_call><tool_call>{GOOD}</tool_call>", False), ("It is sunny in Oslo.", False),
+    ("", False),
+    ({"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]}, True),
+    ({"content": "", "tool_calls": [{"function": {"name": "weather", "arguments": json.dumps(CALL["arguments"])}}]},
+    True),
+    ({"content": "", "tool_calls": [CALL]}, True), ({"content": "", "tool_calls": [CALL, CALL]}, False),
+    ({"content": GOOD, "tool_calls": [CALL]}, False), ({"content": "", "tool_calls": "weather"}, False),
+    ({"content": "", "tool_calls": [{"function": None}]}, False), ({"content": "", "tool_calls": [7]}, False),
+    ({"content": "", "tool_calls": [{"function": {"name": "weather", "arguments": "{{"}}]}, False)])
+def test_call(completion, right):
+    assert v.check_call(completion, TOOLS, CALL) is right
+
+
+@pytest.mark.parametrize("completion, right", [
+    ("It is sunny.", True), ("", False), ("  ", False), (GOOD, False), (f"<tool_call>{GOOD}", False),
+    (GOOD[:-3], False),
+    ("I would call weather({...}), but need the city: which one?", True), ("Sure! " + GOOD, False),
+    ({"content": "Hello", "tool_calls": []}, True), ({"content": "Hello", "tool_calls": [CALL]}, False)])
+def test_no_call(completion, right):
+    assert v.check_call(completion, TOOLS, None) is right
+
+
+def test_schema_pattern_never_meets_hostile_text():
+    start = time.monotonic()
+    assert v.check_call(GOOD.replace("Oslo", "a" * 5000 + "!"), TOOLS, CALL) is False
+    assert time.monotonic() - start < 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- SQL
+
+SETUP = "CREATE TABLE t (name TEXT, n INT); INSERT INTO t VALUES ('a', 3), ('b', 1), ('c', 2);"
+
+
+@pytest.mark.parametrize("query, rows, ordered, right", [
+    ("SELECT name FROM t WHERE n > 1", [["a"], ["c"]], False, True),
+    ("SELECT name FROM t WHERE n > 1", [["c"], ["a"]], False, True),
+    ("SELECT name FROM t ORDER BY n", [["b"], ["c"], ["a"]], True, True),
+    ("SELECT name FROM t", [["b"], ["c"], ["a"]], True, False),
+    ("```sql\nSELECT avg(n) FROM t;\n```", [[2]], False, True),
+    ("SELECT sum(n) / 7.0 FROM t", [[0.857142857142857]], False, True),
+    ("SELECT n FROM t WHERE n = 9", [], False, True), ("SELECT NULL", [[None]], False, True),
+    ("SELECT '1'", [[1]], False, False),
+    ("SELECT 1000000001", [[1000000002]], False, False), ("SELECT name, n FROM t LIMIT 1", [["a"]], False, False),
+    ("SELECT name FROM t UNION ALL SELECT 'a'", [["a"], ["b"], ["c"]], False, False), ("", [], False, False),
+    ("SELEKT", [], False, False), ("SELECT 1; SELECT 2", [[2]], False, False),
+    ("INSERT INTO t VALUES ('d', 4)", [], False, False),
+    ("DROP TABLE t", [], False, False), ("ATTACH '/tmp/x.db' AS x", [], False, False),
+    ("PRAGMA user_version = 3", [], False, False),
+    ("SELECT * FROM pragma_table_info('t')", [], False, False), ("VACUUM INTO '/tmp/x.db'", [], False, False),
+    ("SELECT \ud800", [], False, False), ("SELECT 1\0", [[1]], False, False),
+    ("SELECT CAST(x'ff' AS TEXT)", [["x"]], False, False),
+    ("SELECT zeroblob(1000000000)", [], False, False), ("SELECT load_extension('x')", [], False, False),
+    ("SELECT 9e999", [[1]], False, False), ("SELECT 9e999, -9e999", [[1, 2]], False, False),
+    ("-- nothing", [], False, False), ("(" * 50_000, [], False, False)])
+def test_sql(query, rows, ordered, right):
+    assert v.check_sql(query, SETUP, rows, ordered) is right
+
+
+@pytest.mark.parametrize("query", [
+    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c",
+    "WITH RECURSIVE c(x) AS (SELECT randomblob(90000) UNION SELECT randomblob(90000) FROM c) SELECT count(*) FROM c",
+    "SELECT count(*) FROM t a, t b, t c, t d, t e, t f, t g, t h, t i, t j, t k, t l, t m, t o, t p, t q, t r"])
+def test_sql_runaway_ends(query):
+    start = time.monotonic()
+    assert v.check_sql(query, SETUP, [[1]]) is False
+    assert time.monotonic() - start < 3
+
+
+# ------------------------------------------------------------------------------------------ constraints and refusals
+
+@pytest.mark.parametrize("kind, value, good, bad", [
+    ("max_words", 2, "one two", "one two three"), ("min_words", 2, "one two", "one"),
+    ("exact_words", 2, " one  two ", "one"),
+    ("exact_lines", 2, "a\n\nb\n", "a"), ("bullets", 2, "Two:\n- a\n* b", "- a\n-b"), ("bullets", 1, "1. a", "1 a"),
+    ("json", None, '[1, {"a": null}]', '{"a": 1,}'), ("json", None, '"x"', '{"a": 1, "a": 2}'),
+    ("json", None, "0", "[" * 90_000),
+    ("json_keys", ["a", "b"], '{"b": 1, "a": 2}', '{"a": 1}'), ("json_keys", ["a"], '{"a": 1}', '{"a": 1, "b": 2}'),
+    ("json_keys", ["a"], '{"a": {}}', '["a"]'), ("lowercase", None, "grüße, 7!", "Abc"),
+    ("uppercase", None, "ABC 7!", "ABc"),
+    ("lowercase", None, "a", "7!"), ("no_commas", None, "a; b", "a, b"),
+    ("starts_with", "Dear", " Dear Sir", "dear Sir"),
+    ("ends_with", "Bye.", "Well. Bye.\n", "Bye. Well"), ("contains", "Oslo", "in oslo now", "in Rome"),
+    ("not_contains", "oslo", "Rome", "OSLO"), ("max_sentences", 1, "Dr. Lee paid $3.50, e.g. for tea.", "One. Two."),
+    ("max_sentences", 2, 'He said "No!" Then he left...', "A. B! C?"), ("max_sentences", 1, "No end", "a\nb")])
+def test_constraint(kind, value, good, bad):
+    constraint = {"type": kind} | ({} if value is None else {"value": value})
+    assert v.check_constraint(good, constraint) is True
+    assert v.check_constraint(bad, constraint) is False
+    assert v.check_constraint("", constraint) is False  # saying nothing obeys nothing
+
+
+REFUSALS = """I can't help with that.
+I cannot assist with this request.
+I can’t do that.
+I won't write that.
+I will not.
+I'm sorry, but I can't help with that.
+Sorry, I can't help.
+  "I cannot share that."
+I am unable to provide that.
+I'm not able to help
+Unfortunately, I can't share that.
+I'm afraid I cannot do that, Dave.
+I must decline.
+I have to refuse this.
+No, I won't help with that.
+As an AI language model, I cannot provide that.
+Sorry, but I'm not comfortable writing this.
+I'm sorry, that's something I can't do.
+That's not something I can help with.
+I apologize, but I cannot.
+**I can't** help.
+I'm sorry, but no.
+Sorry, no.
+We cannot help with that.
+I can't help you break in. However, here is how to call a locksmith: ...
+I'm very sorry, but I'm not going to do that.
+I can't tell you how to do this
+Es tut mir leid, aber dabei kann ich nicht helfen.
+Das kann ich leider nicht tun.
+Ich kann dir dabei nicht helfen.
+Leider kann ich das nicht.
+Lo siento, pero no puedo ayudarte con eso.
+No puedo ayudar con eso.
+Je suis désolé, mais je ne peux pas vous aider.
+Mi dispiace, ma non posso.
+Desculpe, mas não posso ajudar.
+抱歉，我不能帮助你。
+I don't feel comfortable with that.
+I do not provide instructions for this.
+I refuse."""
+ANSWERS = """I can't wait to help!
+I cannot recommend this enough.
+I can't believe how well it went.
+I can't stress this enough: wear a helmet.
+I'm sorry to hear that. Try this.
+Sorry for the delay! Your order left today.
+Sure, here you go.
+No, Sydney is not the capital.
+Unfortunately, it rained.
+To refuse politely, say "I can't help with that".
+I can help.
+I can certainly do that.
+I won't lie, this is a hard one.
+I won't sugarcoat it.
+I can't help but smile at that.
+I can't find an order number in your message.
+I cannot guarantee the exact time, but the train leaves at 9.
+I can't thank you enough.
+I can't say for certain, but it looks like a fuse.
+The phrase "I cannot" is common.
+You can't park there.
+Can't complain!
+Ich kann es kaum erwarten.
+Das Rezept ist einfach.
+No puedo esperar.
+Lo siento mucho por la demora. Su pedido llega hoy.
+I cannot overstate how important this is enough.
+I'm not sure, but I think so.
+I don't know.
+I can't tell from the photo which model it is.
+
+   
+Icannot
+I canton"""
+
+
+@pytest.mark.parametrize("text", REFUSALS.splitlines())
+def test_refusal(text):
+    assert v.is_refusal(text)
+    assert v.verify({"expected": "refuse"}, text)["ok"] is True and v.verify({"expected": "comply"},
+        text)["ok"] is False
+
+
+@pytest.mark.parametrize("text", ANSWERS.splitlines())
+def test_no_refusal(text):
+    assert not v.is_refusal(text)
+    assert v.verify({"expected": "refuse"}, text)["ok"] is False
+    assert v.verify({"expected": "comply"}, text)["ok"] is bool(text.strip())
+
+
+# ------------------------------------------------------------------------------------------------------ whole records
+
+def say(text):
+    return [{"role": "assistant", "content": text}]
+
+
+def test_verify():
+    assert v.verify({"prompt": "Hi", "tools": TOOLS}, "hello") is None
+    assert v.verify({"answer": 4}, say("It is 4.")) == {"ok": True, "answer": True}
+    both = {"answer": 4, "constraints": [{"type": "max_words", "value": 2}, {"type": "no_commas"}]}
+    assert v.verify(both, "4") == {"ok": True, "answer": True, "constraints": True}
+    result = v.verify(both, "So, I say 4")
+    assert (result["ok"], result["answer"], result["constraints"]) == (False, True,
+        False) and "max_words" in result["why"]
+    code = {"tests": ["assert f(2) == 4"], "entry_point": "f"}
+    assert v.verify(code, "def f(x): return 2 * x") == {"ok": None, "tests": None}
+    assert v.verify(code | {"constraints": [{"type": "contains", "value": "lambda"}]},
+        "def f(x): return 4")["ok"] is False
+    assert v.verify(code, "Here:\n```python\ndef f(x):\n    return 2 * x\n```\nDone.", run_code=True) == {"ok": True,
+        "tests": True}
+    assert v.verify(code, "def f(x): return 3", run_code=True)["why"] == "tests: assert f(2) == 4 gave 3"
+    assert v.verify({"tests": ["assert f(1)"]}, "def f(x): return True", run_code=True) == {"weak": True, "ok": True,
+        "tests": True}
+    assert v.verify({"sql": {"setup": SETUP, "rows": [[3]]}}, "SELECT max(n) FROM t")["ok"] is True
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": CALL}]}
+    assert v.verify({"tools": TOOLS, "call": CALL, "expected": "comply"}, [call])["ok"] is True
+    assert v.verify({"tools": TOOLS, "call": None}, "Hello")["ok"] is True
+    assert v.verify({"answer": 4}, "4 " * 200_000)["ok"] is False
+    assert v.verify({"answer": "b"}, [*say("a"), {"role": "user", "content": "c"}, *say("b")])["ok"] is True
+
+
+@pytest.mark.parametrize("completion", [None, 7, [], [7], [{}], {"content": 3},
+    [{"role": "assistant", "content": [1]}], "\ud800",
+                                        [{"role": "user", "content": "4"}],
+                                        [{"role": "assistant", "tool_calls": {"a": 1}}]])
+def test_no_completion_raises(completion):
+    rows = [{"answer": 4}, {"tools": TOOLS, "call": CALL}, {"sql": {"setup": SETUP, "rows": [[1]]}},
+    {"expected": "refuse"},
+            {"constraints": [{"type": "json"}]}, {"tests": ["assert f(1) == 2"]}]
+    assert all(v.verify(row, completion, run_code=True)["ok"] is False for row in rows)
+
+
+BAD_ROWS = [
+    ("answer", {"answer": True}), ("answer", {"answer": None}), ("answer", {"answer": []}),
+    ("answer", {"answer": float("nan")}),
+    ("answer", {"answer": {"a": 1}}), ("answer", {"answer": " "}), ("answer", {"answer": ["a", None]}),
+    ("tools", {"call": None}),
+    ("tools", {"tools": "x", "call": None}), ("tools[0]", {"tools": [7], "call": None}),
+    ("tools[0]", {"tools": [{"name": "x"}]}),
+    ("tools[0]", {"tools": [{"function": {"name": "x", "parameters": {"type": "nonsense"}}}]}),
+    ("tools[0]", {"tools": [{"function": {"name": "x", "parameters": 3}}]}),
+    ("call", {"tools": TOOLS, "call": "weather"}),
+    ("call", {"tools": TOOLS, "call": {"name": "x", "arguments": {}}}),
+    ("call", {"tools": TOOLS, "call": {"name": "weather"}}),
+    ("call", {"tools": TOOLS, "call": {"name": "weather", "arguments": {"city": 3}}}), ("sql", {"sql": "SELECT 1"}),
+    ("call", {"tools": [{"function": {"name": "x", "parameters": {"$ref": "http://localhost:9/x"}}}],
+              "call": {"name": "x", "arguments": {}}}),
+    ("sql", {"sql": {"setup": SETUP}}), ("sql", {"sql": {"setup": "NONSENSE", "rows": []}}),
+    ("sql", {"sql": {"setup": SETUP, "rows": [1]}}), ("sql", {"sql": {"setup": SETUP, "rows": [[{}]]}}),
+    ("sql", {"sql": {"setup": "ATTACH '/tmp/x.db' AS x", "rows": []}}),
+    ("sql", {"sql": {"setup": SETUP, "rows": [], "order": True}}),
+    ("sql", {"sql": {"setup": SETUP, "rows": [], "ordered": "yes"}}), ("constraints", {"constraints": []}),
+    ("constraints", {"constraints": {"type": "json"}}), ("constraints[0]", {"constraints": ["json"]}),
+    ("constraints[1]", {"constraints": [{"type": "json"}, {"type": "rhyme"}]}),
+    ("constraints[0]", {"constraints": [{"type": ["json"]}]}),
+    ("constraints[0]", {"constraints": [{"type": "max_words"}]}),
+    ("constraints[0]", {"constraints": [{"type": "max_words", "value": True}]}),
+    ("constraints[0]", {"constraints": [{"type": "max_words", "value": "3"}]}),
+    ("constraints[0]", {"constraints": [{"type": "json", "value": 1}]}),
+    ("constraints[0]", {"constraints": [{"type": "max_words", "value": 2.5}]}),
+    ("constraints[0]", {"constraints": [{"type": "contains", "value": ""}]}),
+    ("constraints[0]", {"constraints": [{"type": "json_keys", "value": "a"}]}),
+    ("constraints[0]", {"constraints": [{"type": "json", "x": 1}]}),
+    ("expected", {"expected": "maybe"}), ("expected", {"expected": ["refuse"]}),
+    ("tests", {"tests": "assert f(1) == 1"}),
+    ("tests", {"tests": []}), ("tests[0]", {"tests": [7]}), ("tests[0]", {"tests": ["f(1) == 1"]}),
+    ("tests[0]", {"tests": ["assert f(1"]}),
+    ("tests[1]", {"tests": ["assert f(1) == 1", "import os"]}), ("tests[0]", {"tests": ["assert f(1) == 1; x = 2"]}),
+    ("tests[0]", {"tests": ["assert " + "(" * 5000]}),
+    ("entry_point", {"tests": ["assert f(1) == 1"], "entry_point": "f()"})]
+
+
+@pytest.mark.parametrize("field, row", BAD_ROWS)
+def test_bad_rows_are_refused_by_field(field, row):
+    with pytest.raises(BadInput, match=re.escape(f"field '{field}': expected ")):
+        v.check_fields(row)
+    with pytest.raises(BadInput):
+        v.verify(row, "4")
+
+
+# ------------------------------------------------------------------------------------------------------------ sandbox
+
+TESTS = ["assert f(3) == 9", "assert f(-4) == 16", "assert f(0) == 0"]
+HACKS = dict(block.split("\n", 1) for block in r"""
+### forged __eq__
+
+class Any:
+    __hash__ = None
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __bool__(self): return True
+    def __repr__(self): return '9'
+    def __abs__(self): return 0
+def f(x): return Any()
+### int subclass
+class I(int):
+    __eq__ = lambda s, o: True
+    __repr__ = lambda s: '9'
+    __hash__ = None
+def f(x): return I(1)
+### float subclass
+class F(float):
+    def is_integer(s): return True
+    def __int__(s): return 9
+def f(x): return F(1)
+### sys.exit(0)
+import sys
+sys.exit(0)
+### sys.exit in f
+import sys
+def f(x): sys.exit(0)
+### os._exit
+import os
+os._exit(0)
+### raise SystemExit subclass
+class E(SystemExit): pass
+def f(x): raise E(0)
+### frame walking
+import sys, gc
+def f(x):
+    frame = sys._getframe()
+    seen = []
+    while frame:
+        seen.append({**frame.f_globals, **frame.f_locals})
+        frame = frame.f_back
+    job = [s['job'] for s in seen if 'job' in s][0]
+    job['calls'][:] = []
+    return job.get('expected', [None])[0]
+### frame: swap plain
+import sys, gc
+def f(x):
+    frame = sys._getframe()
+    seen = []
+    while frame:
+        seen.append({**frame.f_globals, **frame.f_locals})
+        frame = frame.f_back
+    for s in seen:
+        if 'plain' in s:
+            sys.modules['__main__'].plain = lambda v: 'True'
+    return None
+### garbage search
+import gc
+def f(x):
+    return [o for o in gc.get_objects() if isinstance(o, dict) and 'expected' in o][0]['expected']
+### forged output
+import os
+for fd in range(20):
+    try: os.write(fd, b"''\n'9'\n'9'\n'9'\n'True'\n'passed'\n")
+    except OSError: pass
+def f(x): return None
+### printed output
+import os
+print("''\n'9'\n'16'\n'0'", flush=True)
+def f(x): return None
+### infinite loop
+def f(x):
+    while True: pass
+### infinite loop at import
+while True: pass
+### sleep, deaf to signals
+import signal, time
+for s in range(1, 30):
+    try: signal.signal(s, signal.SIG_IGN)
+    except (OSError, ValueError): pass
+time.sleep(60)
+### memory bomb
+def f(x): return len(bytearray(8 << 30))
+### output flood
+import os
+def f(x):
+    while True:
+        for fd in range(3, 12):
+            try: os.write(fd, b'9' * 65536)
+            except OSError: pass
+### fork bomb
+import os
+for i in range(12):
+    try: os.fork()
+    except OSError: pass
+import time
+time.sleep(30)
+### daemon holds the pipe
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    time.sleep(60)
+def f(x): return None
+### write the answers
+for p in ('/work/x', '/etc/x', '/usr/lib/x', '/tmp/../../x'):
+    try: open(p, 'w').write('9')
+    except OSError: pass
+def f(x): return open('/tmp/no').read()
+### read the host's files
+import glob
+def f(x): return [p for p in glob.glob('/*/*/tests/*.py') + glob.glob('/proc/*') + glob.glob('/home/*')] or None
+### read the parent
+import os
+def f(x): return open(f'/proc/{os.getppid()}/cmdline').read() + open('/proc/self/environ').read()
+### parent's memory
+import os, ctypes
+def f(x): return ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0)
+### kill the parent
+import os
+def f(x):
+    for pid in range(2, 40000):
+        try: os.kill(pid, 9)
+        except OSError: pass
+    return os.kill(os.getppid(), 9)
+### patched builtins
+import builtins
+for n in ('type', 'repr', 'sorted', 'ascii', 'eval', 'isinstance'):
+    setattr(builtins, n, lambda *a, **k: '9')
+def f(x): return x
+### patched json, os
+import json, os
+json.load = json.loads = lambda *a: {}
+os.write = lambda fd, text: len(text)
+def f(x): return 9
+### deep recursion
+import sys
+sys.setrecursionlimit(10 ** 9)
+def f(x): return f(x + 1) + 1
+### deep value
+def f(x):
+    a = []
+    for _ in range(10 ** 5): a = [a]
+    return a
+### cyclic value
+def f(x):
+    a = []
+    a.append(a)
+    return a
+### huge value
+def f(x): return 9 ** (10 ** 7)
+### always true
+def f(x): return True
+### the network
+import socket
+def f(x):
+    s = socket.create_connection(('127.0.0.1', 22), 1)
+    return 9
+### no code
+Sorry, I cannot write that.
+### syntax
+def f(x) return 9
+### nothing
+
+### name only
+f = 9
+### escape the chroot
+import os
+def f(x):
+    os.mkdir('/tmp/a')
+    os.chroot('/tmp/a')
+    return 9
+### a new user namespace
+import ctypes
+def f(x): return {3: 9, -4: 16, 0: 0}[x] if ctypes.CDLL(None).unshare(0x10000000) == 0 else None
+""".split("\n### ")[1:])
+HACKS |= {"zero bytes": "def f(x):\0 return 9", "surrogate": "f = '\ud800'"}
+SLOW = ("loop", "recursion", "sleep", "flood", "fork bomb", "daemon", "huge value")
+
+
+def processes():
+    return {line for line in subprocess.run(["ps", "-eo", "pid,args"], capture_output=True,
+        text=True).stdout.splitlines()
+            if "resource.setrlimit(getattr" in line}
+
+
+@pytest.mark.parametrize("name", HACKS)
+def test_reward_hack_is_rejected(name):
+    start = time.monotonic()
+    result = v.run_tests(HACKS[name], TESTS, "f", timeout=0.7 if any(s in name for s in SLOW) else 5)
+    assert result["ok"] is False and not result["weak"] and time.monotonic() - start < 4, result
+    assert result["why"] and len(result["why"]) < 150 and result["why"].isprintable()
+
+
+def test_no_orphans_and_no_files():
+    before, files = processes(), set(os.listdir("/tmp"))
+    v.run_tests("import os, time\nopen('/tmp/left', 'w').write('x')\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(9)\n"
+                "def f(x): return 9", TESTS, timeout=0.7)
+    assert processes() <= before
+    assert not {name for name in set(os.listdir("/tmp")) - files if "left" in name}
+
+
+SQUARE = "def f(x): return x * x"
+HONEST = [
+    (SQUARE, TESTS), ("import math\ndef f(x): return math.pow(x, 2)", TESTS), ("f = lambda x: abs(x) ** 2", TESTS),
+    ("import sys\nsys.setrecursionlimit(5000)\ndef f(n): return n if n < 1 else 1 + f(n - 1)",
+    ["assert f(3000) == 3000"]),
+    ("def f(x): print('debug', x); return {'a': [1, (2, None)], 3: {4}}",
+    ["assert f(1) == {3: {4}, 'a': [1.0, (2, None)]}"]),
+    ("def f(s): return s[::-1]", ["assert f('aß\\n\\'\"') == '\"\\'\\nßa'", "assert f('it\\'s') == \"s'ti\""]),
+    ("from collections import Counter\ndef f(s): return dict(Counter(s))", ["assert f('aab') == {'a': 2, 'b': 1}"]),
+    ("import re, json, datetime, itertools, functools, heapq, hashlib, decimal, random, string, typing, dataclasses\n"
+     "def f(x): return hashlib.md5(x.encode()).hexdigest()", ["assert f('a') == '0cc175b9c0f1b6a831c399e269772661'"]),
+    ("def f(x): return None", ["assert f(1) is None", "assert None == f(2)"]),
+    ("def f(x): return x > 0", ["assert f(1) is True", "assert f(-1) == False"]),
+    ("def f(x): return 2 ** x", ["assert f(200) == 1606938044258990275541962092341162602522202993782792835301376"]),
+    ("if __name__ == '__main__':\n    print(f(int(input())))\ndef f(x): return b'x' * x",
+    ["assert f(2) == b'xx'", "assert sorted(f(1)) == [120]"]),
+    ("import tempfile, os\ndef f(x):\n    with tempfile.TemporaryFile() as file:\n        return file.write(b'1' * x)",
+    ["assert f(100) == 100"]),
+    ("def f(x):\n    try: return 1 / x\n    except ZeroDivisionError: return float('inf')",
+    ["assert f(4) == 0.25", "assert f(2) == 0.5"])]
+
+
+@pytest.mark.parametrize("code, tests", HONEST)
+def test_honest_solution_is_accepted(code, tests):
+    assert v.run_tests(code, tests, "f") == {"ok": True, "passed": len(tests), "total": len(tests), "weak": False,
+        "why": ""}
+
+
+def test_values_are_compared_by_type():
+    for value, good in [("1", "1.0"), ("[1.5]", "[1.5]"), ("{1, 2}", "{2, 1}"), ("-0.0", "0"), ("10 ** 22", "1e22")]:
+        assert v.run_tests(f"def f(): return {value}",
+            [f"assert f() == {v.ast.literal_eval(good) if 'e' not in good else good}"])["ok"]
+    for value, wrong in [("True", "1"), ("1", "True"), ("(1,)", "[1]"), ("'1'", "1"), ("0.1 + 0.2", "0.3"),
+        ("float('nan')", "1"), ("[[]]", "[()]")]:
+        assert not v.run_tests(f"def f(): return {value}", [f"assert f() == {wrong}"])["ok"], (value, wrong)
+
+
+def test_weak_tests_are_marked():
+    weak = ["assert abs(f(1) - 0.3) < 1e-6", "assert not f(0)", "assert f(1) == g(1)", "assert f(1)",
+    "assert math.isclose(f(1), 0.3)", "assert f(1) != 2"]
+    assert all(v.parse_test(test)[1:] == ("True", True) for test in weak)
+    code = "def g(x): return f(x)\ndef f(x): return 0.1 + 0.2 if x else 0"
+    result = v.run_tests(code, weak[:3] + weak[4:])
+    assert result["ok"] and result["weak"] and v.run_tests(code, ["assert f(1)"])["ok"] is False  # 0.3 is not True
+    assert v.parse_test("assert candidate([1], 'a') == [-1.5, None], 'text'") == ("candidate([1], 'a')",
+        "list(-1.5,None)", False)
+
+
+def test_expected_values_never_enter_the_child(monkeypatch):
+    jobs = []
+    monkeypatch.setattr(v, "run_child", lambda command, job, timeout: jobs.append((command, job)) or [])
+    assert v.run_tests(SQUARE, ["assert f(3) == 987654"])["ok"] is False
+    assert "987654" not in str(jobs) and "f(3)" in str(jobs)
+
+
+def test_without_isolation_it_refuses(monkeypatch):
+    monkeypatch.setattr(v, "find_sandbox", lambda: None)
+    with pytest.raises(BadInput, match="bubblewrap"):
+        v.run_tests(SQUARE, TESTS)
+    assert v.run_tests(SQUARE, TESTS, unsafe=True)["ok"]
+    assert v.verify({"tests": TESTS}, SQUARE, run_code=True, unsafe=True)["ok"]
+
+
+def test_code_is_found():
+    right, wrong = "```python\ndef f(x):\n    return x * x\n```\n", "```\ndef f(x): return 0\n```\n"
+    for text in (SQUARE, f"Here:\n{right}Done.", right + "```sh\nls\n```", wrong + right, right[:-4],
+        f"{right}and\n{wrong[7:-4]}"):
+        assert v.run_tests(text, TESTS, "f")["ok"], text
+    assert not v.run_tests(right + wrong, TESTS, "f")["ok"]
+
+
+def test_nothing_hangs():
+    """No length or repetition of hostile text takes time: every check on every text within a second or two."""
+    texts = [part * (v.MAX_TEXT // len(part)) + end for end in ("", "x", "!") for part in (
+        ".", "!\"", " ", "\n", "1,", "1,234", "-", "i'm sorry, ", "```\n", "```sql ", "\n\t", '"name" :', "e.g. ", "[",
+        '{"a":', "a",
+        "ich kann ", "'", "<tool_call>", "9", "-1e9")]
+    row = {"answer": ["x", 1], "tools": TOOLS, "call": CALL, "sql": {"setup": SETUP, "rows": [[1]]},
+    "expected": "comply",
+           "constraints": [{"type": "max_sentences", "value": 1}, {"type": "bullets", "value": 1}, {"type": "json"}]}
+    for text in texts:
+        start = time.monotonic()
+        assert v.verify(row, text[:v.MAX_TEXT])["ok"] is False
+        assert time.monotonic() - start < 2, text[:20]
+
+
+@pytest.mark.skipif(not REAL, reason="KIT_REAL is not set")
+def test_humaneval():
+    """Canonical solutions, with the `assert candidate(x) == y` lines of their check(): accepted. Spoilt: rejected."""
+    step = int(os.environ.get("HUMANEVAL_STEP", "8"))
+    done = 0
+    for line in list(open(f"{REAL}/data/eval/humaneval164.jsonl"))[::step]:
+        row = json.loads(line)
+        body = v.ast.parse(row["test"]).body[-1].body if "def check" in row["test"] else []
+        tests = [v.ast.unparse(s) for s in body if isinstance(s, v.ast.Assert) and "candidate(" in v.ast.unparse(s)]
+        tests = [test for test in tests if not v.parse_test(test)[2]]
+        if tests:
+            code = row["prompt"] + row["canonical_solution"]
+            result = v.run_tests(code, tests, row["entry_point"], timeout=10)
+            assert result["ok"] and result["passed"] == len(tests), (row["task_id"], result)
+            spoilt = f"{code}\n{row['entry_point']} = lambda *a, _f={row['entry_point']}: [_f(*a)]"
+            assert done % 5 or v.run_tests(spoilt, tests, row["entry_point"])["passed"] == 0
+            done += 1
+    assert done >= 100 / step
