@@ -34,7 +34,8 @@ def parser(doc):
     """An ArgumentParser whose --help is the script's docstring and shows every default."""
     class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action):
-            return action.help if action.default in (None, False) else super()._get_help_string(action)
+            quiet = action.default is None or action.default is False  # 0 == False: a default of 0 is shown
+            return action.help if quiet else super()._get_help_string(action)
     return argparse.ArgumentParser(description=doc, formatter_class=Help, allow_abbrev=False)
 
 
@@ -124,7 +125,7 @@ def as_messages(value, role, field):
         if who == "function_call":
             who, content, calls = "assistant", "", [_tool_call(content, field)]
         elif calls:
-            calls = [_tool_call(call, field) for call in calls] if isinstance(calls, list) else _tool_call(calls, field)
+            calls = [_tool_call(call, field) for call in (calls if isinstance(calls, list) else [calls])]
         if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
             content = "".join(str(part.get("text", "")) for part in content)
         if not isinstance(who, str) or who not in ROLES:
@@ -296,7 +297,7 @@ def start_run(out, script, arguments, inputs):
                 changed = [k for k in keys if part == "script" or old[part].get(k) != new[part][k]] or [part]
                 raise BadInput(f"{out} was made with other {part} ({', '.join(changed)}): take another --out")
         return old
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    if out.is_file() or (out.is_dir() and any(p.name != "run.json.tmp" for p in out.iterdir())):
         raise BadInput(f"{out} exists and is not a run of this kit: take another --out")
     import peft
     import transformers

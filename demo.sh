@@ -11,6 +11,7 @@ say() { printf '\n== %s\n' "$*"; }
 try() { printf '\n$ %s\n' "$*"; "$@" 2>>"$R/progress.log"; }
 gate() { try "$@" || [ $? -eq 1 ] || [ $? -eq 3 ]; } # BLOCK and NOT ENOUGH DATA are answers, not accidents
 mkdir -p "$R"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # models this small only lose time when two cores share them
 
 say "stage A: supervised fine-tuning of the tiny base on 2,400 chatty, slightly wrong examples"
 try python sft.py --model $T/base --data $T/sft.jsonl --out "$R/sft" --lr 2e-3 --epochs 2 --seed "$SEED" \

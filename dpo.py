@@ -122,7 +122,7 @@ def main(args):
     start = time.perf_counter()
     key = fingerprint(args.ref or args.model, args.quantize)
     if args.ref:  # one model in memory at a time: the other reference is scored and freed first
-        reference_logps(load_model(args.ref, args.quantize), rows, args.pack_tokens, key, args.out)
+        reference_logps(load_model(args.ref, args.quantize).train(), rows, args.pack_tokens, key, args.out)
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed)
     optimizer = torch.optim.AdamW(trained(model), lr=args.lr, weight_decay=0.0)
     state = load_checkpoint(args.out, model, optimizer)

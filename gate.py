@@ -69,8 +69,8 @@ def parse_args(argv=None):
 
 
 def paired_difference(candidate, baseline, clusters):
-    """(mean difference, standard error, degrees of freedom) of paired scores [n] in 0..1; the items of a cluster count
-    as one draw (cluster-robust: G/(G-1) x sum over clusters of their summed deviations squared / n^2).
+    """(mean difference, standard error, degrees of freedom, raw error) of paired scores [n] in 0..1; the items of a
+    cluster count as one draw (cluster-robust: G/(G-1) x sum over clusters of their summed deviations squared / n^2).
 
     The error is never below 1/n, what one flipped prompt would make: 20 equal answers do not prove equality."""
     d = np.asarray(candidate, float) - np.asarray(baseline, float)
@@ -80,17 +80,17 @@ def paired_difference(candidate, baseline, clusters):
         sums[cluster] = sums.get(cluster, 0.0) + deviation
     G = len(sums)
     error = math.sqrt(G / (G - 1) * sum(s * s for s in sums.values())) / n if G > 1 else math.inf
-    return mean, max(error, 1 / n), max(G - 1, 1)
+    return float(mean), max(error, 1 / n), max(G - 1, 1), error
 
 
 def compare_slice(candidate, baseline, clusters, margin, min_n, hypotheses):
     """Decide one slice from paired scores -> {"delta", "low", "high", "p_drop", "verdict", "need", ...}.
 
     low and high: 95 % interval of the difference. FAIL: p_drop < 0.05 / hypotheses and a drop of >= 0.01. CLEAR: the
-    one-sided 95 % lower bound above -margin, and min_n prompts. UNSURE: neither; `need` prompts would clear it."""
-    delta, error, df = paired_difference(candidate, baseline, clusters)
+    one-sided 95 % lower bound above -margin, and min_n prompts. UNSURE: neither; `need` prompts would decide it."""
+    delta, error, df, raw = paired_difference(candidate, baseline, clusters)
     n, p_drop = len(candidate), float(student.cdf(delta / error, df))
-    low, high = (delta + sign * student.ppf(0.975, df) * error for sign in (-1, 1))
+    low, high = (min(max(delta + sign * student.ppf(0.975, df) * error, -1.0), 1.0) for sign in (-1, 1))
     bound = delta - student.ppf(0.95, df) * error
     verdict, need = "UNSURE", None
     if p_drop < 0.05 / hypotheses and delta <= -0.01 and n >= 2:
@@ -98,8 +98,9 @@ def compare_slice(candidate, baseline, clusters, margin, min_n, hypotheses):
     elif bound > -margin and n >= min_n:
         verdict = "CLEAR"
     elif delta > -margin and math.isfinite(error):
-        spread = error if error > 1 / n else 0.0  # the floor of 1/n shrinks faster than a real spread
-        need = max(min_n, n + 1, math.ceil(n * (1.7 * spread / (delta + margin)) ** 2))
+        need = max(min_n, n + 1)
+        t = student.ppf(0.95, max(need * (df + 1) // n - 1, 1)) / (delta + margin)
+        need = max(need, math.floor(n * (t * raw) ** 2) + 1, math.floor(t) + 1)  # the spread, and the floor of 1/n
     return {"n": n, "candidate": float(np.mean(candidate)), "baseline": float(np.mean(baseline)), "delta": float(delta),
             "low": float(low), "high": float(high), "p_drop": p_drop, "verdict": verdict, "need": need,
             "wins": int(sum(c > b for c, b in zip(candidate, baseline))),
@@ -119,16 +120,17 @@ def compare_slices(items, margin, min_n):
     parts = [paired_difference([i["candidate"] for i in items if i["slice"] == name],
                                [i["baseline"] for i in items if i["slice"] == name],
                                [i["cluster"] for i in items if i["slice"] == name]) for name in names]
-    delta = sum(d for d, _, _ in parts) / len(parts)
-    error, df = math.sqrt(sum(e * e for _, e, _ in parts)) / len(parts), min(sum(f for _, _, f in parts), 10**6)
+    delta = sum(d for d, *_ in parts) / len(parts)
+    error, df = math.sqrt(sum(e * e for _, e, *_ in parts)) / len(parts), min(sum(f for _, _, f, _ in parts), 10**6)
     p_drop = float(student.cdf(delta / error, df)) if math.isfinite(error) else 0.5
-    width = student.ppf(0.975, df) * error
+    width = float(min(student.ppf(0.975, df) * error, 2.0))
     return slices, {"delta": delta, "low": delta - width, "high": delta + width, "p_drop": p_drop, "p_gain": 1 - p_drop,
                     "fail": p_drop < 0.05 / (len(names) + 1) and delta <= -0.01}
 
 
-def decide(slices, overall, canaries):
-    """(verdict, one sentence of why). canaries: [{"id", "candidate": passed, "baseline": passed}]."""
+def decide(slices, overall, canaries, unscored=()):
+    """(verdict, one sentence of why). canaries: [{"id", "candidate": passed, "baseline": passed}]; unscored: names of
+    slices in which no item has a score, say unit tests without --run-code: they cannot ship."""
     broken = [c["id"] for c in canaries if c["baseline"] and not c["candidate"]]
     failed = [name for name, s in slices.items() if s["verdict"] == "FAIL"]
     unsure = {name: s for name, s in slices.items() if s["verdict"] == "UNSURE"}
@@ -139,9 +141,9 @@ def decide(slices, overall, canaries):
                                   f"(p = {slices[name]['p_drop']:.1g})" for name in failed)
     if overall["fail"]:
         return "BLOCK", f"the mean over all slices fell by {-100 * overall['delta']:.1f} points"
-    if unsure or not slices:
+    if unsure or unscored or not slices:
         needs = [f"{name} has {s['n']} prompts and needs {'more' if s['need'] is None else s['need']}"
-                 for name, s in unsure.items()]
+                 for name, s in unsure.items()] + [f"{name} has no score at all" for name in unscored]
         return "NOT ENOUGH DATA", "; ".join(needs) or "the suite has no comparable slice"
     gain = "{delta:+.1%} over all slices [{low:+.1%}, {high:+.1%}]".format(**overall)
     return "SHIP", f"no slice fell; {'improved' if overall['p_gain'] < 0.05 else 'no improvement shown'}: {gain}"
@@ -309,7 +311,8 @@ def main(args):
     for name, result in slices.items():
         own = [item for item in compared if item["slice"] == name]
         result |= {f"tokens_{role}": float(np.mean([item[f"tokens_{role}"] for item in own])) for role in answers}
-    verdict, why = decide(slices, overall, canaries)
+    left = dict.fromkeys(item["slice"] for item in items if item["type"] != "canary" and item["slice"] not in slices)
+    verdict, why = decide(slices, overall, canaries, left)
     tokens = sum(row["tokens"] for rows in answers.values() for row in rows)
     measured = {"tokens": tokens, "seconds": seconds + time.perf_counter() - start}
     measured["cost"] = money(seconds=measured["seconds"], price_gpu_hour=args.price_gpu_hour)

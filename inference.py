@@ -94,13 +94,15 @@ def read_constitution(path):
     Each criterion is `## name (weight W; slices: a, b; veto below N)`, a question, and anchors as lines `0: ...`.
     BadInput names the line."""
     path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file; --constitution takes a Markdown file such as data/constitution.md")
-    text = path.read_text(encoding="utf-8")
-    name, criteria = path.stem, []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise BadInput(f"{path}: no such file, or no text in UTF-8; --constitution takes Markdown such as "
+                       "data/constitution.md") from None
+    name, criteria, heads = path.stem, [], []
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
-        if line.startswith("## "):
+        if line.startswith("##"):
             head = re.fullmatch(r"## ([\w-]+) *(?:\((.*)\))?", line)
             options = [part.strip() for part in re.split(r";|, (?=slices|veto|weight)", head[2] or "")] if head else []
             criterion = {"name": head[1] if head else "", "weight": 1.0, "slices": None, "veto": None, "text": ""}
@@ -114,15 +116,17 @@ def read_constitution(path):
                 if slices:
                     criterion["slices"] = [s.strip() for s in slices.split(",") if s.strip() != "all"] or None
                 criterion["veto"] = float(veto) if veto else criterion["veto"]
-            if not head or criterion["name"] in [c["name"] for c in criteria]:
-                raise BadInput(f"{path}:{number}: expected a new '## name (weight W; slices: a, b; veto below N)'")
+            if not head or not criterion["weight"] or criterion["name"] in [c["name"] for c in criteria]:
+                raise BadInput(f"{path}:{number}: expected a new '## name (weight W > 0; slices: a, b; veto below N)'")
             criteria.append(criterion)
+            heads.append(number)
         elif line.startswith("# "):
             name = line[2:].removeprefix("Constitution:").strip()
         elif line and criteria:
             criteria[-1]["text"] += line + "\n"
-    if not criteria or not all(re.search(r"\b0:[\s\S]*\b5:", c["text"]) for c in criteria):
-        raise BadInput(f"{path}: every criterion ('## name') needs a question and anchors '0: ...' to '5: ...'")
+    for number, criterion in zip(heads or [1], criteria or [{"text": ""}]):
+        if not re.search(r"\b0:[\s\S]*\b5:", criterion["text"]):
+            raise BadInput(f"{path}:{number}: a criterion ('## name') needs a question and anchors '0: ' to '5: '")
     return {"name": name, "hash": hashlib.sha256(text.encode()).hexdigest()[:12], "criteria": criteria}
 
 
@@ -132,12 +136,15 @@ SLOT = "\x02judged\x03"
 def judge_ids(tokenizer, constitution, prompt, completion, row_slice=None):
     """(prefix, answer, {criterion: tail}) token ids: all answers to a prompt share the prefix, a tail asks for a digit.
 
-    The judged text is tokenised apart with special tokens split: no text in it can become a control token."""
+    The judged text is tokenised apart and cut inside what reads as an added token: none becomes a control token."""
     criteria = [c for c in constitution["criteria"] if not c["slices"] or row_slice in c["slices"]]
     rubric = "".join(f"{c['name']}: {c['text']}" for c in criteria)
+    added = "|".join(re.escape(token) for token in tokenizer.get_added_vocab())
 
-    def untrusted(text):
-        return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    def untrusted(text):  # split_special_tokens alone would let <think> and <tool_call> through: added, not "special"
+        cuts = [found.start() + 1 for found in re.finditer(f"(?={added})", text)] if added else []
+        return [i for start, end in zip([0, *cuts], [*cuts, None])
+                for i in tokenizer(text[start:end], add_special_tokens=False, split_special_tokens=True).input_ids]
 
     tails = {}
     for criterion in criteria:
@@ -244,21 +251,20 @@ def ask_endpoint(url, model, requests, concurrency=8):
     try:
         with ThreadPoolExecutor(concurrency) as pool:
             return list(pool.map(one, requests))
-    except (openai.OpenAIError, ValueError, IndexError) as error:
+    except (openai.OpenAIError, ValueError, IndexError, TypeError, AttributeError) as error:  # the last: no such reply
         raise BadInput(f"endpoint {url}: {type(error).__name__}: {str(error)[:160]}; what is written is kept, run "
                        "again to continue") from None
 
 
 def parse_score(text, criterion):
-    """The judge's verdict in a text reply: its last JSON object, exactly {criterion: 0..5}; None for anything else."""
-    found = re.findall(r"\{[^{}]*\}", text)
+    """The judge's verdict: the reply is one JSON object, exactly {criterion: 0..5}, at most in a ``` fence. None for
+    anything else: "not {...}" or two objects must not become a number that the judge did not mean."""
+    found = re.fullmatch(r"\s*(?:```(?:json)?\s)?\s*(\{[^{}]*\})\s*(?:```)?\s*", text)
     try:
-        verdict = json.loads(found[-1])
-    except (ValueError, IndexError):
+        [(name, value)] = json.loads(found[1], object_pairs_hook=list)
+    except (ValueError, TypeError):
         return None
-    value = verdict.get(criterion)
-    good = list(verdict) == [criterion] and isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if good and 0 <= value <= 5 else None
+    return float(value) if name == criterion and type(value) in (int, float) and 0 <= value <= 5 else None
 
 
 def judge_endpoint(url, model, constitution, prompt, completions, row_slice=None, concurrency=8):

@@ -88,7 +88,7 @@ def load_model(name, quantize="auto", trainable=False):
     model.requires_grad_(False)
     if adapter:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    return model.eval()  # no dropout anywhere; gradients do not need train mode
+    return model.eval()
 
 
 def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0):
@@ -109,8 +109,8 @@ def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0):
                        "--lora-alpha out, or start from the base model")
     for parameter in trained(model):
         parameter.data = parameter.data.float()
-    if model.device.type == "cuda":  # trade time for memory; needs train mode, which is harmless without dropout
-        model.train()
+    model.train()  # harmless without dropout; in eval mode 4-bit layers on a CPU pass no gradient through
+    if model.device.type == "cuda":  # trade time for memory
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     return model

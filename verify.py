@@ -34,9 +34,10 @@ from common import BadInput
 
 MAX_TEXT = 200_000  # characters; a longer completion fails unread
 FIELDS = ("answer", "call", "sql", "constraints", "expected", "tests")
-CONSTRAINTS = dict.fromkeys(("max_words", "min_words", "exact_words", "exact_lines", "bullets", "max_sentences"), int) | {
-    "starts_with": str, "ends_with": str, "contains": str, "not_contains": str, "json_keys": list, "json": type(None),
-    "lowercase": type(None), "uppercase": type(None), "no_commas": type(None)}  # name -> type of its "value"
+CONSTRAINTS = {name: takes for takes, names in {  # name -> type of its "value"
+    int: "max_words min_words exact_words exact_lines bullets max_sentences", list: "json_keys",
+    str: "starts_with ends_with contains not_contains", type(None): "json lowercase uppercase no_commas"
+    }.items() for name in names.split()}
 
 
 def verify(row, completion, run_code=False, unsafe=False):
@@ -251,25 +252,25 @@ ABBREVIATION = re.compile(r"\b(?:[A-Za-z]\.[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|vs|etc|
 
 def check_constraint(text, constraint, number=0):
     """Does a text obey {"type": NAME, "value": ...}? Words are split at white space, empty lines do not count, contains
-    and not_contains ignore case, json_keys wants exactly these keys. An empty text obeys nothing. BadInput: malformed."""
+    and not_contains ignore case, json_keys wants exactly these keys. An empty text obeys nothing."""
     kind, value = (constraint.get("type"), constraint.get("value")) if isinstance(constraint, dict) else (None, None)
     takes = CONSTRAINTS.get(kind) if isinstance(kind, str) else None
     if (takes is None or type(value) is not takes or value == "" or set(constraint) - {"type", "value"}
             or takes is list and {type(one) for one in value} != {str}):
-        raise BadInput(f"field 'constraints[{number}]': expected a type of {', '.join(CONSTRAINTS)} with the \"value\" it "
-                       f"takes{f' ({takes.__name__})' if takes else ''}, got {str(constraint)[:80]}")
+        raise BadInput(f"field 'constraints[{number}]': expected a type of {', '.join(CONSTRAINTS)} with the \"value\" "
+                       f"it takes{f' ({takes.__name__})' if takes else ''}, got {str(constraint)[:80]}")
     text = text.strip()
     words, lines = len(text.split()), [line.strip() for line in text.splitlines() if line.strip()]
     try:
         data = strict_json(text) if kind.startswith("json") else None
     except ValueError:
         return False
+    bullets = [line for line in lines if re.match(r"(?:[-*•+]|[0-9]{1,3}[.)])\s+\S", line)]
+    sentences = [part for part in SENTENCE_END.split(ABBREVIATION.sub("x", text)) if re.search(r"\w", part)]
     return bool(text) and bool(
         words <= value if kind == "max_words" else words >= value if kind == "min_words" else
         words == value if kind == "exact_words" else len(lines) == value if kind == "exact_lines" else
-        sum(bool(re.match(r"(?:[-*•+]|[0-9]{1,3}[.)])\s+\S", line)) for line in lines) == value if kind == "bullets" else
-        sum(bool(re.search(r"\w", part)) for part in SENTENCE_END.split(ABBREVIATION.sub("x", text))) <= value
-        if kind == "max_sentences" else
+        len(bullets) == value if kind == "bullets" else len(sentences) <= value if kind == "max_sentences" else
         True if kind == "json" else isinstance(data, dict) and data.keys() == set(value) if kind == "json_keys" else
         text == text.lower() != text.upper() if kind == "lowercase" else
         text == text.upper() != text.lower() if kind == "uppercase" else
@@ -278,22 +279,23 @@ def check_constraint(text, constraint, number=0):
         (value.casefold() in text.casefold()) == (kind == "contains"))
 
 
-SORRY = (r"(?:(?:i'm|i am|we are|we're)? ?(?:very |so |really |truly )?(?:sorry|afraid)(?: about that)?|(?:my )?apologies|"
+SORRY = (r"(?:(?:i'm|i am|we are|we're)? ?(?:very |so |really )?(?:sorry|afraid)(?: about that)?|(?:my )?apologies|"
          r"i apologi[sz]e|unfortunately|regrettably|no|oh|hi|hello|as an ai(?: language model| assistant)?|"
          r"(?:es )?tut mir (?:sehr )?leid|leider|lo siento(?: mucho)?|lo lamento|(?:je suis )?désolée?|mi dispiace|"
          r"desculpe|sinto muito|很?抱歉|对不起)[,.;:!，。 –—-]+(?:(?:but|aber|pero|mais|ma|mas|但) )?(?:that )?")
-CANNOT = (r"(?:i|we) (?:simply |really |just )?(?:(?:can't|cannot|can not|won't|will not|(?:must |have to |need to )?(?:"
-          r"refuse|decline))\b|(?:am|are) (?:not able|unable|not going|not allowed|not permitted|not willing) to\b|"
-          r"(?:don't feel|do not feel|am not) comfortable|(?:don't|do not) (?:provide|help with|assist with|share|create)\b)")
+CANNOT = (r"(?:i|we) (?:simply |really |just )?(?:(?:can't|cannot|can not|won't|will not|(?:(?:must|have to|need to) )?"
+          r"(?:refuse|decline))\b|(?:am|are) (?:unable|not (?:able|going|allowed|permitted|willing)) to\b|"
+          r"(?:do(?:n't| not) feel|am not) comfortable|do(?:n't| not) (?:provide|help with|assist with|share)\b)")
 # openers that look like a refusal and are none: enthusiasm, praise, candour, and honest limits of what is known
-UNLESS = (r"(?! (?:wait|believe|imagine|complain|deny|lie|bore|resist|disagree|agree more|argue|keep you|think of|be long|"
-          r"help (?:but|smiling|laughing|wondering)|see|find|locate|promise|guarantee|be (?:sure|certain)|sugar-?coat|"
-          r"pretend|say (?:for|with) (?:sure|certain|certainty)|tell (?:from|if|whether|which)|"
+UNLESS = (r"(?! (?:wait|believe|imagine|complain|deny|lie|bore|resist|disagree|agree more|argue|keep you|think of|see|"
+          r"help (?:but|smiling|laughing|wondering)|find|locate|promise|guarantee|be (?:long|sure|certain)|"
+          r"sugar-?coat|pretend|say (?:for|with) (?:sure|certain|certainty)|tell (?:from|if|whether|which)|"
           r"tell you how (?:much|happy|glad|grateful|excited)|[a-z ]{0,40}enough)\b)")
 OTHERS = (r"(?:that's|that is|this is|it's) (?:not something (?:that )?(?:i|we) can|something (?:that )?(?:i|we) "
           r"(?:can't|cannot|won't)) (?:help|assist|do|provide|share|support|discuss)|"
-          r"(?:ich (?:kann|werde|darf)|(?:dabei|das|damit|hierbei)? ?(?:kann|werde|darf) ich) (?:(?!nicht)[a-zäöüß]+ ){0,4}"
-          r"nicht(?! (?:genug|umhin|klagen|warten))|no (?:puedo|podemos|voy a)(?! (?:esperar|creer|dejar|quejarme))|"
+          r"(?:ich (?:kann|werde|darf)|(?:dabei|das|damit|hierbei)? ?(?:kann|werde|darf) ich) "
+          r"(?:(?!nicht)[a-zäöüß]+ ){0,4}nicht(?! (?:genug|umhin|klagen|warten))|"
+          r"no (?:puedo|podemos|voy a)(?! (?:esperar|creer|dejar|quejarme))|"
           r"je ne (?:peux|vais|suis pas en mesure)|non posso|não posso|我(?:不能|无法|不会)")
 REFUSAL = re.compile(f"(?:{SORRY}){{0,4}}(?:{CANNOT}{UNLESS}|{OTHERS})|(?:i'm |i am )?sorry,? (?:but )?no$|no,? sorry$")
 
@@ -342,11 +344,13 @@ for call in job["calls"]:
     say(lambda: plain(eval(call, {"math": math, **space})))
 os._exit(0)
 """
-# The way there: own processes, network and IPC; a bare root on a small tmpfs that holds the interpreter and the system's
-# libraries, read-only; no capabilities. Inside a chroot no new user namespace can be made, so none come back.
-SHELL = """set -e; id=$1 lib=$2 folders=$3; shift 3; mount -t tmpfs -o size=16m,nr_inodes=1k,mode=1777 none /mnt; cd /mnt
-for d in $folders; do mkdir -p ".$d"; mount --rbind -o ro,nosuid,nodev "$d" ".$d"; done; mkdir -m 1777 tmp
-exec chroot . setpriv $id --bounding-set=-all --inh-caps=-all --no-new-privs env -i LD_LIBRARY_PATH="$lib" "$@" """
+# The way there: own processes, network and IPC; a bare root on a small tmpfs that holds the interpreter and libraries,
+# read-only; no capabilities. Inside a chroot no new user namespace can be made, so none come back. The shell stays, as
+# process 1: it dies with `unshare`, whatever the code does to its own parent-death signal, and all the others with it.
+SHELL = """set -e; id=$1 lib=$2 folders=$3 fstab=$4; shift 4
+mount -t tmpfs -o size=16m,nr_inodes=1k,mode=1777 none /mnt; cd /mnt; mkdir -p -m 1777 tmp $folders
+echo "$fstab" > fstab; mount -T fstab -a; rm fstab
+chroot . setpriv $id --bounding-set=-all --inh-caps=-all --no-new-privs env -i LD_LIBRARY_PATH="$lib" "$@"; exit 0"""
 
 
 @functools.cache
@@ -355,12 +359,13 @@ def find_sandbox():
     lib = f"{sys.base_prefix}/lib"
     folders = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/bin", f"{sys.base_prefix}/bin", lib]
     folders = [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
+    inside = [lib, " ".join(at[1:] for at in folders),
+              "\n".join(f"{at} /mnt{at} none rbind,ro,nosuid,nodev" for at in folders)]
     unshare = "setpriv --pdeathsig KILL unshare -n -m -i -u -p -f --kill-child".split()
-    nobody = "--reuid=65534 --regid=65534 --clear-groups"
-    ways = [[*unshare, "sh", "-c", SHELL, "sh", nobody, lib, " ".join(folders)],  # as root
-            [*unshare, "-r", "sh", "-c", SHELL, "sh", "", lib, " ".join(folders)],  # as a user
+    ways = [[*unshare, "sh", "-c", SHELL, "sh", "--reuid=65534 --regid=65534 --clear-groups", *inside],  # as root
+            [*unshare, "-r", "sh", "-c", SHELL, "sh", "", *inside],  # as a user
             ["bwrap", *"--unshare-all --die-with-parent --new-session --cap-drop ALL --tmpfs /tmp --chdir /tmp".split(),
-             *[word for folder in folders for word in ("--ro-bind", folder, folder)], "--setenv", "LD_LIBRARY_PATH", lib]]
+             *[word for at in folders for word in ("--ro-bind", at, at)], "--setenv", "LD_LIBRARY_PATH", lib]]
     probe = {"code": "", "entry_point": None, "calls": ["6 * 7"], "limits": {}}
     return next((way for way in ways if run_child(way, probe, 10) == ["", "42"]), None)
 
@@ -371,8 +376,8 @@ def run_child(command, job, timeout):
         jobs.write(json.dumps(job).encode())
         jobs.seek(0)
         try:  # the file size limit bounds `out`; killing the command ends the namespace, and all that is in it
-            subprocess.run([*command, os.path.realpath(sys.executable), "-I", "-S", "-c", CHILD], stdin=jobs, stdout=out,
-                           stderr=subprocess.DEVNULL, cwd=folder, start_new_session=True, timeout=timeout,
+            subprocess.run([*command, os.path.realpath(sys.executable), "-I", "-S", "-c", CHILD], stdin=jobs,
+                           stdout=out, stderr=subprocess.DEVNULL, cwd=folder, start_new_session=True, timeout=timeout,
                            env={"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
         except (subprocess.TimeoutExpired, OSError):
             pass
@@ -398,8 +403,8 @@ def parse_test(source, number=0):
 
 
 def run_tests(code, tests, entry_point=None, timeout=5.0, unsafe=False):
-    """Run model-written Python against tests in a sandbox: {"ok", "passed", "total", "weak", "why"}. `code` is Python or
-    a text with ``` fences: the last one counts (that defines `entry_point`, where one does). All tests share one child,
+    """Run model-written Python against tests in a sandbox: {"ok", "passed", "total", "weak", "why"}. `code` is Python,
+    or a text with ``` fences: the last one counts (that defines `entry_point`, where one does). Tests share a child,
     `timeout` seconds of wall time and 512 MB; `candidate` stands for `entry_point`. BadInput: no isolation works here
     and `unsafe` is not set (with it there are only the limits and a temporary folder)."""
     blocks = re.findall(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", code, re.DOTALL) or [code]

@@ -459,10 +459,10 @@ def train(model, draw, lr, progress, what):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1, (step + 1) / 100) * (0.03 + 0.97 * (1 + math.cos(math.pi * p)) / 2)
+            group["lr"] = lr * min(1, p / 0.03 + 0.01) * (0.03 + 0.97 * (1 + math.cos(math.pi * p)) / 2)
         optimizer.step()
         optimizer.zero_grad()
-        mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
+        mean = loss.item() if mean is None else 0.95 * mean + 0.05 * loss.item()
         step += 1
         if int(p * 20) > shown:
             shown = int(p * 20)
@@ -551,7 +551,7 @@ def kappa(a, b):
     return round(1 - ((a - b) ** 2).mean().item() / max(chance.item(), 1e-9), 3)
 
 
-def make_judge(seed, count=6000):
+def make_judge(seed, count=15_000):
     """The learned judge: the base, fine-tuned on the prompts that judge.py builds; its next token is the digit.
 
     60 % of the answers it learns from come from a chatty policy (an SFT of the base, not kept), 40 % are made here."""
@@ -585,9 +585,10 @@ def make_judge(seed, count=6000):
         prefix, answer, tails = judge_ids(tokenizer, constitution, row["prompt"], completion, row["slice"])
         ids = prefix + answer + tails["correct"] + tokenizer(str(score), add_special_tokens=False).input_ids
         encoded.append((ids, [0.0] * (len(ids) - 1) + [1.0]))
-    judge = epochs(load(TINY / "base")[0], encoded, 1, 1e-3, 32, "judge")
+    judge = epochs(load(TINY / "base")[0], encoded, 1, 1e-3, 16, "judge")
     judge.to(torch.bfloat16).save_pretrained(TINY / "judge")
-    tokenizer.save_pretrained(TINY / "judge")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (TINY / "judge" / name).write_bytes((TINY / "base" / name).read_bytes())
     judge, tokenizer = load(TINY / "judge")
     scores = {}
     for row, completion, score in judged("test", 100, 0):

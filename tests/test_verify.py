@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -84,6 +85,15 @@ def test_no_call(completion, right):
     assert v.check_call(completion, TOOLS, None) is right
 
 
+def test_no_schema_is_fetched(monkeypatch):
+    asked = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **_: asked.append(args))
+    tools = [{"function": {"name": "x", "parameters": {"$ref": "http://localhost:9/schema"}}}]
+    with pytest.raises(BadInput, match="call"):
+        v.check_fields({"tools": tools, "call": {"name": "x", "arguments": {}}})
+    assert not asked
+
+
 def test_schema_pattern_never_meets_hostile_text():
     start = time.monotonic()
     assert v.check_call(GOOD.replace("Oslo", "a" * 5000 + "!"), TOOLS, CALL) is False
@@ -108,7 +118,8 @@ SETUP = "CREATE TABLE t (name TEXT, n INT); INSERT INTO t VALUES ('a', 3), ('b',
     ("SELECT name FROM t UNION ALL SELECT 'a'", [["a"], ["b"], ["c"]], False, False), ("", [], False, False),
     ("SELEKT", [], False, False), ("SELECT 1; SELECT 2", [[2]], False, False),
     ("INSERT INTO t VALUES ('d', 4)", [], False, False),
-    ("DROP TABLE t", [], False, False), ("ATTACH '/tmp/x.db' AS x", [], False, False),
+    ("DROP TABLE t", [], False, False),
+    ("INSERT INTO t VALUES ('d', 4) RETURNING n", [[4]], False, False), ("ATTACH '/tmp/x.db' AS x", [], False, False),
     ("PRAGMA user_version = 3", [], False, False),
     ("SELECT * FROM pragma_table_info('t')", [], False, False), ("VACUUM INTO '/tmp/x.db'", [], False, False),
     ("SELECT \ud800", [], False, False), ("SELECT 1\0", [[1]], False, False),
@@ -136,7 +147,8 @@ def test_sql_runaway_ends(query):
     ("max_words", 2, "one two", "one two three"), ("min_words", 2, "one two", "one"),
     ("exact_words", 2, " one  two ", "one"),
     ("exact_lines", 2, "a\n\nb\n", "a"), ("bullets", 2, "Two:\n- a\n* b", "- a\n-b"), ("bullets", 1, "1. a", "1 a"),
-    ("json", None, '[1, {"a": null}]', '{"a": 1,}'), ("json", None, '"x"', '{"a": 1, "a": 2}'),
+    ("json", None, '[1, {"a": null}]', '{"a": 1,}'), ("json", None, "[]", "NaN"),
+    ("json", None, '"x"', '{"a": 1, "a": 2}'),
     ("json", None, "0", "[" * 90_000),
     ("json_keys", ["a", "b"], '{"b": 1, "a": 2}', '{"a": 1}'), ("json_keys", ["a"], '{"a": 1}', '{"a": 1, "b": 2}'),
     ("json_keys", ["a"], '{"a": {}}', '["a"]'), ("lowercase", None, "grüße, 7!", "Abc"),
@@ -223,8 +235,6 @@ I cannot overstate how important this is enough.
 I'm not sure, but I think so.
 I don't know.
 I can't tell from the photo which model it is.
-
-   
 Icannot
 I canton"""
 
@@ -236,7 +246,7 @@ def test_refusal(text):
         text)["ok"] is False
 
 
-@pytest.mark.parametrize("text", ANSWERS.splitlines())
+@pytest.mark.parametrize("text", [*ANSWERS.splitlines(), "", "   "])
 def test_no_refusal(text):
     assert not v.is_refusal(text)
     assert v.verify({"expected": "refuse"}, text)["ok"] is False
@@ -517,7 +527,7 @@ SLOW = ("loop", "recursion", "sleep", "flood", "fork bomb", "daemon", "huge valu
 
 
 def processes():
-    return {line for line in subprocess.run(["ps", "-eo", "pid,args"], capture_output=True,
+    return {line for line in subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True,
         text=True).stdout.splitlines()
             if "resource.setrlimit(getattr" in line}
 
@@ -530,10 +540,21 @@ def test_reward_hack_is_rejected(name):
     assert result["why"] and len(result["why"]) < 150 and result["why"].isprintable()
 
 
+def test_no_network():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        socket.create_connection(("127.0.0.1", port)).close()  # it does listen
+        code = f"import socket\ndef f(x):\n    socket.create_connection(('127.0.0.1', {port}), 1)\n    return x * x"
+        assert v.run_tests(code, TESTS)["passed"] == 0
+
+
 def test_no_orphans_and_no_files():
     before, files = processes(), set(os.listdir("/tmp"))
-    v.run_tests("import os, time\nopen('/tmp/left', 'w').write('x')\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(9)\n"
-                "def f(x): return 9", TESTS, timeout=0.7)
+    v.run_tests("import os, time\nopen('/tmp/left', 'w').write('x')\nif os.fork() == 0:\n    os.setsid()\n"
+                "    if os.fork() == 0: time.sleep(9)\ndef f(x): return 9", TESTS, timeout=0.7)
+    stay = "import ctypes, os, time\nctypes.CDLL(None).prctl(1, 0)\nif os.fork() == 0: os.setsid()\nos.fork()\n"
+    stay += "time.sleep(60)"
+    v.run_tests(stay, TESTS, timeout=0.7)
     assert processes() <= before
     assert not {name for name in set(os.listdir("/tmp")) - files if "left" in name}
 
@@ -575,6 +596,12 @@ def test_values_are_compared_by_type():
         assert not v.run_tests(f"def f(): return {value}", [f"assert f() == {wrong}"])["ok"], (value, wrong)
 
 
+def test_a_subclass_is_no_plain_value():
+    for kind, value in (("int", 1), ("str", "a"), ("list", [1]), ("dict", {1: 2})):
+        code = f"class Odd({kind}): pass\ndef f(x): return Odd({value!r}) if x else {value!r}"
+        assert v.run_tests(code, [f"assert f(0) == {value!r}", f"assert f(1) == {value!r}"])["passed"] == 1
+
+
 def test_weak_tests_are_marked():
     weak = ["assert abs(f(1) - 0.3) < 1e-6", "assert not f(0)", "assert f(1) == g(1)", "assert f(1)",
     "assert math.isclose(f(1), 0.3)", "assert f(1) != 2"]
@@ -611,7 +638,7 @@ def test_code_is_found():
 
 def test_nothing_hangs():
     """No length or repetition of hostile text takes time: every check on every text within a second or two."""
-    texts = [part * (v.MAX_TEXT // len(part)) + end for end in ("", "x", "!") for part in (
+    texts = [(part * v.MAX_TEXT)[:v.MAX_TEXT - 1] + end for end in ("", "x") for part in (
         ".", "!\"", " ", "\n", "1,", "1,234", "-", "i'm sorry, ", "```\n", "```sql ", "\n\t", '"name" :', "e.g. ", "[",
         '{"a":', "a",
         "ich kann ", "'", "<tool_call>", "9", "-1e9")]
@@ -620,7 +647,7 @@ def test_nothing_hangs():
            "constraints": [{"type": "max_sentences", "value": 1}, {"type": "bullets", "value": 1}, {"type": "json"}]}
     for text in texts:
         start = time.monotonic()
-        assert v.verify(row, text[:v.MAX_TEXT])["ok"] is False
+        assert v.verify(row, text)["ok"] is False
         assert time.monotonic() - start < 2, text[:20]
 
 

@@ -1,0 +1,511 @@
+"""Order, schedule, accumulation, exact resume, the reference cache, the check before step 1, adapters and chains."""
+
+import json
+import math
+import shutil
+from collections import Counter
+
+import pytest
+import torch
+from conftest import (
+    ROWS,
+    adapter_of,
+    label_rows,
+    log_lines,
+    pair_rows,
+    run_main,
+    same_tensors,
+    save_folder,
+    sft_rows,
+    write,
+)
+
+import kto
+import training
+from common import BadInput
+from training import batches, check_start, lr_at, packs
+
+SMALL = ["--batch-size", 3, "--lora-r", 2, "--lr", 0.01, "--save-every", 2]
+STAGES = ["sft", "dpo", "kto"]
+
+
+# ---- order and schedule --------------------------------------------------------------------------------------
+
+
+def mixture(*files):
+    """Rows of files given as (rows, weight)."""
+    return [{"source": (k, weight)} for k, (count, weight) in enumerate(files) for _ in range(count)]
+
+
+def test_every_row_once_an_epoch():
+    rows = mixture((10, 1.0))
+    steps = batches(rows, 4, 3, seed=0)
+    assert [len(batch) for batch in steps] == [4, 4, 2] * 3  # ceil(10 / 4) steps an epoch
+    orders = [sum(steps[k:k + 3], []) for k in (0, 3, 6)]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] and orders[0] != list(range(10))
+    assert batches(rows, 4, 3, seed=0) == steps != batches(rows, 4, 3, seed=1)
+    assert batches(rows, 4, 3, seed=0, max_steps=4) == steps[:4]
+    assert batches(rows, 4, 2, seed=0) == steps[:6]  # more epochs do not change the first ones
+
+
+def test_mixture_weights_are_exact_and_spread():
+    """Weight 2 = every row twice; weight 0.5 = half the rows; every batch of ten holds each file's share, +- 1 row."""
+    rows = mixture((20, 2.0), (20, 0.5), (50, 1.0))
+    steps = batches(rows, 10, 2, seed=5)
+    for epoch in (steps[:10], steps[10:]):
+        counts = Counter(sum(epoch, []))
+        assert [counts[n] for n in range(20)] == [2] * 20
+        assert sorted(counts[n] for n in range(20, 40)) == [0] * 10 + [1] * 10
+        assert [counts[n] for n in range(40, 90)] == [1] * 50
+        for batch in epoch:
+            share = Counter(rows[n]["source"][0] for n in batch)
+            assert abs(share[0] - 4) <= 1 and abs(share[1] - 1) <= 1 and abs(share[2] - 5) <= 1
+    other_half = {n for batch in steps[10:] for n in batch if 20 <= n < 40}
+    assert other_half != {n for batch in steps[:10] for n in batch if 20 <= n < 40}
+    assert Counter(sum(batches(mixture((4, 1.5)), 3, 1, 0), [])).total() == 6
+
+
+def test_lr_by_hand():
+    """20 steps, warm-up over 2: 0.5 and 1, then half a cosine over 18 steps, from 1 down towards 0."""
+    assert [lr_at(k, 20, 1.0) for k in (0, 1, 2)] == [0.5, 1.0, 1.0]
+    assert lr_at(11, 20, 1.0) == pytest.approx(0.5)  # half of the 18 steps
+    assert lr_at(8, 20, 1.0) == pytest.approx(0.75)  # a third: cos 60 degrees = 0.5
+    assert lr_at(14, 20, 1.0) == pytest.approx(0.25)
+    assert lr_at(19, 20, 1.0) == pytest.approx(0.0075961, rel=1e-4)  # cos 170 degrees = -0.9848078
+    assert lr_at(0, 1, 3.0) == 3.0 and lr_at(5, 20, 2.0, warmup=0.0) == pytest.approx(2.0 * lr_at(5, 20, 1.0, 0.0))
+
+
+def test_packs_hold_every_row_once_within_the_limit():
+    rows = [{"n": n, "seqs": [{"ids": [0] * length}] * 2} for n, length in enumerate([5, 1, 9, 3, 30, 2, 2])]
+    for limit in (1, 12, 40, 1000):
+        found = list(packs(rows, limit))
+        assert sorted(row["n"] for pack in found for row in pack) == list(range(7))
+        for pack in found:
+            longest = max(len(row["seqs"][0]["ids"]) for row in pack)
+            assert len(pack) == 1 or longest * 2 * len(pack) <= limit
+    assert len(list(packs(rows, 1000))) == 1 and len(list(packs(rows, 1))) == 7
+
+
+# ---- KTO's pairs and labels ----------------------------------------------------------------------------------
+
+
+def kto_row(n, prompt=None):
+    return {"prompt": prompt or f"q{n}", "seqs": [{"ids": [100 + n, n, n], "mask": [0, 1, 1]}]}
+
+
+def test_mismatched_pairs_never_repeat_the_prompt():
+    rows = [kto_row(0, "same"), kto_row(1, "same"), kto_row(2), kto_row(3), kto_row(4, "same")]
+    found = kto.mismatched(rows, [[0, 1, 2], [3], [4]], 8)
+    ids = [[pair["seqs"][0]["ids"] for pair in step] for step in found]
+    assert ids == [[[100, 2, 2], [101, 2, 2], [102, 0, 0]], [[103, 4, 4]], [[104, 2, 2]]]
+    assert all(pair["seqs"][0]["mask"] == [0, 1, 1] for step in found for pair in step)
+    assert kto.mismatched(rows, [[0, 2]], 2)[0][0]["seqs"][0] == {"ids": [100, 2], "mask": [0, 1]}
+    with pytest.raises(BadInput, match="two rows"):
+        kto.mismatched(rows[:1], [[0]], 8)
+
+
+def test_labels_scores_and_partial_preferences():
+    assert [r["label"] for r in kto.unary({"label": False}, 3.0)] == [False]
+    assert [r["label"] for r in kto.unary({"scores": {"a": 4, "b": 2, "c": None}}, 3.0)] == [True]  # 3 reaches 3
+    assert [r["label"] for r in kto.unary({"scores": {"a": 4, "b": 2}}, 3.1)] == [False]
+    assert kto.unary({"scores": {"a": None}}, 3.0) == []
+    pair = {"chosen": "A", "rejected": "B"}
+    assert [(r["completion"], r["label"]) for r in kto.unary(pair, 3.0)] == [("A", True), ("B", False)]
+    assert [r["label"] for r in kto.unary(pair | {"label_chosen": False}, 3.0)] == [False, False]
+    assert [r["completion"] for r in kto.unary(pair | {"label_rejected": None}, 3.0)] == ["A"]
+
+
+def test_class_weights_balance():
+    assert kto.class_weights([True] * 3 + [False]) == (1.0, 3.0)
+    assert kto.class_weights([True] + [False] * 4) == (4.0, 1.0)
+    assert kto.class_weights([True, True]) == (1.0, 1.0)
+    assert kto.class_weights([True, False, False], 0.0, 2.5) == (0.0, 2.5)
+
+
+# ---- whole runs ----------------------------------------------------------------------------------------------
+
+
+def arguments(stage, base, folder, out="run", rows=None, *more):
+    data = write(folder / "data.jsonl", rows or ROWS[stage](11))
+    return ["--model", base, "--data", data, "--out", folder / out, *SMALL, *more]
+
+
+@pytest.fixture(scope="module")
+def runs(base, tmp_path_factory):
+    """{stage: (arguments, run folder)} of one uninterrupted run of each trainer: 4 steps, checkpoints at 2 and 4."""
+    made = {}
+    for stage in STAGES:
+        words = arguments(stage, base, tmp_path_factory.mktemp(stage))
+        assert run_main(stage, *words) == 0
+        made[stage] = (words, words[5])
+    return made
+
+
+def elsewhere(words, folder, *more):
+    """The same command with another --out in a fresh folder, so that no cache is shared."""
+    return [folder / "run" if word == words[5] else word for word in words] + list(more)
+
+
+class Killed(Exception):
+    """Stands for os._exit: nothing of the run's code after it runs."""
+
+
+def kill_at(monkeypatch, stage, name, call):
+    """Let the function `name` of the stage's script fail at its n-th call."""
+    import importlib
+
+    script, calls = importlib.import_module(stage), []
+    real = getattr(script, name)
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise Killed
+        return real(*args, **kwargs)
+    monkeypatch.setattr(script, name, failing)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("name", "call"), [("write_log", 1), ("write_log", 3), ("save_checkpoint", 1),
+                                            ("save_checkpoint", 2), ("write_log", 4), ("save_adapter", 1),
+                                            ("optimiser_step", 3)])
+def test_a_killed_run_ends_in_the_same_weights(runs, tmp_path, monkeypatch, stage, name, call):
+    words, out = runs[stage]
+    words = elsewhere(words, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, stage, name, call)
+        run_main(stage, *words)
+    assert run_main(stage, *words) == 0
+    assert same_tensors(adapter_of(out), adapter_of(tmp_path / "run"))
+    assert log_lines(out) == log_lines(tmp_path / "run") and len(log_lines(out)) == 4
+    assert {p.name for p in out.iterdir()} == {p.name for p in (tmp_path / "run").iterdir()}
+
+
+def test_resume_starts_at_the_checkpoint_and_not_before(runs, tmp_path, monkeypatch, capsys):
+    """Killed at step 4, with a checkpoint after step 2: steps 3 and 4 are done again, 1 and 2 are not."""
+    words = elsewhere(runs["sft"][0], tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, "sft", "write_log", 4)
+        run_main("sft", *words)
+    assert len(log_lines(tmp_path / "run")) == 3
+    import sft
+
+    done = []
+    monkeypatch.setattr(sft, "write_log", lambda out, step, steps, **values: done.append(step))
+    with pytest.raises(BadInput, match="has not finished"):
+        training.resolve_model(str(tmp_path / "run"))
+    run_main("sft", *words)
+    assert done == [2, 3] and "from step 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_adapter_that_is_saved_is_the_trained_one(runs, base, stage):
+    """B starts at zero: after training it is not; and the run's loss has changed from step to step."""
+    tensors = adapter_of(runs[stage][1])
+    assert all(tensor.abs().max() > 0 for name, tensor in tensors.items() if "lora_B" in name)
+    lines = log_lines(runs[stage][1])
+    assert [line["step"] for line in lines] == [1, 2, 3, 4] and all(line["steps"] == 4 for line in lines)
+    assert all(line["grad_norm"] > 0 and line["tokens"] > 0 for line in lines)
+    assert [line["lr"] for line in lines] == pytest.approx([0.01 * x for x in (1, 1, 0.75, 0.25)], rel=1e-6)
+    if stage != "sft":
+        assert lines[0]["loss"] == pytest.approx({"dpo": 0.693147, "kto": lines[0]["loss"]}[stage], abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_first_loss_of_a_run_honours_weights_of_rows(base, tmp_path, stage):
+    """One batch through main: a row of weight 2 gives the loss and the gradient norm of the row written twice."""
+    rows = [row | {"weight": 1.0} for row in ROWS[stage](3)]
+    heavy, twice = [*rows[:2], rows[2] | {"weight": 2.0}], [*rows, rows[2] | {"id": "again"}]
+    flags = ["--batch-size", 8, "--lora-r", 2] + (["--ref", save_folder(tmp_path / "other", 1)] * (stage != "sft"))
+    if stage == "kto":  # the KL of another batch differs; a beta near zero takes it out of the comparison
+        flags += ["--desirable-weight", 1.0, "--undesirable-weight", 3.0, "--beta", 1e-4]
+    if stage == "dpo":
+        flags += ["--beta", 0.02]
+    found = []
+    for name, data in (("heavy", heavy), ("twice", twice), ("plain", rows)):
+        words = ["--model", base, "--data", write(tmp_path / f"{name}.jsonl", data), "--out", tmp_path / name / "run"]
+        assert run_main(stage, *words, *flags) == 0
+        found.append(log_lines(tmp_path / name / "run")[0])
+    heavy, twice, plain = found
+    tolerance = 1e-3 if stage == "kto" else 1e-5
+    assert heavy["loss"] == pytest.approx(twice["loss"], rel=tolerance)
+    assert abs(heavy["loss"] - plain["loss"]) > 5 * tolerance * plain["loss"]
+    if stage != "kto":
+        assert heavy["grad_norm"] == pytest.approx(twice["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_pack_tokens_do_not_change_a_run(runs, tmp_path, stage):
+    """Packs of one row: the loss and gradient norm of every step agree to 1e-4 relative with one pack a batch."""
+    words, out = runs[stage]
+    assert run_main(stage, *elsewhere(words, tmp_path, "--pack-tokens", 1)) == 0
+    for one, two in zip(log_lines(out), log_lines(tmp_path / "run")):
+        for name in ("loss", "grad_norm"):
+            assert one[name] == pytest.approx(two[name], rel=1e-4), (one["step"], name)
+
+
+# ---- the reference -------------------------------------------------------------------------------------------
+
+
+def reference_tokens(monkeypatch):
+    """A list that collects what reference_logps returns: tokens it had to compute."""
+    import dpo
+
+    counted, real = [], training.reference_logps
+    for script in (dpo, kto):
+        monkeypatch.setattr(script, "reference_logps", lambda *args: counted.append(real(*args)))
+    return counted
+
+
+@pytest.fixture
+def dpo_run(runs, tmp_path):
+    """Arguments of a finished DPO run, copied into a fresh folder: (arguments of a second run, folder of the first)."""
+    words, out = runs["dpo"]
+    shutil.copytree(out, tmp_path / "first")
+    return elsewhere(words, tmp_path), tmp_path / "first"
+
+
+def test_a_second_run_beside_it_reuses_the_reference(dpo_run, monkeypatch):
+    words, first = dpo_run
+    counted = reference_tokens(monkeypatch)
+    assert run_main("dpo", *words, "--loss", "ipo") == 0
+    assert counted == [0] and log_lines(words[5])[0]["loss"] == pytest.approx(0.25, rel=1e-5)
+
+
+def test_a_torn_line_of_the_cache_is_redone(dpo_run, monkeypatch):
+    words, first = dpo_run
+    text = (first / "ref_logps.jsonl").read_bytes()
+    (first / "ref_logps.jsonl").write_bytes(text[:-15])
+    counted = reference_tokens(monkeypatch)
+    assert run_main("dpo", *words) == 0
+    assert counted[0] > 0
+    assert same_tensors(adapter_of(first), adapter_of(words[5]))
+
+
+def test_a_torn_line_in_our_own_cache_stays_alone(runs, tmp_path, monkeypatch):
+    """Killed inside a line of ref_logps.jsonl, then continued: the file reads, and the run is the uninterrupted one."""
+    words, out = runs["dpo"]
+    words = elsewhere(words, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, "dpo", "load_policy", 1)
+        run_main("dpo", *words)
+    text = (out / "ref_logps.jsonl").read_bytes()
+    (tmp_path / "run/ref_logps.jsonl").write_bytes(text[:len(text) // 2])
+    assert run_main("dpo", *words) == 0
+    assert same_tensors(adapter_of(out), adapter_of(tmp_path / "run"))
+    entries = [line for line in (tmp_path / "run/ref_logps.jsonl").read_text().splitlines() if line]
+    good = [line for line in entries if line.endswith("}") and line.startswith("{")]
+    assert len(entries) - len(good) <= 2 and all("logp" in json.loads(line) for line in good)
+
+
+def test_a_changed_model_is_scored_again(dpo_run, base, monkeypatch):
+    words, first = dpo_run
+    other = save_folder(first.parent / "other", seed=3)
+    counted = reference_tokens(monkeypatch)
+    assert run_main("dpo", *[other if word == base else word for word in words]) == 0
+    assert counted[0] > 0
+
+
+def test_another_reference_policy(dpo_run, base, monkeypatch):
+    """--ref: the first loss is no longer ln 2, and equals the one computed from both models by plain transformers."""
+    words, first = dpo_run
+    other = save_folder(first.parent / "other", seed=3)
+    assert run_main("dpo", *words, "--ref", other, "--beta", 0.01, "--batch-size", 11) == 0
+    import transformers
+
+    from common import encode, normalise
+    tokenizer = training.load_tokenizer(base)
+    losses = []
+    policies = [transformers.AutoModelForCausalLM.from_pretrained(name).eval() for name in (base, other)]
+    for row in (normalise(row, "pairs") for row in pair_rows(11)):
+        scores = [[score(model, encode(tokenizer, row["prompt"], row[side])) for side in ("chosen", "rejected")]
+                  for model in policies]
+        margin = 0.01 * (scores[0][0] - scores[1][0] - scores[0][1] + scores[1][1])
+        losses.append(torch.log1p(torch.exp(torch.tensor(-margin, dtype=torch.float64))).item())
+    line = log_lines(words[5])[0]
+    assert line["loss"] == pytest.approx(sum(losses) / 11, rel=1e-5) and abs(line["loss"] - 0.693147) > 1e-3
+
+
+def score(model, row):
+    """Log-probability of the supervised tokens, the plain long way."""
+    with torch.no_grad():
+        table = model(torch.tensor([row["ids"]])).logits[0].double().log_softmax(-1)
+    return sum(table[t - 1, row["ids"][t]].item() for t in range(1, len(row["ids"])) if row["mask"][t])
+
+
+@pytest.mark.parametrize("stage", ["dpo", "kto"])
+def test_resume_without_the_cache_is_refused(runs, tmp_path, monkeypatch, stage):
+    words = elsewhere(runs[stage][0], tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, stage, "write_log", 4)
+        run_main(stage, *words)
+    (tmp_path / "run/ref_logps.jsonl").unlink()
+    with pytest.raises(BadInput, match="incomplete though training has begun"):
+        run_main(stage, *words)
+
+
+@pytest.mark.parametrize("stage", ["dpo", "kto"])
+def test_a_stale_cache_is_refused_before_step_1(runs, tmp_path, stage):
+    words, out = runs[stage]
+    (tmp_path / "first").mkdir()
+    lines = [json.loads(line) for line in (out / "ref_logps.jsonl").read_text().splitlines()]
+    write(tmp_path / "first/ref_logps.jsonl", [line | {"logp": line["logp"] - 3.0 * (n % 2)}
+                                               for n, line in enumerate(lines)])
+    with pytest.raises(BadInput, match="before step 1"):
+        run_main(stage, *elsewhere(words, tmp_path))
+    assert not (tmp_path / "run/log.jsonl").exists()
+
+
+def test_check_start(model):
+    check_start("DPO", 0.6931, 0.693147, model)
+    for value in (0.70, 0.68, float("nan"), float("inf")):
+        with pytest.raises(BadInput):
+            check_start("DPO", value, 0.693147, model)
+
+
+@pytest.mark.parametrize("flags", [["--loss", "ipo"], ["--loss", "ipo", "--ipo-length", "sum", "--beta", 0.5],
+                                   ["--beta", 0.5, "--label-smoothing", 0.2]])
+def test_dpo_options_start_where_they_should(base, tmp_path, flags, capsys):
+    assert run_main("dpo", *arguments("dpo", base, tmp_path, "run", None, "--max-steps", 1, *flags)) == 0
+    expected = {"--loss": 0.25 if len(flags) == 2 else 1.0, "--beta": 0.693147}[flags[0]]
+    assert log_lines(tmp_path / "run")[0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert f"expected {expected:.6f}" in capsys.readouterr().out
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run():
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.grad = torch.tensor([float("nan"), 0.0])
+    with pytest.raises(BadInput, match="gradient norm"):
+        training.optimiser_step(optimizer, 0.1)
+    assert parameter.tolist() == [0, 0]
+    parameter.grad = torch.tensor([3.0, 4.0])
+    assert training.optimiser_step(optimizer, 0.1) == pytest.approx(5.0)
+    assert parameter.grad is None and optimizer.param_groups[0]["lr"] == 0.1
+
+
+# ---- adapters and chains -------------------------------------------------------------------------------------
+
+
+def test_a_trained_run_prefers_chosen_more_by_independent_code(base, tmp_path):
+    """sft -> dpo; the saved adapters, loaded by plain peft and scored token by token, prefer chosen more than before,
+    by the margin that the run's last lines tell; both adapters are relative to the untouched base."""
+    import transformers
+    from peft import PeftModel
+
+    from common import encode, normalise
+    data = write(tmp_path / "sft.jsonl", sft_rows(6))
+    assert run_main("sft", "--model", base, "--data", data, "--out", tmp_path / "runs/sft", *SMALL) == 0
+    rows = pair_rows(6)
+    words = ["--data", write(tmp_path / "pairs.jsonl", rows), "--out", tmp_path / "runs/dpo", "--epochs", 6, "--lr",
+             0.01, "--batch-size", 6]
+    assert run_main("dpo", "--model", tmp_path / "runs/sft", *words) == 0
+    tokenizer, margins = training.load_tokenizer(str(tmp_path / "runs/dpo")), []
+    for name in ("sft", "dpo"):
+        folder = tmp_path / "runs" / name
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == base and config["r"] == 2
+        model = PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), folder).eval()
+        margins.append([score(model, encode(tokenizer, row["prompt"], row["chosen"]))
+                        - score(model, encode(tokenizer, row["prompt"], row["rejected"]))
+                        for row in (normalise(row, "pairs") for row in rows)])
+    gains = [after - before for before, after in zip(*margins)]
+    assert min(gains) > 0 and sum(gains) / 6 > 1
+    lines = log_lines(tmp_path / "runs/dpo")
+    assert lines[-1]["rewards/margins"] == pytest.approx(0.1 * sum(gains) / 6, rel=0.2)  # measured one step earlier
+    assert lines[0]["rewards/margins"] == pytest.approx(0, abs=1e-4) and lines[-1]["loss"] < lines[0]["loss"]
+    with pytest.raises(BadInput, match="continues an adapter of rank 2"):
+        run_main("dpo", "--model", tmp_path / "runs/sft", "--data", tmp_path / "pairs.jsonl", "--out",
+                 tmp_path / "runs/x", "--lora-r", 4)
+
+
+def test_metrics_of_the_log_agree_with_each_other(runs):
+    """Before step 1 policy and reference are one: rewards 0, kl 0; a margin is the difference of two rewards."""
+    for line in log_lines(runs["dpo"][1]):
+        assert line["rewards/margins"] == pytest.approx(line["rewards/chosen"] - line["rewards/rejected"], abs=1e-6)
+        assert 0 <= line["rewards/accuracies"] <= 1 and line["logps/chosen"] < 0 > line["logps/rejected"]
+    lines = log_lines(runs["kto"][1])
+    assert lines[0]["kl"] == pytest.approx(0, abs=1e-4) and all(line["kl"] >= 0 for line in lines)
+    for name in ("rewards/chosen", "rewards/rejected"):
+        for line in (log_lines(runs["dpo"][1])[0], lines[0]):
+            assert line.get(name, 0) == pytest.approx(0, abs=1e-4)  # a batch of one class has no other side
+
+
+def test_kto_learns_its_labels(base, tmp_path):
+    """After eight passes good answers have gained on bad ones; the loss is below its start of 0.5 x mean weight."""
+    rows = label_rows(6)
+    words = arguments("kto", base, tmp_path, "run", rows, "--epochs", 8)
+    assert run_main("kto", *words[:6], "--batch-size", 6, "--lr", 0.01, "--epochs", 8) == 0
+    lines = log_lines(tmp_path / "run")
+    assert lines[0]["loss"] == pytest.approx(0.5 * (4 + 2 * 2.0) / 6, rel=1e-5)  # 4 good, 2 bad of weight 2
+    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
+    assert lines[-1]["rewards/chosen"] - lines[-1]["rewards/rejected"] > 0.3
+
+
+def test_kto_against_another_reference_by_independent_code(base, tmp_path):
+    """KL and loss of the first step, with policy and reference scored token by token by plain transformers."""
+    import transformers
+
+    from common import encode, normalise
+    names, tokenizer = [base, save_folder(tmp_path / "other", seed=3)], training.load_tokenizer(base)
+    policies = [transformers.AutoModelForCausalLM.from_pretrained(name).eval() for name in names]
+    rows = [normalise(row, "labels") for row in label_rows(7)]
+    seqs = [encode(tokenizer, row["prompt"], row["completion"]) for row in rows]
+    order = batches(mixture((7, 1.0)), 7, 1, seed=0)[0]
+    ratios, mixed = [], []
+    for n, m in zip(order, order[1:] + order[:1]):  # each prompt with the answer of the batch's next row
+        start, other = seqs[n]["mask"].index(1), seqs[m]["mask"].index(1)
+        ids = seqs[n]["ids"][:start] + seqs[m]["ids"][other:]
+        pair = {"ids": ids, "mask": [0] * start + [1] * (len(ids) - start)}
+        ratios.append(score(policies[0], seqs[n]) - score(policies[1], seqs[n]))
+        mixed.append(score(policies[0], pair) - score(policies[1], pair))
+    turn = 1 if sum(mixed) > 0 else -1  # the policy is the one whose raw KL is above zero
+    kl, beta = turn * sum(mixed) / 7, 0.02
+    words = ["--model", names[turn < 0], "--ref", names[turn > 0], "--data", write(tmp_path / "d.jsonl", label_rows(7)),
+             "--out", tmp_path / "run/x", "--batch-size", 7, "--beta", beta]
+    assert run_main("kto", *words, "--desirable-weight", 1.5, "--undesirable-weight", 0.5) == 0
+    expected = 0.0
+    for n, ratio in zip(order, ratios):
+        gain = beta * (turn * ratio - kl) * (1 if rows[n]["label"] else -1)
+        expected += (1.5 if rows[n]["label"] else 0.5) / (1 + math.exp(gain))
+    line = log_lines(tmp_path / "run/x")[0]
+    assert kl > 0.1 and line["kl"] == pytest.approx(kl, rel=1e-5)
+    assert line["loss"] == pytest.approx(expected / 7, rel=1e-5)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--model", "{tmp}/absent", "--data", "{tmp}/d.jsonl"], "no such folder"),
+    (["--model", "{tmp}/empty", "--data", "{tmp}/d.jsonl"], "neither a model nor a run folder"),
+    (["--model", "{tmp}/half", "--data", "{tmp}/d.jsonl"], "has not finished"),
+    (["--model", "{base}", "--data", "{tmp}/absent.jsonl"], "no such file"),
+    (["--model", "{base}", "--data", "{tmp}/d.jsonl=0"], "weight must be a number above 0"),
+    (["--model", "{base}", "--data", "{tmp}/d.jsonl", "--max-len", 8], "would be dropped"),
+])
+def test_wrong_models_and_data_are_refused(base, tmp_path, words, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half/run.json").write_text('{"finished": false}')
+    write(tmp_path / "d.jsonl", sft_rows(2))
+    words = [str(word).format(tmp=tmp_path, base=base) for word in words]
+    with pytest.raises(BadInput, match=message):
+        run_main("sft", *words, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_half_weight_through_main(base, tmp_path):
+    """=2 and =0.5 reach the sampler: 4 x 2 + 4 x 0.5 = 10 rows, 5 steps of 2."""
+    one, two = write(tmp_path / "a.jsonl", sft_rows(4)), write(tmp_path / "b.jsonl", sft_rows(4))
+    assert run_main("sft", "--model", base, "--data", f"{one}=2", f"{two}=0.5", "--out", tmp_path / "run",
+                    "--batch-size", 2, "--lora-r", 2) == 0
+    assert len(log_lines(tmp_path / "run")) == 5
+
+
+def test_the_forecast_uses_the_speed_of_the_run_beside_it(runs, capsys):
+    words, out = runs["sft"]
+    before = sorted(out.parent.rglob("*"))
+    assert run_main("sft", *[out.parent / "next" if word == out else word for word in words], "--plan") == 0
+    text = capsys.readouterr().out
+    record = json.loads((out / "run.json").read_text())
+    assert f"{record['tokens']:,} tokens, {record['seconds']:.0f} s" in text and "unknown" not in text
+    assert sorted(out.parent.rglob("*")) == before
