@@ -30,7 +30,7 @@ try python dpo.py --model "$R/sft" --data "$R/judged/pairs.jsonl" --out "$R/dpo"
   --tokens-per-second 9000 --price-gpu-hour 0.40
 try python dpo.py --model "$R/sft" --data "$R/judged/pairs.jsonl" --out "$R/ipo" --loss ipo --lr 5e-4 --seed "$SEED" \
   --tokens-per-second 9000 --price-gpu-hour 0.40
-try python kto.py --model "$R/sft" --data "$R/judged/labels.jsonl" --out "$R/kto" --lr 5e-4 --beta 0.3 --seed "$SEED" \
+try python kto.py --model "$R/sft" --data "$R/judged/labels.jsonl" --out "$R/kto" --lr 5e-4 --beta 0.3 --max-steps 80 --seed "$SEED" \
   --tokens-per-second 9000 --price-gpu-hour 0.40
 
 say "step 5: the gate, on held-out prompts: DPO, IPO and KTO against SFT, and SFT against itself"

@@ -174,12 +174,11 @@ def main(args):
     if not args.ref:
         reference_logps(model if state["step"] == 0 else None, everything, args.pack_tokens, key, args.out)
     if state["step"] == 0 and not args.ref:
-        first = [rows[n] for n in steps[0]]
-        kl = step_kl(model, kl_pairs[0], args.pack_tokens)
+        first = [rows[n] | {"label": True} for n in steps[0]]  # one side, no KL: opposite errors would cancel
         with torch.no_grad():
-            total = sum(batch_loss(model, pack, kl, args.beta, good, bad)[0].item()
+            total = sum(batch_loss(model, pack, torch.zeros(()), args.beta, 1.0, 1.0)[0].item()
                         for pack in packs(first, args.pack_tokens))
-        check_start("KTO", total / sum(row["weight"] * (good if row["label"] else bad) for row in first), 0.5, model)
+        check_start("KTO", total / sum(row["weight"] for row in first), 0.5, model)
     seconds = state.get("seconds", 0.0)
 
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc="kto"):

@@ -47,7 +47,7 @@ def parse_args(argv=None):
     p.add_argument("--threads", type=at_least(1), default=2, help="CPU threads")
     p.add_argument("--world-seed", type=at_least(0), default=0, help="suite: the world to draw (0: data/tiny/gate)")
     p.add_argument("--split", choices=("dev", "test"), default="test", help="suite: tune on dev, report on test")
-    p.add_argument("--per-slice", type=at_least(1), default=60, help="suite: prompts per slice")
+    p.add_argument("--per-slice", type=at_least(1), default=100, help="suite: prompts per slice")
     p.add_argument("--out", help="suite: folder to write")
     return p.parse_args(argv)
 
@@ -362,7 +362,7 @@ def make_data(seed):
     for name, rows in (("sft", sft), ("sft_clean", clean), ("prompts", prompts)):
         rng.shuffle(rows)
         write_jsonl(TINY / f"{name}.jsonl", rows)
-    make_suite(TINY / "gate", "test", 0, 60)
+    make_suite(TINY / "gate", "test", 0, 100)
 
 
 # ---- tokenizer and documents ----------------------------------------------------------------------------------------

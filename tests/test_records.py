@@ -128,8 +128,9 @@ VALID = {
 }
 JUNK = [None, True, False, 0, -1, 10**40, 1e300, 0.5, "", " ", "assistant", "<|im_end|>", [], {}, [[]], [{}], [None],
         {"a": {}}, "\ud800", "\x00", [1, 2], {"role": "assistant"}, {"role": "wizard", "content": "x"}, [USER],
-        [ASSISTANT], [USER, USER], [ASSISTANT, ASSISTANT], {"name": 3}, "[{", "{}", "[1]", '{"name": "f"}', float("nan"),
-        float("inf"), [[[[[[[]]]]]]], {"type": "function", "function": 5}, {"function": {"name": None}}, -1e-9]
+        [ASSISTANT], [USER, USER], [ASSISTANT, ASSISTANT], {"name": 3}, "[{", "{}", "[1]", '{"name": "f"}',
+        float("nan"), float("inf"), [[[[[[[]]]]]]], {"type": "function", "function": 5}, {"function": {"name": None}},
+        -1e-9]
 TEXT_DAMAGE = [lambda t, r: t[:r.randrange(len(t))], lambda t, r: t + t, lambda t, r: t.replace(":", "", 1),
                lambda t, r: t.replace('"', "'", 2), lambda t, r: "[" * 100_000 + t, lambda t, r: f"[{t}]",
                lambda t, r: t.replace("{", '{"x": 1e999, ', 1), lambda t, r: t.replace("{", '{"x": NaN, ', 1),

@@ -182,6 +182,12 @@ def test_a_killed_run_ends_in_the_same_weights(runs, tmp_path, monkeypatch, stag
     assert {p.name for p in out.iterdir()} == {p.name for p in (tmp_path / "run").iterdir()}
 
 
+def test_killed_before_the_first_record_it_starts_again(base, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json.tmp").write_text('{"scri')
+    assert run_main("sft", *arguments("sft", base, tmp_path), "--max-steps", 1) == 0
+
+
 def test_resume_starts_at_the_checkpoint_and_not_before(runs, tmp_path, monkeypatch, capsys):
     """Killed at step 4, with a checkpoint after step 2: steps 3 and 4 are done again, 1 and 2 are not."""
     words = elsewhere(runs["sft"][0], tmp_path)
@@ -350,8 +356,9 @@ def test_a_stale_cache_is_refused_before_step_1(runs, tmp_path, stage):
     words, out = runs[stage]
     (tmp_path / "first").mkdir()
     lines = [json.loads(line) for line in (out / "ref_logps.jsonl").read_text().splitlines()]
-    write(tmp_path / "first/ref_logps.jsonl", [line | {"logp": line["logp"] - 3.0 * (n % 2)}
-                                               for n, line in enumerate(lines)])
+    wrong = {"dpo": lambda n: 2.0 * n, "kto": lambda n: 1.0}[stage]  # a constant leaves KTO's loss at 0.5
+    write(tmp_path / "first/ref_logps.jsonl",
+          [line | {"logp": line["logp"] - wrong(n)} for n, line in enumerate(lines)])
     with pytest.raises(BadInput, match="before step 1"):
         run_main(stage, *elsewhere(words, tmp_path))
     assert not (tmp_path / "run/log.jsonl").exists()

@@ -602,6 +602,11 @@ def test_a_subclass_is_no_plain_value():
         assert v.run_tests(code, [f"assert f(0) == {value!r}", f"assert f(1) == {value!r}"])["passed"] == 1
 
 
+def test_code_that_fails_at_the_end_is_rejected():
+    result = v.run_tests(SQUARE + "\nraise ValueError", TESTS)
+    assert (result["ok"], result["passed"], result["why"]) == (False, 3, "code fails (ValueError)")
+
+
 def test_weak_tests_are_marked():
     weak = ["assert abs(f(1) - 0.3) < 1e-6", "assert not f(0)", "assert f(1) == g(1)", "assert f(1)",
     "assert math.isclose(f(1), 0.3)", "assert f(1) != 2"]
