@@ -9,14 +9,15 @@ from pathlib import Path
 
 
 def policies(root):
-    """Rows (policy, verdict, {slice: share right}, tokens per answer, wins, losses) from every gate report below root."""
+    """Rows (policy, verdict, {slice: share right}, tokens per answer, "wins:losses") from the gate reports below root."""
     rows, baseline = [], None
     for path in sorted(root.glob("*/report.json")):
         report = json.loads(path.read_text())
         if "verdict" not in report or not report["slices"]:
             continue
         slices = report["slices"]
-        mean = {side: sum(s[f"tokens_{side}"] for s in slices.values()) / len(slices) for side in ("candidate", "baseline")}
+        mean = {side: sum(s[f"tokens_{side}"] for s in slices.values()) / len(slices)
+                for side in ("candidate", "baseline")}
         baseline = (f"{Path(report['baseline']).name} (baseline)", "", {n: s["baseline"] for n, s in slices.items()},
                     mean["baseline"], "")
         decided = f"{sum(s['wins'] for s in slices.values())}:{sum(s['losses'] for s in slices.values())}"
@@ -28,7 +29,7 @@ def policies(root):
 def stages(root):
     """Rows (stage, forecast, measured) from every run record below root; both are {"tokens", "seconds", "cost"}."""
     records = [json.loads(p.read_text()) for p in [*root.glob("*.run.json"), *root.glob("*/run.json")]]
-    return sorted((Path(r["path"].replace("/run.json", "").replace(".run.json", "")).name, r["script"], r["forecast"], r)
+    return sorted((Path(r["path"].replace("/run.json", "").replace(".run.json", "")).name, r["forecast"], r)
                   for r in records if r["finished"])
 
 
@@ -37,8 +38,9 @@ def main(root):
     if rows:
         names = list(rows[0][2])
         width = max(len(row[0]) for row in rows) + 2
-        print("share of answers that are right, sampled, by slice; tokens per answer; prompts won:lost against the baseline")
-        print("policy".ljust(width) + "".join(name[:8].rjust(9) for name in [*names, "mean", "tokens", "W:L"]) + "  gate")
+        print("share of sampled answers that are right, by slice; tokens per answer; prompts won:lost against the baseline")
+        heads = "".join(name[:8].rjust(9) for name in [*names, "mean", "tokens", "W:L"])
+        print("policy".ljust(width) + heads + "  gate")
         for policy, verdict, shares, tokens, decided in rows:
             values = [shares[name] for name in names]
             cells = [f"{value:.0%}" for value in [*values, sum(values) / len(values)]] + [f"{tokens:.1f}", decided]
@@ -46,7 +48,7 @@ def main(root):
     print("\nforecast -> measured")
     print("run".ljust(14) + "tokens".rjust(24) + "seconds".rjust(18) + "cost".rjust(20))
     sums = [0.0, 0.0]
-    for run, _, planned, real in stages(root):
+    for run, planned, real in stages(root):
         seconds = "?" if planned["seconds"] is None else f"{planned['seconds']:.0f}"
         cost = "?" if planned["cost"] is None else f"{planned['cost']:.4f}"
         print(run.ljust(14) + f"{planned['tokens']:,.0f} -> {real['tokens']:,.0f}".rjust(24)
