@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def policies(root):
-    """Rows (policy, verdict, {slice: share right}, tokens per answer, "wins:losses") from the gate reports below root."""
+    """Rows (policy, verdict, {slice: share right}, tokens per answer, "wins:losses") from the gate reports in root."""
     rows, baseline = [], None
     for path in sorted(root.glob("*/report.json")):
         report = json.loads(path.read_text())
@@ -38,7 +38,7 @@ def main(root):
     if rows:
         names = list(rows[0][2])
         width = max(len(row[0]) for row in rows) + 2
-        print("share of sampled answers that are right, by slice; tokens per answer; prompts won:lost against the baseline")
+        print("share of sampled answers that are right, by slice; tokens per answer; prompts won:lost against baseline")
         heads = "".join(name[:8].rjust(9) for name in [*names, "mean", "tokens", "W:L"])
         print("policy".ljust(width) + heads + "  gate")
         for policy, verdict, shares, tokens, decided in rows:
