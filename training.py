@@ -59,7 +59,8 @@ def load_tokenizer(name):
     except (OSError, ValueError) as error:
         raise BadInput(f"{adapter or base}: no tokenizer can be loaded ({str(error)[:160]})") from None
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        starts = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+        tokenizer.chat_template = "{{ bos_token }}" * starts + PLAIN_TEMPLATE
     return tokenizer
 
 

@@ -364,6 +364,17 @@ def test_a_stale_cache_is_refused_before_step_1(runs, tmp_path, stage):
     assert not (tmp_path / "run/log.jsonl").exists()
 
 
+def test_a_constant_error_of_the_reference_does_not_cancel_between_good_and_bad(base, tmp_path):
+    """Two good and two bad answers: with the reference off by 1 nat the plain KTO loss would still be 0.5."""
+    rows = [row | {"label": n % 2 == 0} for n, row in enumerate(label_rows(4))]
+    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", rows), "--batch-size", 4, "--lora-r", 2]
+    assert run_main("kto", *words, "--out", tmp_path / "first") == 0
+    lines = [json.loads(line) for line in (tmp_path / "first/ref_logps.jsonl").read_text().splitlines()]
+    write(tmp_path / "first/ref_logps.jsonl", [line | {"logp": line["logp"] + 1} for line in lines])
+    with pytest.raises(BadInput, match="before step 1"):
+        run_main("kto", *words, "--out", tmp_path / "second")
+
+
 def test_check_start(model):
     check_start("DPO", 0.6931, 0.693147, model)
     for value in (0.70, 0.68, float("nan"), float("inf")):
