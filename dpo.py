@@ -110,7 +110,8 @@ def main(args):
         print(*(show_mask(tokenizer, seq) for seq in rows[0]["seqs"]), sep="\n---\n")
         return 0
     lengths = [sum(len(seq["ids"]) for seq in row["seqs"]) for row in rows]
-    tokens = sum(lengths[n] for batch in steps for n in batch) + sum(lengths)  # training, and the reference once
+    numbers = sorted({n for batch in steps for n in batch})  # what the steps never reach needs no reference
+    used, tokens = [rows[n] for n in numbers], sum(lengths[n] for batch in [*steps, numbers] for n in batch)
     plan = forecast(args.out, "dpo.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour)
     print(f"plan     {len(steps)} steps, {cost_line(plan)}")
     if args.plan:
@@ -122,12 +123,12 @@ def main(args):
     start = time.perf_counter()
     key = fingerprint(args.ref or args.model, args.quantize)
     if args.ref:  # one model in memory at a time: the other reference is scored and freed first
-        reference_logps(load_model(args.ref, args.quantize).train(), rows, args.pack_tokens, key, args.out)
+        reference_logps(load_model(args.ref, args.quantize).train(), used, args.pack_tokens, key, args.out)
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed)
     optimizer = torch.optim.AdamW(trained(model), lr=args.lr, weight_decay=0.0)
     state = load_checkpoint(args.out, model, optimizer)
     if not args.ref:
-        reference_logps(model if state["step"] == 0 else None, rows, args.pack_tokens, key, args.out)
+        reference_logps(model if state["step"] == 0 else None, used, args.pack_tokens, key, args.out)
     options = (args.loss, args.beta, args.label_smoothing, args.ipo_length)
     if state["step"] == 0 and not args.ref:
         first = [rows[n] for n in steps[0]]

@@ -145,17 +145,21 @@ def main(args):
     rows = prepare(rows, lambda row: row | {"seqs": [
         encode(tokenizer, row["prompt"], row["completion"], row.get("tools"), args.max_len)]},
         tokenizer, args.max_dropped)
+    silent = sum(not unary(row, args.threshold) for row in raw)
     labels = [row["label"] for row in rows]
     good, bad = class_weights(labels, args.desirable_weight, args.undesirable_weight)
-    print(f"labels   {sum(labels)} good x {good:.3g}, {len(labels) - sum(labels)} bad x {bad:.3g}")
+    print(f"labels   {sum(labels)} good x {good:.3g}, {len(labels) - sum(labels)} bad x {bad:.3g}, {silent} records "
+          "without a score left out")
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     if args.show_mask:
         print(*(f"{row['label']}: {show_mask(tokenizer, row['seqs'][0])}" for row in rows[:3]), sep="\n---\n")
         return 0
     kl_pairs = mismatched(rows, steps, args.max_len)
-    everything = rows + [pair for pairs in kl_pairs for pair in pairs]
-    lengths = [len(row["seqs"][0]["ids"]) for row in everything]
-    tokens = sum(lengths[n] for batch in steps for n in batch) + sum(lengths[len(rows):]) + sum(lengths)
+    used = sorted({n for batch in steps for n in batch})  # what the steps never reach needs no reference
+    everything = [rows[n] for n in used] + [pair for pairs in kl_pairs for pair in pairs]
+    lengths = [len(row["seqs"][0]["ids"]) for row in rows]
+    tokens = sum(lengths[n] for batch in steps for n in batch) + sum(  # training, its KL pairs, the reference of both
+        len(row["seqs"][0]["ids"]) * (1 if place < len(used) else 2) for place, row in enumerate(everything))
     plan = forecast(args.out, "kto.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour)
     print(f"plan     {len(steps)} steps, {cost_line(plan)}")
     if args.plan:

@@ -29,6 +29,7 @@ WORDS = ("the cat sat on the mat and the dog ran to the red house because it was
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: too long for every change (make slow)")
+    config.addinivalue_line("filterwarnings", "ignore::FutureWarning")
 
 
 def make_tokenizer():

@@ -6,8 +6,10 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer, text_of
 from scipy.stats import chisquare
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from common import prompt_ids
+from common import encode, prompt_ids
 from inference import _padded, generation_batches, sample
 
 STOPS = [2, 1]  # <|im_end|> closes the turn, <|im_start|> stands for an eos of its own
@@ -159,3 +161,16 @@ def test_batches_hold_every_job_once():
     order = [lengths[j] for batch in batches for j in batch]
     assert order == sorted(order) and [3] in batches, "similar lengths together; a job too big for a batch gets its own"
     assert generation_batches([], [], 4) == []
+
+
+def test_training_reads_the_text_that_generation_continues():
+    """Where a token would cross the seam of an earlier turn, the line break after that turn must not get lost."""
+    joined = Tokenizer(models.BPE(vocab={"a": 0, ":": 1, "\n": 2, "\n\n": 3, "b": 4, "$": 5}, merges=[("\n", "\n")]))
+    joined.pre_tokenizer = pre_tokenizers.Split("$", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=joined, eos_token="$")
+    tokenizer.chat_template = ("{% for m in messages %}{{ 'a:\n' + m['content'] }}{{ '$\n' if m['role'] == 'assistant' "
+                               "else '' }}{% endfor %}{% if add_generation_prompt %}{{ 'a:\n' }}{% endif %}")
+    said = [{"role": "user", "content": "b"}, {"role": "assistant", "content": "\nb"}, {"role": "user", "content": "b"}]
+    row = encode(tokenizer, said, [{"role": "assistant", "content": "\nb"}], all_turns=True)
+    assert "".join(tokenizer.convert_ids_to_tokens(row["ids"])) == "a:\nba:\n\nb$\na:\nba:\n\nb$"
+    assert [n for n, m in enumerate(row["mask"]) if m] == [7, 8, 9, 18, 19, 20]

@@ -18,6 +18,15 @@ import pytest
 POINTS = 10
 
 
+def computing(real, event):
+    """The function, with an event after its work and before anything is written."""
+    def compute(*given, **more):
+        made = real(*given, **more)
+        event("batch computed")
+        return made
+    return compute
+
+
 def watch(stage, kill_at, list_file):
     """Number the events of this process, die in event `kill_at` (0: never), append each event's label to list_file."""
     import common
@@ -57,11 +66,7 @@ def watch(stage, kill_at, list_file):
     if hasattr(script, "write_whole"):
         script.write_whole = whole
     for name in {"sample", "judge_answers"} & vars(script).keys():
-        def compute(*given, real=getattr(script, name), **more):
-            made = real(*given, **more)
-            event("batch computed")
-            return made
-        setattr(script, name, compute)
+        setattr(script, name, computing(getattr(script, name), event))
     return script
 
 

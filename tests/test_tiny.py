@@ -145,7 +145,7 @@ def test_tokenizer(tokenizer):
 def test_suites(tmp_path):
     """Same seed, same bytes; another seed, other prompts; world 0 is the committed gate."""
     for name, world in (("a", 0), ("b", 5), ("c", 5), ("d", 6)):
-        make_tiny.make_suite(tmp_path / name, "test", world, 60 if world == 0 else 20)
+        make_tiny.make_suite(tmp_path / name, "test", world, 100 if world == 0 else 20)
     for file in GATE:
         a, b, c, d = ((tmp_path / name / Path(file).name).read_bytes() for name in "abcd")
         assert a == (TINY / file).read_bytes() and b == c
