@@ -224,8 +224,8 @@ def main(args):
     groups, local = list(groups.values()), args.judge != "random" and not args.endpoint
     tokenizer = load_tokenizer(args.judge) if local else None
     tokens = 0
-    if local:  # the first prompts stand for all; the prefix is rubric + prompt
-        some = groups[:20]
+    if local:  # every so many prompts stand for all; the prefix is rubric + prompt
+        some = groups[::max(1, len(groups) // 50)]
         shapes = [judge_ids(tokenizer, constitution, g[0]["prompt"], g[0]["completion"], g[0].get("slice"))
                   for g in some]
         prefix = sum(len(s[0]) for s in shapes) / len(some)

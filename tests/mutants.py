@@ -125,6 +125,8 @@ MUTANTS = [
      "return prompts * n * (rubric_len + prompt_len + answer_len)",
      ["tests/test_common.py::test_cost_model_by_hand"]),
     # sampling
+    ("common.py", "text = full[:full.rindex(stop) + len(stop)]", "text = full",
+     ["tests/test_inference.py::test_training_reads_the_text_that_generation_continues"]),
     ("inference.py", "(logits[warm] / temperature[alive][warm]).softmax", "logits[warm].softmax",
      ["tests/test_inference.py::test_temperature_is_that_of_the_softmax"]),
     ("inference.py", "torch.Generator().manual_seed(seed)", "torch.Generator().manual_seed(0)",

@@ -65,6 +65,9 @@ def main(words):
         if not words or any(word in str((mutant[0], mutant[3])) for word in words):
             waiting.append((number, *mutant))
     total, running, caught = len(waiting), {}, 0
+    if not waiting:
+        print("no fault has this word in its file or tests")
+        return 1
     tests = sorted({test for mutant in waiting for test in mutant[4]})
     with tempfile.TemporaryDirectory() as folder:
         tree = copy_tree(folder)
