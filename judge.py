@@ -112,16 +112,19 @@ def pick_pair(answers, min_margin):
 
 
 def preference(chosen, rejected):
-    """Probability that chosen is better: 1 where the verifier tells them apart, else by means and spreads."""
+    """Probability that chosen is better: 1 where the verifier tells them apart, else from the judge's means and spreads
+    (0.5 when it gave none)."""
     right = [(a["verify"] or {}).get("ok") for a in (chosen, rejected)]
     if right == [True, False]:
         return 1.0
-    spread = (chosen["sd"] ** 2 + rejected["sd"] ** 2) ** 0.5 if None not in (chosen["sd"], rejected["sd"]) else 0.0
-    return float(norm.cdf((chosen["score"] - rejected["score"]) / max(spread, 1e-3)))
+    if None in (chosen["sd"], rejected["sd"], chosen["judged"], rejected["judged"]):
+        return 0.5
+    spread = max((chosen["sd"] ** 2 + rejected["sd"] ** 2) ** 0.5, 1e-3)
+    return max(0.5, float(norm.cdf((chosen["judged"] - rejected["judged"]) / spread)))
 
 
 OF_ANSWER = {"candidate", "completion", "generator", "temperature", "system", "seed", "tokens", "finish", "score",
-             "judged", "scores", "sd", "mass", "verify", "flags"}
+             "judged", "judge_tokens", "scores", "sd", "mass", "verify", "flags"}
 
 
 def make_pairs(judged, min_margin, keep):
@@ -245,7 +248,6 @@ def main(args):
     path = Path(args.out) / "judged.jsonl"
     done = continue_lines(path, [sum(map(len, batch)) for batch in batches])
     seconds, start = record["seconds"], time.perf_counter()
-    tokens = record.get("tokens", 0) if done else 0
     model = load_model(args.judge, args.quantize) if local and done < len(batches) else None
 
     for batch in tqdm(batches[done:], initial=done, total=len(batches), desc="judge"):
@@ -257,12 +259,11 @@ def main(args):
                 draw = [random.Random(seed_for(args.seed, a["id"], a["candidate"])) for a in answers]
                 scores = [{c["name"]: {"score": 5 * d.random(), "sd": 1.0, "mass": 1.0}
                            for c in constitution["criteria"]} for d in draw]
+                used = 0
             elif args.endpoint:
                 scores, used = judge_endpoint(args.endpoint, args.judge, constitution, prompt, completions, piece)
-                tokens += used
             else:
                 scores, used = judge_answers(model, tokenizer, constitution, prompt, completions, piece)
-                tokens += used
             for row, score in zip(answers, scores):
                 trust = args.judge != "random" and piece not in args.no_verify
                 verified = verify(row, row["completion"], args.run_code) if trust else None
@@ -276,11 +277,13 @@ def main(args):
                     "sd": None if not spreads or any(sd is None for _, sd in spreads) else
                     sum((w * sd) ** 2 for w, sd in spreads) ** 0.5 / sum(weights.values()),
                     "mass": min(masses) if masses else None, "verify": verified, "flags": find_flags(row),
-                    "judge": args.judge, "constitution": name})
+                    "judge": args.judge, "constitution": name, "judge_tokens": 0})
+            judged[-len(answers)]["judge_tokens"] = used  # what one reading of the prompt and all its answers took
         append_lines(path, judged)
-        save_run(record, tokens=tokens, seconds=seconds + time.perf_counter() - start)
+        save_run(record, seconds=seconds + time.perf_counter() - start)
 
     judged = [row for _, row in read_jsonl(path)]
+    tokens = sum(row["judge_tokens"] for row in judged)
     pairs, outcomes = make_pairs(judged, args.min_margin, args.keep)
     labels = make_labels(judged, args.good, args.bad)
     write_jsonl(Path(args.out) / "pairs.jsonl", pairs)

@@ -297,9 +297,11 @@ def test_broken_answers_are_in_no_pair(flag):
 def test_preference():
     assert preference(answer(4, ok=True), answer(3.5, ok=False)) == 1.0
     assert preference(answer(4, sd=0.6), answer(3, sd=0.8)) == pytest.approx(norm.cdf(1.0))
-    assert preference(answer(4, sd=0.6, ok=True), answer(3, sd=0.8, ok=True)) == pytest.approx(norm.cdf(1.0))
+    # both right: the scores are squeezed into 3-5, the judge's own means and spreads are not
+    right = answer(4.6, sd=0.6, ok=True, judged=4.0), answer(4.2, sd=0.8, ok=True, judged=3.0)
+    assert preference(*right) == pytest.approx(norm.cdf(1.0))
     assert preference(answer(3, sd=1.0), answer(3, sd=1.0)) == 0.5
-    assert preference(answer(4, sd=None), answer(3, sd=1.0)) == 1.0 == preference(answer(4, sd=0.0), answer(3, sd=0.0))
+    assert preference(answer(4, sd=None), answer(3, sd=1.0)) == 0.5 and preference(answer(4, sd=0), answer(3, sd=0)) == 1
 
 
 @pytest.mark.parametrize(("text", "more", "flags"), [
