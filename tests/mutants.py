@@ -217,7 +217,7 @@ MUTANTS = [
      ["tests/test_judge.py::test_broken_answers_are_in_no_pair"]),
     ("judge.py", "chosen, rejected = usable[-1], usable[0]", "chosen, rejected = usable[0], usable[-1]",
      ["tests/test_judge.py::test_pick_pair"]),
-    ("judge.py", "return float(norm.cdf(", "return float(norm.sf(",
+    ("judge.py", "max(0.5, float(norm.cdf(", "max(0.5, float(norm.sf(",
      ["tests/test_judge.py::test_preference"]),
     ("judge.py", 'key=lambda pair: -pair["margin"])', 'key=lambda pair: pair["margin"])',
      ["tests/test_judge.py::test_keep_is_by_margin_within_a_slice"]),

@@ -301,7 +301,8 @@ def test_preference():
     right = answer(4.6, sd=0.6, ok=True, judged=4.0), answer(4.2, sd=0.8, ok=True, judged=3.0)
     assert preference(*right) == pytest.approx(norm.cdf(1.0))
     assert preference(answer(3, sd=1.0), answer(3, sd=1.0)) == 0.5
-    assert preference(answer(4, sd=None), answer(3, sd=1.0)) == 0.5 and preference(answer(4, sd=0), answer(3, sd=0)) == 1
+    assert preference(answer(4, sd=None), answer(3, sd=1.0)) == 0.5
+    assert preference(answer(4, sd=0.0), answer(3, sd=0.0)) == 1.0
 
 
 @pytest.mark.parametrize(("text", "more", "flags"), [
