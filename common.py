@@ -5,6 +5,7 @@ on (1 = supervised). `logps` are natural-log probabilities, `ratio` = policy - r
 """
 
 import argparse
+import datetime
 import hashlib
 import json
 import logging
@@ -12,6 +13,7 @@ import math
 import os
 import re
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
@@ -39,26 +41,30 @@ def parser(doc):
     return argparse.ArgumentParser(description=doc, formatter_class=Help, allow_abbrev=False)
 
 
-def at_least(low, kind=int):
-    """argparse type: a finite number >= low."""
+def at_least(low, kind=int, most=math.inf):
+    """argparse type: a finite number from low to most."""
     def number(text):
         value = kind(text)
-        if not low <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is not a number >= {low}")
+        if not low <= value <= most or value == math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {low} to {most}")
         return value
     return number
 
 
 def run(main, args):
-    """Call a stage's main(args) and exit with its code; bad input becomes one line on stderr and exit code 2."""
+    """Call a stage's main(args) and exit with its code; bad input becomes one line on stderr and exit code 2. A crash
+    exits with 70: 1 is a verdict of the gate."""
     try:
         code = main(args)
-    except BadInput as error:
+    except (BadInput, OSError) as error:  # OSError: a folder where a file should be, no permission, a full disk
         print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("\ninterrupted: the same command continues", file=sys.stderr)
         code = 130
+    except Exception:
+        traceback.print_exc()
+        code = 70
     sys.exit(code)
 
 
@@ -132,7 +138,9 @@ def as_messages(value, role, field):
             raise BadInput(f"field '{field}': role {str(who)[:40]!r}; expected system, user, assistant or tool")
         if not isinstance(content, str) and not (content is None and calls):
             raise BadInput(f"field '{field}': the content of a message must be text, got {type(content).__name__}")
-        messages.append({"role": ROLES[who], "content": content or ""} | ({"tool_calls": calls} if calls else {}))
+        kept = {key: message[key] for key in ("name", "tool_call_id") if isinstance(message.get(key), str)}
+        kept |= {"tool_calls": calls} if calls else {}
+        messages.append({"role": ROLES[who], "content": content or ""} | kept)
     return messages
 
 
@@ -140,12 +148,13 @@ def _tool_call(call, field):
     """{"name", "arguments"} in any of its wrappings -> OpenAI's {"type", "function"}."""
     try:
         call = json.loads(call) if isinstance(call, str) else call
+        name = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
         call = call.get("function", call)
         arguments = call.get("arguments", {})
         arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
         if not isinstance(call["name"], str) or not isinstance(arguments, dict):
             raise ValueError
-        return {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
+        return name | {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
     except (ValueError, KeyError, AttributeError, RecursionError):
         raise BadInput(f"field '{field}': a tool call must be {{\"name\": text, \"arguments\": object}}") from None
 
@@ -171,8 +180,10 @@ def normalise(row, kind):
     if "response" in row:
         row["completion"] = row.pop("response")
     conversation = row.pop("messages", row.pop("conversations", None))
-    if conversation is not None and row.get("prompt") is None:
+    if conversation is not None and (row.get("prompt") is None or (kind == "sft" and row.get("completion") is None)):
         conversation = as_messages(conversation, "user", "messages")
+        if isinstance(row.get("system"), str) and row["system"] and conversation[0]["role"] != "system":
+            conversation.insert(0, {"role": "system", "content": row.pop("system")})  # ShareGPT keeps it apart
         if conversation[-1]["role"] == "assistant" and kind != "pairs" and row.get("completion") is None:
             row["completion"] = [conversation.pop()]  # a field the kind "prompts" has no use for
         row["prompt"] = conversation or None
@@ -221,7 +232,8 @@ def read_records(path, kind, limit=None):
     """Normalised rows of a JSONL file or of hf:name[:split]; `id` is filled in where absent, and unique."""
     where, rows, seen = str(path), [], set()
     if where.startswith("hf:"):
-        raw = [(n, {k: v for k, v in row.items() if v is not None}) for n, row in enumerate(_hub_rows(where[3:]), 1)]
+        raw = [(n, {k: v for k, v in row.items() if v is not None or k in ("label_chosen", "label_rejected")})
+               for n, row in enumerate(_hub_rows(where[3:]), 1)]
     else:
         raw = read_jsonl(path)
     for number, row in raw[:limit]:
@@ -283,21 +295,25 @@ def start_run(out, script, arguments, inputs):
     """Open the record of a run, or continue it. `out` is the output file or folder; `inputs` are paths, hashed.
 
     Returns the record; record["finished"] says that nothing is left to do. BadInput when `out` was made with other
-    arguments or inputs: continuing would mix two runs."""
+    arguments or inputs: continuing would mix two runs. A run that never got to its first result starts anew."""
     out = Path(out)
-    path = out.with_suffix(".run.json") if out.suffix else out / "run.json"
-    arguments = {k: v for k, v in arguments.items() if k not in ("out", "plan", "show_mask")}
-    new = {"script": script, "arguments": json.loads(json.dumps(arguments)),
-           "inputs": {path: digest(split_weight(path)[0]) for path in map(str, inputs)}}
-    if path.exists():
-        old = json.loads(path.read_text())
+    is_file = out.suffix == ".jsonl"
+    path = out.with_suffix(".run.json") if is_file else out / "run.json"
+    free = ("out", "plan", "show_mask", "save_every", "tokens_per_second", "answer_len", "price_gen", "price_judge",
+            "price_gpu_hour")  # what may change between two halves of a run
+    new = {"script": script, "inputs": {path: digest(split_weight(path)[0]) for path in map(str, inputs)},
+           "arguments": json.loads(json.dumps({k: v for k, v in arguments.items() if k not in free}))}
+    begun = [out] if out.is_file() else [p for p in out.iterdir() if p.name not in (
+        "run.json", "run.json.tmp", "ref_logps.jsonl", "log.jsonl")] if out.is_dir() else []
+    old = read_run(path)
+    if old and (begun or old["finished"]):
         for part in new:
             if old.get(part) != new[part]:
                 keys = new[part] if isinstance(new[part], dict) else {part: 0}
                 changed = [k for k in keys if part == "script" or old[part].get(k) != new[part][k]] or [part]
                 raise BadInput(f"{out} was made with other {part} ({', '.join(changed)}): take another --out")
         return old
-    if out.is_file() or (out.is_dir() and any(p.name != "run.json.tmp" for p in out.iterdir())):
+    if begun or (path.exists() and not old):
         raise BadInput(f"{out} exists and is not a run of this kit: take another --out")
     import peft
     import transformers
@@ -309,6 +325,15 @@ def start_run(out, script, arguments, inputs):
     return record
 
 
+def read_run(path):
+    """The run record at `path`; {} when there is none of ours."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        return record if record["script"] and isinstance(record["finished"], bool) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def save_run(record, **measured):
     """Store what is known so far. Called after each batch, so that seconds and tokens survive a kill."""
     record.update(measured)
@@ -318,14 +343,8 @@ def save_run(record, **measured):
 def runs_beside(out):
     """Finished run records next to `out`, oldest first; each knows its folder or file as record["path"]."""
     beside = Path(out).parent
-    records = []
-    for path in sorted([*beside.glob("*.run.json"), *beside.glob("*/run.json")], key=lambda p: p.stat().st_mtime):
-        try:
-            record = json.loads(path.read_text())
-            records += [record | {"path": str(path)}] if record["finished"] and record["script"] else []
-        except (ValueError, KeyError, TypeError):
-            continue  # not a record of ours
-    return records
+    paths = sorted([*beside.glob("*.run.json"), *beside.glob("*/run.json")], key=lambda p: (p.stat().st_mtime, p))
+    return [record | {"path": str(path)} for path, record in zip(paths, map(read_run, paths)) if record.get("finished")]
 
 
 def continue_lines(path, sizes):
@@ -366,6 +385,8 @@ def seed_for(*parts):
 
 # ---- chat -> tokens and masks --------------------------------------------------------------------------------
 
+TODAY = datetime.date(2024, 7, 26)
+
 # For tokenizers without a template. Only existing tokens; every assistant turn ends in the end-of-sequence token.
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ '### ' + m['role'] | capitalize + ':\n' + m['content'] | trim }}"
@@ -374,7 +395,10 @@ PLAIN_TEMPLATE = (
 
 
 def render(tokenizer, messages, tools=None, generation_prompt=False):
-    """The text a chat template makes. Templates that ignore tools get them as text: nothing is dropped in silence."""
+    """The text a chat template makes. Templates that ignore tools get them as text: nothing is dropped in silence.
+
+    Thinking is switched off where a template can (else judge digits and verifiers would meet <think>), and templates
+    that print the date get a fixed one: a run continued tomorrow must see the tokens of today."""
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else str(tokenizer.chat_template)
     if "tool_calls" not in template and any("tool_calls" in m for m in messages):
         calls = [[f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
@@ -387,9 +411,14 @@ def render(tokenizer, messages, tools=None, generation_prompt=False):
         system = messages[0]["content"] + "\n\n" if messages[0]["role"] == "system" else ""
         messages = [{"role": "system", "content": system + text}] + messages[bool(system):]
         tools = None
+    options = {"tokenize": False, "add_generation_prompt": generation_prompt, "enable_thinking": False,
+               "date_string": TODAY.strftime("%d %b %Y"), "strftime_now": TODAY.strftime}
     try:
-        return tokenizer.apply_chat_template(messages, tools, tokenize=False, add_generation_prompt=generation_prompt)
+        return tokenizer.apply_chat_template(messages, tools, **options)
     except (jinja2.TemplateError, TypeError) as error:
+        if messages[0]["role"] == "system" and len(messages) > 1 and messages[1]["role"] == "user":  # Gemma knows none
+            joined = messages[1] | {"content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+            return render(tokenizer, [joined, *messages[2:]], tools, generation_prompt)
         raise BadInput(f"the chat template refuses these messages ({str(error)[:100]})") from None
 
 
@@ -426,7 +455,7 @@ def encode(tokenizer, prompt, completion, tools=None, max_len=None, all_turns=Fa
         mask += [0] * (len(ids) - len(mask))
         whole = _extend(tokenizer, ids, head, full)
         ends = [i for i in range(len(ids), len(whole)) if whole[i] in stops]
-        if len(ends) > 1:
+        if len(ends) > 1 and tokenizer.decode([i for i in whole[ends[0]:] if i not in stops]).strip():
             raise ValueError("a stop token inside the answer")
         if not ends:  # the template closes the turn with plain text only
             whole, ends, full = whole + stops[:1], [len(whole)], full + tokenizer.convert_ids_to_tokens(stops[0])
@@ -521,11 +550,12 @@ def money(tokens=0, price_per_million=0.0, seconds=0.0, price_gpu_hour=0.0):
     return tokens * price_per_million / 1e6 + seconds * price_gpu_hour / 3600
 
 
-def forecast(out, script, tokens, tokens_per_second=None, price_per_million=0.0, price_gpu_hour=0.0):
+def forecast(out, script, tokens, tokens_per_second=None, price_per_million=0.0, price_gpu_hour=0.0, model=None):
     """{"tokens", "seconds", "cost"} of a stage before it runs. Without a given speed that of the newest finished run of
-    the same script beside `out` is taken; with none there either, seconds are None: unknown is not zero."""
+    the same script and model beside `out` is taken; with none there, seconds are None: unknown is not zero."""
     if not tokens_per_second:
-        speeds = [r["tokens"] / r["seconds"] for r in runs_beside(out) if r["script"] == script and r["seconds"]]
+        speeds = [r["tokens"] / r["seconds"] for r in runs_beside(out) if r["script"] == script and r["seconds"]
+                  and model in (None, *(r.get("arguments", {}).get(key) for key in ("model", "judge")))]
         tokens_per_second = speeds[-1] if speeds else None
     seconds = tokens / tokens_per_second if tokens_per_second else None
     cost = money(tokens, price_per_million, seconds or 0.0, price_gpu_hour)

@@ -8,8 +8,18 @@ SEED=${SEED:-0}
 R=${R:-runs/demo}
 T=data/tiny
 say() { printf '\n== %s\n' "$*"; }
-try() { printf '\n$ %s\n' "$*"; "$@" 2>>"$R/progress.log"; }
-gate() { try "$@" || [ $? -eq 1 ] || [ $? -eq 3 ]; } # BLOCK and NOT ENOUGH DATA are answers, not accidents
+try() {
+  local code=0
+  printf '\n$ %s\n' "$*"
+  "$@" 2>>"$R/progress.log" || code=$?
+  [ $code -ne 2 ] && [ $code -lt 64 ] || tail -n 3 "$R/progress.log" >&2
+  return $code
+}
+gate() { # BLOCK (1) and NOT ENOUGH DATA (3) are answers, not accidents
+  local code=0
+  try "$@" || code=$?
+  [ $code -eq 0 ] || [ $code -eq 1 ] || [ $code -eq 3 ]
+}
 mkdir -p "$R"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # models this small only lose time when two cores share them
 

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from common import (at_least, cost_line, dpo_loss, encode, forecast, ipo_loss, money, parser, read_mixture, run,
                     save_run, show_mask, start_run)
-from training import (batches, check_start, fingerprint, load_checkpoint, load_model, load_policy, load_tokenizer,
-                      lr_at, optimiser_step, pack_logps, packs, prepare, reference_logps, save_adapter,
+from training import (batches, check_length, check_start, fingerprint, load_checkpoint, load_policy, load_reference,
+                      load_tokenizer, lr_at, optimiser_step, pack_logps, packs, prepare, reference_logps, save_adapter,
                       save_checkpoint, trained, warn_if_still, write_log)
 
 
@@ -37,7 +37,7 @@ def parse_args(argv=None):
     p.add_argument("--data", required=True, nargs="+", metavar="FILE[=WEIGHT]", help="JSONL files or hf:name[:split]")
     p.add_argument("--out", required=True, help="run folder to write")
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
-    p.add_argument("--max-dropped", type=at_least(0, float), default=0.05, help="largest share of unusable rows")
+    p.add_argument("--max-dropped", type=at_least(0, float, 1), default=0.05, help="largest share of unusable rows")
     # the method
     p.add_argument("--loss", choices=["dpo", "ipo"], default="dpo", help="preference loss")
     p.add_argument("--beta", type=at_least(1e-6, float), help="higher stays closer to the reference (dpo 0.1, ipo 1.0)")
@@ -49,7 +49,7 @@ def parse_args(argv=None):
     p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
     # optimisation
     p.add_argument("--lr", type=at_least(0, float), default=2e-5, help="peak learning rate")
-    p.add_argument("--warmup", type=at_least(0, float), default=0.1, help="share of steps with rising rate")
+    p.add_argument("--warmup", type=at_least(0, float, 1), default=0.1, help="share of steps with rising rate")
     p.add_argument("--epochs", type=at_least(1), default=1, help="passes over the data")
     p.add_argument("--max-steps", type=at_least(1), help="stop after so many steps")
     p.add_argument("--batch-size", type=at_least(1), default=16, help="pairs per optimiser step")
@@ -112,23 +112,28 @@ def main(args):
     lengths = [sum(len(seq["ids"]) for seq in row["seqs"]) for row in rows]
     numbers = sorted({n for batch in steps for n in batch})  # what the steps never reach needs no reference
     used, tokens = [rows[n] for n in numbers], sum(lengths[n] for batch in [*steps, numbers] for n in batch)
-    plan = forecast(args.out, "dpo.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour)
+    plan = forecast(args.out, "dpo.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,
+                    model=args.model)
     print(f"plan     {len(steps)} steps, {cost_line(plan)}")
     if args.plan:
         return 0
     record = start_run(args.out, "dpo.py", vars(args), args.data + [args.model] + ([args.ref] if args.ref else []))
     if record["finished"]:
+        (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
         print(f"{args.out} is finished: nothing to do")
         return 0
-    start = time.perf_counter()
+    start, read = time.perf_counter(), 0
     key = fingerprint(args.ref or args.model, args.quantize)
     if args.ref:  # one model in memory at a time: the other reference is scored and freed first
-        reference_logps(load_model(args.ref, args.quantize).train(), used, args.pack_tokens, key, args.out)
+        other = load_reference(args.ref, tokenizer, args.quantize)
+        read += reference_logps(other, used, args.pack_tokens, key, args.out)
+        del other
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed)
     optimizer = torch.optim.AdamW(trained(model), lr=args.lr, weight_decay=0.0)
+    check_length(model, max(len(seq["ids"]) for row in used for seq in row["seqs"]))
     state = load_checkpoint(args.out, model, optimizer)
     if not args.ref:
-        reference_logps(model if state["step"] == 0 else None, used, args.pack_tokens, key, args.out)
+        read += reference_logps(model if state["step"] == 0 else None, used, args.pack_tokens, key, args.out)
     options = (args.loss, args.beta, args.label_smoothing, args.ipo_length)
     if state["step"] == 0 and not args.ref:
         first = [rows[n] for n in steps[0]]
@@ -136,7 +141,7 @@ def main(args):
             total = sum(batch_loss(model, pack, *options)[0].item() for pack in packs(first, args.pack_tokens))
         check_start(args.loss.upper(), total / sum(row["weight"] for row in first),
                     math.log(2) if args.loss == "dpo" else 1 / (4 * args.beta**2), model)
-    seconds = state.get("seconds", 0.0)
+    seconds, tokens = state.get("seconds", 0.0), state.get("tokens", read)
 
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc=args.loss):
         batch = [rows[n] for n in steps[step]]
@@ -151,17 +156,19 @@ def main(args):
         metrics = {name: value / len(batch) for name, value in metrics.items()}
         warn_if_still(step, grad_norm, metrics["rewards/margins"])
         elapsed = seconds + time.perf_counter() - start
-        write_log(args.out, step, len(steps), loss=loss, grad_norm=grad_norm, lr=lr, seconds=elapsed,
-                  tokens=sum(lengths[n] for n in steps[step]), **metrics)
+        read = sum(lengths[n] for n in steps[step])
+        write_log(args.out, step, len(steps), loss=loss, grad_norm=grad_norm, lr=lr, seconds=elapsed, tokens=read,
+                  **metrics)
+        tokens += read
         if (step + 1) % args.save_every == 0 or step + 1 == len(steps):
-            state = {"seconds": elapsed, "loss": loss, "margins": metrics["rewards/margins"]}
+            state = {"seconds": elapsed, "tokens": tokens, "loss": loss, "margins": metrics["rewards/margins"]}
             save_checkpoint(args.out, model, optimizer, step + 1, **state)
 
     save_adapter(args.out, model, tokenizer)
     cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
-    measured = {"tokens": tokens, "seconds": state["seconds"], "cost": cost}
+    measured = {"tokens": state["tokens"], "seconds": state["seconds"], "cost": cost}
     save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"])
-    (Path(args.out) / "checkpoint.pt").unlink()
+    (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
     print(f"result   {len(steps)} steps, last loss {state['loss']:.4f}, margin {state['margins']:+.3f}, "
           f"{cost_line(measured)} -> {args.out}")
     return 0

@@ -9,7 +9,7 @@ Exits   0 SHIP, 1 BLOCK, 3 NOT ENOUGH DATA (and how much more is needed), 2 bad 
     python gate.py --model runs/dpo --baseline runs/sft --suite data/gate --out runs/gate-judged --judge runs/judge \\
         --constitution data/constitution.md
 
-Both models answer every prompt k times (--profile hobby: k 4, margin 10 points, 20 prompts a slice; release: 8, 5, 100)
+Both models answer every prompt k times (--profile hobby: k 4, margin 10 points, 30 prompts a slice; release: 8, 5, 100)
 and are compared prompt by prompt. A slice FAILs when its drop is significant (one-sided t test, clusters kept whole,
 level 0.05 / (slices + 1)) and at least one point; it is CLEAR when the lower 95 % bound of the difference lies above
 minus the margin. One failed slice, a significant drop of the mean over all slices, or a canary that the baseline passes
@@ -31,12 +31,12 @@ from tqdm import tqdm
 from common import (BadInput, append_lines, at_least, continue_lines, cost_line, digest, forecast, money, parser,
                     prompt_ids, read_jsonl, read_records, run, runs_beside, save_run, seed_for, start_run, write_jsonl,
                     write_whole)
-from inference import generation_batches, judge_answers, read_constitution, sample
+from inference import generation_batches, judge_answers, overall_score, read_constitution, sample
 from training import fingerprint, load_model, load_tokenizer
 from verify import check_fields, verify
 
 EXIT = {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
-PROFILES = {"hobby": {"k": 4, "margin": 0.10, "min_n": 20}, "release": {"k": 8, "margin": 0.05, "min_n": 100}}
+PROFILES = {"hobby": {"k": 4, "margin": 0.10, "min_n": 30}, "release": {"k": 8, "margin": 0.05, "min_n": 100}}
 
 
 def parse_args(argv=None):
@@ -72,7 +72,7 @@ def paired_difference(candidate, baseline, clusters):
     """(mean difference, standard error, degrees of freedom, raw error) of paired scores [n] in 0..1; the items of a
     cluster count as one draw (cluster-robust: G/(G-1) x sum over clusters of their summed deviations squared / n^2).
 
-    The error is never below 1/n, what one flipped prompt would make: 20 equal answers do not prove equality."""
+    The error is never below 1/n, what one flipped prompt would make."""
     d = np.asarray(candidate, float) - np.asarray(baseline, float)
     mean, n = d.mean(), len(d)
     sums = {}
@@ -87,11 +87,12 @@ def compare_slice(candidate, baseline, clusters, margin, min_n, hypotheses):
     """Decide one slice from paired scores -> {"delta", "low", "high", "p_drop", "verdict", "need", ...}.
 
     low and high: 95 % interval of the difference. FAIL: p_drop < 0.05 / hypotheses and a drop of >= 0.01. CLEAR: the
-    one-sided 95 % lower bound above -margin, and min_n prompts. UNSURE: neither; `need` prompts would decide it."""
+    one-sided 95 % lower bound above -margin, and min_n prompts; what n prompts never showed may still happen in 3/n of
+    them (rule of three), so the bound is at most delta - 3/n. UNSURE: neither; `need` prompts would decide it."""
     delta, error, df, raw = paired_difference(candidate, baseline, clusters)
     n, p_drop = len(candidate), float(student.cdf(delta / error, df))
     low, high = (min(max(delta + sign * student.ppf(0.975, df) * error, -1.0), 1.0) for sign in (-1, 1))
-    bound = delta - student.ppf(0.95, df) * error
+    bound = delta - max(student.ppf(0.95, df) * error, 3 / n)
     verdict, need = "UNSURE", None
     if p_drop < 0.05 / hypotheses and delta <= -0.01 and n >= 2:
         verdict = "FAIL"
@@ -100,7 +101,7 @@ def compare_slice(candidate, baseline, clusters, margin, min_n, hypotheses):
     elif delta > -margin and math.isfinite(error):
         need = max(min_n, n + 1)
         t = student.ppf(0.95, max(need * (df + 1) // n - 1, 1)) / (delta + margin)
-        need = max(need, math.floor(n * (t * raw) ** 2) + 1, math.floor(t) + 1)  # the spread, and the floor of 1/n
+        need = max(need, math.floor(n * (t * raw) ** 2) + 1, math.floor(max(t, 3 / (delta + margin))) + 1)
     return {"n": n, "candidate": float(np.mean(candidate)), "baseline": float(np.mean(baseline)), "delta": float(delta),
             "low": float(low), "high": float(high), "p_drop": p_drop, "verdict": verdict, "need": need,
             "wins": int(sum(c > b for c, b in zip(candidate, baseline))),
@@ -129,8 +130,8 @@ def compare_slices(items, margin, min_n):
 
 
 def decide(slices, overall, canaries, unscored=()):
-    """(verdict, one sentence of why). canaries: [{"id", "candidate": passed, "baseline": passed}]; unscored: names of
-    slices in which no item has a score, say unit tests without --run-code: they cannot ship."""
+    """(verdict, one sentence of why). canaries: [{"id", "candidate": passed, "baseline": passed}]; unscored: slices
+    where too many items have no score, say unit tests without --run-code: they cannot ship."""
     broken = [c["id"] for c in canaries if c["baseline"] and not c["candidate"]]
     failed = [name for name, s in slices.items() if s["verdict"] == "FAIL"]
     unsure = {name: s for name, s in slices.items() if s["verdict"] == "UNSURE"}
@@ -143,7 +144,7 @@ def decide(slices, overall, canaries, unscored=()):
         return "BLOCK", f"the mean over all slices fell by {-100 * overall['delta']:.1f} points"
     if unsure or unscored or not slices:
         needs = [f"{name} has {s['n']} prompts and needs {'more' if s['need'] is None else s['need']}"
-                 for name, s in unsure.items()] + [f"{name} has no score at all" for name in unscored]
+                 for name, s in unsure.items()] + [f"{name} has too many items without a score" for name in unscored]
         return "NOT ENOUGH DATA", "; ".join(needs) or "the suite has no comparable slice"
     gain = "{delta:+.1%} over all slices [{low:+.1%}, {high:+.1%}]".format(**overall)
     return "SHIP", f"no slice fell; {'improved' if overall['p_gain'] < 0.05 else 'no improvement shown'}: {gain}"
@@ -180,26 +181,24 @@ def read_suite(path, limit):
 
 
 def answer_suite(model_name, role, items, k, out, args):
-    """Sample k answers per item (canaries: one, greedy) into out/answers-ROLE.jsonl, graded -> (rows, seconds)."""
+    """Sample k answers per item (canaries: one, greedy) into out/answers-ROLE.jsonl -> (rows, tokens in and out)."""
     path, tokenizer = Path(out) / f"answers-{role}.jsonl", load_tokenizer(model_name)
     ids = [prompt_ids(tokenizer, item["prompt"], item.get("tools")) for item in items]
     counts = [1 if item["type"] == "canary" else k for item in items]
     batches = generation_batches([len(i) for i in ids], counts, args.batch_size)
     done = continue_lines(path, [sum(counts[n] for n in batch) for batch in batches])
     model = load_model(model_name, args.quantize) if done < len(batches) else None
-    start = time.perf_counter()
     for batch in tqdm(batches[done:], initial=done, total=len(batches), desc=role):
         jobs = [(ids[n], [(0.0 if items[n]["type"] == "canary" else args.temperature,
                            seed_for(args.seed, role, items[n]["id"], s)) for s in range(counts[n])]) for n in batch]
         rows = []
         for n, answers in zip(batch, sample(model, tokenizer, jobs, args.max_tokens)):
             for s, answer in enumerate(answers):
-                verified = verify(items[n], answer["text"], args.run_code)
                 rows.append({"id": items[n]["id"], "sample": s, "text": answer["text"], "tokens": answer["tokens"],
-                             "finish": answer["finish"], "ok": verified["ok"] if verified else None,
-                             "why": verified.get("why") if verified else None})
+                             "finish": answer["finish"]})
         append_lines(path, rows)
-    return [row for _, row in read_jsonl(path)], time.perf_counter() - start
+    rows = [row for _, row in read_jsonl(path)]
+    return rows, sum(map(len, ids)) + sum(row["tokens"] for row in rows)
 
 
 def judge_suite(items, answers, args):
@@ -209,23 +208,21 @@ def judge_suite(items, answers, args):
     done = continue_lines(path, [1] * len(asked))
     model = load_model(args.judge, args.quantize) if done < len(asked) else None
     tokenizer = load_tokenizer(args.judge)
-    weights = {c["name"]: c["weight"] for c in constitution["criteria"]}
     for item in tqdm(asked[done:], initial=done, total=len(asked), desc="judge"):
         own = [(role, row) for role in answers for row in answers[role] if row["id"] == item["id"]]
         texts = [[{"role": "assistant", "content": row["text"]}] for _, row in own]
         scores, _ = judge_answers(model, tokenizer, constitution, item["prompt"], texts, item["slice"])
         line = {"id": item["id"], "candidate": [], "baseline": []}
         for (role, _), score in zip(own, scores):
-            known = score and all(s["score"] is not None for s in score.values())
-            total = 5 * sum(weights[c] for c in score)
-            line[role].append(sum(weights[c] * s["score"] for c, s in score.items()) / total if known else None)
+            overall = overall_score(score, constitution["criteria"])
+            line[role].append(None if overall is None else overall / 5)
         append_lines(path, [line])
     return {(role, row["id"]): None if None in row[role] else float(np.mean(row[role]))
             for _, row in read_jsonl(path) for role in ("candidate", "baseline")}
 
 
-def score_items(items, answers, judged):
-    """Per-item scores of both roles -> (comparable items, canaries, ids left out because a score is missing)."""
+def score_items(items, answers, judged, run_code=False):
+    """Grade the answers -> (comparable items with the scores of both roles, canaries, ids without a score)."""
     compared, canaries, missing = [], [], []
     grouped = {role: {} for role in answers}
     for role, rows in answers.items():
@@ -233,14 +230,15 @@ def score_items(items, answers, judged):
             grouped[role].setdefault(row["id"], []).append(row)
     for item in items:
         own = {role: grouped[role][item["id"]] for role in answers}
-        if item["type"] == "canary":
-            canaries.append({"id": item["id"]} | {role: bool(rows[0]["ok"]) for role, rows in own.items()})
-            continue
-        scores = {role: judged.get((role, item["id"])) if item["type"] == "judge" else
-                  None if any(row["ok"] is None for row in rows) else sum(row["ok"] for row in rows) / len(rows)
-                  for role, rows in own.items()}
+        scores = {role: judged.get((role, item["id"])) for role in own}
+        if item["type"] != "judge":
+            right = {role: [verify(item, row["text"], run_code)["ok"] for row in rows] for role, rows in own.items()}
+            scores = {role: None if None in oks else sum(oks) / len(oks) for role, oks in right.items()}
         if None in scores.values():
             missing.append(item["id"])
+            continue
+        if item["type"] == "canary":
+            canaries.append({"id": item["id"]} | {role: score == 1 for role, score in scores.items()})
             continue
         tokens = {f"tokens_{role}": float(np.mean([row["tokens"] for row in rows])) for role, rows in own.items()}
         cluster = str(item.get("cluster", item["id"]))
@@ -282,39 +280,46 @@ def main(args):
         items = [item for item in items if item["type"] != "judge"]
     k = profile["k"] if args.temperature > 0 else 1
     count = sum(1 if item["type"] == "canary" else k for item in items)
-    plan = forecast(args.out, "gate.py", 2 * count * (args.answer_len or args.max_tokens), args.tokens_per_second,
-                    price_gpu_hour=args.price_gpu_hour)
+    tokenizer = load_tokenizer(args.model)
+    read = sum(len(prompt_ids(tokenizer, item["prompt"], item.get("tools"))) for item in items)
+    plan = forecast(args.out, "gate.py", 2 * (read + count * (args.answer_len or args.max_tokens)),
+                    args.tokens_per_second, price_gpu_hour=args.price_gpu_hour)
     print(f"plan     {len(items)} items, {count} answers a model: {cost_line(plan)}")
     if args.plan:
         return 0
     inputs = [args.suite, args.model, args.baseline] + ([args.judge, args.constitution] if args.judge else [])
     record = start_run(args.out, "gate.py", vars(args), inputs)
+    if record["finished"]:
+        print((Path(args.out) / "report.md").read_text(encoding="utf-8"))
+        return EXIT[record["verdict"]]
     out, start, seconds = Path(args.out), time.perf_counter(), record["seconds"]
     key = [fingerprint(args.baseline, args.quantize), digest(args.suite), args.limit, k, args.temperature,
-           args.max_tokens, args.seed, args.run_code, bool(args.judge), args.batch_size]
-    if not record["finished"]:
-        for other in runs_beside(out):  # the same baseline on the same suite is answered once
-            cached, own = Path(other["path"]).parent / "answers-baseline.jsonl", out / "answers-baseline.jsonl"
-            if other.get("baseline_key") == key and cached.exists() and not own.exists():
-                shutil.copy(cached, own.with_suffix(".tmp"))
-                own.with_suffix(".tmp").rename(own)
+           args.max_tokens, args.seed, bool(args.judge), args.batch_size]
+    for other in runs_beside(out):  # the same baseline on the same suite is answered once
+        cached, own = Path(other["path"]).parent / "answers-baseline.jsonl", out / "answers-baseline.jsonl"
+        if other.get("baseline_key") == key and cached.exists() and not own.exists():
+            save_run(record, borrowed=str(cached))
+            shutil.copy(cached, own.with_suffix(".tmp"))
+            own.with_suffix(".tmp").rename(own)
     save_run(record, baseline_key=key)
-    answers, speed = {}, {}
+    answers, tokens = {}, {}
     for role, name in (("baseline", args.baseline), ("candidate", args.model)):
-        answers[role], speed[role] = answer_suite(name, role, items, k, out, args)
+        answers[role], tokens[role] = answer_suite(name, role, items, k, out, args)
         save_run(record, seconds=seconds + time.perf_counter() - start)
     judged = judge_suite(items, answers, args) if any(item["type"] == "judge" for item in items) else {}
-    compared, canaries, missing = score_items(items, answers, judged)
+    compared, canaries, missing = score_items(items, answers, judged, args.run_code)
     slices, overall = {}, {"fail": False}
     if compared:
         slices, overall = compare_slices(compared, profile["margin"], profile["min_n"])
     for name, result in slices.items():
         own = [item for item in compared if item["slice"] == name]
         result |= {f"tokens_{role}": float(np.mean([item[f"tokens_{role}"] for item in own])) for role in answers}
-    left = dict.fromkeys(item["slice"] for item in items if item["type"] != "canary" and item["slice"] not in slices)
+    lost = [item["slice"] for item in items if item["id"] in set(missing)]
+    left = [name for name in dict.fromkeys(lost) if lost.count(name) > 0.05 * (lost.count(name) + slices.get(
+        name, {"n": 0})["n"])]
     verdict, why = decide(slices, overall, canaries, left)
-    tokens = sum(row["tokens"] for rows in answers.values() for row in rows)
-    measured = {"tokens": tokens, "seconds": seconds + time.perf_counter() - start}
+    measured = {"tokens": tokens["candidate"] + (0 if record.get("borrowed") else tokens["baseline"]),
+                "seconds": seconds + time.perf_counter() - start}
     measured["cost"] = money(seconds=measured["seconds"], price_gpu_hour=args.price_gpu_hour)
     report = {"verdict": verdict, "why": why, "candidate": args.model, "baseline": args.baseline,
               "profile": args.profile, "k": k, "temperature": args.temperature, "margin": profile["margin"],
@@ -322,8 +327,7 @@ def main(args):
     write_jsonl(out / "items.jsonl", compared)
     write_whole(out / "report.json", json.dumps(report, indent=1) + "\n")
     write_whole(out / "report.md", report_text(report))
-    if not record["finished"]:
-        save_run(record, finished=True, forecast=plan, **measured, verdict=verdict)
+    save_run(record, finished=True, forecast=plan, **measured, verdict=verdict)
     print("\n".join(line for line in report_text(report).splitlines()[2:] if line))
     print(f"result   {verdict}: {why}; {cost_line(measured)} -> {args.out}")
     return EXIT[verdict]

@@ -76,18 +76,21 @@ def with_system(prompt, system):
     return prompt if system is None else [{"role": "system", "content": system}] + rest
 
 
-def candidate_row(row, k, made_by, seed, answer):
-    """One line of candidates.jsonl. The prompt stays without the extra system text: training learns it by heart."""
+def candidate_row(row, k, made_by, seed, answer, read):
+    """One line of candidates.jsonl; `read` = tokens of the prompt, counted once for all answers it was read for. The
+    prompt stays without the extra system text: training learns it by heart."""
     model, temperature, system = made_by
     return row | {"candidate": k, "completion": [{"role": "assistant", "content": answer["text"]}], "generator": model,
                   "temperature": temperature, "system": system, "seed": seed, "tokens": answer["tokens"],
-                  "finish": answer["finish"]}
+                  "read": read, "finish": answer["finish"]}
 
 
 # ---- the run --------------------------------------------------------------------------------------------------
 
 
 def main(args):
+    if not args.out.endswith(".jsonl"):
+        raise BadInput(f"--out {args.out}: expected the name of a .jsonl file")
     rows = [row for path in args.data for row in read_records(path, "prompts", args.limit)]
     if len({row["id"] for row in rows}) < len(rows):
         raise BadInput("--data: the same id occurs in two files; ids must be unique")
@@ -96,7 +99,7 @@ def main(args):
     if args.n % (len(args.model) * len(args.temperatures) * len(systems)):
         print(f"note     --n {args.n} is no multiple of models x temperatures x systems: some come up more often")
     work = []  # (model, tokenizer, jobs): a job is one prompt under one system text, read once for all its samples
-    for model in args.model:
+    for model in dict.fromkeys(args.model):
         tokenizer = None if args.endpoint else load_tokenizer(model)
         jobs = []
         for row in rows:
@@ -108,7 +111,8 @@ def main(args):
         order = generation_batches([len(j["ids"]) for j in jobs], [len(j["numbers"]) for j in jobs], args.batch_size)
         work += [(model, tokenizer, [jobs[j] for j in batch]) for batch in order]
     jobs = [job for _, _, batch in work for job in batch]
-    prompt_len = sum(len(j["ids"]) / (4 if args.endpoint else 1) for j in jobs) / len(rows)  # 4 characters a token
+    # an endpoint reads the prompt once per answer, at about 4 characters a token
+    prompt_len = sum(len(j["ids"]) * (len(j["numbers"]) / 4 if args.endpoint else 1) for j in jobs) / len(rows)
     read, written = generation_tokens(len(rows), args.n, args.answer_len or args.max_tokens, prompt_len)
     plan = forecast(args.out, "gen_candidates.py", read + written, args.tokens_per_second, args.price_gen,
                     args.price_gpu_hour)
@@ -137,13 +141,14 @@ def main(args):
             prompts = [(job["ids"], [(made_by[k][1], seed) for k, seed in zip(job["numbers"], own)])
                        for job, own in zip(batch, seeds)]
             answers = sample(model, tokenizer, prompts, args.max_tokens)
-        append_lines(args.out, [candidate_row(job["row"], k, made_by[k], seed, answer)
-                                for job, own, some in zip(batch, seeds, answers)
-                                for k, seed, answer in zip(job["numbers"], own, some)])
+        append_lines(args.out, [
+            candidate_row(job["row"], k, made_by[k], seed, answer,
+                          answer.get("read", len(job["ids"]) if k == job["numbers"][0] else 0))
+            for job, own, some in zip(batch, seeds, answers) for k, seed, answer in zip(job["numbers"], own, some)])
         save_run(record, seconds=seconds + time.perf_counter() - start)
 
     made = [row for _, row in read_jsonl(args.out)]
-    tokens = sum(row["tokens"] for row in made) + round(prompt_len * len(rows))
+    tokens = sum(row["tokens"] + row["read"] for row in made)
     measured = {"tokens": tokens, "seconds": record["seconds"],
                 "cost": money(tokens, args.price_gen, record["seconds"], args.price_gpu_hour)}
     save_run(record, finished=True, forecast=plan, **measured)

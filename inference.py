@@ -196,7 +196,9 @@ def digit_ids(tokenizer):
     found = []
     for digit in "012345":
         ids = [tokenizer(text, add_special_tokens=False).input_ids for text in (digit, " " + digit)]
-        found.append([i[0] for i in {tuple(i) for i in ids} if len(i) == 1])
+        tail = tokenizer(":" + digit, add_special_tokens=False).input_ids[-1:]  # SentencePiece: a digit inside a text
+        singles = {tuple(i) for i in ids + [tail] if len(i) == 1 and tokenizer.decode(i).strip() == digit}
+        found.append(sorted(i[0] for i in singles))
     if not all(found):
         raise BadInput("this judge's tokenizer has no single token for each digit 0-5; take another, or an endpoint")
     return found
@@ -225,6 +227,17 @@ def judge_answers(model, tokenizer, constitution, prompt, completions, row_slice
     tokens = len(prefix) + sum(map(len, answers)) + len(answers) * sum(map(len, tails.values()))
     scores = [{name: digit_score(row[t], digits) for t, name in enumerate(tails)} for row in logits]
     return scores, tokens
+
+
+def overall_score(scores, criteria):
+    """A judge's scores {criterion: {"score"}} as one number 0-5: the weighted mean, at most 1 when a veto is hit. None
+    when any criterion has no score: then the judge has no opinion."""
+    used = [c for c in criteria if c["name"] in scores]
+    values = [scores[c["name"]]["score"] for c in used]
+    if not values or None in values:
+        return None
+    mean = sum(c["weight"] * v for c, v in zip(used, values)) / sum(c["weight"] for c in used)
+    return min(mean, 1.0) if any(c["veto"] and v < c["veto"] for c, v in zip(used, values)) else mean
 
 
 # ---- OpenAI-compatible endpoints ------------------------------------------------------------------------------
@@ -267,21 +280,25 @@ def parse_score(text, criterion):
     return float(value) if name == criterion and type(value) in (int, float) and 0 <= value <= 5 else None
 
 
-def judge_endpoint(url, model, constitution, prompt, completions, row_slice=None, concurrency=8):
-    """As judge_answers, by strict JSON from an endpoint: one retry, then None. -> (scores, tokens read and written)."""
+def endpoint_requests(constitution, prompt, completions, row_slice=None, seed=0):
+    """The chat requests that score answers through an endpoint: one per answer and criterion, in this order."""
     criteria = [c for c in constitution["criteria"] if not c["slices"] or row_slice in c["slices"]]
     rubric = "".join(f"{c['name']}: {c['text']}" for c in criteria)
-    asked = [(c["name"], completion) for completion in completions for c in criteria]
+    return [{"messages": [{"role": "user", "content": (
+        f"{rubric}\nRequest:\n{transcript(prompt)}\n\nAnswer:\n{transcript(completion)}\n\n"
+        f'Score {c["name"]} from 0 to 5. Reply with one JSON object: {{"{c["name"]}": number}}')}],
+        "temperature": 0.0, "max_tokens": 60, "seed": seed} for completion in completions for c in criteria]
+
+
+def judge_endpoint(url, model, constitution, prompt, completions, row_slice=None):
+    """As judge_answers, by strict JSON from an endpoint: one retry, then None. -> (scores, tokens read and written)."""
+    names = [c["name"] for c in constitution["criteria"] if not c["slices"] or row_slice in c["slices"]]
     scores, tokens = {}, 0
     for attempt in range(2):
-        open_ = [k for k in range(len(asked)) if scores.get(k) is None]
-        requests = [{"messages": [{"role": "user", "content": (
-            f"{rubric}\nRequest:\n{transcript(prompt)}\n\nAnswer:\n{transcript(asked[k][1])}\n\n"
-            f'Score {asked[k][0]} from 0 to 5. Reply with one JSON object: {{"{asked[k][0]}": number}}')}],
-            "temperature": 0.0, "max_tokens": 60, "seed": attempt} for k in open_]
-        for k, reply in zip(open_, ask_endpoint(url, model, requests, concurrency) if requests else []):
-            scores[k] = parse_score(reply["text"], asked[k][0])
+        requests = endpoint_requests(constitution, prompt, completions, row_slice, attempt)
+        open_ = [k for k in range(len(requests)) if scores.get(k) is None]
+        for k, reply in zip(open_, ask_endpoint(url, model, [requests[k] for k in open_]) if open_ else []):
+            scores[k] = parse_score(reply["text"], names[k % len(names)])
             tokens += reply["tokens"] + reply["read"]
-    flat = [{"score": scores[k], "sd": None if scores[k] is None else 0.5, "mass": None} for k in range(len(asked))]
-    names = [c["name"] for c in criteria]
+    flat = [{"score": scores[k], "sd": None if scores[k] is None else 0.5, "mass": None} for k in sorted(scores)]
     return [dict(zip(names, flat[i * len(names):(i + 1) * len(names)])) for i in range(len(completions))], tokens

@@ -15,7 +15,8 @@ Where a prompt carries its truth (answer, call, sql, constraints, tests, expecte
 only ranks within right and within wrong. Elsewhere the score is the expected digit 0-5 from the judge's next-token
 logits, weighted over the criteria. A judge that could not score (mass below 0.5) gives null: never 0, never a tie.
 What to look at: agreement with the verifiers (near 50 % = the judge guesses), the mass, the share of ties per slice.
-`--judge random` is the control of every experiment: pairs at random, verifiers ignored; it must teach nothing.
+`--judge random` is the control of every experiment: scores at random, verifiers and filters ignored; it must teach
+nothing.
 Left out on purpose: chains of thought (slower, no better for small judges), several judges.
 """
 
@@ -31,9 +32,9 @@ from tqdm import tqdm
 
 from common import (BadInput, append_lines, at_least, continue_lines, cost_line, forecast, judge_tokens, money, parser,
                     read_jsonl, read_records, run, save_run, seed_for, start_run, write_jsonl, write_whole)
-from inference import judge_answers, judge_endpoint, judge_ids, read_constitution
+from inference import (endpoint_requests, judge_answers, judge_endpoint, judge_ids, overall_score, read_constitution)
 from training import load_model, load_tokenizer
-from verify import check_fields, is_refusal, verify
+from verify import check_fields, is_refusal, verify, visible
 
 
 def parse_args(argv=None):
@@ -48,10 +49,10 @@ def parse_args(argv=None):
     # the method
     p.add_argument("--no-verify", nargs="+", default=[], metavar="SLICE", help="slices where the judge alone decides")
     p.add_argument("--run-code", action="store_true", help="run unit tests on model-written code, in a sandbox")
-    p.add_argument("--min-margin", type=at_least(0, float), default=1.0, help="smallest score difference of a pair")
-    p.add_argument("--keep", type=at_least(0, float), default=1.0, help="share of the pairs kept per slice, by margin")
-    p.add_argument("--good", type=at_least(0, float), default=4.0, help="a score from here on is labelled true")
-    p.add_argument("--bad", type=at_least(0, float), default=2.0, help="a score up to here is labelled false")
+    p.add_argument("--min-margin", type=at_least(0, float, 5), default=1.0, help="smallest gap of a pair")
+    p.add_argument("--keep", type=at_least(0, float, 1), default=1.0, help="share of the pairs kept per slice")
+    p.add_argument("--good", type=at_least(0, float, 5), default=4.0, help="a score from here on is labelled true")
+    p.add_argument("--bad", type=at_least(0, float, 5), default=2.0, help="a score up to here is labelled false")
     p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
     p.add_argument("--seed", type=int, default=0, help="of --judge random")
     # look before you pay
@@ -72,7 +73,7 @@ INJECTION = re.compile(r"(ignore|disregard) (all|the|any|previous|above).{0,20}(
 
 def find_flags(row):
     """Names of the filters an answer trips: empty, truncated, repetition, markers, injection, refusal, over-refusal."""
-    text = row["completion"][0]["content"].strip()
+    text = visible(row["completion"][0]["content"]).strip()
     words = text.split()
     grams = [tuple(words[i:i + 4]) for i in range(len(words) - 3)]
     expected = row.get("expected")
@@ -86,14 +87,9 @@ def find_flags(row):
 
 
 def grade(scores, criteria, verified):
-    """One number 0-5 for an answer, or None: the weighted mean of the judge's scores, moved to 3-5 when the verifier
-    says right and to 0-2 when it says wrong. One criterion without a score leaves the judge without an opinion."""
-    used = [c for c in criteria if c["name"] in scores]
-    values = [scores[c["name"]]["score"] for c in used]
-    judged = None if not values or None in values else (
-        sum(c["weight"] * v for c, v in zip(used, values)) / sum(c["weight"] for c in used))
-    if judged is not None and any(c["veto"] and v < c["veto"] for c, v in zip(used, values)):
-        judged = min(judged, 1.0)
+    """One number 0-5 for an answer, or None: the judge's overall score, moved to 3-5 when the verifier says right and
+    to 0-2 when it says wrong."""
+    judged = overall_score(scores, criteria)
     if verified is None or verified["ok"] is None:
         return judged
     return (3.0 if verified["ok"] else 0.0) + 2.0 * (0.5 if judged is None else judged / 5)
@@ -123,8 +119,8 @@ def preference(chosen, rejected):
     return max(0.5, float(norm.cdf((chosen["judged"] - rejected["judged"]) / spread)))
 
 
-OF_ANSWER = {"candidate", "completion", "generator", "temperature", "system", "seed", "tokens", "finish", "score",
-             "judged", "judge_tokens", "scores", "sd", "mass", "verify", "flags"}
+OF_ANSWER = {"candidate", "completion", "generator", "temperature", "system", "seed", "tokens", "read", "finish",
+             "score", "judged", "judge_tokens", "scores", "sd", "mass", "verify", "flags"}
 
 
 def make_pairs(judged, min_margin, keep):
@@ -155,7 +151,8 @@ def make_pairs(judged, min_margin, keep):
 
 
 def make_labels(judged, good, bad):
-    """judged rows -> labelled answers: true from `good` on, false up to `bad` or when broken; the rest says little."""
+    """judged rows -> labelled answers: true from `good` on (so a right answer that the judge dislikes has no label),
+    false up to `bad` or when broken; the rest says little."""
     labels = []
     for row in judged:
         broken = bool(BROKEN & set(row["flags"]))
@@ -222,8 +219,10 @@ def main(args):
         try:
             check_fields(row)
         except BadInput as error:
-            raise BadInput(f"{args.data[0]}: id {row['id']!r}: {error}") from None
+            raise BadInput(f"{' '.join(args.data)}: id {row['id']!r}: {error}") from None
         groups.setdefault(row["id"], []).append(row)
+        if row["prompt"] != groups[row["id"]][0]["prompt"]:
+            raise BadInput(f"id {row['id']!r} stands for two different prompts in --data; ids must be unique")
     groups, local = list(groups.values()), args.judge != "random" and not args.endpoint
     tokenizer = load_tokenizer(args.judge) if local else None
     tokens = 0
@@ -234,7 +233,11 @@ def main(args):
         prefix = sum(len(s[0]) for s in shapes) / len(some)
         answer = sum(len(s[1]) + sum(map(len, s[2].values())) for s in shapes) / len(some)
         tokens = round(judge_tokens(len(groups), len(rows) / len(groups), answer, 0, prefix))
-    plan = forecast(args.out, "judge.py", tokens, args.tokens_per_second, args.price_judge, args.price_gpu_hour)
+    elif args.endpoint:  # every answer and criterion is a request of its own; 4 characters a token
+        tokens = sum(len(request["messages"][0]["content"]) // 4 + 20 for g in groups for request in endpoint_requests(
+            constitution, g[0]["prompt"], [row["completion"] for row in g], g[0].get("slice")))
+    plan = forecast(args.out, "judge.py", tokens, args.tokens_per_second, args.price_judge, args.price_gpu_hour,
+                    args.judge)
     name = f"{constitution['name']}@{constitution['hash']}"
     print(f"plan     {len(groups)} prompts, {len(rows)} answers, constitution {name}: {cost_line(plan)}")
     if args.plan:
@@ -276,7 +279,8 @@ def main(args):
                     "scores": {c: s["score"] for c, s in score.items()},
                     "sd": None if not spreads or any(sd is None for _, sd in spreads) else
                     sum((w * sd) ** 2 for w, sd in spreads) ** 0.5 / sum(weights.values()),
-                    "mass": min(masses) if masses else None, "verify": verified, "flags": find_flags(row),
+                    "mass": min(masses) if masses else None, "verify": verified,
+                    "flags": find_flags(row) if args.judge != "random" else [],
                     "judge": args.judge, "constitution": name, "judge_tokens": 0})
             judged[-len(answers)]["judge_tokens"] = used  # what one reading of the prompt and all its answers took
         append_lines(path, judged)

@@ -17,6 +17,7 @@ Left out on purpose: other unary losses (BCO, APO).
 
 import time
 from collections import Counter
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -24,8 +25,8 @@ from tqdm import tqdm
 
 from common import (BadInput, at_least, cost_line, encode, forecast, kto_kl, kto_loss, money, parser, read_mixture,
                     run, save_run, show_mask, start_run)
-from training import (batches, check_start, fingerprint, load_checkpoint, load_model, load_policy, load_tokenizer,
-                      lr_at, optimiser_step, pack_logps, packs, prepare, reference_logps, save_adapter,
+from training import (batches, check_length, check_start, fingerprint, load_checkpoint, load_policy, load_reference,
+                      load_tokenizer, lr_at, optimiser_step, pack_logps, packs, prepare, reference_logps, save_adapter,
                       save_checkpoint, trained, warn_if_still, write_log)
 
 
@@ -37,10 +38,10 @@ def parse_args(argv=None):
     p.add_argument("--data", required=True, nargs="+", metavar="FILE[=WEIGHT]", help="JSONL files or hf:name[:split]")
     p.add_argument("--out", required=True, help="run folder to write")
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
-    p.add_argument("--max-dropped", type=at_least(0, float), default=0.05, help="largest share of unusable rows")
+    p.add_argument("--max-dropped", type=at_least(0, float, 1), default=0.05, help="largest share of unusable rows")
     # the method
     p.add_argument("--beta", type=at_least(1e-6, float), default=0.1, help="higher stays closer to the reference")
-    p.add_argument("--threshold", type=at_least(0, float), default=3.0, help="mean score that counts as good")
+    p.add_argument("--threshold", type=at_least(0, float, 5), default=3.0, help="mean score that counts as good")
     p.add_argument("--desirable-weight", type=at_least(0, float), help="weight of good answers (default: balance)")
     p.add_argument("--undesirable-weight", type=at_least(0, float), help="weight of bad answers (default: balance)")
     p.add_argument("--max-len", type=at_least(8), default=2048, help="tokens per conversation; the start is kept")
@@ -49,7 +50,7 @@ def parse_args(argv=None):
     p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
     # optimisation
     p.add_argument("--lr", type=at_least(0, float), default=2e-5, help="peak learning rate")
-    p.add_argument("--warmup", type=at_least(0, float), default=0.1, help="share of steps with rising rate")
+    p.add_argument("--warmup", type=at_least(0, float, 1), default=0.1, help="share of steps with rising rate")
     p.add_argument("--epochs", type=at_least(1), default=1, help="passes over the data")
     p.add_argument("--max-steps", type=at_least(1), help="stop after so many steps")
     p.add_argument("--batch-size", type=at_least(1), default=16, help="answers per optimiser step")
@@ -78,10 +79,12 @@ def unary(row, threshold):
     return [row | {"label": sum(scores) / len(scores) >= threshold}] if scores else []  # no score says nothing
 
 
-def class_weights(labels, desirable=None, undesirable=None):
-    """(weight of good, weight of bad) answers. Default: the rarer class is weighted up until both count the same
-    (arXiv 2402.01306, eq. 8 allows a ratio of 1 to 4/3)."""
-    good, bad = sum(labels), len(labels) - sum(labels)
+def class_weights(labels, desirable=None, undesirable=None, weights=None):
+    """(weight of good, weight of bad) answers. Default: the lighter class is weighted up until both count the same
+    (arXiv 2402.01306, eq. 8 allows a ratio of 1 to 4/3); `weights` are those of the single answers."""
+    weights = weights or [1.0] * len(labels)
+    good = sum(weight for label, weight in zip(labels, weights) if label)
+    bad = sum(weights) - good
     balance = (max(1.0, bad / good), max(1.0, good / bad)) if good and bad else (1.0, 1.0)
     return (balance[0] if desirable is None else desirable, balance[1] if undesirable is None else undesirable)
 
@@ -92,14 +95,14 @@ def mismatched(rows, steps, max_len):
     def start(row):
         return row["seqs"][0]["mask"].index(1)
 
-    pairs, flat, at = [], [n for batch in steps for n in batch], 0
+    pairs, flat, at = [], [n for batch in steps for n in batch], 0  # flat: the order over all steps
     for batch in steps:
         pairs.append([])
         for k, n in enumerate(batch):
             prompt = rows[n]["seqs"][0]["ids"][:start(rows[n])]
-            others = batch[k + 1:] + batch[:k] + flat[at + len(batch):] + flat[:at]
-            other = next((m for m in others if rows[m]["prompt"] != rows[n]["prompt"]), others[0] if others else None)
-            if other is None:
+            others = chain(batch[k + 1:], batch[:k], islice(flat, at + len(batch), None), islice(flat, at))
+            other = next((m for m in others if rows[m]["prompt"] != rows[n]["prompt"]), flat[(at + k + 1) % len(flat)])
+            if len(flat) == 1:
                 raise BadInput("KTO needs at least two rows: the KL term pairs each prompt with another row's answer")
             answer = rows[other]["seqs"][0]["ids"][start(rows[other]):]
             ids = (prompt + answer)[:max(max_len, len(prompt) + 1)]
@@ -147,7 +150,8 @@ def main(args):
         tokenizer, args.max_dropped)
     silent = sum(not unary(row, args.threshold) for row in raw)
     labels = [row["label"] for row in rows]
-    good, bad = class_weights(labels, args.desirable_weight, args.undesirable_weight)
+    shares = [row["weight"] * row["source"][1] for row in rows]
+    good, bad = class_weights(labels, args.desirable_weight, args.undesirable_weight, shares)
     print(f"labels   {sum(labels)} good x {good:.3g}, {len(labels) - sum(labels)} bad x {bad:.3g}, {silent} records "
           "without a score left out")
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
@@ -160,30 +164,35 @@ def main(args):
     lengths = [len(row["seqs"][0]["ids"]) for row in rows]
     tokens = sum(lengths[n] for batch in steps for n in batch) + sum(  # training, its KL pairs, the reference of both
         len(row["seqs"][0]["ids"]) * (1 if place < len(used) else 2) for place, row in enumerate(everything))
-    plan = forecast(args.out, "kto.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour)
+    plan = forecast(args.out, "kto.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,
+                    model=args.model)
     print(f"plan     {len(steps)} steps, {cost_line(plan)}")
     if args.plan:
         return 0
     record = start_run(args.out, "kto.py", vars(args), args.data + [args.model] + ([args.ref] if args.ref else []))
     if record["finished"]:
+        (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
         print(f"{args.out} is finished: nothing to do")
         return 0
-    start = time.perf_counter()
+    start, read = time.perf_counter(), 0
     key = fingerprint(args.ref or args.model, args.quantize)
     if args.ref:  # one model in memory at a time: the other reference is scored and freed first
-        reference_logps(load_model(args.ref, args.quantize).train(), everything, args.pack_tokens, key, args.out)
+        other = load_reference(args.ref, tokenizer, args.quantize)
+        read += reference_logps(other, everything, args.pack_tokens, key, args.out)
+        del other
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed)
     optimizer = torch.optim.AdamW(trained(model), lr=args.lr, weight_decay=0.0)
+    check_length(model, max(len(row["seqs"][0]["ids"]) for row in everything))
     state = load_checkpoint(args.out, model, optimizer)
     if not args.ref:
-        reference_logps(model if state["step"] == 0 else None, everything, args.pack_tokens, key, args.out)
+        read += reference_logps(model if state["step"] == 0 else None, everything, args.pack_tokens, key, args.out)
     if state["step"] == 0 and not args.ref:
         first = [rows[n] | {"label": True} for n in steps[0]]  # one side, no KL: opposite errors would cancel
         with torch.no_grad():
             total = sum(batch_loss(model, pack, torch.zeros(()), args.beta, 1.0, 1.0)[0].item()
                         for pack in packs(first, args.pack_tokens))
         check_start("KTO", total / sum(row["weight"] for row in first), 0.5, model)
-    seconds = state.get("seconds", 0.0)
+    seconds, tokens = state.get("seconds", 0.0), state.get("tokens", read)
 
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc="kto"):
         batch = [rows[n] for n in steps[step]]
@@ -200,17 +209,19 @@ def main(args):
                    for side in ("chosen", "rejected") if metrics[f"count/{side}"] for kind in ("rewards", "logps")}
         warn_if_still(step, grad_norm, sum(abs(v) for k, v in metrics.items() if k.startswith("rewards")))
         elapsed = seconds + time.perf_counter() - start
-        write_log(args.out, step, len(steps), loss=loss, grad_norm=grad_norm, lr=lr, seconds=elapsed,
-                  tokens=sum(lengths[n] for n in steps[step]), kl=kl.item(), **metrics)
+        read = sum(len(row["seqs"][0]["ids"]) for row in batch + kl_pairs[step])
+        write_log(args.out, step, len(steps), loss=loss, grad_norm=grad_norm, lr=lr, seconds=elapsed, tokens=read,
+                  kl=kl.item(), **metrics)
+        tokens += read
         if (step + 1) % args.save_every == 0 or step + 1 == len(steps):
-            state = {"seconds": elapsed, "loss": loss, "kl": kl.item()}
+            state = {"seconds": elapsed, "tokens": tokens, "loss": loss, "kl": kl.item()}
             save_checkpoint(args.out, model, optimizer, step + 1, **state)
 
     save_adapter(args.out, model, tokenizer)
     cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
-    measured = {"tokens": tokens, "seconds": state["seconds"], "cost": cost}
+    measured = {"tokens": state["tokens"], "seconds": state["seconds"], "cost": cost}
     save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"])
-    (Path(args.out) / "checkpoint.pt").unlink()
+    (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
     print(f"result   {len(steps)} steps, last loss {state['loss']:.4f}, kl {state['kl']:.4f}, "
           f"{cost_line(measured)} -> {args.out}")
     return 0

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from common import (at_least, cost_line, encode, forecast, money, parser, read_mixture, run, save_run, show_mask,
                     start_run)
-from training import (batches, load_checkpoint, load_policy, load_tokenizer, lr_at, optimiser_step, pack_logps, packs,
-                      prepare, save_adapter, save_checkpoint, trained, warn_if_still, write_log)
+from training import (batches, check_length, load_checkpoint, load_policy, load_tokenizer, lr_at, optimiser_step,
+                      pack_logps, packs, prepare, save_adapter, save_checkpoint, trained, warn_if_still, write_log)
 
 
 def parse_args(argv=None):
@@ -34,7 +34,7 @@ def parse_args(argv=None):
     p.add_argument("--data", required=True, nargs="+", metavar="FILE[=WEIGHT]", help="JSONL files or hf:name[:split]")
     p.add_argument("--out", required=True, help="run folder to write")
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
-    p.add_argument("--max-dropped", type=at_least(0, float), default=0.05, help="largest share of unusable rows")
+    p.add_argument("--max-dropped", type=at_least(0, float, 1), default=0.05, help="largest share of unusable rows")
     # the method
     p.add_argument("--all-turns", action="store_true", help="train on every assistant turn, not only the last")
     p.add_argument("--max-len", type=at_least(8), default=2048, help="tokens per conversation; the start is kept")
@@ -43,7 +43,7 @@ def parse_args(argv=None):
     p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
     # optimisation
     p.add_argument("--lr", type=at_least(0, float), default=2e-4, help="peak learning rate")
-    p.add_argument("--warmup", type=at_least(0, float), default=0.1, help="share of steps with rising rate")
+    p.add_argument("--warmup", type=at_least(0, float, 1), default=0.1, help="share of steps with rising rate")
     p.add_argument("--epochs", type=at_least(1), default=1, help="passes over the data")
     p.add_argument("--max-steps", type=at_least(1), help="stop after so many steps")
     p.add_argument("--batch-size", type=at_least(1), default=16, help="rows per optimiser step")
@@ -99,18 +99,22 @@ def main(args):
         print(*(show_mask(tokenizer, row["seqs"][0]) for row in rows[:3]), sep="\n---\n")
         return 0
     tokens = sum(len(rows[n]["seqs"][0]["ids"]) for batch in steps for n in batch)
-    plan = forecast(args.out, "sft.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour)
+    plan = forecast(args.out, "sft.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,
+                    model=args.model)
     print(f"plan     {len(steps)} steps, {cost_line(plan)}")
     if args.plan:
         return 0
     record = start_run(args.out, "sft.py", vars(args), args.data + [args.model])
     if record["finished"]:
+        (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
         print(f"{args.out} is finished: nothing to do")
         return 0
+    start = time.perf_counter()
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed)
     optimizer = torch.optim.AdamW(trained(model), lr=args.lr, weight_decay=0.0)
+    check_length(model, max(len(row["seqs"][0]["ids"]) for row in rows))
     state = load_checkpoint(args.out, model, optimizer)
-    seconds, start = state.get("seconds", 0.0), time.perf_counter()
+    seconds, tokens = state.get("seconds", 0.0), state.get("tokens", 0)
 
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc="sft"):
         batch = [rows[n] for n in steps[step]]
@@ -124,17 +128,19 @@ def main(args):
         grad_norm = optimiser_step(optimizer, lr)
         warn_if_still(step, grad_norm, None)
         elapsed = seconds + time.perf_counter() - start
-        write_log(args.out, step, len(steps), loss=loss, grad_norm=grad_norm, lr=lr, seconds=elapsed,
-                  tokens=sum(len(row["seqs"][0]["ids"]) for row in batch), perplexity=math.exp(min(loss, 50)))
+        read = sum(len(row["seqs"][0]["ids"]) for row in batch)
+        write_log(args.out, step, len(steps), loss=loss, grad_norm=grad_norm, lr=lr, seconds=elapsed, tokens=read,
+                  perplexity=math.exp(min(loss, 50)))
+        tokens += read
         if (step + 1) % args.save_every == 0 or step + 1 == len(steps):
-            save_checkpoint(args.out, model, optimizer, step + 1, seconds=elapsed, loss=loss)
-            state = {"seconds": elapsed, "loss": loss}
+            state = {"seconds": elapsed, "tokens": tokens, "loss": loss}
+            save_checkpoint(args.out, model, optimizer, step + 1, **state)
 
     save_adapter(args.out, model, tokenizer)
     cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
-    measured = {"tokens": tokens, "seconds": state["seconds"], "cost": cost}
+    measured = {"tokens": state["tokens"], "seconds": state["seconds"], "cost": cost}
     save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"])
-    (Path(args.out) / "checkpoint.pt").unlink()
+    (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
     print(f"result   {len(steps)} steps, last loss {state['loss']:.4f}, {cost_line(measured)} -> {args.out}")
     return 0
 

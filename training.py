@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from tqdm import tqdm
 
-from common import PLAIN_TEMPLATE, BadInput, completion_logps, digest, seed_for, stop_ids, write_whole
+from common import PLAIN_TEMPLATE, BadInput, completion_logps, digest, read_run, seed_for, stop_ids, write_whole
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -28,8 +29,10 @@ transformers.utils.logging.disable_progress_bar()
 def resolve_model(name):
     """A hub name, a model folder or a run folder of ours -> (base model, adapter folder or None)."""
     path = Path(name)
-    if (path / "run.json").exists() and not json.loads((path / "run.json").read_text())["finished"]:
+    if not read_run(path / "run.json").get("finished", True):
         raise BadInput(f"{name}: this run has not finished; run its command again to continue it")
+    if (path / "adapter_config.json").exists() and not (path / "adapter_model.safetensors").exists():
+        raise BadInput(f"{name}: adapter_model.safetensors is missing")
     if (path / "adapter_config.json").exists():
         return json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"], str(path)
     if path.exists() and not (path / "config.json").exists():
@@ -40,10 +43,11 @@ def resolve_model(name):
 
 
 def fingerprint(name, quantize):
-    """What the log-probabilities of a model depend on: weights of base and adapter, and the number format."""
+    """What the log-probabilities of a model depend on: weights of base and adapter, number format and device."""
     base, adapter = resolve_model(name)
-    adapted = digest(Path(adapter) / "adapter_model.safetensors") if adapter else "none"
-    return f"{digest(base)}+{adapted}+{quantize_mode(quantize)}"
+    parts = ("adapter_model.safetensors", "adapter_config.json") if adapter else ()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return "+".join([digest(base), *(digest(Path(adapter) / part) for part in parts), quantize_mode(quantize), device])
 
 
 def quantize_mode(quantize):
@@ -84,12 +88,29 @@ def load_model(name, quantize="auto", trainable=False):
             if "drop" in key and isinstance(value, float):
                 setattr(config, key, 0.0)
         model = transformers.AutoModelForCausalLM.from_pretrained(base, config=config, **options)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{base}: no model can be loaded ({str(error)[:160]})") from None
-    model.requires_grad_(False)
-    if adapter:
-        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        model.requires_grad_(False)
+        if adapter:
+            model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BadInput(f"{name}: no model can be loaded ({str(error)[:160]})") from None
     return model.eval()
+
+
+def load_reference(name, tokenizer, quantize):
+    """The model of --ref, for scoring. BadInput when its vocabulary is another: the same ids would be other words."""
+    if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
+        raise BadInput(f"--ref {name}: not the tokenizer of --model: log-probabilities cannot be compared")
+    return load_model(name, quantize).train()  # as the policy: in eval mode 4-bit layers on a CPU round differently
+
+
+def check_length(model, longest):
+    """Say it when a sequence is longer than the positions the model was made for; BadInput where it has no more."""
+    limit = getattr(model.config, "max_position_embeddings", None) or longest
+    learned = any(name.split(".")[-2] in ("wpe", "embed_positions") for name, _ in model.named_parameters())
+    if longest > limit and learned:
+        raise BadInput(f"{longest} tokens in a sequence, {limit} positions: lower --max-len or --max-tokens")
+    if longest > limit:
+        print(f"WARNING  {longest} tokens in a sequence, but the model was made for {limit}: poor results beyond")
 
 
 def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0):
@@ -136,6 +157,8 @@ def prepare(rows, encode_row, tokenizer, max_dropped):
     BadInput when more than the share max_dropped is lost, or an untruncated answer has no supervised stop token."""
     kept, dropped, stops = [], Counter(), stop_ids(tokenizer)
     rows = [row for row in rows if row["weight"] > 0]
+    if not rows:
+        raise BadInput("every row has weight 0: nothing to train on")
     for row in tqdm(rows, desc="tokenise", leave=False):
         try:
             kept.append(encode_row(row))
@@ -172,6 +195,8 @@ def batches(rows, batch_size, epochs, seed, max_steps=None):
             keyed += [((k + rng.random()) / len(picks), number) for k, number in enumerate(picks)]
         order = [number for _, number in sorted(keyed)]
         steps += [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+    if not steps:
+        raise BadInput("the weights in --data leave no row to train on: raise them")
     return steps[:max_steps]
 
 
@@ -204,18 +229,20 @@ def reference_logps(model, rows, pack_tokens, key, out):
     """Set seq["ref"], the log-probability under the reference; computed once, kept in out/ref_logps.jsonl.
 
     `key` is the fingerprint of the reference. Runs beside `out` lend their cache, so another loss on the same data is
-    free. A killed run redoes its partial pack whole: packs, and so the last digits, do not depend on interruptions.
-    model None: everything must be in the cache (the policy has already moved)."""
-    path, known = Path(out) / "ref_logps.jsonl", {}
-    for file in sorted(path.parent.parent.glob("*/ref_logps.jsonl"), key=lambda p: p == path):  # our own last: it wins
+    free; what is borrowed is copied before step 1. A killed run redoes its partial pack whole: packs, and so the last
+    digits, do not depend on interruptions. model None: all must be in the cache (the policy has already moved).
+    Returns the tokens that were read."""
+    path, known, own, unique = Path(out) / "ref_logps.jsonl", {}, set(), {}
+    for seq in (seq for row in rows for seq in row["seqs"]):
+        seq["key"] = hashlib.sha256(f"{key}|{pack_tokens}|{seq['ids']}|{seq['mask']}".encode()).hexdigest()[:24]
+        unique.setdefault(seq["key"], {"seqs": [seq]})
+    files = sorted(path.parent.parent.glob("*/ref_logps.jsonl"), key=lambda p: (p == path, p))  # our own last: it wins
+    for file in files:
         for line in file.read_text().splitlines():
             with contextlib.suppress(ValueError, TypeError, KeyError):  # a torn last line is redone
                 entry = json.loads(line)
                 known[entry["key"]] = float(entry["logp"])
-    unique = {}
-    for seq in (seq for row in rows for seq in row["seqs"]):
-        seq["key"] = hashlib.sha256(f"{key}|{seq['ids']}|{seq['mask']}".encode()).hexdigest()[:24]
-        unique.setdefault(seq["key"], {"seqs": [seq]})
+                own |= {entry["key"]} if file == path else set()
     groups = list(packs(unique.values(), pack_tokens))
     missing = [g for g in groups if not all(row["seqs"][0]["key"] in known for row in g)]
     if missing and model is None:
@@ -223,6 +250,8 @@ def reference_logps(model, rows, pack_tokens, key, out):
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write("\n" if path.stat().st_size else "")  # a torn line stays alone
+        for borrowed in [k for k in unique if k in known and k not in own]:
+            file.write(json.dumps({"key": borrowed, "logp": known[borrowed]}) + "\n")
         for group in tqdm(missing, desc="reference", leave=False):
             with torch.no_grad():
                 logps = pack_logps(model, group)[0][:, 0].tolist()

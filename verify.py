@@ -47,7 +47,7 @@ def verify(row, completion, run_code=False, unsafe=False):
     check_fields(row)
     said = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
     message = dict(([{}] + [m for m in said if isinstance(m, dict) and m.get("role") == "assistant"])[-1])
-    text = message["content"] = message["content"] if isinstance(message.get("content"), str) else ""
+    text = message["content"] = visible(message["content"]) if isinstance(message.get("content"), str) else ""
     result, why = {}, ""
     for field in [name for name in FIELDS if name in row]:
         value, wanted = row[field], f"expected {str(row[field])[:80]}"
@@ -70,6 +70,11 @@ def verify(row, completion, run_code=False, unsafe=False):
     decided = [result[field] for field in FIELDS if field in result]
     ok = False if False in decided else None if None in decided else True
     return {"ok": ok, **result, **({"why": why} if why else {})} if decided else None
+
+
+def visible(text):
+    """A completion without the <think> block that it may begin with: what a person is shown."""
+    return text.split("</think>", 1)[1].lstrip() if text.lstrip().startswith("<think>") and "</think>" in text else text
 
 
 def check_fields(row):

@@ -71,7 +71,7 @@ def test_conversations_with_tools():
         "completion": [ASSISTANT], "tools": [TOOL]}
     call = normalise({"prompt": "Hi", "completion": {"role": "assistant", "content": None, "tool_calls": [
         {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}]}}, "sft")
-    assert call["completion"] == [CALL]
+    assert call["completion"] == [CALL | {"tool_calls": [{"id": "c1"} | CALL["tool_calls"][0]]}]
     single = {"role": "assistant", "tool_calls": '{"name": "add", "arguments": {"a": 1}}'}
     assert normalise({"prompt": "Hi", "completion": single}, "sft")["completion"] == [CALL]
     assert normalise({"prompt": "Hi", "completion": "Hello", "tools": "[]"}, "sft")["tools"] is None

@@ -260,7 +260,7 @@ def reference_tokens(monkeypatch):
 
     counted, real = [], training.reference_logps
     for script in (dpo, kto):
-        monkeypatch.setattr(script, "reference_logps", lambda *args: counted.append(real(*args)))
+        monkeypatch.setattr(script, "reference_logps", lambda *args: counted.append(real(*args)) or counted[-1])
     return counted
 
 
@@ -503,7 +503,7 @@ def test_kto_against_another_reference_by_independent_code(base, tmp_path):
 def test_wrong_models_and_data_are_refused(base, tmp_path, words, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "half").mkdir()
-    (tmp_path / "half/run.json").write_text('{"finished": false}')
+    (tmp_path / "half/run.json").write_text('{"script": "sft.py", "finished": false}')
     write(tmp_path / "d.jsonl", sft_rows(2))
     words = [str(word).format(tmp=tmp_path, base=base) for word in words]
     with pytest.raises(BadInput, match=message):
