@@ -101,7 +101,7 @@ def compare_slice(candidate, baseline, clusters, margin, min_n, hypotheses):
     elif delta > -margin and math.isfinite(error):
         need = max(min_n, n + 1)
         t = student.ppf(0.95, max(need * (df + 1) // n - 1, 1)) / (delta + margin)
-        need = max(need, math.floor(n * (t * raw) ** 2) + 1, math.floor(max(t, 3 / (delta + margin))) + 1)
+        need = max(need, math.floor(n * (t * raw) ** 2) + 1, math.floor(max(t, 3 / (delta + margin)) + 1e-9) + 1)
     return {"n": n, "candidate": float(np.mean(candidate)), "baseline": float(np.mean(baseline)), "delta": float(delta),
             "low": float(low), "high": float(high), "p_drop": p_drop, "verdict": verdict, "need": need,
             "wins": int(sum(c > b for c, b in zip(candidate, baseline))),

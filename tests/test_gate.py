@@ -87,11 +87,12 @@ def test_equal_answers_do_not_clear_a_small_slice():
     for n in (1, 2, 5, 19):
         got = compare_slice([1.0] * n, [1.0] * n, range(n), 0.1, 20, 2)
         assert got["verdict"] == "UNSURE" and (got["need"] or 20) >= 20
-    assert compare_slice([1.0] * 20, [1.0] * 20, range(20), 0.1, 20, 2)["verdict"] == "CLEAR"
-    assert compare_slice([1.0] * 20, [1.0] * 20, range(20), 0.05, 20, 2)["verdict"] == "UNSURE", "1 of 20 is 5 points"
+    assert compare_slice([1.0] * 31, [1.0] * 31, range(31), 0.1, 20, 2)["verdict"] == "CLEAR"
+    assert compare_slice([1.0] * 29, [1.0] * 29, range(29), 0.1, 20, 2)["verdict"] == "UNSURE", "rule of three"
+    assert compare_slice([1.0] * 40, [1.0] * 40, range(40), 0.05, 20, 2)["verdict"] == "UNSURE", "3 of 40 is 7.5 points"
     assert compare_slice([1.0] * 40, [1.0] * 40, [0] * 40, 0.1, 20, 2)["verdict"] == "UNSURE", "one cluster"
     need = compare_slice([1.0] * 20, [1.0] * 20, range(20), 0.05, 20, 2)["need"]
-    assert compare_slice([1.0] * need, [1.0] * need, range(need), 0.05, 20, 2)["verdict"] == "CLEAR" and need < 40
+    assert compare_slice([1.0] * need, [1.0] * need, range(need), 0.05, 20, 2)["verdict"] == "CLEAR" and need == 61
 
 
 def test_need_prompts_of_the_same_spread_would_decide():
@@ -186,16 +187,19 @@ CALM = {"fail": False, "p_gain": 0.5, "delta": 0.0, "low": -0.05, "high": 0.05}
     ({}, {"fail": False}, [(False, True)], "BLOCK", "c0"),
     ({}, {"fail": False}, [(False, False)], "NOT ENOUGH DATA", "no comparable")])
 def test_decide(slices, overall, canaries, verdict, why):
-    assert decide({"a": piece("CLEAR")}, CALM, [], ["z"]) == ("NOT ENOUGH DATA", "z has no score at all")
+    assert decide({"a": piece("CLEAR")}, CALM, [], ["z"]) == (
+        "NOT ENOUGH DATA", "z has too many items without a score")
     canaries = [{"id": f"c{n}", "candidate": c, "baseline": b} for n, (c, b) in enumerate(canaries)]
     got, sentence = decide(slices, overall, canaries)
     assert got == verdict and re.search(why, sentence), sentence
 
 
-def test_score_items():
+def test_score_items(monkeypatch):
     """Means over the answers; what has no score on one side is left out and named; clusters default to the item."""
+    monkeypatch.setattr(gate, "verify", lambda item, text, run_code: {"ok": text})
+
     def rows(**ok):
-        return [{"id": name, "ok": value, "tokens": 3 + n}
+        return [{"id": name, "text": value, "tokens": 3 + n}
                 for name, values in ok.items() for n, value in enumerate(values)]
 
     items = [{"id": "a", "slice": "s", "type": "verify"}, {"id": "b", "slice": "s", "type": "verify", "cluster": 7},
@@ -257,6 +261,12 @@ def settings(base, suite, out, *more):
             *more]
 
 
+def unfinish(out):
+    """The record of a run that was killed before it could write its report."""
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(record | {"finished": False}))
+
+
 def report_of(out):
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
@@ -266,25 +276,25 @@ def report_of(out):
 
 
 def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
-    suite = suite_of(tmp_path / "suite", a=greedy_items(24, "a"), b=greedy_items(22, "b"),
+    suite = suite_of(tmp_path / "suite", a=greedy_items(34, "a"), b=greedy_items(32, "b"),
                      c=greedy_items(2, "c", type="canary"))
     assert run_main("gate", *settings(base, suite, tmp_path / "same", "--temperature", 0)) == 0
     same = report_of(tmp_path / "same")
-    assert same["verdict"] == "SHIP" and same["slices"]["a"]["n"] == 24 and same["k"] == 1
+    assert same["verdict"] == "SHIP" and same["slices"]["a"]["n"] == 34 and same["k"] == 1
     assert all(s["candidate"] == s["baseline"] == 1.0 and s["verdict"] == "CLEAR" for s in same["slices"].values())
     assert "result   SHIP" in capsys.readouterr().out and "2 of 2 pass" in (tmp_path / "same" / "report.md").read_text()
     assert run_main("gate", "--model", other, *settings(base, suite, tmp_path / "worse", "--temperature", 0)[2:]) == 1
     worse = report_of(tmp_path / "worse")
     assert worse["verdict"] == "BLOCK" and "canaries" in worse["why"] and worse["overall"]["fail"] is True
     assert {s["verdict"] for s in worse["slices"].values()} == {"FAIL"}
-    assert "| a | 24 | 100.0% |" in (tmp_path / "worse" / "report.md").read_text()
+    assert "| a | 34 | 100.0% |" in (tmp_path / "worse" / "report.md").read_text()
     bare = suite_of(tmp_path / "bare", a=greedy_items(24, "a"))
     assert run_main("gate", "--model", other, *settings(base, bare, tmp_path / "fell", "--temperature", 0)[2:]) == 1
     assert "a fell by" in report_of(tmp_path / "fell")["why"]
     few = suite_of(tmp_path / "few", a=greedy_items(5, "a"), b=greedy_items(1, "b"))
     assert run_main("gate", *settings(base, few, tmp_path / "few-out", "--temperature", 0)) == 3
     report = report_of(tmp_path / "few-out")
-    assert report["why"] == "a has 5 prompts and needs 20; b has 1 prompts and needs more"
+    assert report["why"] == "a has 5 prompts and needs 31; b has 1 prompts and needs more"
     assert EXIT == {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
 
 
@@ -312,7 +322,8 @@ def test_a_model_against_itself_is_not_blocked(base, tmp_path):
     for role, made in rows.items():
         assert len(made) == 50 * 4 and {row["sample"] for row in made} == {0, 1, 2, 3}
         for name in ("a", "b"):
-            own = [row["ok"] for row in made if row["id"].startswith(name)]
+            by_id = {item["id"]: item for item in items}
+            own = [verify(by_id[row["id"]], row["text"])["ok"] for row in made if row["id"].startswith(name)]
             share = sum(own) / len(own)
             assert report["slices"][name][role] == pytest.approx(share) and 0.1 < share < 0.9
         for row in made[::37]:
@@ -320,7 +331,6 @@ def test_a_model_against_itself_is_not_blocked(base, tmp_path):
             [[alone]] = sample(model, tokenizer, [(prompt_ids(tokenizer, item["prompt"]),
                                                    [(0.7, seed_for(0, role, item["id"], row["sample"]))])], 8)
             assert (row["text"], row["tokens"]) == (alone["text"], alone["tokens"])
-            assert row["ok"] == verify(item, row["text"])["ok"]
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["tokens"] == sum(row["tokens"] for made in rows.values() for row in made)
     assert record["cost"] == pytest.approx(record["seconds"]) and record["forecast"]["tokens"] == 2 * 200 * 8
@@ -398,6 +408,7 @@ def test_items_of_type_judge(base, other, judge_folder, tmp_path, capsys):
     judged = (tmp_path / "out" / "judged.jsonl").read_bytes()
     for cut in (0, len(judged) // 2, len(judged) - 1):
         (tmp_path / "out" / "judged.jsonl").write_bytes(judged[:cut])
+        unfinish(tmp_path / "out")
         run_main("gate", *command)
         assert (tmp_path / "out" / "judged.jsonl").read_bytes() == judged and report_of(tmp_path / "out") == report
     capsys.readouterr()
@@ -450,6 +461,8 @@ def test_plan_profiles_and_limit(base, tmp_path, monkeypatch, capsys):
                                           limit,
                                           "--answer-len", 5, "--tokens-per-second", 10, "--price-gpu-hour", 36)) == 0
         count = min(limit, 20) * k + 2
-        assert (f"{min(limit, 20) + 2} items, {count} answers a model: {10 * count:,} tokens, {count} s, "
-                f"cost {count / 100:.4f}") in capsys.readouterr().out
+        read = sum(len(prompt_ids(make_tokenizer(), item["prompt"])) for item in read_suite(suite, limit))
+        tokens = 2 * (read + 5 * count)  # both models read every prompt once and write 5 tokens an answer
+        assert (f"{min(limit, 20) + 2} items, {count} answers a model: {tokens:,} tokens, {tokens / 10:.0f} s, "
+                f"cost {tokens / 1000:.4f}") in capsys.readouterr().out
     assert not (tmp_path / "out").exists()

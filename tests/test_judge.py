@@ -206,13 +206,25 @@ def test_digit_ids(tokenizer):
     plain = [tokenizer(d, add_special_tokens=False).input_ids for d in "012345"]
     assert digit_ids(tokenizer) == plain
 
-    def spaced(text, add_special_tokens):
-        number = text.strip()
-        return transformers.BatchEncoding({"input_ids": [int(number) + 10 * text.startswith(" ")]})
+    class Spaced:
+        """" 4" and "4" are single tokens; inside a text a digit is a third one, as in SentencePiece."""
 
-    assert [sorted(ids) for ids in digit_ids(spaced)] == [[d, d + 10] for d in range(6)]
+        def __call__(self, text, add_special_tokens):
+            digit = int(text.strip(" :"))
+            return transformers.BatchEncoding({"input_ids": [20, 30 + digit] if ":" in text else
+                                               [digit + 10 * text.startswith(" ")]})
+
+        def decode(self, ids):
+            return str(ids[0] % 10)
+
+    assert digit_ids(Spaced()) == [[d, d + 10, d + 30] for d in range(6)]
+
+    class Pieces(Spaced):
+        def decode(self, ids):
+            return "x"
+
     with pytest.raises(BadInput, match="single token"):
-        digit_ids(lambda text, add_special_tokens: transformers.BatchEncoding({"input_ids": [1, 2]}))
+        digit_ids(Pieces())
 
 
 def test_judge_answers(judge_folder, constitution):
