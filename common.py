@@ -5,7 +5,6 @@ on (1 = supervised). `logps` are natural-log probabilities, `ratio` = policy - r
 """
 
 import argparse
-import datetime
 import hashlib
 import json
 import logging
@@ -385,7 +384,8 @@ def seed_for(*parts):
 
 # ---- chat -> tokens and masks --------------------------------------------------------------------------------
 
-TODAY = datetime.date(2024, 7, 26)
+FIXED_DATE = ("{% macro strftime_now(format) %}{{ {'%Y-%m-%d': '2024-07-26', '%B %d, %Y': 'July 26, 2024'}"
+              ".get(format, '26 Jul 2024') }}{% endmacro %}")
 
 # For tokenizers without a template. Only existing tokens; every assistant turn ends in the end-of-sequence token.
 PLAIN_TEMPLATE = (
@@ -412,7 +412,9 @@ def render(tokenizer, messages, tools=None, generation_prompt=False):
         messages = [{"role": "system", "content": system + text}] + messages[bool(system):]
         tools = None
     options = {"tokenize": False, "add_generation_prompt": generation_prompt, "enable_thinking": False,
-               "date_string": TODAY.strftime("%d %b %Y"), "strftime_now": TODAY.strftime}
+               "date_string": "26 Jul 2024"}
+    if "strftime_now" in template:
+        options["chat_template"] = FIXED_DATE + template
     try:
         return tokenizer.apply_chat_template(messages, tools, **options)
     except (jinja2.TemplateError, TypeError) as error:

@@ -332,7 +332,8 @@ def test_a_model_against_itself_is_not_blocked(base, tmp_path):
                                                    [(0.7, seed_for(0, role, item["id"], row["sample"]))])], 8)
             assert (row["text"], row["tokens"]) == (alone["text"], alone["tokens"])
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["tokens"] == sum(row["tokens"] for made in rows.values() for row in made)
+    read = sum(len(prompt_ids(tokenizer, item["prompt"])) for item in items)  # by each of the two models
+    assert record["tokens"] == 2 * read + sum(row["tokens"] for made in rows.values() for row in made)
     assert record["cost"] == pytest.approx(record["seconds"]) and record["forecast"]["tokens"] == 2 * 200 * 8
     assert run_main("gate", *settings(base, suite, tmp_path / "out", "--price-gpu-hour", 3600)) == code, "asked again"
 
