@@ -91,6 +91,9 @@ def test_equal_answers_do_not_clear_a_small_slice():
     assert compare_slice([1.0] * 29, [1.0] * 29, range(29), 0.1, 20, 2)["verdict"] == "UNSURE", "rule of three"
     assert compare_slice([1.0] * 40, [1.0] * 40, range(40), 0.05, 20, 2)["verdict"] == "UNSURE", "3 of 40 is 7.5 points"
     assert compare_slice([1.0] * 40, [1.0] * 40, [0] * 40, 0.1, 20, 2)["verdict"] == "UNSURE", "one cluster"
+    assert compare_slice([1.0] * 99, [1.0] * 99, range(99), 0.1, 100, 2)["verdict"] == "UNSURE", "min_n"
+    assert paired_difference([1.0] * 40, [1.0] * 40, range(40))[1] == 1 / 40, "no spread at all is no certainty"
+    assert compare_slice([0.98] * 40, [1.0] * 40, range(40), 0.1, 20, 2)["verdict"] == "CLEAR", "2 points, no spread"
     need = compare_slice([1.0] * 20, [1.0] * 20, range(20), 0.05, 20, 2)["need"]
     assert compare_slice([1.0] * need, [1.0] * need, range(need), 0.05, 20, 2)["verdict"] == "CLEAR" and need == 61
 
