@@ -2,7 +2,7 @@
 
 Reads   prompts.jsonl: prompt, id, and whatever else the row carries (slice, answer, tools, tests ... are kept).
 Writes  candidates.jsonl, a line per answer: the prompt's fields, candidate (0..N-1), completion, generator,
-        temperature, system, seed, tokens, finish ("stop" or "length"); and candidates.run.json beside it.
+        temperature, system, seed, tokens, read, finish ("stop" or "length"); and candidates.run.json beside it.
 
     python gen_candidates.py --model runs/sft --data data/prompts.jsonl --out runs/candidates.jsonl --n 4
     python gen_candidates.py --model runs/sft runs/dpo --data data/prompts.jsonl --out runs/two.jsonl --n 8 \\
