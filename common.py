@@ -73,10 +73,6 @@ ROLES = {"human": "user", "gpt": "assistant", "observation": "tool",  # ShareGPT
          "system": "system", "user": "user", "assistant": "assistant", "tool": "tool", "developer": "system"}
 
 
-def _no_constant(name):
-    raise ValueError(f"{name} is not JSON")
-
-
 def read_jsonl(path):
     """[(line number, row), ...] of a JSONL file. BadInput names file:line; NaN and Infinity are refused."""
     path, rows = Path(path), []
@@ -87,8 +83,8 @@ def read_jsonl(path):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
-                json.dumps(row, ensure_ascii=False, allow_nan=False).encode()  # lone surrogates, 1e999
+                row = json.loads(line.decode("utf-8-sig"))
+                json.dumps(row, ensure_ascii=False, allow_nan=False).encode()  # NaN, 1e999, lone surrogates
             except (ValueError, RecursionError) as error:
                 why = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
                 raise BadInput(f"{path}:{number}: not a JSON object on one line ({why})") from None
