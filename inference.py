@@ -133,12 +133,17 @@ def read_constitution(path):
 SLOT = "\x02judged\x03"
 
 
+def rubric_for(constitution, row_slice):
+    """(criteria that apply to a slice, their text for the judge)."""
+    criteria = [c for c in constitution["criteria"] if not c["slices"] or row_slice in c["slices"]]
+    return criteria, "".join(f"{c['name']}: {c['text']}" for c in criteria)
+
+
 def judge_ids(tokenizer, constitution, prompt, completion, row_slice=None):
     """(prefix, answer, {criterion: tail}) token ids: all answers to a prompt share the prefix, a tail asks for a digit.
 
     The judged text is tokenised apart and cut inside what reads as an added token: none becomes a control token."""
-    criteria = [c for c in constitution["criteria"] if not c["slices"] or row_slice in c["slices"]]
-    rubric = "".join(f"{c['name']}: {c['text']}" for c in criteria)
+    criteria, rubric = rubric_for(constitution, row_slice)
     added = "|".join(re.escape(token) for token in tokenizer.get_added_vocab())
 
     def untrusted(text):  # split_special_tokens alone would let <think> and <tool_call> through: added, not "special"
@@ -243,7 +248,7 @@ def overall_score(scores, criteria):
 # ---- OpenAI-compatible endpoints ------------------------------------------------------------------------------
 
 
-def ask_endpoint(url, model, requests, concurrency=8):
+def ask_endpoint(url, model, requests):
     """Chat completions for requests [{"messages", "temperature", "max_tokens", "seed"}, ...], in order, side by side.
 
     Returns [{"text", "tokens", "read", "finish"}]. The key comes from OPENAI_API_KEY. The client retries with back-off;
@@ -262,7 +267,7 @@ def ask_endpoint(url, model, requests, concurrency=8):
                 "finish": "length" if choice.finish_reason == "length" else "stop"}
 
     try:
-        with ThreadPoolExecutor(concurrency) as pool:
+        with ThreadPoolExecutor(8) as pool:
             return list(pool.map(one, requests))
     except (openai.OpenAIError, ValueError, IndexError, TypeError, AttributeError) as error:  # the last: no such reply
         raise BadInput(f"endpoint {url}: {type(error).__name__}: {str(error)[:160]}; what is written is kept, run "
@@ -282,8 +287,7 @@ def parse_score(text, criterion):
 
 def endpoint_requests(constitution, prompt, completions, row_slice=None, seed=0):
     """The chat requests that score answers through an endpoint: one per answer and criterion, in this order."""
-    criteria = [c for c in constitution["criteria"] if not c["slices"] or row_slice in c["slices"]]
-    rubric = "".join(f"{c['name']}: {c['text']}" for c in criteria)
+    criteria, rubric = rubric_for(constitution, row_slice)
     return [{"messages": [{"role": "user", "content": (
         f"{rubric}\nRequest:\n{transcript(prompt)}\n\nAnswer:\n{transcript(completion)}\n\n"
         f'Score {c["name"]} from 0 to 5. Reply with one JSON object: {{"{c["name"]}": number}}')}],
@@ -292,7 +296,7 @@ def endpoint_requests(constitution, prompt, completions, row_slice=None, seed=0)
 
 def judge_endpoint(url, model, constitution, prompt, completions, row_slice=None):
     """As judge_answers, by strict JSON from an endpoint: one retry, then None. -> (scores, tokens read and written)."""
-    names = [c["name"] for c in constitution["criteria"] if not c["slices"] or row_slice in c["slices"]]
+    names = [c["name"] for c in rubric_for(constitution, row_slice)[0]]
     scores, tokens = {}, 0
     for attempt in range(2):
         requests = endpoint_requests(constitution, prompt, completions, row_slice, attempt)

@@ -451,7 +451,7 @@ if os.fork() == 0:
     time.sleep(60)
 def f(x): return None
 ### write the answers
-for p in ('/work/x', '/etc/x', '/usr/lib/x', '/tmp/../../x'):
+for p in ('/srv/x', '/etc/x', '/usr/lib/x', '/tmp/../../x'):
     try: open(p, 'w').write('9')
     except OSError: pass
 def f(x): return open('/tmp/no').read()
