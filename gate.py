@@ -14,7 +14,8 @@ and are compared prompt by prompt. A slice FAILs when its drop is significant (o
 level 0.05 / (slices + 1)) and at least one point; it is CLEAR when the lower 95 % bound of the difference lies above
 minus the margin. One failed slice, a significant drop of the mean over all slices, or a canary that the baseline passes
 and the candidate fails: BLOCK. All clear: SHIP.
-What to look at: the slice table (delta with interval, wins:losses, tokens per answer) before the verdict.
+What to look at: the slice table (delta with interval, wins:losses, tokens per answer) before the verdict. A gain that
+a cooler baseline has, too (--model BASE --model-temperature 0.3), or that --greedy does not show, is only sharpening.
 Left out on purpose: one score for everything. A slice that falls is not made good by one that rises.
 """
 
@@ -50,6 +51,8 @@ def parse_args(argv=None):
     # the method
     p.add_argument("--profile", choices=PROFILES, default="hobby", help="answers, margin, prompts per slice: see above")
     p.add_argument("--temperature", type=at_least(0, float), default=0.7, help="of the k answers; canaries are greedy")
+    p.add_argument("--model-temperature", type=at_least(0, float), help="another one for --model (a control: cooler)")
+    p.add_argument("--greedy", action="store_true", help="one greedy answer more per prompt, reported beside the k")
     p.add_argument("--max-tokens", type=at_least(1), default=512, help="longest answer")
     p.add_argument("--judge", help="model that scores the items of type judge")
     p.add_argument("--constitution", help="for --judge")
@@ -135,13 +138,14 @@ def decide(slices, overall, canaries, unscored=()):
     broken = [c["id"] for c in canaries if c["baseline"] and not c["candidate"]]
     failed = [name for name, s in slices.items() if s["verdict"] == "FAIL"]
     unsure = {name: s for name, s in slices.items() if s["verdict"] == "UNSURE"}
+    reasons = [f"{name} fell by {-100 * slices[name]['delta']:.1f} points (p = {slices[name]['p_drop']:.1g})"
+               for name in failed]
     if broken:
-        return "BLOCK", f"canaries that the baseline passes fail: {', '.join(broken[:5])}"
-    if failed:
-        return "BLOCK", "; ".join(f"{name} fell by {-100 * slices[name]['delta']:.1f} points "
-                                  f"(p = {slices[name]['p_drop']:.1g})" for name in failed)
-    if overall["fail"]:
-        return "BLOCK", f"the mean over all slices fell by {-100 * overall['delta']:.1f} points"
+        reasons.append(f"canaries that the baseline passes fail: {', '.join(broken[:5])}")
+    if overall["fail"] and not reasons:
+        reasons.append(f"the mean over all slices fell by {-100 * overall['delta']:.1f} points")
+    if reasons:
+        return "BLOCK", "; ".join(reasons)
     if unsure or unscored or not slices:
         needs = [f"{name} has {s['n']} prompts and needs {'more' if s['need'] is None else s['need']}"
                  for name, s in unsure.items()] + [f"{name} has too many items without a score" for name in unscored]
@@ -181,21 +185,27 @@ def read_suite(path, limit):
 
 
 def answer_suite(model_name, role, items, k, out, args):
-    """Sample k answers per item (canaries: one, greedy) into out/answers-ROLE.jsonl -> (rows, tokens in and out)."""
+    """Sample k answers per item (canaries: one, greedy) into out/answers-ROLE.jsonl -> (rows, tokens in and out). With
+    --greedy a verified item has one more, "sample": "greedy", which decides nothing."""
     path, tokenizer = Path(out) / f"answers-{role}.jsonl", load_tokenizer(model_name)
     ids = [prompt_ids(tokenizer, item["prompt"], item.get("tools")) for item in items]
-    counts = [1 if item["type"] == "canary" else k for item in items]
+    warm = args.temperature
+    if role == "candidate" and args.model_temperature is not None:
+        warm = args.model_temperature
+    temperatures = [[0.0] if item["type"] == "canary" else
+                    [warm] * k + [0.0] * (args.greedy and item["type"] == "verify") for item in items]
+    counts = [len(own) for own in temperatures]
     batches = generation_batches([len(i) for i in ids], counts, args.batch_size)
     done = continue_lines(path, [sum(counts[n] for n in batch) for batch in batches])
     model = load_model(model_name, args.quantize) if done < len(batches) else None
     for batch in tqdm(batches[done:], initial=done, total=len(batches), desc=role):
-        jobs = [(ids[n], [(0.0 if items[n]["type"] == "canary" else args.temperature,
-                           seed_for(args.seed, role, items[n]["id"], s)) for s in range(counts[n])]) for n in batch]
+        jobs = [(ids[n], [(temperature, seed_for(args.seed, role, items[n]["id"], s))
+                          for s, temperature in enumerate(temperatures[n])]) for n in batch]
         rows = []
         for n, answers in zip(batch, sample(model, tokenizer, jobs, args.max_tokens)):
             for s, answer in enumerate(answers):
-                rows.append({"id": items[n]["id"], "sample": s, "text": answer["text"], "tokens": answer["tokens"],
-                             "finish": answer["finish"]})
+                rows.append({"id": items[n]["id"], "sample": s if s < k else "greedy", "text": answer["text"],
+                             "tokens": answer["tokens"], "finish": answer["finish"]})
         append_lines(path, rows)
     rows = [row for _, row in read_jsonl(path)]
     return rows, sum(map(len, ids)) + sum(row["tokens"] for row in rows)
@@ -211,7 +221,8 @@ def judge_suite(items, answers, args):
     for item in tqdm(asked[done:], initial=done, total=len(asked), desc="judge"):
         own = [(role, row) for role in answers for row in answers[role] if row["id"] == item["id"]]
         texts = [[{"role": "assistant", "content": row["text"]}] for _, row in own]
-        scores, _ = judge_answers(model, tokenizer, constitution, item["prompt"], texts, item["slice"])
+        scores, _ = judge_answers(model, tokenizer, constitution, item["prompt"], texts, item["slice"],
+                                  item.get("tools"))
         line = {"id": item["id"], "candidate": [], "baseline": []}
         for (role, _), score in zip(own, scores):
             overall = overall_score(score, constitution["criteria"])
@@ -229,7 +240,7 @@ def score_items(items, answers, judged, run_code=False):
         for row in rows:
             grouped[role].setdefault(row["id"], []).append(row)
     for item in items:
-        own = {role: grouped[role][item["id"]] for role in answers}
+        own = {role: [row for row in grouped[role][item["id"]] if row["sample"] != "greedy"] for role in answers}
         scores = {role: judged.get((role, item["id"])) for role in own}
         if item["type"] != "judge":
             right = {role: [verify(item, row["text"], run_code)["ok"] for row in rows] for role, rows in own.items()}
@@ -242,18 +253,24 @@ def score_items(items, answers, judged, run_code=False):
             continue
         tokens = {f"tokens_{role}": float(np.mean([row["tokens"] for row in rows])) for role, rows in own.items()}
         cluster = str(item.get("cluster", item["id"]))
-        compared.append({"id": item["id"], "slice": item["slice"], "cluster": cluster} | scores | tokens)
+        greedy = {f"greedy_{role}": float(verify(item, row["text"], run_code)["ok"]) for role in answers
+                  for row in grouped[role][item["id"]] if row["sample"] == "greedy"}
+        compared.append({"id": item["id"], "slice": item["slice"], "cluster": cluster} | scores | greedy | tokens)
     return compared, canaries, missing
 
 
 def report_text(report):
     """The report as Markdown."""
+    greedy = any("greedy_candidate" in s for s in report["slices"].values())
     lines = [f"# {report['verdict']}", "", f"{report['candidate']} against {report['baseline']}: {report['why']}.", "",
-             "| slice | n | baseline | candidate | delta [95 %] | wins:losses | tokens | verdict |", "|---" * 8 + "|"]
+             "| slice | n | baseline | candidate | delta [95 %] | wins:losses | tokens | verdict |"
+             + " greedy |" * greedy, "|---" * (8 + greedy) + "|"]
     for name, s in report["slices"].items():
         lines.append(f"| {name} | {s['n']} | {s['baseline']:.1%} | {s['candidate']:.1%} | {100 * s['delta']:+.1f} "
                      f"[{100 * s['low']:+.1f}, {100 * s['high']:+.1f}] | {s['wins']}:{s['losses']} | "
-                     f"{s['tokens_baseline']:.1f} -> {s['tokens_candidate']:.1f} | {s['verdict']} |")
+                     f"{s['tokens_baseline']:.1f} -> {s['tokens_candidate']:.1f} | {s['verdict']} |"
+                     + (f" {s['greedy_baseline']:.1%} -> {s['greedy_candidate']:.1%} |"
+                        if "greedy_candidate" in s else " |" * greedy))
     canaries = report["canaries"]
     if canaries:
         passed = sum(c["candidate"] for c in canaries)
@@ -279,7 +296,7 @@ def main(args):
         print("note     without --judge, items of type judge are left out")
         items = [item for item in items if item["type"] != "judge"]
     k = profile["k"] if args.temperature > 0 else 1
-    count = sum(1 if item["type"] == "canary" else k for item in items)
+    count = sum(1 if item["type"] == "canary" else k + (args.greedy and item["type"] == "verify") for item in items)
     tokenizer = load_tokenizer(args.model)
     read = sum(len(prompt_ids(tokenizer, item["prompt"], item.get("tools"))) for item in items)
     plan = forecast(args.out, "gate.py", 2 * (read + count * (args.answer_len or args.max_tokens)),
@@ -294,7 +311,7 @@ def main(args):
         return EXIT[record["verdict"]]
     out, start, seconds = Path(args.out), time.perf_counter(), record["seconds"]
     key = [fingerprint(args.baseline, args.quantize), digest(args.suite), args.limit, k, args.temperature,
-           args.max_tokens, args.seed, bool(args.judge), args.batch_size]
+           args.greedy, args.max_tokens, args.seed, bool(args.judge), args.batch_size]
     for other in runs_beside(out):  # the same baseline on the same suite is answered once
         cached, own = Path(other["path"]).parent / "answers-baseline.jsonl", out / "answers-baseline.jsonl"
         if other.get("baseline_key") == key and cached.exists() and not own.exists():
@@ -313,7 +330,8 @@ def main(args):
         slices, overall = compare_slices(compared, profile["margin"], profile["min_n"])
     for name, result in slices.items():
         own = [item for item in compared if item["slice"] == name]
-        result |= {f"tokens_{role}": float(np.mean([item[f"tokens_{role}"] for item in own])) for role in answers}
+        result |= {name: float(np.mean([item[name] for item in own])) for kind in ("tokens", "greedy")
+                   for name in (f"{kind}_{role}" for role in answers) if name in own[0]}
     lost = [item["slice"] for item in items if item["id"] in set(missing)]
     left = [name for name in dict.fromkeys(lost) if lost.count(name) > 0.05 * (lost.count(name) + slices.get(
         name, {"n": 0})["n"])]
@@ -323,6 +341,7 @@ def main(args):
     measured["cost"] = money(seconds=measured["seconds"], price_gpu_hour=args.price_gpu_hour)
     report = {"verdict": verdict, "why": why, "candidate": args.model, "baseline": args.baseline,
               "profile": args.profile, "k": k, "temperature": args.temperature, "margin": profile["margin"],
+              "model_temperature": args.temperature if args.model_temperature is None else args.model_temperature,
               "slices": slices, "overall": overall, "canaries": canaries, "missing": missing, **measured}
     write_jsonl(out / "items.jsonl", compared)
     write_whole(out / "report.json", json.dumps(report, indent=1) + "\n")

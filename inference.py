@@ -139,26 +139,51 @@ def rubric_for(constitution, row_slice):
     return criteria, "".join(f"{c['name']}: {c['text']}" for c in criteria)
 
 
-def judge_ids(tokenizer, constitution, prompt, completion, row_slice=None):
+def judge_ids(tokenizer, constitution, prompt, completion, row_slice=None, tools=None):
     """(prefix, answer, {criterion: tail}) token ids: all answers to a prompt share the prefix, a tail asks for a digit.
 
     The judged text is tokenised apart and cut inside what reads as an added token: none becomes a control token."""
     criteria, rubric = rubric_for(constitution, row_slice)
-    added = "|".join(re.escape(token) for token in tokenizer.get_added_vocab())
+    questions = {c["name"]: f"Score {c['name']} from 0 to 5:" for c in criteria}
+    prefix, tails = _frame(tokenizer, rubric, prompt, tools, questions)
+    return prefix, _untrusted(tokenizer, f"Answer:\n{transcript(completion)}"), tails
 
-    def untrusted(text):  # split_special_tokens alone would let <think> and <tool_call> through: added, not "special"
-        cuts = [found.start() + 1 for found in re.finditer(f"(?={added})", text)] if added else []
-        return [i for start, end in zip([0, *cuts], [*cuts, None])
-                for i in tokenizer(text[start:end], add_special_tokens=False, split_special_tokens=True).input_ids]
 
-    tails = {}
-    for criterion in criteria:
-        text = f"{rubric}\n{SLOT}\nScore {criterion['name']} from 0 to 5:"
+def pair_ids(tokenizer, constitution, prompt, completions, row_slice=None, tools=None):
+    """(prefix, [first before second, second before first], tail) token ids of two answers; the tail asks for A or B."""
+    rubric, texts = rubric_for(constitution, row_slice)[1], [transcript(completion) for completion in completions]
+    prefix, tails = _frame(tokenizer, rubric, prompt, tools, {"better": "Which answer is better, A or B?"})
+    orders = [_untrusted(tokenizer, f"A:\n{a}\nB:\n{b}") for a, b in (texts, texts[::-1])]
+    return prefix, orders, tails["better"]
+
+
+def _frame(tokenizer, rubric, prompt, tools, questions):
+    """What stands before the answers (rubric, tools on offer, request) and, for each question, what stands after."""
+    prefix, tails = [], {}
+    for name, question in questions.items():
+        text = f"{rubric}\n{SLOT}\n{question}"
         head, tail = render(tokenizer, [{"role": "user", "content": text}], generation_prompt=True).split(SLOT)
-        tails[criterion["name"]] = tokenizer(tail, add_special_tokens=False).input_ids
-    prefix = tokenizer(head, add_special_tokens=False).input_ids if criteria else []
-    prefix += untrusted(f"Request:\n{transcript(prompt)}\n")
-    return prefix, untrusted(f"Answer:\n{transcript(completion)}"), tails
+        prefix = tokenizer(head, add_special_tokens=False).input_ids
+        tails[name] = tokenizer(tail, add_special_tokens=False).input_ids
+    offered = f"Tools: {', '.join(map(signature, tools))}\n" if tools else ""
+    return prefix + _untrusted(tokenizer, f"{offered}Request:\n{transcript(prompt)}\n"), tails
+
+
+def _untrusted(tokenizer, text):
+    """Token ids of a text from outside: split_special_tokens alone would let <think> and <tool_call> through, which are
+    added tokens and not "special"."""
+    added = "|".join(re.escape(token) for token in tokenizer.get_added_vocab())
+    cuts = [found.start() + 1 for found in re.finditer(f"(?={added})", text)] if added else []
+    return [i for start, end in zip([0, *cuts], [*cuts, None])
+            for i in tokenizer(text[start:end], add_special_tokens=False, split_special_tokens=True).input_ids]
+
+
+def signature(tool):
+    """A tool definition in short: "book_table(city: string, people: integer)"; an enum's values stand for its type."""
+    fields = (tool["function"].get("parameters") or {}).get("properties", {})
+    fields = {name: field if isinstance(field, dict) else {} for name, field in fields.items()}
+    types = {name: "|".join(map(str, field.get("enum", [field.get("type", "any")]))) for name, field in fields.items()}
+    return f"{tool['function']['name']}({', '.join(f'{name}: {kind}' for name, kind in types.items())})"
 
 
 def transcript(messages):
@@ -196,16 +221,16 @@ def tree_logits(model, prefix, answers, tails, pad_id):
     return logits.float().view(len(answers), len(tails), -1)
 
 
-def digit_ids(tokenizer):
-    """[[token ids that read as the digit d], ...] for d = 0..5: plain, and with a leading space where one token."""
+def choice_ids(tokenizer, choices="012345"):
+    """[[token ids that read as the choice], ...] for each character: plain, or with a leading space where one token."""
     found = []
-    for digit in "012345":
-        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in (digit, " " + digit)]
-        tail = tokenizer(":" + digit, add_special_tokens=False).input_ids[-1:]  # SentencePiece: a digit inside a text
-        singles = {tuple(i) for i in ids + [tail] if len(i) == 1 and tokenizer.decode(i).strip() == digit}
+    for choice in choices:
+        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in (choice, " " + choice)]
+        tail = tokenizer(":" + choice, add_special_tokens=False).input_ids[-1:]  # SentencePiece: inside a text
+        singles = {tuple(i) for i in ids + [tail] if len(i) == 1 and tokenizer.decode(i).strip() == choice}
         found.append(sorted(i[0] for i in singles))
     if not all(found):
-        raise BadInput("this judge's tokenizer has no single token for each digit 0-5; take another, or an endpoint")
+        raise BadInput(f"this judge's tokenizer has no single token for each of {choices}; take another or an endpoint")
     return found
 
 
@@ -221,17 +246,28 @@ def digit_score(logits, digits, min_mass=0.5):
     return {"score": mean.item(), "sd": ((p * (values - mean) ** 2).sum() / mass).sqrt().item(), "mass": mass}
 
 
-def judge_answers(model, tokenizer, constitution, prompt, completions, row_slice=None):
+def judge_answers(model, tokenizer, constitution, prompt, completions, row_slice=None, tools=None):
     """Digit scores of every answer to one prompt -> ([{criterion: {"score", "sd", "mass"}}, ...], tokens read)."""
-    parts = [judge_ids(tokenizer, constitution, prompt, completion, row_slice) for completion in completions]
+    parts = [judge_ids(tokenizer, constitution, prompt, completion, row_slice, tools) for completion in completions]
     prefix, tails, answers = parts[0][0], parts[0][2], [answer for _, answer, _ in parts]
     if not tails:
         return [{} for _ in completions], 0
     logits = tree_logits(model, prefix, answers, list(tails.values()), stop_ids(tokenizer)[0])
-    digits = digit_ids(tokenizer)
+    digits = choice_ids(tokenizer)
     tokens = len(prefix) + sum(map(len, answers)) + len(answers) * sum(map(len, tails.values()))
     scores = [{name: digit_score(row[t], digits) for t, name in enumerate(tails)} for row in logits]
     return scores, tokens
+
+
+def judge_pair(model, tokenizer, constitution, prompt, completions, row_slice=None, tools=None, min_mass=0.5):
+    """([probability that the first of two answers is better: asked in this order, in the other], tokens read); None for
+    an order whose letters hold less than min_mass. Many judges prefer a place: ask both ways."""
+    prefix, orders, tail = pair_ids(tokenizer, constitution, prompt, completions, row_slice, tools)
+    logits = tree_logits(model, prefix, orders, [tail], stop_ids(tokenizer)[0])[:, 0]
+    probabilities, letters = logits.double().softmax(-1), choice_ids(tokenizer, "AB")
+    mass = torch.stack([probabilities[:, ids].sum(-1) for ids in letters], 1)  # [2 orders, 2 letters]
+    first = [None if order.sum() < min_mass else (order[at] / order.sum()).item() for at, order in enumerate(mass)]
+    return first, len(prefix) + sum(map(len, orders)) + 2 * len(tail)
 
 
 def overall_score(scores, criteria):
@@ -285,21 +321,22 @@ def parse_score(text, criterion):
     return float(value) if name == criterion and type(value) in (int, float) and 0 <= value <= 5 else None
 
 
-def endpoint_requests(constitution, prompt, completions, row_slice=None, seed=0):
+def endpoint_requests(constitution, prompt, completions, row_slice=None, tools=None, seed=0):
     """The chat requests that score answers through an endpoint: one per answer and criterion, in this order."""
     criteria, rubric = rubric_for(constitution, row_slice)
+    offered = f"Tools: {', '.join(map(signature, tools))}\n" if tools else ""
     return [{"messages": [{"role": "user", "content": (
-        f"{rubric}\nRequest:\n{transcript(prompt)}\n\nAnswer:\n{transcript(completion)}\n\n"
+        f"{rubric}\n{offered}Request:\n{transcript(prompt)}\n\nAnswer:\n{transcript(completion)}\n\n"
         f'Score {c["name"]} from 0 to 5. Reply with one JSON object: {{"{c["name"]}": number}}')}],
         "temperature": 0.0, "max_tokens": 60, "seed": seed} for completion in completions for c in criteria]
 
 
-def judge_endpoint(url, model, constitution, prompt, completions, row_slice=None):
+def judge_endpoint(url, model, constitution, prompt, completions, row_slice=None, tools=None):
     """As judge_answers, by strict JSON from an endpoint: one retry, then None. -> (scores, tokens read and written)."""
     names = [c["name"] for c in rubric_for(constitution, row_slice)[0]]
     scores, tokens = {}, 0
     for attempt in range(2):
-        requests = endpoint_requests(constitution, prompt, completions, row_slice, attempt)
+        requests = endpoint_requests(constitution, prompt, completions, row_slice, tools, attempt)
         open_ = [k for k in range(len(requests)) if scores.get(k) is None]
         for k, reply in zip(open_, ask_endpoint(url, model, [requests[k] for k in open_]) if open_ else []):
             scores[k] = parse_score(reply["text"], names[k % len(names)])

@@ -15,6 +15,8 @@ Where a prompt carries its truth (answer, call, sql, constraints, tests, expecte
 only ranks within right and within wrong. Elsewhere the score is the expected digit 0-5 from the judge's next-token
 logits, weighted over the criteria. A judge that could not score (mass below 0.5) gives null: never 0, never a tie.
 What to look at: agreement with the verifiers (near 50 % = the judge guesses), the mass, the share of ties per slice.
+`--both-orders` also shows a local judge the best and the worst answer as a pair, in both orders, and drops the pair
+when the orders disagree.
 `--judge random` is the control of every experiment: scores at random, verifiers and filters ignored; it must teach
 nothing.
 Left out on purpose: chains of thought (slower, no better for small judges), several judges.
@@ -32,7 +34,8 @@ from tqdm import tqdm
 
 from common import (BadInput, append_lines, at_least, continue_lines, cost_line, forecast, judge_tokens, money, parser,
                     read_jsonl, read_records, run, save_run, seed_for, start_run, write_jsonl, write_whole)
-from inference import (endpoint_requests, judge_answers, judge_endpoint, judge_ids, overall_score, read_constitution)
+from inference import (endpoint_requests, judge_answers, judge_endpoint, judge_ids, judge_pair, overall_score,
+                       read_constitution)
 from training import load_model, load_tokenizer
 from verify import check_fields, is_refusal, verify, visible
 
@@ -48,6 +51,7 @@ def parse_args(argv=None):
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
     # the method
     p.add_argument("--no-verify", nargs="+", default=[], metavar="SLICE", help="slices where the judge alone decides")
+    p.add_argument("--both-orders", action="store_true", help="also ask a local judge: best or worst, in both orders")
     p.add_argument("--run-code", action="store_true", help="run unit tests on model-written code, in a sandbox")
     p.add_argument("--min-margin", type=at_least(0, float, 5), default=1.0, help="smallest gap of a pair")
     p.add_argument("--keep", type=at_least(0, float, 1), default=1.0, help="share of the pairs kept per slice")
@@ -107,11 +111,15 @@ def pick_pair(answers, min_margin):
     return chosen, rejected, None
 
 
+def told_apart(chosen, rejected):
+    """Does a verifier say that chosen is right and rejected is wrong?"""
+    return [(a["verify"] or {}).get("ok") for a in (chosen, rejected)] == [True, False]
+
+
 def preference(chosen, rejected):
     """Probability that chosen is better: 1 where the verifier tells them apart, else from the judge's means and spreads
     (0.5 when it gave none)."""
-    right = [(a["verify"] or {}).get("ok") for a in (chosen, rejected)]
-    if right == [True, False]:
+    if told_apart(chosen, rejected):
         return 1.0
     if None in (chosen["sd"], rejected["sd"], chosen["judged"], rejected["judged"]):
         return 0.5
@@ -120,7 +128,7 @@ def preference(chosen, rejected):
 
 
 OF_ANSWER = {"candidate", "completion", "generator", "temperature", "system", "seed", "tokens", "read", "finish",
-             "score", "judged", "judge_tokens", "scores", "sd", "mass", "verify", "flags"}
+             "score", "judged", "judge_tokens", "scores", "sd", "mass", "verify", "flags", "both_orders"}
 
 
 def make_pairs(judged, min_margin, keep):
@@ -131,13 +139,17 @@ def make_pairs(judged, min_margin, keep):
     for answers in groups.values():
         chosen, rejected, reason = pick_pair(answers, min_margin)
         piece = answers[0].get("slice", "all")
+        asked = None if reason else chosen.get("both_orders")
+        if asked and (None in asked or min(asked) < 0.5):
+            reason = "orders disagree"
         if reason:
             outcomes[piece, reason] += 1
             continue
         shared = {k: v for k, v in chosen.items() if k not in OF_ANSWER}
         pairs.append(shared | {"slice": piece, "chosen": chosen["completion"], "rejected": rejected["completion"],
                                "score_chosen": chosen["score"], "score_rejected": rejected["score"],
-                               "margin": chosen["score"] - rejected["score"], "p": preference(chosen, rejected),
+                               "margin": chosen["score"] - rejected["score"],
+                               "p": sum(asked) / 2 if asked else preference(chosen, rejected),
                                "weight": chosen.get("weight", 1.0)})
     kept = []
     for piece in dict.fromkeys(pair["slice"] for pair in pairs):
@@ -228,14 +240,16 @@ def main(args):
     tokens = 0
     if local:  # every so many prompts stand for all; the prefix is rubric + prompt
         some = groups[::max(1, len(groups) // 50)]
-        shapes = [judge_ids(tokenizer, constitution, g[0]["prompt"], g[0]["completion"], g[0].get("slice"))
-                  for g in some]
+        shapes = [judge_ids(tokenizer, constitution, g[0]["prompt"], g[0]["completion"], g[0].get("slice"),
+                            g[0].get("tools")) for g in some]
         prefix = sum(len(s[0]) for s in shapes) / len(some)
         answer = sum(len(s[1]) + sum(map(len, s[2].values())) for s in shapes) / len(some)
         tokens = round(judge_tokens(len(groups), len(rows) / len(groups), answer, 0, prefix))
+        tokens += round(len(groups) * (prefix + 4 * answer)) * args.both_orders
     elif args.endpoint:  # every answer and criterion is a request of its own; 4 characters a token
         tokens = sum(len(request["messages"][0]["content"]) // 4 + 20 for g in groups for request in endpoint_requests(
-            constitution, g[0]["prompt"], [row["completion"] for row in g], g[0].get("slice")))
+            constitution, g[0]["prompt"], [row["completion"] for row in g], g[0].get("slice"),
+            g[0].get("tools")))
     plan = forecast(args.out, "judge.py", tokens, args.tokens_per_second, args.price_judge, args.price_gpu_hour,
                     args.judge)
     name = f"{constitution['name']}@{constitution['hash']}"
@@ -256,17 +270,17 @@ def main(args):
     for batch in tqdm(batches[done:], initial=done, total=len(batches), desc="judge"):
         judged = []
         for answers in batch:
-            prompt, piece = answers[0]["prompt"], answers[0].get("slice")
-            completions = [answer["completion"] for answer in answers]
+            prompt, piece, tools = (answers[0].get(field) for field in ("prompt", "slice", "tools"))
+            asked = (constitution, prompt, [answer["completion"] for answer in answers], piece, tools)
             if args.judge == "random":
                 draw = [random.Random(seed_for(args.seed, a["id"], a["candidate"])) for a in answers]
                 scores = [{c["name"]: {"score": 5 * d.random(), "sd": 1.0, "mass": 1.0}
                            for c in constitution["criteria"]} for d in draw]
                 used = 0
             elif args.endpoint:
-                scores, used = judge_endpoint(args.endpoint, args.judge, constitution, prompt, completions, piece)
+                scores, used = judge_endpoint(args.endpoint, args.judge, *asked)
             else:
-                scores, used = judge_answers(model, tokenizer, constitution, prompt, completions, piece)
+                scores, used = judge_answers(model, tokenizer, *asked)
             for row, score in zip(answers, scores):
                 trust = args.judge != "random" and piece not in args.no_verify
                 verified = verify(row, row["completion"], args.run_code) if trust else None
@@ -282,6 +296,11 @@ def main(args):
                     "mass": min(masses) if masses else None, "verify": verified,
                     "flags": find_flags(row) if args.judge != "random" else [],
                     "judge": args.judge, "constitution": name, "judge_tokens": 0})
+            chosen, rejected, _ = pick_pair(judged[-len(answers):], args.min_margin)
+            if args.both_orders and local and chosen and not told_apart(chosen, rejected):
+                chosen["both_orders"], more = judge_pair(model, tokenizer, constitution, prompt, [
+                    chosen["completion"], rejected["completion"]], piece, tools)
+                used += more
             judged[-len(answers)]["judge_tokens"] = used  # what one reading of the prompt and all its answers took
         append_lines(path, judged)
         save_run(record, seconds=seconds + time.perf_counter() - start)

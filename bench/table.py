@@ -1,29 +1,140 @@
-"""One look at a folder of runs: policy x slice from the gate reports, then forecast against measured for every stage.
+"""One look at a folder of runs: policies by slice from the gate reports, the judge against the truth, cost per point
+gained, then forecast against measured for every stage.
 
     python bench/table.py runs/demo
+
+Prompts of the tiny world are also scored by its hidden rubric (right 3, right and short 5), which rewards brevity;
+"correct" counts right and wrong alone.
 """
 
 import json
+import re
 import sys
+from functools import cache
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "data")]
+from world import SLICES, from_id, kappa, truth
 
-def policies(root):
-    """Rows (policy, verdict, {slice: share right}, tokens per answer, "wins:losses") from the gate reports in root."""
-    rows, baseline = [], None
-    for path in sorted(root.glob("*/report.json")):
-        report = json.loads(path.read_text())
-        if "verdict" not in report or not report["slices"]:
-            continue
-        slices = report["slices"]
-        mean = {side: sum(s[f"tokens_{side}"] for s in slices.values()) / len(slices)
-                for side in ("candidate", "baseline")}
-        baseline = (f"{Path(report['baseline']).name} (baseline)", "", {n: s["baseline"] for n, s in slices.items()},
-                    mean["baseline"], "")
-        decided = f"{sum(s['wins'] for s in slices.values())}:{sum(s['losses'] for s in slices.values())}"
-        rows.append((Path(report["candidate"]).name, report["verdict"], {n: s["candidate"] for n, s in slices.items()},
-                     mean["candidate"], decided))
-    return [baseline, *rows] if baseline else []
+from common import read_jsonl, read_run, split_weight
+
+
+@cache
+def source(name):
+    return from_id(name)
+
+
+@cache
+def rubric(name, text, ended):
+    """The hidden 0-5 score of an answer to a prompt of the tiny world."""
+    return truth(source(name), text, ended)
+
+
+def compare(folder):
+    """{slice: measures} of a gate's folder, in the slices' own order: shares right sampled and greedy, tokens, prompts
+    won and lost by correctness and by the rubric (None for a suite that is not of the tiny world)."""
+    report, scores = json.loads((folder / "report.json").read_text()), {}
+    for role in ("candidate", "baseline"):
+        for _, row in read_jsonl(folder / f"answers-{role}.jsonl"):
+            if row["sample"] != "greedy" and re.fullmatch(r"[a-z]+-(train|dev|test)-\d+-\d+", row["id"]):
+                own = scores.setdefault(row["id"], {"candidate": [], "baseline": []})
+                own[role].append(rubric(row["id"], row["text"], row["finish"] == "stop"))
+    result = {}
+    for name in sorted(report["slices"], key=lambda name: SLICES.index(name) if name in SLICES else 99):
+        s = report["slices"][name]
+        own = [score for key, score in scores.items() if source(key)["slice"] == name]
+        gaps = [sum(score["candidate"]) - sum(score["baseline"]) for score in own]
+        result[name] = {"n": s["n"], "acc_sampled": s["candidate"], "base_sampled": s["baseline"],
+                        "acc_greedy": s.get("greedy_candidate"), "base_greedy": s.get("greedy_baseline"),
+                        "tokens": s["tokens_candidate"], "base_tokens": s["tokens_baseline"],
+                        "wins": sum(gap > 0 for gap in gaps) if own else None,
+                        "losses": sum(gap < 0 for gap in gaps) if own else None,
+                        "wins_correct": s["wins"], "losses_correct": s["losses"], "p_drop": s["p_drop"],
+                        "verdict": report["verdict"], "why": report["why"]}
+    return result
+
+
+def mean(rows, key):
+    values = [row[key] for row in rows.values()]
+    return None if None in values else sum(values) / len(values)
+
+
+def spent(path, until, seen):
+    """Cost of a run and of all the runs that its inputs came from, back to the model `until`."""
+    path = Path(path)
+    record = read_run(path.with_suffix(".run.json") if path.suffix == ".jsonl" else path / "run.json")
+    if not record and (path.parent / "run.json").exists():  # pairs.jsonl, labels.jsonl
+        return spent(path.parent, until, seen)
+    if path == until or str(path) in seen or not record:
+        return 0.0
+    seen.add(str(path))
+    inputs = [split_weight(part)[0] for part in record["inputs"]]
+    return record.get("cost", 0.0) + sum(spent(part, until, seen) for part in inputs)
+
+
+def policy_lines(root):
+    """The table of policies: a line for the baseline of most gates, then one for every gate."""
+    gates = {path.parent.name.removeprefix("gate-"): path.parent for path in sorted(root.glob("gate-*/report.json"))}
+    gates = {name: (compare(path), json.loads((path / "report.json").read_text())) for name, path in gates.items()}
+    gates = {name: (rows, report) for name, (rows, report) in gates.items() if rows}
+    if not gates:
+        return []
+    names = list(max((rows for rows, _ in gates.values()), key=len))
+    width = max(map(len, [*gates, "policy"])) + 2
+
+    def shares(sampled, greedy):
+        return f"{100 * sampled:.0f}" + ("" if greedy is None else f"/{100 * greedy:.0f}")
+
+    def line(label, rows, side, rest):
+        cells = [shares(rows[name][f"{side}_sampled"], rows[name][f"{side}_greedy"]) if name in rows else ""
+                 for name in names]
+        total = shares(mean(rows, f"{side}_sampled"), mean(rows, f"{side}_greedy"))
+        tokens = mean(rows, "tokens" if side == "acc" else "base_tokens")
+        return label.ljust(width) + "".join(c.rjust(8) for c in [*cells, total]) + f"{tokens:8.1f}" + rest
+
+    def won(rows, kind):
+        pairs = [(row[f"wins{kind}"], row[f"losses{kind}"]) for row in rows.values()]
+        return "?" if (None, None) in pairs else ":".join(str(sum(column)) for column in zip(*pairs))
+
+    lines = ["right answers in %, sampled/greedy, by slice; tokens per answer; prompts won:lost against the baseline",
+             "by the rubric (it rewards brevity, too) and by correctness alone; cost of data and training per point",
+             "policy".ljust(width) + "".join(n.rjust(8) for n in [*names, "mean", "tokens"])
+             + "rubric".rjust(10) + "correct".rjust(10) + "cost/pt".rjust(9) + "  gate"]
+    shown = set()
+    for name, (rows, report) in sorted(gates.items(), key=lambda gate: gate[1][1]["baseline"]):
+        if report["baseline"] not in shown:
+            shown.add(report["baseline"])
+            lines.append(line(Path(report["baseline"]).name + " =", rows, "base", "  the baseline of what follows"))
+        points = 100 * (mean(rows, "acc_sampled") - mean(rows, "base_sampled"))
+        cost = spent(report["candidate"], Path(report["baseline"]), set())
+        price = f"{cost / points:.4f}" if points > 0.5 and cost else "-"
+        lines.append(line(name, rows, "acc", won(rows, "").rjust(10) + won(rows, "_correct").rjust(10)
+                          + price.rjust(9) + f"  {report['verdict']}"))
+    lines += ["", *(f"{name}: {report['verdict']}, {report['why']}" for name, (_, report) in gates.items()
+                    if report["verdict"] != "SHIP")]
+    return lines
+
+
+def judge_lines(root):
+    """The judge alone against the hidden truth: quadratic kappa per slice, and how many pairs point the right way."""
+    lines = []
+    for path in sorted(root.glob("*judged*/judged.jsonl")):
+        rows = [row for _, row in read_jsonl(path)]
+        both, answers = {}, {}
+        for row in rows:
+            score = rubric(row["id"], row["completion"][0]["content"], row["finish"] == "stop")
+            answers[row["id"], row["completion"][0]["content"]] = score
+            if row["judged"] is not None:
+                both.setdefault(row["slice"], []).append((row["judged"], score))
+        gaps = [answers[pair["id"], pair["chosen"][0]["content"]] - answers[pair["id"], pair["rejected"][0]["content"]]
+                for _, pair in read_jsonl(path.parent / "pairs.jsonl")]
+        cells = [f"{name} {kappa(*zip(*both[name])):.2f}" for name in SLICES if name in both]
+        overall = kappa(*zip(*sum(both.values(), [])))
+        lines.append(f"{path.parent.name}: kappa with the truth {overall:.2f} ({', '.join(cells)}); of {len(gaps)} "
+                     f"pairs {sum(gap > 0 for gap in gaps)} right, {sum(gap == 0 for gap in gaps)} ties, "
+                     f"{sum(gap < 0 for gap in gaps)} wrong by the truth")
+    return ["the AI judge alone (quadratic kappa), and the pairs that were made", *lines] if lines else []
 
 
 def stages(root):
@@ -33,28 +144,21 @@ def stages(root):
                   for r in records if r["finished"])
 
 
-def main(root):
-    rows = policies(root)
-    if rows:
-        names = list(rows[0][2])
-        width = max(len(row[0]) for row in rows) + 2
-        print("share of sampled answers that are right, by slice; tokens per answer; prompts won:lost against baseline")
-        heads = "".join(name[:8].rjust(9) for name in [*names, "mean", "tokens", "W:L"])
-        print("policy".ljust(width) + heads + "  gate")
-        for policy, verdict, shares, tokens, decided in rows:
-            values = [shares[name] for name in names]
-            cells = [f"{value:.0%}" for value in [*values, sum(values) / len(values)]] + [f"{tokens:.1f}", decided]
-            print(policy.ljust(width) + "".join(cell.rjust(9) for cell in cells) + f"  {verdict}")
-    print("\nforecast -> measured")
-    print("run".ljust(14) + "tokens".rjust(24) + "seconds".rjust(18) + "cost".rjust(20))
-    sums = [0.0, 0.0]
+def stage_lines(root):
+    lines, sums = ["forecast -> measured",
+                   "run".ljust(16) + "tokens".rjust(24) + "seconds".rjust(18) + "cost".rjust(20)], [0.0, 0.0]
     for run, planned, real in stages(root):
         seconds = "?" if planned["seconds"] is None else f"{planned['seconds']:.0f}"
         cost = "?" if planned["cost"] is None else f"{planned['cost']:.4f}"
-        print(run.ljust(14) + f"{planned['tokens']:,.0f} -> {real['tokens']:,.0f}".rjust(24)
-              + f"{seconds} -> {real['seconds']:.0f}".rjust(18) + f"{cost} -> {real['cost']:.4f}".rjust(20))
+        lines.append(run.ljust(16) + f"{planned['tokens']:,.0f} -> {real['tokens']:,.0f}".rjust(24)
+                     + f"{seconds} -> {real['seconds']:.0f}".rjust(18) + f"{cost} -> {real['cost']:.4f}".rjust(20))
         sums = [sums[0] + real["seconds"], sums[1] + real["cost"]]
-    print("all".ljust(14) + " " * 24 + f"{sums[0]:.0f}".rjust(18) + f"{sums[1]:.4f}".rjust(20))
+    return [*lines, "all".ljust(16) + " " * 24 + f"{sums[0]:.0f}".rjust(18) + f"{sums[1]:.4f}".rjust(20)]
+
+
+def main(root):
+    for lines in (policy_lines(root), judge_lines(root), stage_lines(root)):
+        print("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -188,6 +188,8 @@ CALM = {"fail": False, "p_gain": 0.5, "delta": 0.0, "low": -0.05, "high": 0.05}
     ({"a": piece("CLEAR")}, CALM, [(True, True), (False, False), (True, False)], "SHIP", "no slice fell"),
     ({"a": piece("CLEAR")}, CALM, [(True, True), (False, True)], "BLOCK", "canaries that the baseline passes fail: c1"),
     ({}, {"fail": False}, [(False, True)], "BLOCK", "c0"),
+    ({"b": piece("FAIL")}, CALM, [(False, True)], "BLOCK", "^b fell by .*; canaries .* fail: c0$"),
+    ({"b": piece("FAIL")}, CALM | {"fail": True}, [], "BLOCK", r"^b fell by [^;]*$"),
     ({}, {"fail": False}, [(False, False)], "NOT ENOUGH DATA", "no comparable")])
 def test_decide(slices, overall, canaries, verdict, why):
     assert decide({"a": piece("CLEAR")}, CALM, [], ["z"]) == (
@@ -202,7 +204,7 @@ def test_score_items(monkeypatch):
     monkeypatch.setattr(gate, "verify", lambda item, text, run_code: {"ok": text})
 
     def rows(**ok):
-        return [{"id": name, "text": value, "tokens": 3 + n}
+        return [{"id": name, "sample": n, "text": value, "tokens": 3 + n}
                 for name, values in ok.items() for n, value in enumerate(values)]
 
     items = [{"id": "a", "slice": "s", "type": "verify"}, {"id": "b", "slice": "s", "type": "verify", "cluster": 7},
@@ -210,10 +212,13 @@ def test_score_items(monkeypatch):
              {"id": "k", "slice": "s", "type": "judge"}]
     answers = {"baseline": rows(a=[True, False], b=[True, None], c=[True], j=[None] * 2, k=[None] * 2),
                "candidate": rows(a=[True, True], b=[True, True], c=[False], j=[None] * 2, k=[None] * 2)}
+    for role, right in (("baseline", False), ("candidate", True)):
+        answers[role].append({"id": "a", "sample": "greedy", "text": right, "tokens": 99})
     judged = {("baseline", "j"): 0.25, ("candidate", "j"): 0.75, ("baseline", "k"): 0.5, ("candidate", "k"): None}
     compared, canaries, missing = score_items(items, answers, judged)
     tokens = {"tokens_baseline": 3.5, "tokens_candidate": 3.5}
-    assert compared == [{"id": "a", "slice": "s", "cluster": "a", "baseline": 0.5, "candidate": 1.0} | tokens,
+    assert compared == [{"id": "a", "slice": "s", "cluster": "a", "baseline": 0.5, "candidate": 1.0,
+                         "greedy_baseline": 0.0, "greedy_candidate": 1.0} | tokens,
                         {"id": "j", "slice": "s", "cluster": "j", "baseline": 0.25, "candidate": 0.75} | tokens]
     assert canaries == [{"id": "c", "baseline": True, "candidate": False}] and missing == ["b", "k"]
 
@@ -340,6 +345,34 @@ def test_a_model_against_itself_is_not_blocked(base, tmp_path):
     assert record["cost"] == pytest.approx(record["seconds"])
     assert record["forecast"]["tokens"] == 2 * (read + 200 * 8)
     assert run_main("gate", *settings(base, suite, tmp_path / "out", "--price-gpu-hour", 3600)) == code, "asked again"
+
+
+def test_greedy_beside_and_a_cooler_candidate(base, tmp_path):
+    """--greedy adds one answer a prompt that decides nothing; --model-temperature is the candidate's alone."""
+    suite = suite_of(tmp_path / "suite", a=noisy_items(12, "a"), c=greedy_items(2, "c", type="canary"))
+    for name, more in (("plain", []), ("greedy", ["--greedy"]), ("cool", ["--greedy", "--model-temperature", 0])):
+        run_main("gate", *settings(base, suite, tmp_path / name, *more))
+    plain, greedy, cool = (report_of(tmp_path / name) for name in ("plain", "greedy", "cool"))
+    rows = {(name, role): [json.loads(line) for line in (
+        tmp_path / name / f"answers-{role}.jsonl").read_text().splitlines()]
+        for name in ("plain", "greedy", "cool") for role in ("candidate", "baseline")}
+    assert "greedy_candidate" not in plain["slices"]["a"] and len(rows["plain", "baseline"]) == 12 * 4 + 2
+    assert [r for r in rows["greedy", "candidate"] if r["sample"] != "greedy"] == rows["plain", "candidate"]
+    for key in ("candidate", "baseline", "delta", "tokens_candidate", "verdict"):
+        assert plain["slices"]["a"][key] == greedy["slices"]["a"][key], "the extra answer decides nothing"
+    items = {item["id"]: item for item in read_suite(suite, None)}
+    for role in ("candidate", "baseline"):
+        extra = [row for row in rows["greedy", role] if row["sample"] == "greedy"]
+        right = [verify(items[row["id"]], row["text"])["ok"] for row in extra]
+        assert len(extra) == 12 and greedy["slices"]["a"][f"greedy_{role}"] == pytest.approx(sum(right) / 12)
+    texts = {}
+    for row in rows["cool", "candidate"]:
+        texts.setdefault(row["id"], set()).add(row["text"])
+    assert all(len(own) == 1 for own in texts.values()), "temperature 0: every answer is the greedy one"
+    assert rows["cool", "baseline"] == rows["greedy", "baseline"] and cool["model_temperature"] == 0
+    text = (tmp_path / "greedy" / "report.md").read_text()
+    s = greedy["slices"]["a"]
+    assert f"| {s['greedy_baseline']:.1%} -> {s['greedy_candidate']:.1%} |" in text and "verdict | greedy |" in text
 
 
 def test_baseline_answers_are_reused(base, other, tmp_path, monkeypatch):

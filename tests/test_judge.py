@@ -13,7 +13,8 @@ from scipy.stats import norm
 
 import judge
 from common import PLAIN_TEMPLATE, BadInput, judge_tokens, read_records
-from inference import digit_ids, digit_score, judge_answers, judge_ids, read_constitution, transcript, tree_logits
+from inference import (choice_ids, digit_score, judge_answers, judge_ids, judge_pair, pair_ids, read_constitution,
+                       signature, transcript, tree_logits)
 from judge import BROKEN, agreement, find_flags, grade, make_labels, make_pairs, pick_pair, preference
 
 TEXT = """# Constitution: test
@@ -57,7 +58,7 @@ def save_judge(path):
             layer.self_attn.o_proj.weight[0] = 0.0
             layer.mlp.down_proj.weight[0] = 0.0
         untied.lm_head.weight[:, 0] = 0.0
-        untied.lm_head.weight[[i for ids in digit_ids(tokenizer) for i in ids], 0] = 10.0
+        untied.lm_head.weight[[i for ids in choice_ids(tokenizer) for i in ids], 0] = 10.0
     untied.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return str(path)
@@ -136,6 +137,27 @@ def test_judge_prompt_is_the_template_of_its_text(tokenizer, constitution):
     assert judge_ids(tokenizer, only, prompt, message("two"), "chat")[2] == {}, "no criterion for this slice"
 
 
+def test_tools_on_offer_stand_before_the_request(tokenizer, constitution):
+    read, prompt = read_constitution(constitution), [{"role": "user", "content": "1 + 1?"}]
+    schema = {"properties": {"a": {"type": "integer"}, "unit": {"enum": ["cm", "m"]}, "any": {}, "yes": True}}
+    tools = [{"type": "function", "function": {"name": "add", "parameters": schema}},
+             {"type": "function", "function": {"name": "stop"}}]
+    assert [*map(signature, tools)] == ["add(a: integer, unit: cm|m, any: any, yes: any)", "stop()"]
+    bare, with_tools = (tokenizer.decode(judge_ids(tokenizer, read, prompt, message("two"), "chat", given)[0])
+                        for given in (None, tools))
+    assert with_tools == bare.replace("Request:", f"Tools: {signature(tools[0])}, stop()\nRequest:")
+    assert judge_ids(tokenizer, read, prompt, message("two"), "chat", []) == judge_ids(tokenizer, read, prompt,
+                                                                                       message("two"), "chat")
+
+
+def test_pair_prompt_shows_both_orders(tokenizer, constitution):
+    read, prompt = read_constitution(constitution), [{"role": "user", "content": "1 + 1?"}]
+    prefix, orders, tail = pair_ids(tokenizer, read, prompt, [message("two"), message("three")], "chat")
+    assert prefix == judge_ids(tokenizer, read, prompt, message("two"), "chat")[0]
+    assert [tokenizer.decode(ids) for ids in orders] == ["A:\ntwo\nB:\nthree", "A:\nthree\nB:\ntwo"]
+    assert tokenizer.decode(tail) == "\nWhich answer is better, A or B?<|im_end|>\n<|im_start|>assistant\n"
+
+
 def test_transcript():
     call = {"type": "function", "function": {"name": "add", "arguments": {"a": "ü"}}}
     assert transcript([{"role": "user", "content": "Hi"}]) == "Hi"
@@ -185,6 +207,48 @@ def test_tree_logits_equal_one_by_one(model, tokenizer):
                 assert torch.allclose(tree[a, t], alone, atol=1e-4), (a, t)
 
 
+def lettered(place, content):
+    """A stand-in for the judge's forward pass: letter A gets `place` more, the answer "good" gets `content` more."""
+    def logits(model, prefix, answers, tails, pad_id):
+        out = torch.full((len(answers), len(tails), 320), -30.0)
+        tokenizer = make_tokenizer()
+        a, b = (choice_ids(tokenizer, letter)[0] for letter in "AB")
+        for row, ids in enumerate(answers):
+            good_first = tokenizer.decode(ids).startswith("A:\ngood")
+            out[row, :, a] = place + content * good_first
+            out[row, :, b] = content * (not good_first)
+        return out
+    return logits
+
+
+def test_judge_pair_asks_both_ways(tokenizer, constitution, monkeypatch):
+    read, prompt = read_constitution(constitution), [{"role": "user", "content": "x"}]
+    sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    for place, content in ((0.0, 2.0), (1.0, 2.0), (3.0, 1.0), (0.0, -1.0)):
+        monkeypatch.setattr("inference.tree_logits", lettered(place, content))
+        p, tokens = judge_pair(None, tokenizer, read, prompt, [message("good"), message("bad")], "chat")
+        assert p == pytest.approx([sigmoid(place + content), sigmoid(content - place)], abs=1e-6)
+    prefix, orders, tail = pair_ids(tokenizer, read, prompt, [message("good"), message("bad")], "chat")
+    assert tokens == len(prefix) + sum(map(len, orders)) + 2 * len(tail)
+    monkeypatch.setattr("inference.tree_logits", lambda *a: torch.zeros(2, 1, 320))
+    assert judge_pair(None, tokenizer, read, prompt, [message("good"), message("bad")], "chat")[0] == [None, None]
+
+
+def test_pairs_whose_orders_disagree_are_dropped():
+    def rows(name, p):
+        made = [{"id": name, "candidate": k, "prompt": message("q"), "completion": message(str(k)), "score": score,
+                 "judged": score, "sd": 1.0, "verify": None, "flags": [], "slice": "s"}
+                for k, score in ((0, 1.0), (1, 4.0))]
+        made[1] |= {"both_orders": p} if p else {}
+        return made
+
+    pairs, outcomes = make_pairs([*rows("a", [0.9, 0.7]), *rows("b", [0.9, 0.4]), *rows("c", [0.2, 0.1]),
+                                  *rows("d", [0.9, None]), *rows("e", None)], 1.0, 1.0)
+    assert [pair["id"] for pair in pairs] == ["a", "e"] and pairs[0]["p"] == pytest.approx(0.8)
+    assert pairs[1]["p"] == pytest.approx(norm.cdf(3 / math.sqrt(2))) and outcomes["s", "orders disagree"] == 3
+    assert not any("both_orders" in pair for pair in pairs)
+
+
 def test_digit_score_by_hand():
     """Tokens 0-5 are the digits, 6 is " 4", 7 anything else."""
     digits = [[0], [1], [2], [3], [4, 6], [5]]
@@ -202,9 +266,9 @@ def test_digit_score_by_hand():
     assert sure == pytest.approx({"score": 0.0, "sd": 0.0, "mass": 1.0}, abs=1e-9)
 
 
-def test_digit_ids(tokenizer):
+def test_choice_ids(tokenizer):
     plain = [tokenizer(d, add_special_tokens=False).input_ids for d in "012345"]
-    assert digit_ids(tokenizer) == plain
+    assert choice_ids(tokenizer) == plain
 
     class Spaced:
         """" 4" and "4" are single tokens; inside a text a digit is a third one, as in SentencePiece."""
@@ -217,14 +281,14 @@ def test_digit_ids(tokenizer):
         def decode(self, ids):
             return str(ids[0] % 10)
 
-    assert digit_ids(Spaced()) == [[d, d + 10, d + 30] for d in range(6)]
+    assert choice_ids(Spaced()) == [[d, d + 10, d + 30] for d in range(6)]
 
     class Pieces(Spaced):
         def decode(self, ids):
             return "x"
 
     with pytest.raises(BadInput, match="single token"):
-        digit_ids(Pieces())
+        choice_ids(Pieces())
 
 
 def test_judge_answers(judge_folder, constitution):
@@ -241,7 +305,7 @@ def test_judge_answers(judge_folder, constitution):
         for name, tail in tails.items():
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([prefix + ids + tail])).logits[0, -1]
-            assert score[name] == pytest.approx(digit_score(logits, digit_ids(tokenizer)), abs=1e-4)
+            assert score[name] == pytest.approx(digit_score(logits, choice_ids(tokenizer)), abs=1e-4)
             assert score[name] == pytest.approx(alone[name], abs=1e-4) and score[name]["mass"] > 0.5
     assert len({round(s["kind"]["score"], 3) for s in scores}) == 4
     weak, _ = judge_answers(make_model(), tokenizer, read, prompt, answers, "math")
@@ -468,6 +532,29 @@ def test_judge_end_to_end(judge_folder, constitution, tmp_path, base, capsys):
         assert run_main(stage, "--model", base, "--data", out / f"{name}.jsonl", "--out", tmp_path / stage,
                         "--plan") == 0
         assert "0 dropped" in capsys.readouterr().out
+
+
+def test_both_orders_are_asked_of_what_no_verifier_tells_apart(judge_folder, constitution, tmp_path, monkeypatch):
+    asked, p = [], [[0.9, 0.8], [0.7, 0.2]]
+    monkeypatch.setattr(judge, "judge_pair", lambda model, tokenizer, read, prompt, texts, *more: (
+        asked.append((prompt[-1]["content"], [text[0]["content"] for text in texts], more)) or p[len(asked) % 2], 1000))
+    data, out = write(tmp_path / "c.jsonl", candidate_rows(12)), {}
+    for name, more in (("plain", []), ("both", ["--both-orders"])):
+        run_main("judge", "--judge", judge_folder, "--constitution", constitution, "--data", data, "--out",
+                 tmp_path / name, "--min-margin", 0.1, *more)
+        out[name] = {pair["id"]: pair for pair in lines(tmp_path / name / "pairs.jsonl")}
+    plain, both = out["plain"], out["both"]
+    undecided = [name for name, pair in plain.items() if "answer" not in pair]
+    assert undecided and len(asked) == len(undecided) and both.keys() < plain.keys()
+    for number, (name, (_, texts, more)) in enumerate(zip(undecided, asked), 1):
+        pair = plain[name]
+        assert texts == [pair[side][0]["content"] for side in ("chosen", "rejected")]
+        assert more == (pair["slice"], pair.get("tools"))
+        assert (name in both) == (min(p[number % 2]) > 0.5)
+        assert name not in both or both[name]["p"] == pytest.approx(sum(p[number % 2]) / 2)
+    tokens = [json.loads((tmp_path / name / "run.json").read_text())["tokens"] for name in ("plain", "both")]
+    assert tokens[1] == tokens[0] + 1000 * len(asked)
+    assert all(plain[name] == both[name] for name in plain if name not in undecided)
 
 
 def test_forecast_is_the_formula_and_the_count(judge_folder, constitution, tmp_path):

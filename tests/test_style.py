@@ -101,15 +101,19 @@ def test_same_flag_same_meaning():
 
 def commands(text):
     """Commands `python X.py ...` of a text, as words: continued lines joined, plain shell variables filled in."""
-    values = dict(re.findall(r"^(\w+)=([\w./-]+)$", text, re.M))
-    values |= dict(re.findall(r"^(\w+)=\$\{\w+:-([\w./-]+)\}$", text, re.M))
-    for loop, some in re.findall(r"^for (\w+) in (.+?); do$", text, re.M):
-        values[loop] = some.split()[0]
+    values = {"1": "a", "2": "1"}  # of a shell function
+
+    def filled(part):
+        return re.sub(r"\$\{?(\w+)\}?", lambda m: values.get(m[1], m[0]), part)
+
+    for name, default, quoted, plain in re.findall(
+            r"(?:^|\s)(\w+)=(?:\$\{\w+:-([^}]*)\}|\"([^\"]*)\"|([\w./-]*))(?=\s)", text):
+        values[name] = filled(default or quoted or plain)
     for line in re.sub(r"\\+\n\s*", " ", text).splitlines():
         found = re.search(r"(?:^|[\s`(])(?:python3?|\$\(PY\)) ((?:\w+/)*\w+\.py)( [^`]*)?", line)
         if not found:
             continue
-        words = re.sub(r"\$\{?(\w+)\}?", lambda m: values.get(m[1], m[0]), found[0].strip(" `("))
+        words = filled(found[0].strip(" `("))
         if "$" in words.replace("$(PY)", "") or "..." in words:
             continue  # a variable that only the shell knows, or no whole command
         yield shlex.split(words.split(" |")[0].split(" #")[0])[1:]
