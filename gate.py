@@ -11,9 +11,9 @@ Exits   0 SHIP, 1 BLOCK, 3 NOT ENOUGH DATA (and how much more is needed), 2 bad 
 
 Both models answer every prompt k times (--profile hobby: k 4, margin 10 points, 30 prompts a slice; release: 8, 5, 100)
 and are compared prompt by prompt. A slice FAILs when its drop is significant (one-sided t test, clusters kept whole,
-level 0.05 / (slices + 1)) and at least one point; it is CLEAR when the lower 95 % bound of the difference lies above
-minus the margin. One failed slice, a significant drop of the mean over all slices, or a canary that the baseline passes
-and the candidate fails: BLOCK. All clear: SHIP.
+level 0.05 / (slices + 1)), at least one point, and there again in k fresh answers. It is CLEAR when the lower 95 %
+bound of the difference lies above minus the margin. One failed slice, a significant drop of the mean over all slices,
+or a canary that the baseline passes and the candidate fails: BLOCK. All clear: SHIP.
 What to look at: the slice table (delta with interval, wins:losses, tokens per answer) before the verdict. A gain that
 a cooler baseline has, too (--model BASE --model-temperature 0.3), or that --greedy does not show, is only sharpening.
 Left out on purpose: one score for everything. A slice that falls is not made good by one that rises.
@@ -132,6 +132,22 @@ def compare_slices(items, margin, min_n):
                     "fail": p_drop < 0.05 / (len(names) + 1) and delta <= -0.01}
 
 
+def confirm(compared, fresh, suspects, margin, min_n):
+    """Slices and overall anew, from the first and the fresh answers together, for slices that seemed to fail. A FAIL
+    stands when the fresh answers alone show the drop, too (p < 0.05): chance does not strike the same slice twice."""
+    scores = {item["id"]: item for item in fresh}
+    for item in compared:
+        if item["id"] in scores:
+            item |= {side: (item[side] + scores[item["id"]][side]) / 2 for side in ("candidate", "baseline")}
+    slices, overall = compare_slices(compared, margin, min_n)
+    alone, _ = compare_slices(fresh, margin, min_n)
+    for name in suspects:
+        slices[name]["again"] = {key: alone[name][key] for key in ("delta", "p_drop")}
+        if slices[name]["verdict"] == "FAIL" and alone[name]["p_drop"] >= 0.05:
+            slices[name] |= {"verdict": "UNSURE", "need": 2 * slices[name]["n"]}
+    return slices, overall
+
+
 def decide(slices, overall, canaries, unscored=()):
     """(verdict, one sentence of why). canaries: [{"id", "candidate": passed, "baseline": passed}]; unscored: slices
     where too many items have no score, say unit tests without --run-code: they cannot ship."""
@@ -184,22 +200,23 @@ def read_suite(path, limit):
     return items
 
 
-def answer_suite(model_name, role, items, k, out, args):
+def answer_suite(model_name, role, items, k, out, args, again=""):
     """Sample k answers per item (canaries: one, greedy) into out/answers-ROLE.jsonl -> (rows, tokens in and out). With
-    --greedy a verified item has one more, "sample": "greedy", which decides nothing."""
-    path, tokenizer = Path(out) / f"answers-{role}.jsonl", load_tokenizer(model_name)
+    --greedy a verified item has one more, "sample": "greedy", which decides nothing. `again` names a second file, with
+    fresh answers."""
+    path, tokenizer = Path(out) / f"answers-{role}{again}.jsonl", load_tokenizer(model_name)
     ids = [prompt_ids(tokenizer, item["prompt"], item.get("tools")) for item in items]
     warm = args.temperature
     if role == "candidate" and args.model_temperature is not None:
         warm = args.model_temperature
     temperatures = [[0.0] if item["type"] == "canary" else
-                    [warm] * k + [0.0] * (args.greedy and item["type"] == "verify") for item in items]
+                    [warm] * k + [0.0] * (args.greedy and not again and item["type"] == "verify") for item in items]
     counts = [len(own) for own in temperatures]
     batches = generation_batches([len(i) for i in ids], counts, args.batch_size)
     done = continue_lines(path, [sum(counts[n] for n in batch) for batch in batches])
     model = load_model(model_name, args.quantize) if done < len(batches) else None
     for batch in tqdm(batches[done:], initial=done, total=len(batches), desc=role):
-        jobs = [(ids[n], [(temperature, seed_for(args.seed, role, items[n]["id"], s))
+        jobs = [(ids[n], [(temperature, seed_for(args.seed, role + again, items[n]["id"], s))
                           for s, temperature in enumerate(temperatures[n])]) for n in batch]
         rows = []
         for n, answers in zip(batch, sample(model, tokenizer, jobs, args.max_tokens)):
@@ -328,6 +345,15 @@ def main(args):
     slices, overall = {}, {"fail": False}
     if compared:
         slices, overall = compare_slices(compared, profile["margin"], profile["min_n"])
+    suspects = [name for name, s in slices.items() if s["verdict"] == "FAIL" and k > 1 and all(
+        item["type"] == "verify" for item in items if item["slice"] == name)]
+    if suspects:
+        own, second = [item for item in items if item["slice"] in suspects], {}
+        for role, name in (("baseline", args.baseline), ("candidate", args.model)):
+            second[role], more = answer_suite(name, role, own, k, out, args, again="-again")
+            tokens[role + "-again"] = more
+        fresh = score_items(own, second, {}, args.run_code)[0]
+        slices, overall = confirm(compared, fresh, suspects, profile["margin"], profile["min_n"])
     for name, result in slices.items():
         own = [item for item in compared if item["slice"] == name]
         result |= {name: float(np.mean([item[name] for item in own])) for kind in ("tokens", "greedy")
@@ -336,7 +362,7 @@ def main(args):
     left = [name for name in dict.fromkeys(lost) if lost.count(name) > 0.05 * (lost.count(name) + slices.get(
         name, {"n": 0})["n"])]
     verdict, why = decide(slices, overall, canaries, left)
-    measured = {"tokens": tokens["candidate"] + (0 if record.get("borrowed") else tokens["baseline"]),
+    measured = {"tokens": sum(tokens.values()) - bool(record.get("borrowed")) * tokens["baseline"],
                 "seconds": seconds + time.perf_counter() - start}
     measured["cost"] = money(seconds=measured["seconds"], price_gpu_hour=args.price_gpu_hour)
     report = {"verdict": verdict, "why": why, "candidate": args.model, "baseline": args.baseline,

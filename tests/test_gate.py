@@ -375,6 +375,42 @@ def test_greedy_beside_and_a_cooler_candidate(base, tmp_path):
     assert f"| {s['greedy_baseline']:.1%} -> {s['greedy_candidate']:.1%} |" in text and "verdict | greedy |" in text
 
 
+def test_a_failed_slice_is_asked_again(base, tmp_path, monkeypatch):
+    """The first answers show a drop in slice a; whether it blocks depends on fresh ones, of this slice alone."""
+    suite, asked = suite_of(tmp_path / "suite", a=noisy_items(40, "a"), b=noisy_items(40, "b")), []
+    real = gate.answer_suite
+    right = {item["id"]: "a" for item in read_suite(suite, None)}
+
+    def answers(name, role, items, k, out, args, again=""):
+        rows, tokens = real(name, role, items, k, out, args, again)
+        asked.append((role, again, {item["slice"] for item in items}, len(rows)))
+        drops = not again or args.seed == 1
+        for row in rows:  # b rises as a falls, so that the mean over all slices stays
+            lost = drops and row["id"][0] == {"candidate": "a", "baseline": "b"}[role] and row["sample"] < 2
+            row["text"] = right[row["id"]] + "eo" * lost
+        return rows, tokens
+
+    monkeypatch.setattr(gate, "answer_suite", answers)
+    assert run_main("gate", *settings(base, suite, tmp_path / "chance")) == 3
+    chance = report_of(tmp_path / "chance")["slices"]["a"]
+    assert chance["delta"] == -0.25 and chance["again"] == {"delta": 0.0, "p_drop": 0.5}
+    assert chance["verdict"] == "UNSURE" and chance["need"] == 80 and chance["p_drop"] < 1e-6
+    assert run_main("gate", *settings(base, suite, tmp_path / "real", "--seed", 1)) == 1
+    real_drop = report_of(tmp_path / "real")["slices"]["a"]
+    assert real_drop["verdict"] == "FAIL" and real_drop["delta"] == real_drop["again"]["delta"] == -0.5
+    again = [call for call in asked if call[1]]
+    assert len(again) == 4 and all(call[2:] == ({"a"}, 160) for call in again)
+    one, two = ([json.loads(line)["text"] for line in (tmp_path / "real" / f"answers-candidate{more}.jsonl").read_text(
+        ).splitlines()] for more in ("", "-again"))
+    assert two[:160] != one[:160] and len(two) == 160
+    record = json.loads((tmp_path / "real" / "run.json").read_text())
+    read = {name: sum(len(prompt_ids(make_tokenizer(), item["prompt"])) for item in read_suite(suite, None)
+                      if item["slice"] in name) for name in ("ab", "a")}
+    lines = [json.loads(line) for path in (tmp_path / "real").glob("answers-*.jsonl")
+             for line in path.read_text().splitlines()]
+    assert record["tokens"] == 2 * (read["ab"] + read["a"]) + sum(line["tokens"] for line in lines)
+
+
 def test_baseline_answers_are_reused(base, other, tmp_path, monkeypatch):
     suite, loaded, load = suite_of(tmp_path / "suite", a=noisy_items(20, "a")), [], gate.load_model
     monkeypatch.setattr(gate, "load_model", lambda name, *more: loaded.append(name) or load(name, *more))
