@@ -3,23 +3,25 @@
 # at a time, as two cores allow). The models are small enough to train here and the truth is known, so every number
 # below can be checked. --price-* are made-up prices, to show the cost model at work.
 # Results land in $R (runs/demo); delete it to start over. Other knobs, for bench/seeds.py: SEED; SUITE, the gate's
-# prompts; SFT, the data of stage A; LABELS = judge (the demo), rules (every label from the truth) or random (control).
+# prompts; SFT, the data of stage A; LABELS = judge (the demo), rules (a program says right or wrong in every slice; the
+# judge ranks among the right) or random (control).
 set -euo pipefail
 cd "$(dirname "$0")"
 SEED=${SEED:-0} R=${R:-runs/demo} SUITE=${SUITE:-data/tiny/gate} SFT=${SFT:-data/tiny/sft.jsonl} LABELS=${LABELS:-judge}
 T=data/tiny
 say() { printf '\n== %s\n' "$*"; }
-try() {
-  local code=0
+run() {
   printf '\n$ %s\n' "$*"
-  "$@" 2>>"$R/progress.log" || code=$?
-  [ $code -ne 2 ] && [ $code -lt 64 ] || tail -n 3 "$R/progress.log" >&2
-  return $code
+  "$@" 2>>"$R/progress.log"
 }
-gate() { # BLOCK (1) and NOT ENOUGH DATA (3) are answers, not accidents
-  local code=0
-  try python gate.py "$@" $GATE || code=$?
-  [ $code -eq 0 ] || [ $code -eq 1 ] || [ $code -eq 3 ]
+try() {
+  run "$@" || { tail -n 3 "$R/progress.log" >&2 && exit 1; }
+}
+gate() { # NAME and words for gate.py; BLOCK (1) and NOT ENOUGH DATA (3) are answers, not accidents
+  local code=0 out=$R/gate-$1
+  shift
+  run python gate.py "$@" --out $out $GATE || code=$?
+  [ $code -ne 2 ] && [ $code -le 3 ] && [ -e $out/report.json ] || { tail -n 3 "$R/progress.log" >&2 && exit 1; }
 }
 together() { # every argument is a command; two run at a time, and each one's output is shown whole, in this order
   local number=0 pids=() command
@@ -29,7 +31,7 @@ together() { # every argument is a command; two run at a time, and each one's ou
     pids+=($!) number=$((number + 1))
   done
   for number in "${!pids[@]}"; do
-    wait "${pids[$number]}" || { cat "$R/output.$number"; exit 1; }
+    wait "${pids[$number]}" || { cat "$R/output.$number"; kill $(jobs -rp) 2>/dev/null; exit 1; }
     cat "$R/output.$number"
   done
 }
@@ -42,8 +44,13 @@ case $LABELS in # P stands before the names of what other labels made
   judge) P= JUDGE="--judge $T/judge --no-verify unsafe benign context german long" ;;
   rules) P=rules- JUDGE="--judge $T/judge" ;;
   random) P=random- JUDGE="--judge random" ;;
+  *) echo "LABELS: judge, rules or random" >&2 && exit 2 ;;
 esac
 mkdir -p "$R"
+if command -v flock >/dev/null; then # a killed demo may have left a job at work
+  exec 9>"$R/lock"
+  flock -n 9 || { echo "demo.sh: another run is at work in $R" >&2 && exit 2; }
+fi
 
 say "stage A: supervised fine-tuning of the tiny base on 2,400 chatty, slightly wrong examples"
 export OMP_NUM_THREADS=2
@@ -56,7 +63,7 @@ labels() { # MODEL ROUND: candidates of a policy, and what a program and the jud
     --min-margin 0.5 --seed $SEED --tokens-per-second 12000 --price-judge 0.60 $JUDGE
 }
 taught() {
-  gate --model $R/sft --baseline $T/base --out $R/gate-base
+  gate base --model $R/sft --baseline $T/base
 }
 say "step 2: four candidates for each of 896 new prompts; step 3: labels; beside them, what SFT taught the base"
 if [ $LABELS = judge ]; then together taught "labels $R/sft 1"; else labels $R/sft 1; fi
@@ -76,7 +83,7 @@ helpful() { # no pair about harmful requests
   try python dpo.py --model $R/sft --data $R/${P}judged1/helpful.jsonl --out $R/${P}helpful --lr 5e-4 --epochs 2 $TRAIN
 }
 against_sft() {
-  gate --model $R/$1 --baseline $R/sft --out $R/gate-$1
+  gate $1 --model $R/$1 --baseline $R/sft
 }
 say "stage B: DPO, IPO and KTO against the SFT policy; DPO on helpfulness alone; the gate: SFT against itself"
 if [ $LABELS = random ]; then work="dpo"; else work="kto dpo ipo helpful"; fi
@@ -88,7 +95,7 @@ round_two() { # post-training is a loop: the DPO policy answers, is judged and t
   against_sft dpo2
 }
 cooler() { # a control: is it learning, or only sharpening?
-  gate --model $R/sft --model-temperature 0.3 --baseline $R/sft --out $R/gate-cool
+  gate cool --model $R/sft --model-temperature 0.3 --baseline $R/sft
 }
 say "step 5: the gate, on held-out prompts"
 case $LABELS in

@@ -1,7 +1,7 @@
 """Step 5: the release gate. Did the candidate improve on the baseline without regressing any slice?
 
 Reads   a suite folder of *.jsonl: id, slice, prompt, type ("verify", "judge" or "canary") and what verify.py needs.
-Writes  a folder: answers-candidate.jsonl, answers-baseline.jsonl, report.json, report.md, run.json.
+Writes  a folder: answers-*.jsonl of both models, items.jsonl (their scores), report.json, report.md, run.json.
 Exits   0 SHIP, 1 BLOCK, 3 NOT ENOUGH DATA (and how much more is needed), 2 bad input.
 
     python gate.py --model runs/dpo --baseline runs/sft --suite data/tiny/gate --out runs/gate-dpo
@@ -11,9 +11,9 @@ Exits   0 SHIP, 1 BLOCK, 3 NOT ENOUGH DATA (and how much more is needed), 2 bad 
 
 Both models answer every prompt k times (--profile hobby: k 4, margin 10 points, 30 prompts a slice; release: 8, 5, 100)
 and are compared prompt by prompt. A slice FAILs when its drop is significant (one-sided t test, clusters kept whole,
-level 0.05 / (slices + 1)), at least one point, and there again in k fresh answers. It is CLEAR when the lower 95 %
-bound of the difference lies above minus the margin. One failed slice, a significant drop of the mean over all slices,
-or a canary that the baseline passes and the candidate fails: BLOCK. All clear: SHIP.
+level 0.05 / (slices + 1)), at least one point, and there again in k fresh answers (judged slices are asked once). It
+is CLEAR when the lower 95 % bound of the difference lies above minus the margin. One failed slice, a significant drop
+of the mean over all slices, or a canary that the baseline passes and the candidate fails: BLOCK. All clear: SHIP.
 What to look at: the slice table (delta with interval, wins:losses, tokens per answer) before the verdict. A gain that
 a cooler baseline has, too (--model BASE --model-temperature 0.3), or that --greedy does not show, is only sharpening.
 Left out on purpose: one score for everything. A slice that falls is not made good by one that rises.
@@ -133,19 +133,20 @@ def compare_slices(items, margin, min_n):
 
 
 def confirm(compared, fresh, suspects, margin, min_n):
-    """Slices and overall anew, from the first and the fresh answers together, for slices that seemed to fail. A FAIL
-    stands when the fresh answers alone show the drop, too (p < 0.05): chance does not strike the same slice twice."""
+    """The slices anew, from the first and the fresh answers together where a slice seemed to fail. A FAIL stands when
+    the fresh answers alone show the drop, too (p < 0.05): chance does not strike the same slice twice."""
     scores = {item["id"]: item for item in fresh}
     for item in compared:
         if item["id"] in scores:
-            item |= {side: (item[side] + scores[item["id"]][side]) / 2 for side in ("candidate", "baseline")}
-    slices, overall = compare_slices(compared, margin, min_n)
+            item |= {key: (item[key] + scores[item["id"]][key]) / 2
+                     for key in ("candidate", "baseline", "tokens_candidate", "tokens_baseline")}
+    slices, _ = compare_slices(compared, margin, min_n)
     alone, _ = compare_slices(fresh, margin, min_n)
     for name in suspects:
         slices[name]["again"] = {key: alone[name][key] for key in ("delta", "p_drop")}
         if slices[name]["verdict"] == "FAIL" and alone[name]["p_drop"] >= 0.05:
             slices[name] |= {"verdict": "UNSURE", "need": 2 * slices[name]["n"]}
-    return slices, overall
+    return slices
 
 
 def decide(slices, overall, canaries, unscored=()):
@@ -225,6 +226,8 @@ def answer_suite(model_name, role, items, k, out, args, again=""):
                              "tokens": answer["tokens"], "finish": answer["finish"]})
         append_lines(path, rows)
     rows = [row for _, row in read_jsonl(path)]
+    if len(rows) != sum(counts):
+        raise BadInput(f"{path}: {len(rows)} answers instead of {sum(counts)}; did two runs write it? Delete it")
     return rows, sum(map(len, ids)) + sum(row["tokens"] for row in rows)
 
 
@@ -297,8 +300,12 @@ def report_text(report):
                   + (f"; failed: {', '.join(failed)}" if failed else "")
                   + (f"; quarantined, the baseline fails too: {', '.join(quarantined)}" if quarantined else "")
                   + (f"; true failures below {min(3 / passed, 1):.0%} (95 %)" if passed == len(canaries) else "")]
-    lines += ["", f"Sampled {report['k']} times at temperature {report['temperature']}; margin {report['margin']:.0%}; "
-              f"{len(report['missing'])} items without a score left out."]
+    cooler = report["model_temperature"]
+    again = [name for name, s in report["slices"].items() if "again" in s]
+    lines += ["", f"Sampled {report['k']} times at temperature {report['temperature']}"
+              + (f" (the candidate at {cooler})" if cooler != report["temperature"] else "")
+              + (f"; {', '.join(again)} once more {report['k']} times, because of a drop" if again else "")
+              + f"; margin {report['margin']:.0%}; {len(report['missing'])} items without a score left out."]
     return "\n".join(lines) + "\n"
 
 
@@ -345,19 +352,22 @@ def main(args):
     slices, overall = {}, {"fail": False}
     if compared:
         slices, overall = compare_slices(compared, profile["margin"], profile["min_n"])
-    suspects = [name for name, s in slices.items() if s["verdict"] == "FAIL" and k > 1 and all(
-        item["type"] == "verify" for item in items if item["slice"] == name)]
+    judged_too = {item["slice"] for item in items if item["type"] == "judge"}
+    suspects = [name for name, s in slices.items() if s["verdict"] == "FAIL" and k > 1 and name not in judged_too]
     if suspects:
-        own, second = [item for item in items if item["slice"] in suspects], {}
+        own = [item for item in items if item["slice"] in suspects and item["type"] == "verify"]
+        second = {}
         for role, name in (("baseline", args.baseline), ("candidate", args.model)):
             second[role], more = answer_suite(name, role, own, k, out, args, again="-again")
             tokens[role + "-again"] = more
+            save_run(record, seconds=seconds + time.perf_counter() - start)
         fresh = score_items(own, second, {}, args.run_code)[0]
-        slices, overall = confirm(compared, fresh, suspects, profile["margin"], profile["min_n"])
+        slices = confirm(compared, fresh, suspects, profile["margin"], profile["min_n"])
     for name, result in slices.items():
         own = [item for item in compared if item["slice"] == name]
-        result |= {name: float(np.mean([item[name] for item in own])) for kind in ("tokens", "greedy")
-                   for name in (f"{kind}_{role}" for role in answers) if name in own[0]}
+        for key in (f"{kind}_{role}" for kind in ("tokens", "greedy") for role in answers):
+            values = [item[key] for item in own if key in item]
+            result |= {key: float(np.mean(values))} if values else {}
     lost = [item["slice"] for item in items if item["id"] in set(missing)]
     left = [name for name in dict.fromkeys(lost) if lost.count(name) > 0.05 * (lost.count(name) + slices.get(
         name, {"n": 0})["n"])]

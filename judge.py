@@ -16,7 +16,7 @@ only ranks within right and within wrong. Elsewhere the score is the expected di
 logits, weighted over the criteria. A judge that could not score (mass below 0.5) gives null: never 0, never a tie.
 What to look at: agreement with the verifiers (near 50 % = the judge guesses), the mass, the share of ties per slice.
 `--both-orders` also shows a local judge the best and the worst answer as a pair, in both orders, and drops the pair
-when the orders disagree.
+when one of them does not confirm it (pairs that a verifier tells apart are not asked).
 `--judge random` is the control of every experiment: scores at random, verifiers and filters ignored; it must teach
 nothing.
 Left out on purpose: chains of thought (slower, no better for small judges), several judges.
@@ -141,7 +141,7 @@ def make_pairs(judged, min_margin, keep):
         piece = answers[0].get("slice", "all")
         asked = None if reason else chosen.get("both_orders")
         if asked and (None in asked or min(asked) < 0.5):
-            reason = "orders disagree"
+            reason = "not confirmed in both orders"
         if reason:
             outcomes[piece, reason] += 1
             continue
@@ -221,6 +221,8 @@ def report_lines(judged, pairs, labels, outcomes):
 
 
 def main(args):
+    if args.both_orders and (args.endpoint or args.judge == "random"):
+        raise BadInput("--both-orders needs a local judge")
     if args.bad >= args.good:
         raise BadInput(f"--bad {args.bad} must be below --good {args.good}")
     constitution = read_constitution(args.constitution)

@@ -3,8 +3,9 @@
     python bench/seeds.py --seeds 0 1 2 --world-seed 7 --per-slice 200 > runs/seeds.jsonl      # an hour on two cores
     python bench/seeds.py --seeds 0 --world-seed 123 --per-slice 100 --only judge rules
 
-For every seed demo.sh runs as it stands (labels of the tiny judge), then with labels from the rules (upper bound) and
-from --judge random (lower bound), then from the clean SFT set. A line: seed, run, slice, acc_sampled, acc_greedy,
+For every seed demo.sh runs as it stands (a program labels three slices, the tiny judge five), then with a program that
+says right or wrong in all eight (upper bound; the judge ranks only among the right), with --judge random (lower bound),
+and again with the program from the clean SFT set. A line: seed, run, slice, acc_sampled, acc_greedy,
 tokens, wins, losses (by the hidden rubric), wins_correct, losses_correct, verdict, and the same of the baseline
 (base_sampled ...). Run names: dpo, ipo, kto, helpful, dpo2, base (SFT against the base), sft (against itself), cool;
 rules-*, random-*, clean-*. The summary on stderr: mean over slices, gain over SFT by seed, verdicts.
@@ -75,9 +76,9 @@ def summary(rows):
 
 
 def main(args):
-    out = Path(args.out)
+    out = ROOT / args.out
     suite = out / f"suite-{args.split}-{args.world_seed}-{args.per_slice}"
-    if not suite.exists():
+    if not (suite / "canaries.jsonl").exists():  # written last
         subprocess.run([sys.executable, "data/make_tiny.py", "suite", "--split", args.split, "--world-seed",
                         str(args.world_seed), "--per-slice", str(args.per_slice), "--out", str(suite)], cwd=ROOT,
                        check=True, stdout=sys.stderr)
@@ -88,8 +89,9 @@ def main(args):
             knobs = {"SEED": str(seed), "R": str(root), "SUITE": str(suite)} | PARTS[part]
             path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
             subprocess.run(["bash", "demo.sh"], cwd=ROOT, check=True, env=os.environ | path | knobs, stdout=sys.stderr)
-    found = [(out / f"{folder}-{seed}", seed, prefix) for seed in args.seeds
-             for folder, prefix in (("seed", ""), ("clean", "clean-"))]
+    folders = ["seed"] * any(part != "clean" for part in args.only) + ["clean"] * ("clean" in args.only)
+    found = [(out / f"{folder}-{seed}", seed, "clean-" * (folder == "clean"))
+             for seed in args.seeds for folder in folders]
     rows = [row for root, seed, prefix in found for row in lines_of(root, seed, prefix)]
     print("\n".join(map(json.dumps, rows)))
     print("\n".join(summary(rows)), file=sys.stderr)

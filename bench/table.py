@@ -19,6 +19,8 @@ from world import SLICES, from_id, kappa, truth
 
 from common import read_jsonl, read_run, split_weight
 
+TINY_ID = re.compile(rf"({'|'.join(SLICES)})-(dev|test)-\d+-\d+")
+
 
 @cache
 def source(name):
@@ -33,13 +35,15 @@ def rubric(name, text, ended):
 
 def compare(folder):
     """{slice: measures} of a gate's folder, in the slices' own order: shares right sampled and greedy, tokens, prompts
-    won and lost by correctness and by the rubric (None for a suite that is not of the tiny world)."""
+    won and lost by correctness and by the rubric (None for a suite that is not of the tiny world). Canaries, whose ids
+    are of the train split, are not counted."""
     report, scores = json.loads((folder / "report.json").read_text()), {}
     for role in ("candidate", "baseline"):
-        for _, row in read_jsonl(folder / f"answers-{role}.jsonl"):
-            if row["sample"] != "greedy" and re.fullmatch(r"[a-z]+-(train|dev|test)-\d+-\d+", row["id"]):
-                own = scores.setdefault(row["id"], {"candidate": [], "baseline": []})
-                own[role].append(rubric(row["id"], row["text"], row["finish"] == "stop"))
+        for path in folder.glob(f"answers-{role}*.jsonl"):  # fresh answers to a slice asked again count, too
+            for _, row in read_jsonl(path):
+                if row["sample"] != "greedy" and TINY_ID.fullmatch(row["id"]):
+                    own = scores.setdefault(row["id"], {"candidate": [], "baseline": []})
+                    own[role].append(rubric(row["id"], row["text"], row["finish"] == "stop"))
     result = {}
     for name in sorted(report["slices"], key=lambda name: SLICES.index(name) if name in SLICES else 99):
         s = report["slices"][name]
@@ -74,14 +78,18 @@ def spent(path, until, seen):
 
 
 def policy_lines(root):
-    """The table of policies: a line for the baseline of most gates, then one for every gate."""
+    """The table of policies: a line for each baseline, then one for every gate against it."""
     gates = {path.parent.name.removeprefix("gate-"): path.parent for path in sorted(root.glob("gate-*/report.json"))}
     gates = {name: (compare(path), json.loads((path / "report.json").read_text())) for name, path in gates.items()}
     gates = {name: (rows, report) for name, (rows, report) in gates.items() if rows}
     if not gates:
         return []
     names = list(max((rows for rows, _ in gates.values()), key=len))
-    width = max(map(len, [*gates, "policy"])) + 2
+    labels = {}
+    for name, (_, report) in gates.items():
+        policy, against = (Path(report[role]).name for role in ("candidate", "baseline"))
+        labels[name] = policy if name in (policy, against) else f"{policy} {name}"
+    width = max(map(len, [*labels.values(), "policy"])) + 2
 
     def shares(sampled, greedy):
         return f"{100 * sampled:.0f}" + ("" if greedy is None else f"/{100 * greedy:.0f}")
@@ -109,9 +117,10 @@ def policy_lines(root):
         points = 100 * (mean(rows, "acc_sampled") - mean(rows, "base_sampled"))
         cost = spent(report["candidate"], Path(report["baseline"]), set())
         price = f"{cost / points:.4f}" if points > 0.5 and cost else "-"
-        lines.append(line(name, rows, "acc", won(rows, "").rjust(10) + won(rows, "_correct").rjust(10)
+        lines.append(line(labels[name], rows, "acc", won(rows, "").rjust(10) + won(rows, "_correct").rjust(10)
                           + price.rjust(9) + f"  {report['verdict']}"))
-    lines += ["", *(f"{name}: {report['verdict']}, {report['why']}" for name, (_, report) in gates.items()
+    lines += ["", *(f"{labels[name]} against {Path(report['baseline']).name}: {report['verdict']}, {report['why']}"
+                    for name, (_, report) in gates.items()
                     if report["verdict"] != "SHIP")]
     return lines
 
@@ -120,7 +129,7 @@ def judge_lines(root):
     """The judge alone against the hidden truth: quadratic kappa per slice, and how many pairs point the right way."""
     lines = []
     for path in sorted(root.glob("*judged*/judged.jsonl")):
-        rows = [row for _, row in read_jsonl(path)]
+        rows = [row for _, row in read_jsonl(path) if re.match(rf"({'|'.join(SLICES)})-train-\d", row["id"])]
         both, answers = {}, {}
         for row in rows:
             score = rubric(row["id"], row["completion"][0]["content"], row["finish"] == "stop")
@@ -129,6 +138,8 @@ def judge_lines(root):
                 both.setdefault(row["slice"], []).append((row["judged"], score))
         gaps = [answers[pair["id"], pair["chosen"][0]["content"]] - answers[pair["id"], pair["rejected"][0]["content"]]
                 for _, pair in read_jsonl(path.parent / "pairs.jsonl")]
+        if not both:
+            continue
         cells = [f"{name} {kappa(*zip(*both[name])):.2f}" for name in SLICES if name in both]
         overall = kappa(*zip(*sum(both.values(), [])))
         lines.append(f"{path.parent.name}: kappa with the truth {overall:.2f} ({', '.join(cells)}); of {len(gaps)} "
@@ -162,4 +173,4 @@ def main(root):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo"))

@@ -1,17 +1,18 @@
 """The small models and data of the tiny world (world.py says what that world is).
 
-Reads nothing. Writes data/tiny/: base/ and judge/ (0.8M-parameter Llama models in bf16, tokenizer, chat template),
-sft.jsonl (chatty, hedging, some wrong safety labels and English answers, on purpose), sft_clean.jsonl (control: gold
-answers to the same prompts), prompts.jsonl (for candidates), gate/*.jsonl (held out), judge_test.jsonl (answers with
-their true scores), MANIFEST.json (hashes, measured figures).
+Reads data/tiny/constitution.md, writes the rest of data/tiny/: base/ and judge/ (0.8M-parameter Llama models in bf16,
+tokenizer, chat template), sft.jsonl (chatty, hedging, some wrong safety labels and English answers, on purpose),
+sft_clean.jsonl (control: gold answers to the same prompts), prompts.jsonl (for candidates), gate/*.jsonl (held out),
+judge_test.jsonl (answers with their true scores), MANIFEST.json (hashes, measured figures).
 
-    python data/make_tiny.py all --seed 0 --minutes 60 --threads 2      # tokenizer, data, base, judge
+    python data/make_tiny.py all --seed 0 --minutes 60 --threads 1      # tokenizer, data, base, judge
     python data/make_tiny.py suite --world-seed 7 --per-slice 200 --out runs/suite7     # a fresh gate suite
     python data/make_tiny.py --check                            # recompute the hashes and figures of MANIFEST.json
 
-Look at "figures" in MANIFEST.json: greedy accuracy of the base per slice, in its own format and in chat format. It is
-trained on documents ("Request: ... Result: ..."), so chat is new to it: that is what SFT has to teach. Pre-training is
-bounded by minutes: a second run gives a base of the same quality, not the same bytes.
+Look at "base" in MANIFEST.json: greedy accuracy of the base per slice, in its own format and in chat format. It is
+trained on documents ("Request: ... Result: ..."), and chat leads nowhere there: that is what SFT has to teach. The base
+that ships had 59 minutes of one core; 4 minutes give 62 % in its own format. Pre-training is bounded by minutes: a
+second run gives a base of the same quality, not the same bytes.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ def parse_args(argv=None):
     p.add_argument("--check", action="store_true", help="recompute what MANIFEST.json states; write nothing")
     p.add_argument("--seed", type=int, default=0, help="seed of data and training")
     p.add_argument("--minutes", type=at_least(0, float), default=60, help="wall time of pre-training")
-    p.add_argument("--threads", type=at_least(1), default=2, help="CPU threads")
+    p.add_argument("--threads", type=at_least(1), default=1, help="CPU threads")
     p.add_argument("--world-seed", type=at_least(0), default=0, help="suite: the world to draw (0: data/tiny/gate)")
     p.add_argument("--split", choices=("dev", "test"), default="test", help="suite: tune on dev, report on test")
     p.add_argument("--per-slice", type=at_least(1), default=100, help="suite: prompts per slice")
@@ -284,17 +285,18 @@ def judge_figures():
         row, texts = from_id(line["id"]), [[{"role": "assistant", "content": text}] for text in line["answers"]]
         asked = (constitution, row["prompt"], texts, row["slice"], row.get("tools"))
         told = [one["correct"]["score"] for one in judge_answers(judge, tokenizer, *asked)[0]]
-        scores.setdefault(row["slice"], []).extend(zip(told, line["scores"]))
+        scores.setdefault(row["slice"], []).extend(both for both in zip(told, line["scores"]) if both[0] is not None)
         if line["scores"][0] != line["scores"][1]:
             p, _ = judge_pair(judge, tokenizer, *asked)
-            pairs.append([(x > 0.5) == (line["scores"][0] > line["scores"][1]) for x in p])
+            better = line["scores"][0] > line["scores"][1]
+            pairs.append([x is not None and (x > 0.5) == better for x in p])
     scores["all"] = sum(scores.values(), [])
 
     def mean(values):
         values = list(values)
-        return round(sum(values) / len(values), 3)
+        return round(sum(values) / len(values), 3) if values else None
 
-    return {"quadratic kappa": {kind: kappa(*zip(*both)) for kind, both in scores.items()},
+    return {"quadratic kappa": {kind: kappa(*zip(*both)) if both else None for kind, both in scores.items()},
             "right or wrong agrees": mean((a >= 2.5) == (b >= 3) for a, b in scores["all"]),
             "pairs right": mean(sum(map(list, pairs), [])), "orders disagree": mean(a != b for a, b in pairs)}
 

@@ -309,4 +309,6 @@ MUTANTS = [
     ("gate.py", "seed_for(args.seed, role + again, items", "seed_for(args.seed, role, items",
      ["tests/test_gate.py::test_a_failed_slice_is_asked_again"]),
     ("gate.py", 'tokens[role + "-again"] = more', "pass", ["tests/test_gate.py::test_a_failed_slice_is_asked_again"]),
+    ("bench/table.py", "-(dev|test)-", "-(train|dev|test)-", ["tests/test_tiny.py::test_table_of_a_gate"]),
+    ("bench/table.py", "answers-{role}*.jsonl", "answers-{role}.jsonl", ["tests/test_tiny.py::test_table_of_a_gate"]),
 ]

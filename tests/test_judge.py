@@ -245,7 +245,8 @@ def test_pairs_whose_orders_disagree_are_dropped():
     pairs, outcomes = make_pairs([*rows("a", [0.9, 0.7]), *rows("b", [0.9, 0.4]), *rows("c", [0.2, 0.1]),
                                   *rows("d", [0.9, None]), *rows("e", None)], 1.0, 1.0)
     assert [pair["id"] for pair in pairs] == ["a", "e"] and pairs[0]["p"] == pytest.approx(0.8)
-    assert pairs[1]["p"] == pytest.approx(norm.cdf(3 / math.sqrt(2))) and outcomes["s", "orders disagree"] == 3
+    assert pairs[1]["p"] == pytest.approx(norm.cdf(3 / math.sqrt(2)))
+    assert outcomes["s", "not confirmed in both orders"] == 3
     assert not any("both_orders" in pair for pair in pairs)
 
 
@@ -552,6 +553,9 @@ def test_both_orders_are_asked_of_what_no_verifier_tells_apart(judge_folder, con
         assert more == (pair["slice"], pair.get("tools"))
         assert (name in both) == (min(p[number % 2]) > 0.5)
         assert name not in both or both[name]["p"] == pytest.approx(sum(p[number % 2]) / 2)
+    with pytest.raises(BadInput, match="--both-orders needs a local judge"):
+        run_main("judge", "--judge", "random", "--constitution", constitution, "--data", data, "--out", tmp_path / "x",
+                 "--both-orders")
     tokens = [json.loads((tmp_path / name / "run.json").read_text())["tokens"] for name in ("plain", "both")]
     assert tokens[1] == tokens[0] + 1000 * len(asked)
     assert all(plain[name] == both[name] for name in plain if name not in undecided)

@@ -187,7 +187,7 @@ def test_tokenizer(tokenizer):
     assert all(len(tokenizer(digit).input_ids) == 1 for digit in "0123456789") and choice_ids(tokenizer)
     for text in ("a b  c\n\t1234, x_y", "naïve – „straße“ 日本 🙂", "Bako lives in Tamidor."):
         assert tokenizer.decode(tokenizer(text).input_ids) == text
-    assert len(tokenizer((TINY / "constitution.md").read_text()).input_ids) <= 60
+    assert len(tokenizer((TINY / "constitution.md").read_text()).input_ids) <= 64
     assert read_constitution(TINY / "constitution.md")["criteria"][0]["name"] == "correct"
 
 
@@ -217,6 +217,8 @@ def test_table_of_a_gate(tmp_path, capsys):
         lines = [{"id": row["id"], "sample": 0, "text": text, "finish": "stop"} for row, text in zip(rows, texts)]
         lines.append({"id": rows[0]["id"], "sample": "greedy", "text": talk[0] if role == "candidate" else golds[0],
                       "finish": "stop"})
+        lines.append({"id": "unsafe-train-1-2", "sample": 0, "text": world.REFUSAL if role == "candidate" else "no",
+                      "finish": "stop"})  # a canary: no win
         (folder / f"answers-{role}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     piece = {"n": 3, "candidate": 2 / 3, "baseline": 1 / 3, "greedy_candidate": 0.5, "greedy_baseline": 0.25, "wins": 1,
              "losses": 1, "tokens_candidate": 4.0, "tokens_baseline": 8.0, "p_drop": 0.5}
@@ -231,10 +233,14 @@ def test_table_of_a_gate(tmp_path, capsys):
         (tmp_path / name / "run.json").write_text(json.dumps(record | more))
     row = table.compare(folder)["format"]
     assert (row["wins"], row["losses"], row["wins_correct"], row["acc_greedy"]) == (2, 1, 1, 0.5)
+    for role, text in (("candidate", talk[0]), ("baseline", golds[0])):  # fresh answers turn a win into a loss
+        line = json.dumps({"id": rows[0]["id"], "sample": 0, "text": text, "finish": "stop"}) + "\n"
+        (folder / f"answers-{role}-again.jsonl").write_text(line * 2)
+    assert [table.compare(folder)["format"][key] for key in ("wins", "losses")] == [1, 2]
     table.main(tmp_path)
     printed = capsys.readouterr().out
-    assert "67/50" in printed and "33/25" in printed and "dpo: BLOCK, of this" in printed
-    assert re.search(r"2:1 +1:1", printed)
+    assert "67/50" in printed and "33/25" in printed and "dpo against sft: BLOCK, of this" in printed
+    assert re.search(r"1:2 +1:1", printed)
     assert f"{1.25 / (100 / 3):.4f}" in printed and "1.2500" in printed
 
 
@@ -250,3 +256,20 @@ def test_summary_over_seeds():
         "dpo final greedy mean +60.0 by seed +55.0 +65.0", "dpo tokens % mean -25.0 by seed -25.0 -25.0",
         "dpo won:lost rubric mean +3.0 by seed +3.0 +3.0", "dpo won:lost correct mean +2.0 by seed +2.0 +2.0",
         "dpo verdicts SHIP, SHIP lower: b (1)"]
+
+
+@pytest.mark.slow
+def test_the_makers_run(tmp_path, monkeypatch):
+    """Seconds of pre-training and a few judge prompts: the models come out as folders that load and are scored."""
+    monkeypatch.setattr(make_tiny, "TINY", tmp_path)
+    (tmp_path / "constitution.md").write_text((TINY / "constitution.md").read_text())
+    made = make_tiny.make_tokenizer(0)
+    assert made.get_vocab() == make_tiny.load(TINY / "base")[1].get_vocab(), "the tokenizer is reproducible"
+    make_tiny.make_base(0, minutes=0.1)
+    make_tiny.make_judge(0, prompts=16)
+    assert set(make_tiny.base_figures()["own format"]) == {*world.SLICES, "all"}
+    figures = make_tiny.judge_figures()
+    assert set(figures["quadratic kappa"]) == {*world.SLICES, "all"} and 0 <= figures["pairs right"] <= 1
+    lines = [json.loads(line) for line in (tmp_path / "judge_test.jsonl").read_text().splitlines()]
+    assert all(line["scores"] == [pytest.approx(score) for score in line["scores"]] and len(line["answers"]) == 2
+               for line in lines) and len(lines) == 60 * len(world.SLICES)
