@@ -5,10 +5,13 @@
 
 For every seed demo.sh runs as it stands (a program labels three slices, the tiny judge five), then with a program that
 says right or wrong in all eight (upper bound; the judge ranks only among the right), with --judge random (lower bound),
-and again with the program from the clean SFT set. A line: seed, run, slice, acc_sampled, acc_greedy,
-tokens, wins, losses (by the hidden rubric), wins_correct, losses_correct, verdict, and the same of the baseline
-(base_sampled ...). Run names: dpo, ipo, kto, helpful, dpo2, base (SFT against the base), sft (against itself), cool;
-rules-*, random-*, clean-*. The summary on stderr: mean over slices, gain over SFT by seed, verdicts.
+and again with the program from the clean SFT set.
+
+A line: seed, run, slice, acc_sampled, acc_greedy, tokens, wins, losses (by the hidden rubric), wins_correct,
+losses_correct, wins_greedy, losses_greedy, verdict, and the same of the baseline (base_sampled ...). Run names: dpo,
+ipo, kto, helpful, dpo2, base (SFT against the base), sft (against itself), cool; rules-*, random-*, clean-*. Summary
+on stderr: mean over slices, gain over SFT by seed, verdicts, slices that are lower by a paired one-sided test at
+0.05 / slices (t test of the sampled answers, sign test of the greedy ones).
 Killed, the same command continues; delete --out to start over."""
 
 import argparse
@@ -17,6 +20,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from scipy.stats import binomtest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
@@ -66,6 +71,10 @@ def summary(rows):
             1, sum(row[f"losses{kind}"] for row in own))) for kind in ("", "_correct")]
         low = [f"{row['slice']} ({seed})" for seed, own in seeds.items() for row in own
                if row["p_drop"] < 0.05 / len(own)]
+        decided = [(seed, len(own), row, row["wins_greedy"] + row["losses_greedy"])
+                   for seed, own in seeds.items() for row in own]
+        low += [f"{row['slice']} at greedy ({seed})" for seed, slices, row, n in decided
+                if n and binomtest(row["losses_greedy"], n, alternative="greater").pvalue < 0.05 / slices]
         for name, values in (*((f"gain {kind}", values) for kind, values in gains.items()), ("final greedy", final),
                              ("tokens %", tokens), ("won:lost rubric", ratio[0]), ("won:lost correct", ratio[1])):
             lines.append(f"{run:13} {name:17} mean {sum(values) / len(values):+7.1f}   by seed "

@@ -38,6 +38,7 @@ def compare(folder):
     won and lost by correctness and by the rubric (None for a suite that is not of the tiny world). Canaries, whose ids
     are of the train split, are not counted."""
     report, scores = json.loads((folder / "report.json").read_text()), {}
+    items = [item for _, item in read_jsonl(folder / "items.jsonl")]
     for role in ("candidate", "baseline"):
         for path in folder.glob(f"answers-{role}*.jsonl"):  # fresh answers to a slice asked again count, too
             for _, row in read_jsonl(path):
@@ -49,12 +50,15 @@ def compare(folder):
         s = report["slices"][name]
         own = [score for key, score in scores.items() if source(key)["slice"] == name]
         gaps = [sum(score["candidate"]) - sum(score["baseline"]) for score in own]
+        greedy = [item["greedy_candidate"] - item["greedy_baseline"] for item in items
+                  if item["slice"] == name and "greedy_candidate" in item]
         result[name] = {"n": s["n"], "acc_sampled": s["candidate"], "base_sampled": s["baseline"],
                         "acc_greedy": s.get("greedy_candidate"), "base_greedy": s.get("greedy_baseline"),
                         "tokens": s["tokens_candidate"], "base_tokens": s["tokens_baseline"],
                         "wins": sum(gap > 0 for gap in gaps) if own else None,
                         "losses": sum(gap < 0 for gap in gaps) if own else None,
                         "wins_correct": s["wins"], "losses_correct": s["losses"], "p_drop": s["p_drop"],
+                        "wins_greedy": sum(gap > 0 for gap in greedy), "losses_greedy": sum(gap < 0 for gap in greedy),
                         "verdict": report["verdict"], "why": report["why"]}
     return result
 

@@ -231,7 +231,10 @@ def test_table_of_a_gate(tmp_path, capsys):
         (tmp_path / name).mkdir()
         more = {"path": f"{name}/run.json", "cost": cost, "inputs": {str(tmp_path / path): "hash" for path in inputs}}
         (tmp_path / name / "run.json").write_text(json.dumps(record | more))
+    (folder / "items.jsonl").write_text("".join(json.dumps({
+        "slice": "format", "greedy_candidate": c, "greedy_baseline": b}) + "\n" for c, b in ((1, 0), (0, 1), (0, 1))))
     row = table.compare(folder)["format"]
+    assert (row["wins_greedy"], row["losses_greedy"]) == (1, 2)
     assert (row["wins"], row["losses"], row["wins_correct"], row["acc_greedy"]) == (2, 1, 1, 0.5)
     for role, text in (("candidate", talk[0]), ("baseline", golds[0])):  # fresh answers turn a win into a loss
         line = json.dumps({"id": rows[0]["id"], "sample": 0, "text": text, "finish": "stop"}) + "\n"
@@ -246,16 +249,17 @@ def test_table_of_a_gate(tmp_path, capsys):
 
 def test_summary_over_seeds():
     row = {"base_sampled": 0.4, "base_greedy": 0.5, "base_tokens": 20.0, "wins": 30, "losses": 10, "wins_correct": 8,
-           "losses_correct": 4, "p_drop": 0.9, "verdict": "SHIP"}
+           "losses_correct": 4, "p_drop": 0.9, "wins_greedy": 5, "losses_greedy": 5, "verdict": "SHIP"}
     rows = [row | {"seed": seed, "run": "dpo", "slice": name, "acc_sampled": 0.4 + gain, "acc_greedy": 0.5 + gain / 2,
                    "tokens": 15.0} for seed, gain in ((0, 0.1), (1, 0.3)) for name in ("a", "b")]
+    rows[0] |= {"wins_greedy": 1, "losses_greedy": 9}
     rows[3] |= {"p_drop": 0.01, "verdict": "BLOCK", "acc_sampled": 0.3}
     lines = [re.sub(" +", " ", line) for line in seeds.summary(rows)]
     assert lines == [
         "dpo gain sampled mean +10.0 by seed +10.0 +10.0", "dpo gain greedy mean +10.0 by seed +5.0 +15.0",
         "dpo final greedy mean +60.0 by seed +55.0 +65.0", "dpo tokens % mean -25.0 by seed -25.0 -25.0",
         "dpo won:lost rubric mean +3.0 by seed +3.0 +3.0", "dpo won:lost correct mean +2.0 by seed +2.0 +2.0",
-        "dpo verdicts SHIP, SHIP lower: b (1)"]
+        "dpo verdicts SHIP, SHIP lower: b (1), a at greedy (0)"]
 
 
 @pytest.mark.slow
