@@ -87,7 +87,7 @@ against_sft() {
 }
 say "stage B: DPO, IPO and KTO against the SFT policy; DPO on helpfulness alone; the gate: SFT against itself"
 if [ $LABELS = random ]; then work="dpo"; else work="kto dpo ipo helpful"; fi
-together $work "against_sft sft"
+together "against_sft sft" $work # the longest first
 
 round_two() { # post-training is a loop: the DPO policy answers, is judged and trained once more
   labels $R/dpo 2
