@@ -363,6 +363,14 @@ def test_pick_pair(scores, margin, expected):
         assert (chosen["candidate"], rejected["candidate"]) == expected and reason is None
 
 
+def test_the_same_words_are_no_pair():
+    """A judge that scores the same words twice (at random, at an endpoint) must not be taken for a preference."""
+    words = {"completion": message("same")}
+    assert pick_pair([answer(1, 0, **words), answer(5, 1, **words)], 0)[2] == "tied"
+    chosen, rejected, _ = pick_pair([answer(1, 0, **words), answer(2, 1), answer(5, 2, **words)], 1)
+    assert (chosen["candidate"], rejected["candidate"]) == (2, 1)
+
+
 @pytest.mark.parametrize("flag", sorted(BROKEN))
 def test_broken_answers_are_in_no_pair(flag):
     chosen, rejected, _ = pick_pair([answer(5, 0, flags=[flag]), answer(4, 1), answer(2, 2),
