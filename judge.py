@@ -105,8 +105,9 @@ def pick_pair(answers, min_margin):
     if len(usable) < 2:
         return None, None, "fewer than two usable answers"
     usable.sort(key=lambda a: (a["score"], -a["candidate"]))
-    chosen = usable[-1]  # the worst that says something else: a judge may score the same words twice
-    rejected = next((a for a in usable if a["completion"] != chosen["completion"]), chosen)
+    chosen, rejected = usable[-1], usable[0]
+    if chosen["completion"] == rejected["completion"]:  # the next worst instead would favour the commonest answer
+        return None, None, "tied"
     if chosen["score"] - rejected["score"] < max(min_margin, 1e-9):
         return None, None, "tied"
     return chosen, rejected, None

@@ -216,7 +216,7 @@ MUTANTS = [
      ["tests/test_judge.py::test_pick_pair"]),
     ("judge.py", 'a["score"] is not None and not BROKEN & set(a["flags"])]', 'a["score"] is not None]',
      ["tests/test_judge.py::test_broken_answers_are_in_no_pair"]),
-    ("judge.py", "chosen = usable[-1]  #", "chosen = usable[0]  #",
+    ("judge.py", "chosen, rejected = usable[-1], usable[0]", "chosen, rejected = usable[0], usable[-1]",
      ["tests/test_judge.py::test_pick_pair"]),
     ("judge.py", "max(0.5, float(norm.cdf(", "max(0.5, float(norm.sf(",
      ["tests/test_judge.py::test_preference"]),
@@ -311,6 +311,6 @@ MUTANTS = [
     ("gate.py", 'tokens[role + "-again"] = more', "pass", ["tests/test_gate.py::test_a_failed_slice_is_asked_again"]),
     ("bench/table.py", "-(dev|test)-", "-(train|dev|test)-", ["tests/test_tiny.py::test_table_of_a_gate"]),
     ("bench/table.py", "answers-{role}*.jsonl", "answers-{role}.jsonl", ["tests/test_tiny.py::test_table_of_a_gate"]),
-    ("judge.py", 'if a["completion"] != chosen["completion"]), chosen)', "if True), chosen)",
+    ("judge.py", 'if chosen["completion"] == rejected["completion"]:', "if False:",
      ["tests/test_judge.py::test_the_same_words_are_no_pair"]),
 ]
