@@ -11,9 +11,10 @@ Exits   0 SHIP, 1 BLOCK, 3 NOT ENOUGH DATA (and how much more is needed), 2 bad 
 
 Both models answer every prompt k times (--profile hobby: k 4, margin 10 points, 30 prompts a slice; release: 8, 5, 100)
 and are compared prompt by prompt. A slice FAILs when its drop is significant (one-sided t test, clusters kept whole,
-level 0.05 / (slices + 1)), at least one point, and there again in k fresh answers (judged slices are asked once). It
-is CLEAR when the lower 95 % bound of the difference lies above minus the margin. One failed slice, a significant drop
-of the mean over all slices, or a canary that the baseline passes and the candidate fails: BLOCK. All clear: SHIP.
+level 0.05 / (slices + 1)) and at least one point. It is CLEAR when the lower 95 % bound of the difference lies above
+minus the margin. One failed slice, a significant drop of the mean over all slices, or a canary that the baseline passes
+and the candidate fails: BLOCK; but a drop must be there again in k fresh answers (judged slices are asked once). All
+clear: SHIP.
 What to look at: the slice table (delta with interval, wins:losses, tokens per answer) before the verdict. A gain that
 a cooler baseline has, too (--model BASE --model-temperature 0.3), or that --greedy does not show, is only sharpening.
 Left out on purpose: one score for everything. A slice that falls is not made good by one that rises.
@@ -132,21 +133,22 @@ def compare_slices(items, margin, min_n):
                     "fail": p_drop < 0.05 / (len(names) + 1) and delta <= -0.01}
 
 
-def confirm(compared, fresh, suspects, margin, min_n):
-    """The slices anew, from the first and the fresh answers together where a slice seemed to fail. A FAIL stands when
-    the fresh answers alone show the drop, too (p < 0.05): chance does not strike the same slice twice."""
+def confirm(compared, fresh, suspects, overall, margin, min_n):
+    """(slices, overall) anew, from the first and the fresh answers together where there seemed to be a drop. It stands
+    when the fresh answers alone show it, too (p < 0.05): chance does not strike the same place twice."""
     scores = {item["id"]: item for item in fresh}
     for item in compared:
         if item["id"] in scores:
             item |= {key: (item[key] + scores[item["id"]][key]) / 2
                      for key in ("candidate", "baseline", "tokens_candidate", "tokens_baseline")}
-    slices, _ = compare_slices(compared, margin, min_n)
-    alone, _ = compare_slices(fresh, margin, min_n)
+    slices, pooled = compare_slices(compared, margin, min_n)
+    alone, mean = compare_slices(fresh, margin, min_n)
     for name in suspects:
         slices[name]["again"] = {key: alone[name][key] for key in ("delta", "p_drop")}
         if slices[name]["verdict"] == "FAIL" and alone[name]["p_drop"] >= 0.05:
             slices[name] |= {"verdict": "UNSURE", "need": 2 * slices[name]["n"]}
-    return slices
+    stands = pooled["fail"] and (len(suspects) < len(slices) or mean["p_drop"] < 0.05)
+    return slices, pooled if stands else overall | {"fail": False}
 
 
 def decide(slices, overall, canaries, unscored=()):
@@ -353,7 +355,10 @@ def main(args):
     if compared:
         slices, overall = compare_slices(compared, profile["margin"], profile["min_n"])
     judged_too = {item["slice"] for item in items if item["type"] == "judge"}
-    suspects = [name for name, s in slices.items() if s["verdict"] == "FAIL" and k > 1 and name not in judged_too]
+    asked_again = [name for name in slices if k > 1 and name not in judged_too]
+    suspects = [name for name in asked_again if slices[name]["verdict"] == "FAIL"]
+    if not suspects and overall["fail"]:
+        suspects = asked_again
     if suspects:
         own = [item for item in items if item["slice"] in suspects and item["type"] == "verify"]
         second = {}
@@ -362,7 +367,7 @@ def main(args):
             tokens[role + "-again"] = more
             save_run(record, seconds=seconds + time.perf_counter() - start)
         fresh = score_items(own, second, {}, args.run_code)[0]
-        slices = confirm(compared, fresh, suspects, profile["margin"], profile["min_n"])
+        slices, overall = confirm(compared, fresh, suspects, overall, profile["margin"], profile["min_n"])
     for name, result in slices.items():
         own = [item for item in compared if item["slice"] == name]
         for key in (f"{kind}_{role}" for kind in ("tokens", "greedy") for role in answers):

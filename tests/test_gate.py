@@ -411,6 +411,21 @@ def test_a_failed_slice_is_asked_again(base, tmp_path, monkeypatch):
     assert record["tokens"] == 2 * (read["ab"] + read["a"]) + sum(line["tokens"] for line in lines)
 
 
+def moved(drop):
+    """Scores of two slices, 40 prompts each, in which the candidate lies `drop` below."""
+    return [{"id": f"{name}{n}", "slice": name, "cluster": f"{name}{n}", "tokens_candidate": 1.0,
+             "tokens_baseline": 1.0, "baseline": 0.5, "candidate": 0.5 - drop - 0.01 * (n % 2)}
+            for name in "ab" for n in range(40)]
+
+
+def test_a_drop_of_the_mean_must_be_there_again():
+    first = compare_slices(moved(0.1), 0.2, 20)[1]
+    assert first["fail"] and not gate.confirm(moved(0.1), moved(0.0), ["a", "b"], first, 0.2, 20)[1]["fail"]
+    slices, overall = gate.confirm(moved(0.1), moved(0.1), ["a", "b"], first, 0.2, 20)
+    assert overall["fail"] and {s["verdict"] for s in slices.values()} == {"FAIL"}
+    assert gate.confirm(moved(0.1), moved(0.1)[:40], ["a"], first, 0.2, 20)[1]["fail"], "b was not asked again"
+
+
 def test_baseline_answers_are_reused(base, other, tmp_path, monkeypatch):
     suite, loaded, load = suite_of(tmp_path / "suite", a=noisy_items(20, "a")), [], gate.load_model
     monkeypatch.setattr(gate, "load_model", lambda name, *more: loaded.append(name) or load(name, *more))
