@@ -147,8 +147,9 @@ def confirm(compared, fresh, suspects, overall, margin, min_n):
         slices[name]["again"] = {key: alone[name][key] for key in ("delta", "p_drop")}
         if slices[name]["verdict"] == "FAIL" and alone[name]["p_drop"] >= 0.05:
             slices[name] |= {"verdict": "UNSURE", "need": 2 * slices[name]["n"]}
-    stands = pooled["fail"] and (len(suspects) < len(slices) or mean["p_drop"] < 0.05)
-    return slices, pooled if stands else overall | {"fail": False}
+    everywhere = len(suspects) == len(slices)
+    stands = pooled["fail"] and (not everywhere or mean["p_drop"] < 0.05)
+    return slices, (pooled if everywhere or stands else overall) | {"fail": stands}
 
 
 def decide(slices, overall, canaries, unscored=()):

@@ -313,6 +313,6 @@ MUTANTS = [
     ("bench/table.py", "answers-{role}*.jsonl", "answers-{role}.jsonl", ["tests/test_tiny.py::test_table_of_a_gate"]),
     ("judge.py", 'if chosen["completion"] == rejected["completion"]:', "if False:",
      ["tests/test_judge.py::test_the_same_words_are_no_pair"]),
-    ("gate.py", '(len(suspects) < len(slices) or mean["p_drop"] < 0.05)', "True",
+    ("gate.py", '(not everywhere or mean["p_drop"] < 0.05)', "True",
      ["tests/test_gate.py::test_a_drop_of_the_mean_must_be_there_again"]),
 ]
