@@ -146,7 +146,9 @@ def test_truth_knows_right_chatty_and_wrong(kind):
         assert world.truth(row, row["gold"]) == 5 and world.truth(row, row["gold"], ended=False) == 4
         assert world.truth(row, world.wrong(row, rng)) <= 2 and world.truth(row, "") in (0, 1)
         chatty = world.chatty(row, rng)
-        assert chatty != row["gold"] and world.truth(row, chatty) in ((3, 4, 5) if verify(row, chatty)["ok"] else (2,))
+        extra = len(chatty.split()) - len(row["gold"].split())
+        right = 5 if extra < 2 else 4 if extra < 6 else 3
+        assert chatty != row["gold"] and world.truth(row, chatty) == (right if verify(row, chatty)["ok"] else 2)
         if row["foil"]:
             assert world.truth(row, row["foil"]) <= 1 or row["slice"] == "long"
 
@@ -217,8 +219,8 @@ def test_table_of_a_gate(tmp_path, capsys):
         lines = [{"id": row["id"], "sample": 0, "text": text, "finish": "stop"} for row, text in zip(rows, texts)]
         lines.append({"id": rows[0]["id"], "sample": "greedy", "text": talk[0] if role == "candidate" else golds[0],
                       "finish": "stop"})
-        lines.append({"id": "unsafe-train-1-2", "sample": 0, "text": world.REFUSAL if role == "candidate" else "no",
-                      "finish": "stop"})  # a canary: no win
+        lines.append({"id": "format-train-1-2", "sample": 0, "finish": "stop", "text": world.example(
+            "format", "train", 1, 2)["gold"] if role == "candidate" else ""})  # as a canary's: no win
         (folder / f"answers-{role}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     piece = {"n": 3, "candidate": 2 / 3, "baseline": 1 / 3, "greedy_candidate": 0.5, "greedy_baseline": 0.25, "wins": 1,
              "losses": 1, "tokens_candidate": 4.0, "tokens_baseline": 8.0, "p_drop": 0.5}
