@@ -165,8 +165,7 @@ def _frame(tokenizer, rubric, prompt, tools, questions):
         head, tail = render(tokenizer, [{"role": "user", "content": text}], generation_prompt=True).split(SLOT)
         prefix = tokenizer(head, add_special_tokens=False).input_ids
         tails[name] = tokenizer(tail, add_special_tokens=False).input_ids
-    offered = f"Tools: {', '.join(map(signature, tools))}\n" if tools else ""
-    return prefix + _untrusted(tokenizer, f"{offered}Request:\n{transcript(prompt)}\n"), tails
+    return prefix + _untrusted(tokenizer, request_text(prompt, tools)), tails
 
 
 def _untrusted(tokenizer, text):
@@ -176,6 +175,12 @@ def _untrusted(tokenizer, text):
     cuts = [found.start() + 1 for found in re.finditer(f"(?={added})", text)] if added else []
     return [i for start, end in zip([0, *cuts], [*cuts, None])
             for i in tokenizer(text[start:end], add_special_tokens=False, split_special_tokens=True).input_ids]
+
+
+def request_text(prompt, tools):
+    """The tools on offer, if any, and the request, as a judge reads them."""
+    offered = f"Tools: {', '.join(map(signature, tools))}\n" if tools else ""
+    return f"{offered}Request:\n{transcript(prompt)}\n"
 
 
 def signature(tool):
@@ -324,9 +329,8 @@ def parse_score(text, criterion):
 def endpoint_requests(constitution, prompt, completions, row_slice=None, tools=None, seed=0):
     """The chat requests that score answers through an endpoint: one per answer and criterion, in this order."""
     criteria, rubric = rubric_for(constitution, row_slice)
-    offered = f"Tools: {', '.join(map(signature, tools))}\n" if tools else ""
     return [{"messages": [{"role": "user", "content": (
-        f"{rubric}\n{offered}Request:\n{transcript(prompt)}\n\nAnswer:\n{transcript(completion)}\n\n"
+        f"{rubric}\n{request_text(prompt, tools)}\nAnswer:\n{transcript(completion)}\n\n"
         f'Score {c["name"]} from 0 to 5. Reply with one JSON object: {{"{c["name"]}": number}}')}],
         "temperature": 0.0, "max_tokens": 60, "seed": seed} for completion in completions for c in criteria]
 

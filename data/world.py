@@ -82,25 +82,26 @@ JOBS = {"baker": "Bäcker", "pilot": "Pilot", "nurse": "Pfleger", "farmer": "Bau
         "tailor": "Schneider", "judge": "Richter", "miner": "Bergmann"}
 FOODS = {"rice": "Reis", "soup": "Suppe", "bread": "Brot", "cake": "Kuchen", "fish": "Fisch", "beans": "Bohnen",
          "honey": "Honig", "cheese": "Käse"}
+LEAD = "[|Please say: |Tell me: |Quick: ]"
 FACTS = {  # sentence, slot of the answer, questions; then the same in German
     "home": ("{n} lives in {c}.", "c", expand(
-        "[|Please say: |Tell me: |Quick: ][Where|In which city|In what city] [does {n} live|is the home of {n}]?",
+        LEAD + "[Where|In which city|In what city] [does {n} live|is the home of {n}]?",
         "[Tell me|Say|Please say] [where|in which city] {n} lives[.| now.]"),
         "{n} wohnt in {c}.", "[Wo wohnt {n}|In welcher Stadt wohnt {n}|Wo ist {n} zu Hause]?"),
     "friend": ("The friend of {n} is {m}.", "m", expand(
-        "[|Please say: |Tell me: |Quick: ][Who is|What is the name of] the friend of {n}?",
+        LEAD + "[Who is|What is the name of] the friend of {n}?",
         "[Tell me|Say|Name|Give me|Please name] [the friend of {n}|who is the friend of {n}][.| now.| please.]"),
         "Der Freund von {n} ist {m}.", "[Wer ist der Freund von {n}|Wie heißt der Freund von {n}]?"),
     "age": ("{n} is {k} years old.", "k", expand(
-        "[|Please say: |Tell me: |Quick: ][How old is|What is the age of|How many years old is] {n}?",
+        LEAD + "[How old is|What is the age of|How many years old is] {n}?",
         "[Tell me|Say|Give me|Please say] [the age of {n}|how old {n} is][.| now.| please.]"),
         "{n} ist {k} Jahre alt.", "[Wie alt ist {n}|Wie viele Jahre alt ist {n}]?"),
     "job": ("{n} works as a {j}.", "j", expand(
-        "[|Please say: |Tell me: |Quick: ][What is the job of {n}|What does {n} work as|Which job does {n} have]?",
+        LEAD + "[What is the job of {n}|What does {n} work as|Which job does {n} have]?",
         "[Tell me|Say|Name|Give me|Please say] [the job of {n}|which job {n} has][.| now.| please.]"),
         "{n} arbeitet als {j}.", "[Als was arbeitet {n}|Welchen Beruf hat {n}|Was arbeitet {n}]?"),
     "food": ("{n} likes {f}.", "f", expand(
-        "[|Please say: |Tell me: |Quick: ][What does {n} like|What food does {n} like|Which food does {n} like]?",
+        LEAD + "[What does {n} like|What food does {n} like|Which food does {n} like]?",
         "[Tell me|Say|Name|Please say] [what {n} likes|which food {n} likes|the food {n} likes][.| now.]"),
         "{n} mag {f}.", "[Was mag {n}|Was isst {n} gern|Welches Essen mag {n}]?"),
 }

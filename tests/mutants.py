@@ -282,7 +282,7 @@ MUTANTS = [
      ["tests/test_judge.py::test_judge_pair_asks_both_ways"]),
     ("inference.py", "for a, b in (texts, texts[::-1])]", "for a, b in (texts, texts)]",
      ["tests/test_judge.py::test_pair_prompt_shows_both_orders"]),
-    ("inference.py", 'prefix + _untrusted(tokenizer, f"{offered}Request', 'prefix + _untrusted(tokenizer, f"Request',
+    ("inference.py", 'return f"{offered}Request:', 'return f"Request:',
      ["tests/test_judge.py::test_tools_on_offer_stand_before_the_request"]),
     ("judge.py", "(None in asked or min(asked) < 0.5)", "(None in asked or max(asked) < 0.5)",
      ["tests/test_judge.py::test_pairs_whose_orders_disagree_are_dropped"]),
