@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from common import (at_least, cost_line, dpo_loss, encode, forecast, ipo_loss, money, parser, read_mixture, run,
                     save_run, show_mask, start_run)
+from packed import line_tokens
 from training import (batches, check_length, check_start, fingerprint, load_checkpoint, load_policy, load_reference,
                       load_tokenizer, lr_at, optimiser_step, pack_logps, packs, prepare, reference_logps, save_adapter,
                       save_checkpoint, trained, warn_if_still, write_log)
@@ -53,7 +54,7 @@ def parse_args(argv=None):
     p.add_argument("--epochs", type=at_least(1), default=1, help="passes over the data")
     p.add_argument("--max-steps", type=at_least(1), help="stop after so many steps")
     p.add_argument("--batch-size", type=at_least(1), default=16, help="pairs per optimiser step")
-    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="padded tokens in memory at once")
+    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="tokens in memory at once")
     p.add_argument("--seed", type=int, default=0, help="order of the rows and initial adapter")
     p.add_argument("--save-every", type=at_least(1), default=50, help="steps between checkpoints")
     # look before you pay
@@ -109,7 +110,7 @@ def main(args):
     if args.show_mask:
         print(*(show_mask(tokenizer, seq) for seq in rows[0]["seqs"]), sep="\n---\n")
         return 0
-    lengths = [sum(len(seq["ids"]) for seq in row["seqs"]) for row in rows]
+    lengths = [line_tokens(row["seqs"]) for row in rows]
     numbers = sorted({n for batch in steps for n in batch})  # what the steps never reach needs no reference
     used, tokens = [rows[n] for n in numbers], sum(lengths[n] for batch in [*steps, numbers] for n in batch)
     plan = forecast(args.out, "dpo.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,

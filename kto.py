@@ -25,9 +25,10 @@ from tqdm import tqdm
 
 from common import (BadInput, at_least, cost_line, encode, forecast, kto_kl, kto_loss, money, parser, read_mixture,
                     run, save_run, show_mask, start_run)
-from training import (batches, check_length, check_start, fingerprint, load_checkpoint, load_policy, load_reference,
-                      load_tokenizer, lr_at, optimiser_step, pack_logps, packs, prepare, reference_logps, save_adapter,
-                      save_checkpoint, trained, warn_if_still, write_log)
+from packed import line_tokens, logps_after, prompt_length, seq_logps
+from training import (autocast, batches, check_length, check_start, fingerprint, load_checkpoint, load_policy,
+                      load_reference, load_tokenizer, lr_at, optimiser_step, pack_logps, packs, prepare,
+                      reference_logps, save_adapter, save_checkpoint, trained, warn_if_still, write_log)
 
 
 def parse_args(argv=None):
@@ -54,7 +55,7 @@ def parse_args(argv=None):
     p.add_argument("--epochs", type=at_least(1), default=1, help="passes over the data")
     p.add_argument("--max-steps", type=at_least(1), help="stop after so many steps")
     p.add_argument("--batch-size", type=at_least(1), default=16, help="answers per optimiser step")
-    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="padded tokens in memory at once")
+    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="tokens in memory at once")
     p.add_argument("--seed", type=int, default=0, help="order of the rows and initial adapter")
     p.add_argument("--save-every", type=at_least(1), default=50, help="steps between checkpoints")
     # look before you pay
@@ -92,41 +93,39 @@ def class_weights(labels, desirable=None, undesirable=None, weights=None):
 def mismatched(rows, steps, max_len):
     """For every step, each prompt with the completion of the next row of its batch that answers another prompt (the
     next batch helps out when there is none). These pairs estimate the KL: they depend on the order, never on packs."""
-    def start(row):
-        return row["seqs"][0]["mask"].index(1)
-
     pairs, flat, at = [], [n for batch in steps for n in batch], 0  # flat: the order over all steps
     for batch in steps:
         pairs.append([])
         for k, n in enumerate(batch):
-            prompt = rows[n]["seqs"][0]["ids"][:start(rows[n])]
+            prompt = rows[n]["seqs"][0]["ids"][:prompt_length(rows[n]["seqs"][0])]
             others = chain(batch[k + 1:], batch[:k], islice(flat, at + len(batch), None), islice(flat, at))
             other = next((m for m in others if rows[m]["prompt"] != rows[n]["prompt"]), flat[(at + k + 1) % len(flat)])
             if len(flat) == 1:
                 raise BadInput("KTO needs at least two rows: the KL term pairs each prompt with another row's answer")
-            answer = rows[other]["seqs"][0]["ids"][start(rows[other]):]
+            answer = rows[other]["seqs"][0]["ids"][prompt_length(rows[other]["seqs"][0]):]
             ids = (prompt + answer)[:max(max_len, len(prompt) + 1)]
-            pairs[-1].append({"seqs": [{"ids": ids, "mask": [0] * len(prompt) + [1] * (len(ids) - len(prompt))}]})
+            pairs[-1].append({"ids": ids, "mask": [0] * len(prompt) + [1] * (len(ids) - len(prompt))})
         at += len(batch)
     return pairs
 
 
-def pack_ratio(model, pack):
-    """Policy minus reference log-probability of each row, and the policy's own: [B], [B]."""
-    logps = pack_logps(model, pack)[0][:, 0]
-    ref = torch.tensor([row["seqs"][0]["ref"] for row in pack], dtype=logps.dtype, device=logps.device)
-    return logps - ref, logps.detach()
+def step_kl(model, cut):
+    """KTO's reference point of one optimiser step, from the mismatched answers row["other"] of all its packs, and what
+    reading the first pack gave: (kl, logps [rows] of that pack, with gradient). Its prompts are read once for both."""
+    with autocast(model):
+        logps, _, line = seq_logps(model, [row["seqs"][0] for row in cut[0]], keep=True)
+        others = [logps_after(model, [row["other"] for row in cut[0]], line)]
+        with torch.no_grad():
+            others += [seq_logps(model, [row["other"] for row in pack])[0] for pack in cut[1:]]
+    ref = [row["other"]["ref"] for pack in cut for row in pack]
+    return kto_kl(torch.cat(others) - torch.tensor(ref, dtype=logps.dtype, device=logps.device)), logps
 
 
-def step_kl(model, pairs, pack_tokens):
-    """The KL reference point of one optimiser step, from its mismatched pairs."""
-    with torch.no_grad():
-        return kto_kl(torch.cat([pack_ratio(model, pack)[0] for pack in packs(pairs, pack_tokens)]))
-
-
-def batch_loss(model, pack, kl, beta, weight_good, weight_bad):
-    """(sum over the pack of weight x class weight x loss, sums of the metrics); divide by the batch's weight."""
-    ratio, logps = pack_ratio(model, pack)
+def batch_loss(model, pack, kl, beta, weight_good, weight_bad, logps=None):
+    """(sum over the pack of weight x class weight x loss, sums of the metrics); divide by the batch's weight. logps: if
+    step_kl has read this pack, what it got."""
+    logps = pack_logps(model, pack)[0][:, 0] if logps is None else logps
+    ratio = logps - torch.tensor([row["seqs"][0]["ref"] for row in pack], dtype=logps.dtype, device=logps.device)
     label = torch.tensor([row["label"] for row in pack], device=ratio.device)
     weights = torch.tensor([row["weight"] * (weight_good if row["label"] else weight_bad) for row in pack],
                            dtype=ratio.dtype, device=ratio.device)
@@ -134,7 +133,7 @@ def batch_loss(model, pack, kl, beta, weight_good, weight_bad):
     sums = Counter()
     for name, rows in (("chosen", label), ("rejected", ~label)):
         sums.update({f"rewards/{name}": beta * ratio.detach()[rows].sum().item(),
-                     f"logps/{name}": logps[rows].sum().item(), f"count/{name}": rows.sum().item()})
+                     f"logps/{name}": logps.detach()[rows].sum().item(), f"count/{name}": rows.sum().item()})
     return (weights * losses).sum(), sums
 
 
@@ -160,10 +159,9 @@ def main(args):
         return 0
     kl_pairs = mismatched(rows, steps, args.max_len)
     used = sorted({n for batch in steps for n in batch})  # what the steps never reach needs no reference
-    everything = [rows[n] for n in used] + [pair for pairs in kl_pairs for pair in pairs]
-    lengths = [len(row["seqs"][0]["ids"]) for row in rows]
-    tokens = sum(lengths[n] for batch in steps for n in batch) + sum(  # training, its KL pairs, the reference of both
-        len(row["seqs"][0]["ids"]) * (1 if place < len(used) else 2) for place, row in enumerate(everything))
+    everything = [rows[n] for n in used] + [{"seqs": [seq]} for seqs in kl_pairs for seq in seqs]
+    lengths = [[line_tokens([rows[n]["seqs"][0], other]) for n, other in zip(*pair)] for pair in zip(steps, kl_pairs)]
+    tokens = 2 * sum(map(sum, lengths))  # training with its KL pairs, and the reference of both
     plan = forecast(args.out, "kto.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,
                     model=args.model)
     print(f"plan     {len(steps)} steps, {cost_line(plan)}")
@@ -195,11 +193,13 @@ def main(args):
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", read)
 
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc="kto"):
-        batch = [rows[n] for n in steps[step]]
+        batch = [rows[n] | {"other": other} for n, other in zip(steps[step], kl_pairs[step])]
         total, loss, metrics = sum(row["weight"] for row in batch), 0.0, Counter()
-        kl = step_kl(model, kl_pairs[step], args.pack_tokens)
-        for pack in packs(batch, args.pack_tokens):
-            pack_loss, sums = batch_loss(model, pack, kl, args.beta, good, bad)
+        cut = packs(batch, args.pack_tokens)
+        kl, first = step_kl(model, cut)
+        for pack in cut:
+            pack_loss, sums = batch_loss(model, pack, kl, args.beta, good, bad, first)
+            first = None
             (pack_loss / total).backward()
             loss += pack_loss.item() / total
             metrics.update(sums)
@@ -209,7 +209,7 @@ def main(args):
                    for side in ("chosen", "rejected") if metrics[f"count/{side}"] for kind in ("rewards", "logps")}
         warn_if_still(step, grad_norm, sum(abs(v) for k, v in metrics.items() if k.startswith("rewards")))
         elapsed = seconds + time.perf_counter() - start
-        read = sum(len(row["seqs"][0]["ids"]) for row in batch + kl_pairs[step])
+        read = sum(lengths[step])
         write_log(args.out, step, len(steps), loss=loss, grad_norm=grad_norm, lr=lr, seconds=elapsed, tokens=read,
                   kl=kl.item(), **metrics)
         tokens += read

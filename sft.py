@@ -47,7 +47,7 @@ def parse_args(argv=None):
     p.add_argument("--epochs", type=at_least(1), default=1, help="passes over the data")
     p.add_argument("--max-steps", type=at_least(1), help="stop after so many steps")
     p.add_argument("--batch-size", type=at_least(1), default=16, help="rows per optimiser step")
-    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="padded tokens in memory at once")
+    p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="tokens in memory at once")
     p.add_argument("--seed", type=int, default=0, help="order of the rows and initial adapter")
     p.add_argument("--save-every", type=at_least(1), default=50, help="steps between checkpoints")
     # look before you pay

@@ -19,7 +19,8 @@ import transformers
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from common import PLAIN_TEMPLATE, BadInput, completion_logps, digest, read_run, seed_for, stop_ids, write_whole
+from common import PLAIN_TEMPLATE, BadInput, digest, read_run, seed_for, stop_ids, write_whole
+from packed import line_tokens, prompt_length, seq_logps, share_prompts
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -100,7 +101,10 @@ def load_reference(name, tokenizer, quantize):
     """The model of --ref, for scoring. BadInput when its vocabulary is another: the same ids would be other words."""
     if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
         raise BadInput(f"--ref {name}: not the tokenizer of --model: log-probabilities cannot be compared")
-    return load_model(name, quantize).train()  # as the policy: in eval mode 4-bit layers on a CPU round differently
+    model = load_model(name, quantize).train()  # as the policy: in eval mode 4-bit layers on a CPU round differently
+    with autocast(model):
+        share_prompts(model)
+    return model
 
 
 def check_length(model, longest):
@@ -122,9 +126,10 @@ def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0):
     model = load_model(name, quantize, trainable=True)
     if not isinstance(model, PeftModel):
         torch.manual_seed(seed)
-        rank = lora_r or 16
-        model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=lora_alpha or 2 * rank, lora_dropout=0.0,
-                                                 target_modules="all-linear", task_type="CAUSAL_LM"))
+        rank, head = lora_r or 16, model.get_output_embeddings()
+        model = get_peft_model(model, LoraConfig(
+            r=rank, lora_alpha=lora_alpha or 2 * rank, lora_dropout=0.0, target_modules="all-linear",
+            exclude_modules=[name for name, module in model.named_modules() if module is head], task_type="CAUSAL_LM"))
     config = model.peft_config["default"]
     if lora_r not in (None, config.r) or lora_alpha not in (None, config.lora_alpha):
         raise BadInput(f"{name} continues an adapter of rank {config.r}, alpha {config.lora_alpha}: leave --lora-r and "
@@ -135,6 +140,8 @@ def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0):
     if model.device.type == "cuda":  # trade time for memory
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
+    with autocast(model):
+        share_prompts(model)
     return model
 
 
@@ -201,24 +208,24 @@ def batches(rows, batch_size, epochs, seed, max_steps=None):
 
 
 def packs(rows, pack_tokens):
-    """Cut rows into groups of at most pack_tokens padded tokens (one row at least), longest first: little padding."""
-    def length(row):
-        return max(len(seq["ids"]) for seq in row["seqs"])
-
-    pack, longest = [], 0
-    for row in sorted(rows, key=length, reverse=True):
-        if pack and longest * sum(len(r["seqs"]) for r in pack + [row]) > pack_tokens:
-            yield pack
-            pack, longest = [], 0
-        pack, longest = pack + [row], max(longest, length(row))
-    if pack:
-        yield pack
+    """Rows in groups of at most pack_tokens tokens, prompts counted once (one row at least): the longest first, each
+    into the first group with room. Sums over a batch do not depend on the groups."""
+    found = []
+    for row in sorted(rows, key=lambda row: line_tokens(row["seqs"]), reverse=True):
+        size = line_tokens(row["seqs"])
+        pack = next((pack for pack in found[-32:] if pack["size"] + size <= pack_tokens), None)
+        if not pack:
+            pack = {"size": 0, "rows": []}
+            found.append(pack)
+        pack["size"] += size
+        pack["rows"].append(row)
+    return [pack["rows"] for pack in found]
 
 
 def pack_logps(model, pack):
     """Log-probabilities of a pack of rows -> (logps [rows, seqs] float64, tokens [rows, seqs])."""
     with autocast(model):
-        logps, tokens = completion_logps(model, [seq for row in pack for seq in row["seqs"]])
+        logps, tokens, _ = seq_logps(model, [seq for row in pack for seq in row["seqs"]])
     return logps.view(len(pack), -1), tokens.view(len(pack), -1)
 
 
@@ -232,10 +239,15 @@ def reference_logps(model, rows, pack_tokens, key, out):
     free; what is borrowed is copied before step 1. A killed run redoes its partial pack whole: packs, and so the last
     digits, do not depend on interruptions. model None: all must be in the cache (the policy has already moved).
     Returns the tokens that were read."""
-    path, known, own, unique = Path(out) / "ref_logps.jsonl", {}, set(), {}
+    path, known, own, unique, prompts = Path(out) / "ref_logps.jsonl", {}, set(), {}, {}
     for seq in (seq for row in rows for seq in row["seqs"]):
         seq["key"] = hashlib.sha256(f"{key}|{pack_tokens}|{seq['ids']}|{seq['mask']}".encode()).hexdigest()[:24]
-        unique.setdefault(seq["key"], {"seqs": [seq]})
+        unique.setdefault(seq["key"], seq)
+    for seq in unique.values():  # all answers to a prompt in one row, so that it is read once, as far as a pack goes
+        mine = prompts.setdefault(tuple(seq["ids"][:prompt_length(seq)]), [{"seqs": []}])
+        if mine[-1]["seqs"] and line_tokens([*mine[-1]["seqs"], seq]) > pack_tokens:
+            mine.append({"seqs": []})
+        mine[-1]["seqs"].append(seq)
     files = sorted(path.parent.parent.glob("*/ref_logps.jsonl"), key=lambda p: (p == path, p))  # our own last: it wins
     for file in files:
         for line in file.read_text().splitlines():
@@ -243,8 +255,9 @@ def reference_logps(model, rows, pack_tokens, key, out):
                 entry = json.loads(line)
                 known[entry["key"]] = float(entry["logp"])
                 own |= {entry["key"]} if file == path else set()
-    groups = list(packs(unique.values(), pack_tokens))
-    missing = [g for g in groups if not all(row["seqs"][0]["key"] in known for row in g)]
+    groups = [[seq for row in pack for seq in row["seqs"]]
+              for pack in packs([row for mine in prompts.values() for row in mine], pack_tokens)]
+    missing = [group for group in groups if not all(seq["key"] in known for seq in group)]
     if missing and model is None:
         raise BadInput(f"{path} is incomplete though training has begun: delete {out} and start again")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -254,14 +267,14 @@ def reference_logps(model, rows, pack_tokens, key, out):
             file.write(json.dumps({"key": borrowed, "logp": known[borrowed]}) + "\n")
         for group in tqdm(missing, desc="reference", leave=False):
             with torch.no_grad():
-                logps = pack_logps(model, group)[0][:, 0].tolist()
-            for row, logp in zip(group, logps):
-                known[row["seqs"][0]["key"]] = logp
-                file.write(json.dumps({"key": row["seqs"][0]["key"], "logp": logp}) + "\n")
+                logps = pack_logps(model, [{"seqs": group}])[0][0].tolist()
+            for seq, logp in zip(group, logps):
+                known[seq["key"]] = logp
+                file.write(json.dumps({"key": seq["key"], "logp": logp}) + "\n")
             file.flush()
     for seq in (seq for row in rows for seq in row["seqs"]):
         seq["ref"] = known[seq["key"]]
-    return sum(len(row["seqs"][0]["ids"]) for g in missing for row in g)
+    return sum(line_tokens(group) for group in missing)
 
 
 def check_start(name, value, expected, model):

@@ -14,6 +14,7 @@ import dpo
 import kto
 import sft
 from common import BadInput, completion_logps, dpo_loss, encode, ipo_loss, kto_kl, kto_loss, normalise
+from packed import share_prompts
 
 ZERO = torch.zeros(1, dtype=torch.float64)
 
@@ -148,6 +149,7 @@ def policy():
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    share_prompts(model)
     return model.eval()
 
 
@@ -167,7 +169,7 @@ def loss_of(stage, rows, model, pack_tokens):
     model.zero_grad()
     total, value = sum(row["weight"] for row in rows), 0.0
     if stage is kto:
-        kl = kto.step_kl(model, rows[:3], pack_tokens)
+        kl, _ = kto.step_kl(model, packs([row | {"other": row["seqs"][0]} for row in rows[:3]], pack_tokens))
     for pack in packs(rows, pack_tokens):
         if stage is sft:
             loss = sft.batch_loss(model, pack) / total

@@ -77,14 +77,14 @@ def test_lr_by_hand():
 
 
 def test_packs_hold_every_row_once_within_the_limit():
-    rows = [{"n": n, "seqs": [{"ids": [0] * length}] * 2} for n, length in enumerate([5, 1, 9, 3, 30, 2, 2])]
+    rows = [{"n": n, "seqs": [{"ids": [0] * length + [k], "mask": [0] * length + [1]} for k in (1, 2)]}
+            for n, length in enumerate([5, 1, 9, 3, 30, 2, 2])]
     for limit in (1, 12, 40, 1000):
         found = list(packs(rows, limit))
         assert sorted(row["n"] for pack in found for row in pack) == list(range(7))
         for pack in found:
-            longest = max(len(row["seqs"][0]["ids"]) for row in pack)
-            assert len(pack) == 1 or longest * 2 * len(pack) <= limit
-    assert len(list(packs(rows, 1000))) == 1 and len(list(packs(rows, 1))) == 7
+            assert len(pack) == 1 or sum(len(row["seqs"][0]["ids"]) + 1 for row in pack) <= limit  # prompts once
+    assert len(packs(rows, 1000)) == 1 and len(packs(rows, 1)) == 7 and len(packs(rows, 32)) == 3
 
 
 # ---- KTO's pairs and labels ----------------------------------------------------------------------------------
@@ -97,10 +97,10 @@ def kto_row(n, prompt=None):
 def test_mismatched_pairs_never_repeat_the_prompt():
     rows = [kto_row(0, "same"), kto_row(1, "same"), kto_row(2), kto_row(3), kto_row(4, "same")]
     found = kto.mismatched(rows, [[0, 1, 2], [3], [4]], 8)
-    ids = [[pair["seqs"][0]["ids"] for pair in step] for step in found]
+    ids = [[seq["ids"] for seq in step] for step in found]
     assert ids == [[[100, 2, 2], [101, 2, 2], [102, 0, 0]], [[103, 4, 4]], [[104, 2, 2]]]
-    assert all(pair["seqs"][0]["mask"] == [0, 1, 1] for step in found for pair in step)
-    assert kto.mismatched(rows, [[0, 2]], 2)[0][0]["seqs"][0] == {"ids": [100, 2], "mask": [0, 1]}
+    assert all(seq["mask"] == [0, 1, 1] for step in found for seq in step)
+    assert kto.mismatched(rows, [[0, 2]], 2)[0][0] == {"ids": [100, 2], "mask": [0, 1]}
     with pytest.raises(BadInput, match="two rows"):
         kto.mismatched(rows[:1], [[0]], 8)
 

@@ -13,6 +13,7 @@ import dpo
 import kto
 import sft
 from common import encode, kto_kl, normalise
+from packed import base_of, share_prompts
 from training import pack_logps
 
 pytest.importorskip("trl")
@@ -29,6 +30,8 @@ def lora():
         model = get_peft_model(make_model(), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear",
                                                         lora_dropout=0.0, task_type="CAUSAL_LM"))
         randomise(model, seed)
+        share_prompts(model)
+        assert base_of(model).packed == "segments"
         return model.eval()
     return make
 
@@ -161,9 +164,9 @@ def test_label_smoothing_equals_trl_on_the_same_ratios(lora, tmp_path):
     compare(model, lambda: dpo.batch_loss(model, rows, "dpo", 0.3, 0.2)[0], lambda: trainer.compute_loss(model, batch))
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_kto_equals_trl(lora, tmp_path, sign):
-    """With KL above zero, and (policy and reference exchanged) with a raw KL below zero, which is clamped."""
+@pytest.mark.parametrize(("sign", "sizes"), [(1, [8]), (1, [3, 4, 1]), (-1, [8])])
+def test_kto_equals_trl(lora, tmp_path, sign, sizes):
+    """With KL above zero, in one pack and in three, and with a raw KL below zero, which is clamped."""
     from trl import KTOConfig, KTOTrainer
 
     tokenizer, model = make_tokenizer(), lora()
@@ -176,15 +179,18 @@ def test_kto_equals_trl(lora, tmp_path, sign):
     for k, row in enumerate(rows):  # TRL's mismatched pairs: each prompt with the answer of the row before
         seq, other = row["seqs"][0], rows[k - 1]["seqs"][0]
         prompt, answer = seq["ids"][:seq["mask"].index(1)], other["ids"][other["mask"].index(1):]
-        pairs.append({"seqs": [{"ids": prompt + answer, "mask": [0] * len(prompt) + [1] * len(answer)}]})
+        pairs.append({"ids": prompt + answer, "mask": [0] * len(prompt) + [1] * len(answer)})
+        row["other"] = pairs[-1]
         batch["completion_mask"][k, len(seq["ids"]):] = 0
         batch["KL_completion_mask"][k, len(prompt + answer):] = 0
         assert batch["KL_input_ids"][k, :len(prompt + answer)].tolist() == prompt + answer
+    cut = [rows[sum(sizes[:k]):sum(sizes[:k + 1])] for k in range(len(sizes))]
     policy = raw_kl_above_zero(model, rows, pairs, sign)
 
     def ours():
-        kl = kto.step_kl(model, pairs, 10**6)
-        return kto.batch_loss(model, rows, kl, 0.2, 1.3, 0.8)[0] / len(rows)
+        kl, logps = kto.step_kl(model, cut)
+        sums = [kto.batch_loss(model, pack, kl, 0.2, 1.3, 0.8, logps if pack is cut[0] else None)[0] for pack in cut]
+        return sum(sums) / len(rows)
 
     def theirs():
         return trainer.compute_loss(model, batch)
@@ -196,7 +202,7 @@ def test_kto_equals_trl(lora, tmp_path, sign):
     assert compare_start(ours, theirs) == pytest.approx(0.5 * (1.3 * good + 0.8 * (8 - good)) / 8, rel=1e-4)
     for parameter, data in zip([p for _, p in sorted(model.named_parameters()) if p.requires_grad], start):
         parameter.data.copy_(data)
-    kl = kto.step_kl(model, pairs, 10**6).item()
+    kl = kto.step_kl(model, cut)[0].item()
     assert (kl > 0.5) if sign > 0 else (kl == 0 and policy < -0.5)
     compare(model, ours, theirs)
     assert trainer._metrics["eval"]["kl"][-1] == pytest.approx(kl, rel=1e-5)
@@ -211,11 +217,12 @@ def copy_adapter(model, source, target):
 
 def raw_kl_above_zero(model, rows, pairs, sign):
     """Give the policy a random adapter such that the mean ratio of the mismatched pairs has this sign -> that mean."""
-    set_reference(model, rows + pairs)
+    set_reference(model, rows + [{"seqs": [pair]} for pair in pairs])
     for seed in range(2, 20):
         randomise(model, seed)
         with torch.no_grad():
-            mean = torch.cat([kto.pack_ratio(model, [pair])[0] for pair in pairs]).mean().item()
+            ratios = [pack_logps(model, [{"seqs": [pair]}])[0].item() - pair["ref"] for pair in pairs]
+        mean = sum(ratios) / len(ratios)
         if sign * mean > 0.5:
             return mean
     raise AssertionError("no seed gives such a policy")

@@ -1,0 +1,307 @@
+"""Log-probabilities of packs: a prompt is read once for all its answers, nothing is padded, no [T, V] is held.
+
+A pack is one line of tokens: each prompt with its first answer behind it, then its further answers, each of which sees
+its prompt and itself only. T = tokens of the line, S = supervised tokens, H = hidden size, V = vocabulary. The padded
+path of common.py stays the yardstick: share_prompts compares the two on every model before it is used.
+"""
+
+import types
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from common import BadInput, completion_logps
+
+# ---- the line of tokens --------------------------------------------------------------------------------------
+
+
+def prompt_length(seq):
+    """Number of tokens before the first supervised one (at least 1: nothing predicts the first token)."""
+    return seq["mask"].index(1, 1) if 1 in seq["mask"][1:] else len(seq["ids"])
+
+
+def lay_out(seqs, device="cpu", memory=None):
+    """Sequences [{"ids", "mask"}] on one line -> {"ids", "positions" [T], "segments", "source", "target", "row" [S]}.
+
+    Sequences with the same tokens before their first supervised one share them. segments: [(prefix start, prefix end,
+    start, end)]: the queries start:end see the keys prefix start:prefix end, then their own past. source[s] is the
+    place whose hidden state predicts target[s], a token of sequence row[s]; the last token of a prompt predicts
+    several. memory: a line that was read before and kept its keys and values; its prompts are not read again but for
+    the last token, which predicts the first of an answer."""
+    groups, known = {}, memory["prompts"] if memory else {}
+    for number, seq in enumerate(seqs):
+        groups.setdefault(tuple(seq["ids"][:prompt_length(seq)]), []).append(number)
+    ids, positions, segments, source, target, row, prompts = [], [], [], [], [], [], {}
+    for prompt, members in groups.items():
+        cut = len(prompt)
+        begin = prompts[prompt] = known[prompt] if memory else len(ids)
+        for k, number in enumerate(members):
+            own, mask = seqs[number]["ids"], seqs[number]["mask"]
+            skip = cut - 1 if memory else cut * (k > 0)  # tokens of the prompt that are not read again
+            start, shift = len(ids), len(ids) - skip  # token t of this sequence stands at shift + t
+            ids += own[skip:]
+            positions += range(skip, len(own))
+            segments.append((begin, begin + skip, start, len(ids)))
+            scored = [t for t in range(cut, len(own)) if mask[t]]
+            source += [begin + cut - 1 if t == cut and not memory else shift + t - 1 for t in scored]
+            target += [own[t] for t in scored]
+            row += [number] * len(scored)
+    line = {"ids": ids, "positions": positions, "source": source, "target": target, "row": row}
+    return {name: torch.tensor(values, device=device) for name, values in line.items()} | {
+        "segments": segments, "prompts": prompts, "kept": {}, "past": memory["kept"] if memory else None, "cache": {},
+        "windows": 0}
+
+
+def line_tokens(seqs):
+    """Tokens that a row's sequences take on a line."""
+    prompts = {tuple(seq["ids"][:prompt_length(seq)]) for seq in seqs} if len(seqs) > 1 else ()
+    return sum(map(len, prompts)) + sum(len(seq["ids"]) - prompt_length(seq) * bool(prompts) for seq in seqs)
+
+
+# ---- attention -----------------------------------------------------------------------------------------------
+
+
+def attend(module, query, key, value, attention_mask, scaling=None, sliding_window=None, line=None, **options):
+    """The attention of one layer: query [1, heads, T, D], key and value [1, kv heads, T, D] -> [1, T, heads, D]. A call
+    per segment of the line, or one for all where the GPU has a kernel for them; without a line as transformers does."""
+    if line is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling,
+                                      sliding_window=sliding_window, **options)
+    line["windows"] += sliding_window is not None
+    if line.get("keep"):
+        line["kept"][module.layer_idx] = key.detach(), value.detach()
+    before = line["past"][module.layer_idx] if line["past"] else None
+    if line.get("varlen"):
+        return attend_varlen(query, key, value, line, before, scaling, sliding_window), None
+    sizes = [end - start for _, _, start, end in line["segments"]]
+    outputs, shared = [], before
+    parts = zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2))
+    for (first, cut, start, end), (q, k, v) in zip(line["segments"], parts):
+        if cut > first:
+            offset = first if before else 0  # `shared` begins at the prompt, or is the whole line of before
+            k, v = (torch.cat([old[:, :, offset:offset + cut - first], new], 2) for old, new in zip(shared, (k, v)))
+        elif not before:
+            shared = k, v
+        mask = None
+        if cut > first or (sliding_window or end) < end - start:
+            mask = causal_mask(line, end - start, cut - first, sliding_window, q.device)
+        outputs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling,
+                                                      enable_gqa=query.shape[1] != key.shape[1]))
+    return torch.cat(outputs, 2).transpose(1, 2), None
+
+
+def causal_mask(line, queries, before, window, device):
+    """[queries, before + queries] bool: query i sees the keys up to before + i, the last `window` of them. Kept for the
+    layers that follow."""
+    wanted = queries, before, window
+    if wanted not in line["cache"]:
+        mask = torch.ones(queries, before + queries, dtype=torch.bool, device=device).tril(before)
+        line["cache"][wanted] = mask.triu(before - window + 1) if window else mask
+    return line["cache"][wanted]
+
+
+def attend_varlen(query, key, value, line, before, scaling, window):
+    """attend by one call of a kernel for segments of any length: a segment's keys are gathered behind its prefix's. The
+    kernel aligns queries and keys at their ends, as a branch needs it."""
+    if before:
+        key, value = (torch.cat([old, new], 2) for old, new in zip(before, (key, value)))
+    if "gather" not in line["cache"]:
+        shift = before[0].shape[2] if before else 0
+        gather = [i for first, cut, start, end in line["segments"]
+                  for i in (*range(first, cut), *range(shift + start, shift + end))]
+        sizes = [(end - start, end - start + cut - first) for first, cut, start, end in line["segments"]]
+        ends = torch.tensor([(0, 0), *sizes]).cumsum(0).to(query.device, torch.int32)
+        line["cache"]["gather"] = (torch.tensor(gather, device=query.device), ends[:, 0].contiguous(),
+                                   ends[:, 1].contiguous(), *(max(column) for column in zip(*sizes)))
+    gather, ends_q, ends_k, longest_q, longest_k = line["cache"]["gather"]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, heads, D]
+    k, v = k.index_select(0, gather), v.index_select(0, gather)
+    return varlen_kernel()(q.contiguous(), k, v, ends_q, ends_k, longest_q, longest_k, scale=scaling,
+                           window_size=((window or 0) - 1, 0), enable_gqa=q.shape[1] != k.shape[1])[None]
+
+
+def varlen_kernel():
+    """torch's attention for segments of any length (CUDA, half precision); a function, so that tests can put theirs."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn
+
+
+AttentionInterface.register("packed", attend)
+AttentionMaskInterface.register("packed", sdpa_mask)  # ordinary calls of the same model keep their masks
+
+# ---- the head and the adapter --------------------------------------------------------------------------------
+
+
+class HeadLogps(torch.autograd.Function):
+    """log softmax(cap(scale x (hidden W^T + bias)))[target] of every token: [S, H] -> [S] float32, chunk by chunk.
+
+    W is frozen, so d logp / d hidden = scale x (W[target] - softmax W) is known in the forward: [S, H] is kept for the
+    backward, [S, V] never. cap(z) = c tanh(z / c) where the model caps its logits; its slope multiplies both terms."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, target, scale, softcap, chunk):
+        logps, wanted = torch.empty(len(target), dtype=torch.float32, device=hidden.device), ctx.needs_input_grad[0]
+        direction = torch.empty_like(hidden) if wanted else None
+        for at in range(0, len(target), chunk):
+            here = slice(at, at + chunk)
+            t = target[here, None]
+            logits, slope = F.linear(hidden[here].to(weight.dtype), weight, bias).float(), None  # [chunk, V]
+            logits = logits if scale == 1 else logits * scale
+            if softcap:
+                logits = torch.tanh(logits / softcap)
+                slope, logits = 1 - logits**2, logits * softcap
+            own, top = logits.gather(1, t), logits.amax(1, keepdim=True)
+            mass = logits.sub_(top).exp_()
+            total = mass.sum(1, keepdim=True)
+            logps[here] = (own - top - total.log())[:, 0]
+            if wanted:
+                own = weight[t[:, 0]] if slope is None else weight[t[:, 0]] * slope.gather(1, t)
+                mass = mass if slope is None else mass * slope
+                direction[here] = scale * (own - (mass.to(weight.dtype) @ weight).float() / total)
+        ctx.save_for_backward(direction)
+        return logps
+
+    @staticmethod
+    def backward(ctx, grad):
+        direction, = ctx.saved_tensors
+        return direction * grad[:, None].to(direction.dtype), *[None] * 6
+
+
+def lora_forward(self, x, *args, **kwargs):
+    """peft's LoRA layer with one pass over its output instead of three."""
+    active = self.active_adapters
+    if self.disable_adapters or self.merged or len(active) != 1 or active[0] in self.lora_variant or kwargs:
+        return type(self).forward(self, x, *args, **kwargs)
+    low_rank = F.linear(x, self.lora_A[active[0]].weight.to(x.dtype)).flatten(0, -2)  # [T, r]
+    out = self.base_layer(x)
+    up = self.lora_B[active[0]].weight.T.to(out.dtype)
+    return torch.addmm(out.flatten(0, -2), low_rank, up, alpha=self.scaling[active[0]]).view_as(out)
+
+
+# ---- the model -----------------------------------------------------------------------------------------------
+
+
+def base_of(model):
+    """The transformers model inside adapters and wrappers of accelerate."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def share_prompts(model):
+    """Teach a causal LM (with or without LoRA) to read lines; says in one line when it must keep to padded rows.
+
+    What is tried is compared with the padded path on a few tokens. BadInput when the output layer is trained: then its
+    gradient would be missing."""
+    base = base_of(model)
+    head = base.get_output_embeddings()
+    if hasattr(head, "lora_A") or any(p.requires_grad for p in head.parameters()):
+        raise BadInput("an adapter on the output layer (lm_head): its gradient is not computed here; train one without")
+    for module in base.modules():
+        if hasattr(module, "lora_A") and type(module).__name__ in ("Linear", "Linear4bit"):  # peft's, plain or NF4
+            module.forward = types.MethodType(lora_forward, module)
+    base.packed, base.padded_forward = None, base.forward
+    config = base.config.get_text_config()
+    if config._attn_implementation not in ("sdpa", "packed"):
+        return padded(model, f"this architecture's attention is computed by {config._attn_implementation!r}")
+    kinds = {*(getattr(config, "layer_types", None) or ["full_attention"])}
+    if not kinds <= {"full_attention", "sliding_attention"}:
+        return padded(model, f"it has layers of another kind ({', '.join(sorted(kinds))})")
+    rows = padded_rows(model)
+    base.forward = types.MethodType(line_forward, base)
+    for part in base.modules():
+        if getattr(getattr(part, "config", None), "_attn_implementation", None) == "sdpa":
+            part.config._attn_implementation = "packed"
+    for base.packed in (["varlen"] if torch.is_autocast_enabled("cuda") else []) + ["segments"]:
+        try:
+            reason = differs(model, *rows)
+        except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+        if not reason:
+            return
+    padded(model, reason)
+
+
+def padded(model, reason):
+    """Back to padded rows, said in one line."""
+    base = base_of(model)
+    base.packed, base.forward = None, base.padded_forward
+    for part in base.modules():
+        if getattr(getattr(part, "config", None), "_attn_implementation", None) == "packed":
+            part.config._attn_implementation = "sdpa"
+    print(f"packs    padded rows, every prompt read for each answer: {reason}")
+
+
+def padded_rows(model):
+    """A few made-up answers, their log-probabilities by the padded path, and the error that is allowed: far less than a
+    branch cut off from its prompt would show, or no more than the padded path's own rounding."""
+    rng = torch.Generator().manual_seed(0)
+    draw = torch.randint(0, base_of(model).config.get_text_config().vocab_size, (64,), generator=rng).tolist()
+    seqs = [{"ids": draw[:12] + draw[20:31], "mask": [0] * 12 + [1] * 11}, {"ids": draw[:12] + draw[31:50],
+            "mask": [0] * 12 + [1] * 19}, {"ids": draw[12:20] + draw[50:], "mask": [0] * 8 + [1] * 14}]
+    with torch.no_grad():
+        logps = completion_logps(model, seqs)[0]
+        noise = max(abs(completion_logps(model, [seq])[0] - logp).item() for seq, logp in zip(seqs, logps))
+        alone = completion_logps(model, [{name: values[11:] for name, values in seqs[1].items()}])[0]
+    return seqs, logps, max(8 * noise, 0.02 * abs(alone - logps[1]).item(), 1e-5)
+
+
+def differs(model, seqs, logps, allowed):
+    """None when lines and ordinary calls of the same model give the log-probabilities of before, else what differs."""
+    config = base_of(model).config.get_text_config()
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    window = window and getattr(config, "use_sliding_window", True)
+    sliding = kinds.count("sliding_attention") if kinds else config.num_hidden_layers * bool(window)
+    with torch.no_grad():
+        line = lay_out(seqs, base_of(model).device)
+        error = (line_logps(model, line, len(seqs))[0] - logps).abs().max().item()
+        error = max(error, (completion_logps(model, seqs)[0] - logps).abs().max().item())
+    if line["windows"] != sliding:
+        return f"{sliding} layers have a window, {line['windows']} use it"
+    return None if error <= allowed else f"log-probabilities would differ by {error:.2g}"
+
+
+def line_forward(self, *args, line=None, **kwargs):
+    """The model's forward: with a line, token log-probabilities [S] instead of logits."""
+    if line is None:
+        return self.padded_forward(*args, **kwargs)
+    config, head = self.config.get_text_config(), self.get_output_embeddings()
+    if config._attn_implementation != "packed":
+        raise RuntimeError("another model that shares this one's config object has changed its attention")
+    line["varlen"] = self.packed == "varlen"
+    skip = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)  # transformers makes no mask of its own
+    hidden = self.get_decoder()(input_ids=line["ids"][None], position_ids=line["positions"][None], attention_mask=skip,
+                                use_cache=False, line=line).last_hidden_state[0]  # [T, H]
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    chunk = max(16, (1 << 26 if hidden.is_cuda else 1 << 23) // len(head.weight))
+    return HeadLogps.apply(hidden.index_select(0, line["source"]), head.weight, head.bias, line["target"], scale,
+                           getattr(config, "final_logit_softcapping", None), chunk)
+
+
+def line_logps(model, line, rows):
+    """Summed log-probabilities of the sequences on a line -> (logps [rows] float64, tokens [rows])."""
+    token_logps = model(line=line)
+    logps = torch.zeros(rows, dtype=torch.float64, device=token_logps.device)
+    return logps.index_add(0, line["row"], token_logps.double()), torch.bincount(line["row"], minlength=rows)
+
+
+def seq_logps(model, seqs, keep=False):
+    """completion_logps by the fastest path this model has -> (logps [B] float64, tokens [B], line or None).
+
+    keep: the line also holds keys and values, without gradient, for logps_after."""
+    if not getattr(base_of(model), "packed", None):
+        return *completion_logps(model, seqs), None
+    line = lay_out(seqs, base_of(model).device) | {"keep": keep}
+    return *line_logps(model, line, len(seqs)), line
+
+
+def logps_after(model, seqs, line):
+    """Log-probabilities [B] of other answers to the prompts of a line that was read with keep; no gradient."""
+    with torch.no_grad():
+        if line is None:
+            return completion_logps(model, seqs)[0]
+        return line_logps(model, lay_out(seqs, base_of(model).device, memory=line), len(seqs))[0]
