@@ -203,12 +203,14 @@ def normalise(row, kind):
     for field, types, expected in (
             ("id", str, "a string"), ("slice", str, "a string"), ("label", bool, "true or false"),
             ("scores", dict, "{criterion: 0-5}"), ("weight", (int, float), "a number >= 0"),
-            ("candidate", int, "a number >= 0"), ("tokens", int, "a number >= 0")):
+            ("candidate", int, "a number >= 0"), ("tokens", int, "a number >= 0"),
+            ("p", (int, float), "a number from 0 to 1")):
         value = row.get(field)
         if value is None:
             row.pop(field, None)
         elif not isinstance(value, types) or (
-                expected == "a number >= 0" and (isinstance(value, bool) or not 0 <= value < math.inf)):
+                expected.startswith("a number") and (isinstance(value, bool) or not 0 <= value < math.inf)) or (
+                expected.endswith("to 1") and value > 1):
             raise BadInput(f"field '{field}': expected {expected}, got {str(value)[:40]!r}")
     for field in ("label_chosen", "label_rejected"):  # null = leave it out, so it stays
         if row.get(field) is not None and not isinstance(row[field], bool):
@@ -262,17 +264,25 @@ def _hub_rows(name):
         raise BadInput(f"hf:{name}: cannot be loaded ({type(error).__name__}: {str(error)[:160]})") from None
 
 
-def read_mixture(specs, kind, limit=None):
-    """Rows of --data FILE[=WEIGHT] ...; row["source"] = (number of the file, weight) tells the sampler the mixture."""
-    rows = []
+def read_mixture(specs, kind, limit=None, slices=()):
+    """Rows of --data FILE[=WEIGHT] ...; row["source"] = (file, slice or "", weight) tells the sampler the mixture: rows
+    of one source are drawn `weight` times an epoch. slices: NAME=WEIGHT, multiplied with the file's. BadInput for a
+    name that no row has."""
+    rows, by_slice = [], dict(split_weight(spec, "--slice-weight") for spec in slices or ())
     for number, spec in enumerate(specs):
         path, weight = split_weight(spec)
         for row in read_records(path, kind, limit):
-            rows.append({"weight": 1.0, "slice": "all"} | row | {"source": (number, weight)})
+            row = {"weight": 1.0, "slice": "all"} | row
+            named = row["slice"] if row["slice"] in by_slice else ""
+            rows.append(row | {"source": (number, named, weight * by_slice.get(named, 1.0))})
+    unknown = by_slice.keys() - {row["slice"] for row in rows}
+    if unknown:
+        raise BadInput(f"--slice-weight: no row has the slice {', '.join(sorted(unknown))} (the data has "
+                       f"{', '.join(sorted({row['slice'] for row in rows}))})")
     return rows
 
 
-def split_weight(spec):
+def split_weight(spec, flag="--data"):
     """"FILE=2" -> ("FILE", 2.0); "FILE" -> ("FILE", 1.0)."""
     path, _, weight = spec.rpartition("=")
     try:
@@ -280,7 +290,7 @@ def split_weight(spec):
     except ValueError:
         weight = None
     if weight is not None and not 0 < weight < math.inf:
-        raise BadInput(f"--data {spec}: the weight must be a number above 0")
+        raise BadInput(f"{flag} {spec}: the weight must be a number above 0")
     return (path, weight) if weight is not None else (spec, 1.0)
 
 
@@ -294,7 +304,8 @@ def start_run(out, script, arguments, inputs):
     out = Path(out)
     is_file = out.suffix == ".jsonl"
     path = out.with_suffix(".run.json") if is_file else out / "run.json"
-    free = ("out", "plan", "show_mask", "save_every", "tokens_per_second", "answer_len", "price_gen", "price_judge",
+    free = ("out", "plan", "show_mask", "selfcheck", "track", "save_every",
+            "tokens_per_second", "answer_len", "price_gen", "price_judge",
             "price_gpu_hour")  # what may change between two halves of a run
     new = {"script": script, "inputs": {path: digest(split_weight(path)[0]) for path in map(str, inputs)},
            "arguments": json.loads(json.dumps({k: v for k, v in arguments.items() if k not in free}))}
@@ -486,8 +497,9 @@ def show_mask(tokenizer, row):
 
 # ---- log-probabilities and losses ----------------------------------------------------------------------------
 
-def completion_logps(model, rows, pad_id=0):
-    """Summed log-probability of the supervised tokens of each row -> (logps [B] float64, tokens [B] long).
+def completion_logps(model, rows, pad_id=0, by_token=False):
+    """Summed log-probability of the supervised tokens of each row -> (logps [B] float64, tokens [B] long); by_token:
+    those of the single tokens, row after row.
 
     rows: [{"ids", "mask"}, ...], padded on the right here; padding is known by length, never by its id. The one place
     with the one-token shift: the logits at t-1 score the token at t. Only supervised positions reach the head."""
@@ -501,22 +513,28 @@ def completion_logps(model, rows, pad_id=0):
     logits = (logits[keep] if logits.dim() == 3 else logits).float()  # [supervised tokens, V]
     targets = ids[:, 1:][mask[:, 1:]]
     token_logps = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    if by_token:
+        return token_logps
     logps = torch.zeros(len(rows), dtype=torch.float64, device=device)
     return logps.index_add(0, keep.nonzero()[:, 0], token_logps.double()), keep.sum(1)
 
 
 def dpo_loss(ratio_chosen, ratio_rejected, beta, label_smoothing=0.0):
-    """DPO per pair (arXiv 2305.18290, eq. 7; smoothed: conservative DPO). ln 2 at zero ratios. [B], [B] -> [B]"""
+    """DPO per pair (arXiv 2305.18290, eq. 7). ln 2 at zero ratios. [B], [B] -> [B]
+
+    label_smoothing (number or [B]): probability that the label is wrong; the expected loss (conservative DPO)."""
     margin = beta * (ratio_chosen - ratio_rejected)
     return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
 
 
-def ipo_loss(ratio_chosen, ratio_rejected, beta):
+def ipo_loss(ratio_chosen, ratio_rejected, beta, label_smoothing=0.0):
     """IPO per pair (Identity preference optimisation, arXiv 2310.12036, eq. 17): (difference - 1/(2 beta))^2.
 
     1/(4 beta^2) at zero ratios. The ratios are per-token means (--ipo-length mean, as TRL) or sums (--ipo-length sum);
-    the caller divides. beta is the paper's tau: higher keeps the policy closer to the reference. [B] -> [B]"""
-    return (ratio_chosen - ratio_rejected - 1 / (2 * beta)) ** 2
+    the caller divides. beta is the paper's tau: higher keeps the policy closer to the reference. label_smoothing as in
+    dpo_loss. [B] -> [B]"""
+    margin, target = ratio_chosen - ratio_rejected, 1 / (2 * beta)
+    return (1 - label_smoothing) * (margin - target) ** 2 + label_smoothing * (margin + target) ** 2
 
 
 def kto_loss(ratio, label, kl, beta):

@@ -24,10 +24,13 @@ from tqdm import tqdm
 
 from common import (at_least, cost_line, dpo_loss, encode, forecast, ipo_loss, money, parser, read_mixture, run,
                     save_run, show_mask, start_run)
+from models import (check_length, fingerprint, load_policy, load_reference, load_tokenizer, make_optimizer,
+                    memory_line, memory_plan, needs_checkpointing, trained)
 from packed import line_tokens
-from training import (batches, check_length, check_start, fingerprint, load_checkpoint, load_policy, load_reference,
-                      load_tokenizer, lr_at, optimiser_step, pack_logps, packs, prepare, reference_logps, save_adapter,
-                      save_checkpoint, trained, warn_if_still, write_log)
+from training import (batches, check_start, from_first, hold_out, join_processes, load_checkpoint, lr_at, means,
+                      optimiser_step, pack_logps, packs, prepare, read_log, reference_logps, save_adapter,
+                      save_checkpoint, start_tracker, sum_gradients, summed, tally, warn_if_still, write_log)
+from watch import curves, evaluate, self_check, some_prompts, too_far, warn, watch_steps
 
 
 def parse_args(argv=None):
@@ -37,12 +40,15 @@ def parse_args(argv=None):
     p.add_argument("--ref", help="reference policy (default: --model as it is before step 1)")
     p.add_argument("--data", required=True, nargs="+", metavar="FILE[=WEIGHT]", help="JSONL files or hf:name[:split]")
     p.add_argument("--out", required=True, help="run folder to write")
+    p.add_argument("--slice-weight", nargs="+", metavar="SLICE=W", help="draw rows of a slice W times, like =WEIGHT")
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
     p.add_argument("--max-dropped", type=at_least(0, float, 1), default=0.05, help="largest share of unusable rows")
     # the method
     p.add_argument("--loss", choices=["dpo", "ipo"], default="dpo", help="preference loss")
     p.add_argument("--beta", type=at_least(1e-6, float), help="higher stays closer to the reference (dpo 0.1, ipo 1.0)")
-    p.add_argument("--label-smoothing", type=at_least(0, float), default=0.0, help="dpo: share of wrong labels")
+    p.add_argument("--label-smoothing", type=at_least(0, float, 0.499), default=0.0, help="share of wrong labels")
+    p.add_argument("--soft-labels", action="store_true", help="take it from each row's p, the judge's probability")
+    p.add_argument("--nll-weight", type=at_least(0, float), default=0.0, help="add W x NLL per token of chosen")
     p.add_argument("--ipo-length", choices=["mean", "sum"], default="mean", help="ipo: per-token ratios, or sums")
     p.add_argument("--max-len", type=at_least(8), default=2048, help="tokens per conversation; the start is kept")
     p.add_argument("--lora-r", type=at_least(1), help="adapter rank (default 16, or that of the run continued)")
@@ -57,15 +63,19 @@ def parse_args(argv=None):
     p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="tokens in memory at once")
     p.add_argument("--seed", type=int, default=0, help="order of the rows and initial adapter")
     p.add_argument("--save-every", type=at_least(1), default=50, help="steps between checkpoints")
+    # what is watched
+    p.add_argument("--holdout", type=at_least(0, float, 0.5), default=0.05, help="share of prompts only scored (<= 64)")
+    p.add_argument("--eval-every", type=at_least(0), help="steps between evaluations (default: five a run; 0 = none)")
+    p.add_argument("--max-kl", type=at_least(0, float), help="stop when answers are further (nats) from the start")
+    p.add_argument("--selfcheck", action="store_true", help="check gradients, packs and reference before step 1")
+    p.add_argument("--track", help="also log to accelerate's tracker: tensorboard, wandb, trackio ...")
     # look before you pay
     p.add_argument("--show-mask", action="store_true", help="print a pair, trained parts in ⟦ ⟧, and exit")
-    p.add_argument("--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit")
+    p.add_argument("--plan", action="store_true", help="print tokens, time, memory, cost; load no model; exit")
     p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: an earlier run)")
     p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
     args = p.parse_args(argv)
     args.beta = args.beta or {"dpo": 0.1, "ipo": 1.0}[args.loss]
-    if args.label_smoothing >= 0.5 or (args.label_smoothing and args.loss == "ipo"):
-        p.error("--label-smoothing goes with --loss dpo and stays below 0.5")
     return args
 
 
@@ -80,45 +90,57 @@ def encode_pair(tokenizer, row, max_len):
     return row | {"seqs": seqs}
 
 
-def batch_loss(model, pack, loss, beta, label_smoothing=0.0, ipo_length="mean"):
-    """(sum over the pack of weight x loss, sums of the metrics); divide both by the batch's weight and pairs."""
+def batch_loss(model, pack, loss, beta, label_smoothing=0.0, ipo_length="mean", soft_labels=False, nll_weight=0.0):
+    """(sum over the pack of weight x loss, sums of the metrics by slice); divide by the batch's weight.
+
+    soft_labels: a row's p, the probability that chosen is better, replaces label_smoothing by 1 - p. nll_weight: also
+    that many times the negative log-likelihood per token of the chosen answer (arXiv 2404.19733, eq. 1)."""
     logps, tokens = pack_logps(model, pack)  # [pairs, 2]: chosen, rejected
     ref = torch.tensor([[seq["ref"] for seq in row["seqs"]] for row in pack], dtype=logps.dtype, device=logps.device)
     weights = torch.tensor([row["weight"] for row in pack], dtype=logps.dtype, device=logps.device)
+    wrong = torch.tensor([1 - row["p"] if soft_labels and "p" in row else label_smoothing for row in pack],
+                         dtype=logps.dtype, device=logps.device)
     ratio = logps - ref
     if loss == "ipo":
         chosen, rejected = (ratio / tokens if ipo_length == "mean" else ratio).unbind(1)
-        losses = ipo_loss(chosen, rejected, beta)
+        losses = ipo_loss(chosen, rejected, beta, wrong)
     else:
-        losses = dpo_loss(ratio[:, 0], ratio[:, 1], beta, label_smoothing)
+        losses = dpo_loss(ratio[:, 0], ratio[:, 1], beta, wrong)
+    losses = losses - nll_weight * logps[:, 0] / tokens[:, 0]
     reward_chosen, reward_rejected = (beta * ratio.detach()).unbind(1)
-    sums = {"rewards/chosen": reward_chosen, "rewards/rejected": reward_rejected,
-            "rewards/margins": reward_chosen - reward_rejected,
-            "rewards/accuracies": (reward_chosen > reward_rejected).double(),
-            "logps/chosen": logps[:, 0].detach(), "logps/rejected": logps[:, 1].detach()}
-    return (weights * losses).sum(), Counter({name: values.sum().item() for name, values in sums.items()})
+    return (weights * losses).sum(), tally(pack, losses, weights, {
+        "rewards/chosen": reward_chosen, "rewards/rejected": reward_rejected,
+        "rewards/margins": reward_chosen - reward_rejected,
+        "rewards/accuracies": (reward_chosen > reward_rejected).double(), "logps/chosen": logps[:, 0],
+        "logps/rejected": logps[:, 1], "tokens/chosen": tokens[:, 0], "tokens/rejected": tokens[:, 1]})
 
 
 # ---- the run -------------------------------------------------------------------------------------------------
 
 
 def main(args):
-    rows = read_mixture(args.data, "pairs", args.limit)
+    rank, size = join_processes()
+    rows = read_mixture(args.data, "pairs", args.limit, args.slice_weight)
     tokenizer = load_tokenizer(args.model)
     rows = prepare(rows, lambda row: encode_pair(tokenizer, row, args.max_len), tokenizer, args.max_dropped)
-    steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     if args.show_mask:
         print(*(show_mask(tokenizer, seq) for seq in rows[0]["seqs"]), sep="\n---\n")
         return 0
+    rows, held = hold_out(rows, args.holdout, args.seed)
+    steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     lengths = [line_tokens(row["seqs"]) for row in rows]
     numbers = sorted({n for batch in steps for n in batch})  # what the steps never reach needs no reference
-    used, tokens = [rows[n] for n in numbers], sum(lengths[n] for batch in [*steps, numbers] for n in batch)
+    used, tokens = [rows[n] for n in numbers] + held, sum(lengths[n] for batch in [*steps, numbers] for n in batch)
     plan = forecast(args.out, "dpo.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,
                     model=args.model)
-    print(f"plan     {len(steps)} steps, {cost_line(plan)}")
+    print(f"plan     {len(steps)} steps, {len(held)} rows held out, {cost_line(plan)}")
+    memory = memory_plan(args.model, args.quantize, args.lora_r, args.pack_tokens) if (
+        args.plan or torch.cuda.is_available()) else {}
     if args.plan:
+        print(memory_line(memory))
         return 0
-    record = start_run(args.out, "dpo.py", vars(args), args.data + [args.model] + ([args.ref] if args.ref else []))
+    record = from_first(lambda: start_run(args.out, "dpo.py", vars(args),
+                                          args.data + [args.model] + ([args.ref] if args.ref else [])))
     if record["finished"]:
         (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
         print(f"{args.out} is finished: nothing to do")
@@ -127,50 +149,67 @@ def main(args):
     key = fingerprint(args.ref or args.model, args.quantize)
     if args.ref:  # one model in memory at a time: the other reference is scored and freed first
         other = load_reference(args.ref, tokenizer, args.quantize)
-        read += reference_logps(other, used, args.pack_tokens, key, args.out)
+        read += reference_logps(other, used, args.pack_tokens, key, args.out, rank, size)
         del other
-    model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed)
-    optimizer = torch.optim.AdamW(trained(model), lr=args.lr, weight_decay=0.0)
+    model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
+    optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
     check_length(model, max(len(seq["ids"]) for row in used for seq in row["seqs"]))
     state = load_checkpoint(args.out, model, optimizer)
     if not args.ref:
-        read += reference_logps(model if state["step"] == 0 else None, used, args.pack_tokens, key, args.out)
-    options = (args.loss, args.beta, args.label_smoothing, args.ipo_length)
+        policy = model if state["step"] == 0 else None
+        read += reference_logps(policy, used, args.pack_tokens, key, args.out, rank, size)
+    options = (args.loss, args.beta, args.label_smoothing, args.ipo_length, args.soft_labels)
+
+    def losses(pack):
+        return batch_loss(model, pack, *options, args.nll_weight)
+
     if state["step"] == 0 and not args.ref:
         first = [rows[n] for n in steps[0]]
         with torch.no_grad():
             total = sum(batch_loss(model, pack, *options)[0].item() for pack in packs(first, args.pack_tokens))
         check_start(args.loss.upper(), total / sum(row["weight"] for row in first),
                     math.log(2) if args.loss == "dpo" else 1 / (4 * args.beta**2), model)
+    if args.selfcheck:
+        self_check(model, [rows[n] for n in steps[0][:8]], losses, state["step"] == 0 and not args.ref)
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", read)
-
+    track, history, told = start_tracker(args.track, args.out, vars(args)), read_log(args.out), set()
+    watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows)
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc=args.loss):
+        if state.get("stopped"):
+            break
         batch = [rows[n] for n in steps[step]]
-        total, loss, metrics = sum(row["weight"] for row in batch), 0.0, Counter()
-        for pack in packs(batch, args.pack_tokens):
-            pack_loss, sums = batch_loss(model, pack, *options)
-            (pack_loss / total).backward()
-            loss += pack_loss.item() / total
-            metrics.update(sums)
-        lr = lr_at(step, len(steps), args.lr, args.warmup)
+        total, sums = sum(row["weight"] for row in batch), Counter()
+        for pack in packs(batch, args.pack_tokens)[rank::size]:
+            loss, found = losses(pack)
+            (loss / total).backward()
+            sums.update(found)
+        sum_gradients(model)
+        values, lr = means(summed(sums)), lr_at(step, len(steps), args.lr, args.warmup)
         grad_norm = optimiser_step(optimizer, lr)
-        metrics = {name: value / len(batch) for name, value in metrics.items()}
-        warn_if_still(step, grad_norm, metrics["rewards/margins"])
-        elapsed = seconds + time.perf_counter() - start
+        warn_if_still(step, grad_norm, values["rewards/margins"])
         read = sum(lengths[n] for n in steps[step])
-        write_log(args.out, step, len(steps), loss=loss, grad_norm=grad_norm, lr=lr, seconds=elapsed, tokens=read,
-                  **metrics)
+        values |= {"grad_norm": grad_norm, "lr": lr, "seconds": seconds + time.perf_counter() - start, "tokens": read}
+        if step in watched:
+            values |= evaluate(model, tokenizer, at_start, held, prompts, losses, args.seed, args.pack_tokens)
         tokens += read
-        if (step + 1) % args.save_every == 0 or step + 1 == len(steps):
-            state = {"seconds": elapsed, "tokens": tokens, "loss": loss, "margins": metrics["rewards/margins"]}
+        history.append(write_log(args.out, step, len(steps), **values))
+        track(values, step + 1)
+        warn(history, told, args.beta)
+        stopped = too_far(values, args.max_kl)
+        if stopped or (step + 1) % args.save_every == 0 or step + 1 == len(steps):
+            state = {"tokens": tokens, "stopped": stopped} | {
+                name: values[name] for name in ("seconds", "loss", "rewards/margins")}
             save_checkpoint(args.out, model, optimizer, step + 1, **state)
 
+    if rank:
+        return 0
     save_adapter(args.out, model, tokenizer)
+    curves(args.out)
     cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
     measured = {"tokens": state["tokens"], "seconds": state["seconds"], "cost": cost}
-    save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"])
+    save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"], stopped=state["stopped"])
     (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
-    print(f"result   {len(steps)} steps, last loss {state['loss']:.4f}, margin {state['margins']:+.3f}, "
+    print(f"result   {len(history)} steps, last loss {state['loss']:.4f}, margin {state['rewards/margins']:+.3f}, "
           f"{cost_line(measured)} -> {args.out}")
     return 0
 

@@ -34,7 +34,7 @@ from common import (BadInput, append_lines, at_least, continue_lines, cost_line,
                     prompt_ids, read_jsonl, read_records, run, runs_beside, save_run, seed_for, start_run, write_jsonl,
                     write_whole)
 from inference import generation_batches, judge_answers, overall_score, read_constitution, sample
-from training import fingerprint, load_model, load_tokenizer
+from models import fingerprint, load_model, load_tokenizer
 from verify import check_fields, verify
 
 EXIT = {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}

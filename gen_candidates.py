@@ -23,7 +23,7 @@ from tqdm import tqdm
 from common import (BadInput, append_lines, at_least, continue_lines, cost_line, forecast, generation_tokens, money,
                     parser, prompt_ids, read_jsonl, read_records, run, save_run, seed_for, start_run)
 from inference import ask_endpoint, generation_batches, sample
-from training import load_model, load_tokenizer
+from models import load_model, load_tokenizer
 
 
 def parse_args(argv=None):

@@ -15,6 +15,7 @@ What to look at: kl grows slowly (a jump means --lr is too high), rewards/chosen
 Left out on purpose: other unary losses (BCO, APO).
 """
 
+import math
 import time
 from collections import Counter
 from itertools import chain, islice
@@ -25,10 +26,13 @@ from tqdm import tqdm
 
 from common import (BadInput, at_least, cost_line, encode, forecast, kto_kl, kto_loss, money, parser, read_mixture,
                     run, save_run, show_mask, start_run)
+from models import (autocast, check_length, fingerprint, load_policy, load_reference, load_tokenizer, make_optimizer,
+                    memory_line, memory_plan, needs_checkpointing, trained)
 from packed import line_tokens, logps_after, prompt_length, seq_logps
-from training import (autocast, batches, check_length, check_start, fingerprint, load_checkpoint, load_policy,
-                      load_reference, load_tokenizer, lr_at, optimiser_step, pack_logps, packs, prepare,
-                      reference_logps, save_adapter, save_checkpoint, trained, warn_if_still, write_log)
+from training import (batches, check_start, from_first, hold_out, join_processes, load_checkpoint, lr_at, means,
+                      optimiser_step, pack_logps, packs, prepare, read_log, reference_logps, save_adapter,
+                      save_checkpoint, start_tracker, sum_gradients, summed, tally, warn_if_still, write_log)
+from watch import curves, evaluate, self_check, some_prompts, too_far, warn, watch_steps
 
 
 def parse_args(argv=None):
@@ -38,6 +42,7 @@ def parse_args(argv=None):
     p.add_argument("--ref", help="reference policy (default: --model as it is before step 1)")
     p.add_argument("--data", required=True, nargs="+", metavar="FILE[=WEIGHT]", help="JSONL files or hf:name[:split]")
     p.add_argument("--out", required=True, help="run folder to write")
+    p.add_argument("--slice-weight", nargs="+", metavar="SLICE=W", help="draw rows of a slice W times, like =WEIGHT")
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
     p.add_argument("--max-dropped", type=at_least(0, float, 1), default=0.05, help="largest share of unusable rows")
     # the method
@@ -58,9 +63,15 @@ def parse_args(argv=None):
     p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="tokens in memory at once")
     p.add_argument("--seed", type=int, default=0, help="order of the rows and initial adapter")
     p.add_argument("--save-every", type=at_least(1), default=50, help="steps between checkpoints")
+    # what is watched
+    p.add_argument("--holdout", type=at_least(0, float, 0.5), default=0.05, help="share of prompts only scored (<= 64)")
+    p.add_argument("--eval-every", type=at_least(0), help="steps between evaluations (default: five a run; 0 = none)")
+    p.add_argument("--max-kl", type=at_least(0, float), help="stop when answers are further (nats) from the start")
+    p.add_argument("--selfcheck", action="store_true", help="check gradients, packs and reference before step 1")
+    p.add_argument("--track", help="also log to accelerate's tracker: tensorboard, wandb, trackio ...")
     # look before you pay
     p.add_argument("--show-mask", action="store_true", help="print rows, trained parts in ⟦ ⟧, and exit")
-    p.add_argument("--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit")
+    p.add_argument("--plan", action="store_true", help="print tokens, time, memory, cost; load no model; exit")
     p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: an earlier run)")
     p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
     return p.parse_args(argv)
@@ -112,13 +123,18 @@ def mismatched(rows, steps, max_len):
 def step_kl(model, cut):
     """KTO's reference point of one optimiser step, from the mismatched answers row["other"] of all its packs, and what
     reading the first pack gave: (kl, logps [rows] of that pack, with gradient). Its prompts are read once for both."""
-    with autocast(model):
-        logps, _, line = seq_logps(model, [row["seqs"][0] for row in cut[0]], keep=True)
-        others = [logps_after(model, [row["other"] for row in cut[0]], line)]
-        with torch.no_grad():
-            others += [seq_logps(model, [row["other"] for row in pack])[0] for pack in cut[1:]]
-    ref = [row["other"]["ref"] for pack in cut for row in pack]
-    return kto_kl(torch.cat(others) - torch.tensor(ref, dtype=logps.dtype, device=logps.device)), logps
+    ratios, first = [], None
+    for number, pack in enumerate(cut):
+        others = [row["other"] for row in pack]
+        with autocast(model):
+            if number == 0:
+                first, _, line = seq_logps(model, [row["seqs"][0] for row in pack], keep=True)
+                logps = logps_after(model, others, line)
+            else:
+                with torch.no_grad():
+                    logps = seq_logps(model, others)[0]
+        ratios += [logp - seq["ref"] for logp, seq in zip(logps.tolist(), others)]
+    return kto_kl(torch.tensor(summed(ratios), dtype=torch.float64)), first
 
 
 def batch_loss(model, pack, kl, beta, weight_good, weight_bad, logps=None):
@@ -127,21 +143,21 @@ def batch_loss(model, pack, kl, beta, weight_good, weight_bad, logps=None):
     logps = pack_logps(model, pack)[0][:, 0] if logps is None else logps
     ratio = logps - torch.tensor([row["seqs"][0]["ref"] for row in pack], dtype=logps.dtype, device=logps.device)
     label = torch.tensor([row["label"] for row in pack], device=ratio.device)
-    weights = torch.tensor([row["weight"] * (weight_good if row["label"] else weight_bad) for row in pack],
-                           dtype=ratio.dtype, device=ratio.device)
-    losses = kto_loss(ratio, label, kl, beta)
-    sums = Counter()
-    for name, rows in (("chosen", label), ("rejected", ~label)):
-        sums.update({f"rewards/{name}": beta * ratio.detach()[rows].sum().item(),
-                     f"logps/{name}": logps.detach()[rows].sum().item(), f"count/{name}": rows.sum().item()})
-    return (weights * losses).sum(), sums
+    weights = torch.tensor([row["weight"] for row in pack], dtype=ratio.dtype, device=ratio.device)
+    classes = torch.tensor([weight_good if row["label"] else weight_bad for row in pack], device=ratio.device)
+    losses = classes * kto_loss(ratio, label, kl.to(ratio.device), beta)
+    tokens = torch.tensor([float(sum(row["seqs"][0]["mask"])) for row in pack], device=ratio.device)
+    metrics = {f"{kind}/{side}": values.where(label == (side == "chosen"), math.nan) for side in ("chosen", "rejected")
+               for kind, values in (("rewards", beta * ratio), ("logps", logps), ("tokens", tokens))}
+    return (weights * losses).sum(), tally(pack, losses, weights, metrics)
 
 
 # ---- the run -------------------------------------------------------------------------------------------------
 
 
 def main(args):
-    raw = read_mixture(args.data, "labels", args.limit)
+    rank, size = join_processes()
+    raw = read_mixture(args.data, "labels", args.limit, args.slice_weight)
     rows = [answer for row in raw for answer in unary(row, args.threshold)]
     tokenizer = load_tokenizer(args.model)
     rows = prepare(rows, lambda row: row | {"seqs": [
@@ -149,25 +165,30 @@ def main(args):
         tokenizer, args.max_dropped)
     silent = sum(not unary(row, args.threshold) for row in raw)
     labels = [row["label"] for row in rows]
-    shares = [row["weight"] * row["source"][1] for row in rows]
+    shares = [row["weight"] * row["source"][-1] for row in rows]
     good, bad = class_weights(labels, args.desirable_weight, args.undesirable_weight, shares)
     print(f"labels   {sum(labels)} good x {good:.3g}, {len(labels) - sum(labels)} bad x {bad:.3g}, {silent} records "
           "without a score left out")
-    steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     if args.show_mask:
         print(*(f"{row['label']}: {show_mask(tokenizer, row['seqs'][0])}" for row in rows[:3]), sep="\n---\n")
         return 0
+    rows, held = hold_out(rows, args.holdout, args.seed)
+    steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     kl_pairs = mismatched(rows, steps, args.max_len)
     used = sorted({n for batch in steps for n in batch})  # what the steps never reach needs no reference
-    everything = [rows[n] for n in used] + [{"seqs": [seq]} for seqs in kl_pairs for seq in seqs]
+    everything = [rows[n] for n in used] + [{"seqs": [seq]} for seqs in kl_pairs for seq in seqs] + held
     lengths = [[line_tokens([rows[n]["seqs"][0], other]) for n, other in zip(*pair)] for pair in zip(steps, kl_pairs)]
     tokens = 2 * sum(map(sum, lengths))  # training with its KL pairs, and the reference of both
     plan = forecast(args.out, "kto.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,
                     model=args.model)
-    print(f"plan     {len(steps)} steps, {cost_line(plan)}")
+    print(f"plan     {len(steps)} steps, {len(held)} rows held out, {cost_line(plan)}")
+    memory = memory_plan(args.model, args.quantize, args.lora_r, args.pack_tokens) if (
+        args.plan or torch.cuda.is_available()) else {}
     if args.plan:
+        print(memory_line(memory))
         return 0
-    record = start_run(args.out, "kto.py", vars(args), args.data + [args.model] + ([args.ref] if args.ref else []))
+    record = from_first(lambda: start_run(args.out, "kto.py", vars(args),
+                                          args.data + [args.model] + ([args.ref] if args.ref else [])))
     if record["finished"]:
         (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
         print(f"{args.out} is finished: nothing to do")
@@ -176,53 +197,69 @@ def main(args):
     key = fingerprint(args.ref or args.model, args.quantize)
     if args.ref:  # one model in memory at a time: the other reference is scored and freed first
         other = load_reference(args.ref, tokenizer, args.quantize)
-        read += reference_logps(other, everything, args.pack_tokens, key, args.out)
+        read += reference_logps(other, everything, args.pack_tokens, key, args.out, rank, size)
         del other
-    model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed)
-    optimizer = torch.optim.AdamW(trained(model), lr=args.lr, weight_decay=0.0)
-    check_length(model, max(len(row["seqs"][0]["ids"]) for row in everything))
+    model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
+    optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
+    check_length(model, max(len(seq["ids"]) for row in everything for seq in row["seqs"]))
     state = load_checkpoint(args.out, model, optimizer)
     if not args.ref:
-        read += reference_logps(model if state["step"] == 0 else None, everything, args.pack_tokens, key, args.out)
+        policy = model if state["step"] == 0 else None
+        read += reference_logps(policy, everything, args.pack_tokens, key, args.out, rank, size)
+    kl = torch.zeros(())
+
+    def losses(pack):
+        return batch_loss(model, pack, kl, args.beta, good, bad)
+
     if state["step"] == 0 and not args.ref:
         first = [rows[n] | {"label": True} for n in steps[0]]  # one side, no KL: opposite errors would cancel
         with torch.no_grad():
-            total = sum(batch_loss(model, pack, torch.zeros(()), args.beta, 1.0, 1.0)[0].item()
+            total = sum(batch_loss(model, pack, kl, args.beta, 1.0, 1.0)[0].item()
                         for pack in packs(first, args.pack_tokens))
         check_start("KTO", total / sum(row["weight"] for row in first), 0.5, model)
+    if args.selfcheck:
+        self_check(model, [rows[n] for n in steps[0][:8]], losses, state["step"] == 0 and not args.ref)
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", read)
-
+    track, history, told = start_tracker(args.track, args.out, vars(args)), read_log(args.out), set()
+    watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows)
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc="kto"):
+        if state.get("stopped"):
+            break
         batch = [rows[n] | {"other": other} for n, other in zip(steps[step], kl_pairs[step])]
-        total, loss, metrics = sum(row["weight"] for row in batch), 0.0, Counter()
-        cut = packs(batch, args.pack_tokens)
-        kl, first = step_kl(model, cut)
+        total, sums = sum(row["weight"] for row in batch), Counter()
+        cut = packs(batch, args.pack_tokens)[rank::size]
+        kl, logps = step_kl(model, cut)
         for pack in cut:
-            pack_loss, sums = batch_loss(model, pack, kl, args.beta, good, bad, first)
-            first = None
-            (pack_loss / total).backward()
-            loss += pack_loss.item() / total
-            metrics.update(sums)
-        lr = lr_at(step, len(steps), args.lr, args.warmup)
+            loss, found = batch_loss(model, pack, kl, args.beta, good, bad, logps)
+            (loss / total).backward()
+            sums.update(found)
+            logps = None
+        sum_gradients(model)
+        values, lr = means(summed(sums)) | {"kl": kl.item()}, lr_at(step, len(steps), args.lr, args.warmup)
         grad_norm = optimiser_step(optimizer, lr)
-        metrics = {f"{kind}/{side}": metrics[f"{kind}/{side}"] / metrics[f"count/{side}"]
-                   for side in ("chosen", "rejected") if metrics[f"count/{side}"] for kind in ("rewards", "logps")}
-        warn_if_still(step, grad_norm, sum(abs(v) for k, v in metrics.items() if k.startswith("rewards")))
-        elapsed = seconds + time.perf_counter() - start
+        warn_if_still(step, grad_norm, sum(abs(values.get(f"rewards/{side}", 0)) for side in ("chosen", "rejected")))
         read = sum(lengths[step])
-        write_log(args.out, step, len(steps), loss=loss, grad_norm=grad_norm, lr=lr, seconds=elapsed, tokens=read,
-                  kl=kl.item(), **metrics)
+        values |= {"grad_norm": grad_norm, "lr": lr, "seconds": seconds + time.perf_counter() - start, "tokens": read}
+        if step in watched:
+            values |= evaluate(model, tokenizer, at_start, held, prompts, losses, args.seed, args.pack_tokens)
         tokens += read
-        if (step + 1) % args.save_every == 0 or step + 1 == len(steps):
-            state = {"seconds": elapsed, "tokens": tokens, "loss": loss, "kl": kl.item()}
+        history.append(write_log(args.out, step, len(steps), **values))
+        track(values, step + 1)
+        warn(history, told, args.beta)
+        stopped = too_far(values, args.max_kl)
+        if stopped or (step + 1) % args.save_every == 0 or step + 1 == len(steps):
+            state = {"tokens": tokens, "stopped": stopped} | {name: values[name] for name in ("seconds", "loss", "kl")}
             save_checkpoint(args.out, model, optimizer, step + 1, **state)
 
+    if rank:
+        return 0
     save_adapter(args.out, model, tokenizer)
+    curves(args.out)
     cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
     measured = {"tokens": state["tokens"], "seconds": state["seconds"], "cost": cost}
-    save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"])
+    save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"], stopped=state["stopped"])
     (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
-    print(f"result   {len(steps)} steps, last loss {state['loss']:.4f}, kl {state['kl']:.4f}, "
+    print(f"result   {len(history)} steps, last loss {state['loss']:.4f}, kl {state['kl']:.4f}, "
           f"{cost_line(measured)} -> {args.out}")
     return 0
 

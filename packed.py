@@ -277,7 +277,7 @@ def line_forward(self, *args, line=None, **kwargs):
     hidden = self.get_decoder()(input_ids=line["ids"][None], position_ids=line["positions"][None], attention_mask=skip,
                                 use_cache=False, line=line).last_hidden_state[0]  # [T, H]
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    chunk = max(16, (1 << 26 if hidden.is_cuda else 1 << 23) // len(head.weight))
+    chunk = max(16, (1 << 24 if hidden.is_cuda else 1 << 23) // len(head.weight))
     return HeadLogps.apply(hidden.index_select(0, line["source"]), head.weight, head.bias, line["target"], scale,
                            getattr(config, "final_logit_softcapping", None), chunk)
 
@@ -297,6 +297,13 @@ def seq_logps(model, seqs, keep=False):
         return *completion_logps(model, seqs), None
     line = lay_out(seqs, base_of(model).device) | {"keep": keep}
     return *line_logps(model, line, len(seqs)), line
+
+
+def token_logps(model, seqs):
+    """Log-probabilities [S] of the supervised tokens of all sequences, in an order that depends on seqs alone."""
+    if getattr(base_of(model), "packed", None):
+        return model(line=lay_out(seqs, base_of(model).device))
+    return completion_logps(model, seqs, by_token=True)
 
 
 def logps_after(model, seqs, line):

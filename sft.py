@@ -10,7 +10,9 @@ Writes  a run folder: adapter, tokenizer + chat template, log.jsonl (a line a st
 What to look at: the data report (duplicates and hedging openers teach style faster than content), --show-mask once per
 new model, and `loss` in log.jsonl: it should fall and level off. A loss near 0 after one epoch means memorised rows.
 Killed at any moment, the same command continues and ends in the same weights.
-Left out on purpose: full-parameter training, evaluation during training (the gate does it), several GPUs.
+Beside it stand eval_loss (held-out rows) and what the policy says by itself; curves.png draws them. Several GPUs:
+    accelerate launch --num_processes 2 sft.py --model data/tiny/base --data data/sft.jsonl --out runs/sft2
+Left out on purpose: full-parameter training.
 """
 
 import math
@@ -23,8 +25,12 @@ from tqdm import tqdm
 
 from common import (at_least, cost_line, encode, forecast, money, parser, read_mixture, run, save_run, show_mask,
                     start_run)
-from training import (batches, check_length, load_checkpoint, load_policy, load_tokenizer, lr_at, optimiser_step,
-                      pack_logps, packs, prepare, save_adapter, save_checkpoint, trained, warn_if_still, write_log)
+from models import (check_length, load_policy, load_tokenizer, make_optimizer, memory_line, memory_plan,
+                    needs_checkpointing, trained)
+from training import (batches, from_first, hold_out, join_processes, load_checkpoint, lr_at, means, optimiser_step,
+                      pack_logps, packs, prepare, read_log, save_adapter, save_checkpoint, start_tracker,
+                      sum_gradients, summed, tally, warn_if_still, write_log)
+from watch import curves, evaluate, self_check, some_prompts, too_far, warn, watch_steps
 
 
 def parse_args(argv=None):
@@ -33,6 +39,7 @@ def parse_args(argv=None):
     p.add_argument("--model", required=True, help="hub name, model folder or run folder to start from")
     p.add_argument("--data", required=True, nargs="+", metavar="FILE[=WEIGHT]", help="JSONL files or hf:name[:split]")
     p.add_argument("--out", required=True, help="run folder to write")
+    p.add_argument("--slice-weight", nargs="+", metavar="SLICE=W", help="draw rows of a slice W times, like =WEIGHT")
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
     p.add_argument("--max-dropped", type=at_least(0, float, 1), default=0.05, help="largest share of unusable rows")
     # the method
@@ -50,9 +57,15 @@ def parse_args(argv=None):
     p.add_argument("--pack-tokens", type=at_least(1), default=4096, help="tokens in memory at once")
     p.add_argument("--seed", type=int, default=0, help="order of the rows and initial adapter")
     p.add_argument("--save-every", type=at_least(1), default=50, help="steps between checkpoints")
+    # what is watched
+    p.add_argument("--holdout", type=at_least(0, float, 0.5), default=0.05, help="share of prompts only scored (<= 64)")
+    p.add_argument("--eval-every", type=at_least(0), help="steps between evaluations (default: five a run; 0 = none)")
+    p.add_argument("--max-kl", type=at_least(0, float), help="stop when answers are further (nats) from the start")
+    p.add_argument("--selfcheck", action="store_true", help="check gradients, packs and reference before step 1")
+    p.add_argument("--track", help="also log to accelerate's tracker: tensorboard, wandb, trackio ...")
     # look before you pay
     p.add_argument("--show-mask", action="store_true", help="print rows, trained parts in ⟦ ⟧, and exit")
-    p.add_argument("--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit")
+    p.add_argument("--plan", action="store_true", help="print tokens, time, memory, cost; load no model; exit")
     p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: an earlier run)")
     p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
     return p.parse_args(argv)
@@ -62,10 +75,12 @@ def parse_args(argv=None):
 
 
 def batch_loss(model, pack):
-    """Sum over the pack of weight x negative log-likelihood of the supervised tokens; divide by the batch's weight."""
-    logps, _ = pack_logps(model, pack)
+    """(sum over the pack of weight x negative log-likelihood of the supervised tokens, sums of the metrics by slice);
+    divide by the batch's weighted tokens."""
+    logps, tokens = pack_logps(model, pack)  # [rows, 1]
     weights = torch.tensor([row["weight"] for row in pack], dtype=torch.float64, device=logps.device)
-    return -(weights * logps[:, 0]).sum()
+    losses = -logps[:, 0] / tokens[:, 0]
+    return -(weights * logps[:, 0]).sum(), tally(pack, losses, weights * tokens[:, 0], {"tokens/answer": tokens[:, 0]})
 
 
 def data_report(rows):
@@ -88,60 +103,82 @@ def data_report(rows):
 
 
 def main(args):
-    rows = read_mixture(args.data, "sft", args.limit)
+    rank, size = join_processes()
+    rows = read_mixture(args.data, "sft", args.limit, args.slice_weight)
     tokenizer = load_tokenizer(args.model)
     print("\n".join(data_report(rows)))
     rows = prepare(rows, lambda row: row | {"seqs": [
         encode(tokenizer, row["prompt"], row["completion"], row.get("tools"), args.max_len, args.all_turns)]},
         tokenizer, args.max_dropped)
-    steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     if args.show_mask:
         print(*(show_mask(tokenizer, row["seqs"][0]) for row in rows[:3]), sep="\n---\n")
         return 0
+    rows, held = hold_out(rows, args.holdout, args.seed)
+    steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     tokens = sum(len(rows[n]["seqs"][0]["ids"]) for batch in steps for n in batch)
     plan = forecast(args.out, "sft.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,
                     model=args.model)
-    print(f"plan     {len(steps)} steps, {cost_line(plan)}")
+    print(f"plan     {len(steps)} steps, {len(held)} rows held out, {cost_line(plan)}")
+    memory = memory_plan(args.model, args.quantize, args.lora_r, args.pack_tokens) if (
+        args.plan or torch.cuda.is_available()) else {}
     if args.plan:
+        print(memory_line(memory))
         return 0
-    record = start_run(args.out, "sft.py", vars(args), args.data + [args.model])
+    record = from_first(lambda: start_run(args.out, "sft.py", vars(args), args.data + [args.model]))
     if record["finished"]:
         (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
         print(f"{args.out} is finished: nothing to do")
         return 0
     start = time.perf_counter()
-    model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed)
-    optimizer = torch.optim.AdamW(trained(model), lr=args.lr, weight_decay=0.0)
+    model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
+    optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
     check_length(model, max(len(row["seqs"][0]["ids"]) for row in rows))
     state = load_checkpoint(args.out, model, optimizer)
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", 0)
 
+    def losses(pack):
+        return batch_loss(model, pack)
+
+    if args.selfcheck:
+        self_check(model, [rows[n] for n in steps[0][:8]], losses)
+    track, history, told = start_tracker(args.track, args.out, vars(args)), read_log(args.out), set()
+    watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows)
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc="sft"):
+        if state.get("stopped"):
+            break
         batch = [rows[n] for n in steps[step]]
-        total = sum(row["weight"] * sum(row["seqs"][0]["mask"]) for row in batch)
-        loss = 0.0
-        for pack in packs(batch, args.pack_tokens):
-            pack_loss = batch_loss(model, pack) / total
-            pack_loss.backward()
-            loss += pack_loss.item()
-        lr = lr_at(step, len(steps), args.lr, args.warmup)
+        total, sums = sum(row["weight"] * sum(row["seqs"][0]["mask"]) for row in batch), Counter()
+        for pack in packs(batch, args.pack_tokens)[rank::size]:
+            loss, found = losses(pack)
+            (loss / total).backward()
+            sums.update(found)
+        sum_gradients(model)
+        values, lr = means(summed(sums)), lr_at(step, len(steps), args.lr, args.warmup)
+        values["perplexity"] = math.exp(min(values["loss"], 50))
         grad_norm = optimiser_step(optimizer, lr)
         warn_if_still(step, grad_norm, None)
-        elapsed = seconds + time.perf_counter() - start
         read = sum(len(row["seqs"][0]["ids"]) for row in batch)
-        write_log(args.out, step, len(steps), loss=loss, grad_norm=grad_norm, lr=lr, seconds=elapsed, tokens=read,
-                  perplexity=math.exp(min(loss, 50)))
+        values |= {"grad_norm": grad_norm, "lr": lr, "seconds": seconds + time.perf_counter() - start, "tokens": read}
+        if step in watched:
+            values |= evaluate(model, tokenizer, at_start, held, prompts, losses, args.seed, args.pack_tokens)
         tokens += read
-        if (step + 1) % args.save_every == 0 or step + 1 == len(steps):
-            state = {"seconds": elapsed, "tokens": tokens, "loss": loss}
+        history.append(write_log(args.out, step, len(steps), **values))
+        track(values, step + 1)
+        warn(history, told)
+        stopped = too_far(values, args.max_kl)
+        if stopped or (step + 1) % args.save_every == 0 or step + 1 == len(steps):
+            state = {"tokens": tokens, "stopped": stopped} | {name: values[name] for name in ("seconds", "loss")}
             save_checkpoint(args.out, model, optimizer, step + 1, **state)
 
+    if rank:
+        return 0
     save_adapter(args.out, model, tokenizer)
+    curves(args.out)
     cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
     measured = {"tokens": state["tokens"], "seconds": state["seconds"], "cost": cost}
-    save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"])
+    save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"], stopped=state["stopped"])
     (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
-    print(f"result   {len(steps)} steps, last loss {state['loss']:.4f}, {cost_line(measured)} -> {args.out}")
+    print(f"result   {len(history)} steps, last loss {state['loss']:.4f}, {cost_line(measured)} -> {args.out}")
     return 0
 
 

@@ -1,5 +1,5 @@
-"""What the three trainers share because a mistake in it would be silent: model loading (QLoRA), packs, order, reference
-log-probabilities, schedule, checkpoints and the checks before step 1. The training loop itself stands in each trainer.
+"""What the three trainers share because a mistake in it would be silent: packs, order, metrics, reference
+log-probabilities, processes, schedule, checkpoints. The training loop itself stands in each trainer.
 
 A training row is {"seqs": [{"ids", "mask", "truncated"}, ...], "weight", "slice", "id", "source", ...}: one sequence
 for SFT and KTO, two (chosen, rejected) for DPO. Sums are over rows or tokens of a whole batch, so packs never matter.
@@ -11,149 +11,18 @@ import json
 import math
 import os
 import random
+import sys
 from collections import Counter
 from pathlib import Path
 
+import accelerate
 import torch
-import transformers
-from safetensors import SafetensorError
+import torch.distributed
 from tqdm import tqdm
 
-from common import PLAIN_TEMPLATE, BadInput, digest, read_run, seed_for, stop_ids, write_whole
-from packed import line_tokens, prompt_length, seq_logps, share_prompts
-
-transformers.utils.logging.disable_progress_bar()
-
-# ---- models --------------------------------------------------------------------------------------------------
-
-
-def resolve_model(name):
-    """A hub name, a model folder or a run folder of ours -> (base model, adapter folder or None)."""
-    path = Path(name)
-    if not read_run(path / "run.json").get("finished", True):
-        raise BadInput(f"{name}: this run has not finished; run its command again to continue it")
-    if (path / "adapter_config.json").exists() and not (path / "adapter_model.safetensors").exists():
-        raise BadInput(f"{name}: adapter_model.safetensors is missing")
-    if (path / "adapter_config.json").exists():
-        return json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"], str(path)
-    if path.exists() and not (path / "config.json").exists():
-        raise BadInput(f"{name}: no config.json or adapter_config.json in it: neither a model nor a run folder")
-    if not path.exists() and (name.count("/") > 1 or name.startswith((".", "/", "runs/", "data/"))):
-        raise BadInput(f"{name}: no such folder")
-    return name, None
-
-
-def fingerprint(name, quantize):
-    """What the log-probabilities of a model depend on: weights of base and adapter, number format and device."""
-    base, adapter = resolve_model(name)
-    parts = ("adapter_model.safetensors", "adapter_config.json") if adapter else ()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return "+".join([digest(base), *(digest(Path(adapter) / part) for part in parts), quantize_mode(quantize), device])
-
-
-def quantize_mode(quantize):
-    """auto -> nf4 on a GPU, none on the CPU."""
-    return quantize if quantize != "auto" else "nf4" if torch.cuda.is_available() else "none"
-
-
-def load_tokenizer(name):
-    """The tokenizer of a model or run folder; one without a chat template gets the plain one of common.py."""
-    base, adapter = resolve_model(name)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(adapter or base)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{adapter or base}: no tokenizer can be loaded ({str(error)[:160]})") from None
-    if tokenizer.chat_template is None:
-        starts = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
-        tokenizer.chat_template = "{{ bos_token }}" * starts + PLAIN_TEMPLATE
-    return tokenizer
-
-
-def load_model(name, quantize="auto", trainable=False):
-    """The model behind a hub name, model folder or run folder, on the GPU if there is one.
-
-    quantize: "nf4" = 4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314; also runs on CPU), "none" =
-    bf16 on a GPU and fp32 on the CPU, "auto" = nf4 on a GPU. A run's adapter stays apart from the base weights."""
-    from peft import PeftModel  # seconds to load: --help and --plan do without
-
-    base, adapter = resolve_model(name)
-    cuda = torch.cuda.is_available()
-    dtype = torch.bfloat16 if cuda else torch.float32
-    options = {"dtype": dtype, "device_map": {"": 0 if cuda else "cpu"}}
-    if quantize_mode(quantize) == "nf4":
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
-    try:
-        config = transformers.AutoConfig.from_pretrained(base)
-        for key, value in vars(config).items():  # dropout would make policy and reference differ before step 1
-            if "drop" in key and isinstance(value, float):
-                setattr(config, key, 0.0)
-        model = transformers.AutoModelForCausalLM.from_pretrained(base, config=config, **options)
-        model.requires_grad_(False)
-        if adapter:
-            model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"{name}: no model can be loaded ({str(error)[:160]})") from None
-    return model.eval()
-
-
-def load_reference(name, tokenizer, quantize):
-    """The model of --ref, for scoring. BadInput when its vocabulary is another: the same ids would be other words."""
-    if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
-        raise BadInput(f"--ref {name}: not the tokenizer of --model: log-probabilities cannot be compared")
-    model = load_model(name, quantize).train()  # as the policy: in eval mode 4-bit layers on a CPU round differently
-    with autocast(model):
-        share_prompts(model)
-    return model
-
-
-def check_length(model, longest):
-    """Say it when a sequence is longer than the positions the model was made for; BadInput where it has no more."""
-    limit = getattr(model.config, "max_position_embeddings", None) or longest
-    learned = any(name.split(".")[-2] in ("wpe", "embed_positions") for name, _ in model.named_parameters())
-    if longest > limit and learned:
-        raise BadInput(f"{longest} tokens in a sequence, {limit} positions: lower --max-len or --max-tokens")
-    if longest > limit:
-        print(f"WARNING  {longest} tokens in a sequence, but the model was made for {limit}: poor results beyond")
-
-
-def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0):
-    """A model with a trainable LoRA adapter: a new one (B = 0, so it starts as the base), or the run folder's own.
-
-    lora_r defaults to 16 and lora_alpha to 2 * lora_r. BadInput when they contradict the adapter that is continued."""
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    model = load_model(name, quantize, trainable=True)
-    if not isinstance(model, PeftModel):
-        torch.manual_seed(seed)
-        rank, head = lora_r or 16, model.get_output_embeddings()
-        model = get_peft_model(model, LoraConfig(
-            r=rank, lora_alpha=lora_alpha or 2 * rank, lora_dropout=0.0, target_modules="all-linear",
-            exclude_modules=[name for name, module in model.named_modules() if module is head], task_type="CAUSAL_LM"))
-    config = model.peft_config["default"]
-    if lora_r not in (None, config.r) or lora_alpha not in (None, config.lora_alpha):
-        raise BadInput(f"{name} continues an adapter of rank {config.r}, alpha {config.lora_alpha}: leave --lora-r and "
-                       "--lora-alpha out, or start from the base model")
-    for parameter in trained(model):
-        parameter.data = parameter.data.float()
-    model.train()  # harmless without dropout; in eval mode 4-bit layers on a CPU pass no gradient through
-    if model.device.type == "cuda":  # trade time for memory
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-    with autocast(model):
-        share_prompts(model)
-    return model
-
-
-def trained(model):
-    """The parameters that are trained (the adapter's)."""
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def autocast(model):
-    """bf16 arithmetic on a GPU, full precision on the CPU."""
-    return torch.autocast("cuda", torch.bfloat16) if model.device.type == "cuda" else contextlib.nullcontext()
-
+from common import BadInput, seed_for, stop_ids, write_whole
+from models import autocast, trained
+from packed import line_tokens, prompt_length, seq_logps
 
 # ---- rows, order, packs --------------------------------------------------------------------------------------
 
@@ -196,7 +65,7 @@ def batches(rows, batch_size, epochs, seed, max_steps=None):
     steps = []
     for epoch in range(epochs):
         rng, keyed = random.Random(seed_for("order", seed, epoch)), []
-        for (_, weight), members in sorted(sources.items()):
+        for (*_, weight), members in sorted(sources.items()):
             picks = members * int(weight) + rng.sample(members, round(len(members) * (weight % 1)))
             rng.shuffle(picks)
             keyed += [((k + rng.random()) / len(picks), number) for k, number in enumerate(picks)]
@@ -222,6 +91,45 @@ def packs(rows, pack_tokens):
     return [pack["rows"] for pack in found]
 
 
+def hold_out(rows, share, seed, most=64):
+    """(training rows, held-out rows): whole prompts, drawn by their hash; none if that would be fewer than 8 rows."""
+    wanted = min(most, round(share * len(rows)))
+    if wanted < 8:
+        return rows, []
+    place = {n: seed_for("hold out", seed, row["prompt"]) for n, row in enumerate(rows)}
+    limit = sorted(place.values())[wanted - 1]
+    return ([row for n, row in enumerate(rows) if place[n] > limit],
+            [row for n, row in enumerate(rows) if place[n] <= limit])
+
+
+def tally(pack, losses, weights, metrics):
+    """Sums over a pack by slice: {(slice, name): sum}. losses, weights and the metrics' values: [rows], NaN = not for
+    this row. A metric's count goes under (slice, name, "rows")."""
+    sums = Counter()
+    for name, values in {"loss": weights * losses, "weight": weights, **metrics}.items():
+        for row, value in zip(pack, values.detach().tolist()):
+            if not math.isnan(value):
+                sums[row.get("slice", "all"), name] += value
+                sums[row.get("slice", "all"), name, "rows"] += 1
+    return sums
+
+
+def means(sums):
+    """tally's sums as {name: mean}; more than one slice: also {"slices": {slice: {name: mean}}}. The loss is the mean
+    by weight, as it is trained."""
+    slices = sorted({key[0] for key in sums})
+
+    def over(names):
+        found = Counter()
+        for key, value in sums.items():
+            if key[0] in names:
+                found[key[1:]] += value
+        return {"loss": found["loss",] / found["weight",]} | {
+            name[0]: value / found[name[0], "rows"] for name, value in found.items()
+            if len(name) == 1 and name[0] not in ("loss", "weight")}
+    return over(slices) | ({"slices": {name: over([name]) for name in slices}} if len(slices) > 1 else {})
+
+
 def pack_logps(model, pack):
     """Log-probabilities of a pack of rows -> (logps [rows, seqs] float64, tokens [rows, seqs])."""
     with autocast(model):
@@ -232,7 +140,7 @@ def pack_logps(model, pack):
 # ---- the reference policy ------------------------------------------------------------------------------------
 
 
-def reference_logps(model, rows, pack_tokens, key, out):
+def reference_logps(model, rows, pack_tokens, key, out, rank=0, size=1):
     """Set seq["ref"], the log-probability under the reference; computed once, kept in out/ref_logps.jsonl.
 
     `key` is the fingerprint of the reference. Runs beside `out` lend their cache, so another loss on the same data is
@@ -261,16 +169,17 @@ def reference_logps(model, rows, pack_tokens, key, out):
     if missing and model is None:
         raise BadInput(f"{path} is incomplete though training has begun: delete {out} and start again")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
+    with open(os.devnull if rank else path, "a", encoding="utf-8") as file:
         file.write("\n" if path.stat().st_size else "")  # a torn line stays alone
         for borrowed in [k for k in unique if k in known and k not in own]:
             file.write(json.dumps({"key": borrowed, "logp": known[borrowed]}) + "\n")
-        for group in tqdm(missing, desc="reference", leave=False):
+        for at in tqdm(range(0, len(missing), size), desc="reference", leave=False):
+            mine = [seq for group in missing[at + rank:at + rank + 1] for seq in group]
             with torch.no_grad():
-                logps = pack_logps(model, [{"seqs": group}])[0][0].tolist()
-            for seq, logp in zip(group, logps):
-                known[seq["key"]] = logp
-                file.write(json.dumps({"key": seq["key"], "logp": logp}) + "\n")
+                logps = pack_logps(model, [{"seqs": mine}])[0][0].tolist() if mine else []
+            for seq_key, logp in summed([(seq["key"], logp) for seq, logp in zip(mine, logps)]):
+                known[seq_key] = logp
+                file.write(json.dumps({"key": seq_key, "logp": logp}) + "\n")
             file.flush()
     for seq in (seq for row in rows for seq in row["seqs"]):
         seq["ref"] = known[seq["key"]]
@@ -284,6 +193,59 @@ def check_start(name, value, expected, model):
     if not abs(value - expected) <= tolerance * max(1.0, expected):
         raise BadInput(f"the {name} loss before step 1 is {value:.6f} instead of {expected:.6f}: the reference is not "
                        "the policy that training starts from (stale ref_logps.jsonl? delete it and start again)")
+
+
+# ---- processes: accelerate launch dpo.py ... -----------------------------------------------------------------
+
+
+def join_processes():
+    """Join the processes of `accelerate launch` if there are several -> (number of this one, how many). Each holds the
+    whole model and reads its share of the packs; gradients are summed once a step, so the update is that of one. Only
+    the first speaks and writes."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return 0, 1
+    state = accelerate.PartialState()
+    if state.device.type == "cuda":
+        torch.cuda.set_device(state.device)
+    if state.process_index:
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+    return state.process_index, state.num_processes
+
+
+def is_first():
+    """False in the other processes of accelerate launch."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def from_first(make):
+    """make() of the first process, for all: a run record must be opened once."""
+    found = [make() if is_first() else None]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(found)
+    return found[0]
+
+
+def summed(values):
+    """Sum of Counters or lists over all processes."""
+    if not torch.distributed.is_initialized():
+        return values
+    everyone = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, values)
+    total = type(values)()
+    for one in everyone:
+        total.extend(one) if isinstance(total, list) else total.update(one)
+    return total
+
+
+def sum_gradients(model):
+    """Sum the adapter's gradient over all processes, in one message."""
+    if torch.distributed.is_initialized():
+        parameters = trained(model)
+        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        flat = torch.cat([grad.flatten() for grad in grads])
+        torch.distributed.all_reduce(flat)
+        for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters])):
+            parameter.grad = grad.view_as(parameter).clone()
 
 
 # ---- steps, checkpoints, logs --------------------------------------------------------------------------------
@@ -318,15 +280,44 @@ def warn_if_still(step, grad_norm, moved):
 
 
 def write_log(out, step, steps, **values):
-    """Append one line to out/log.jsonl (step counts from 1)."""
-    values = {k: float(f"{v:.8g}") if isinstance(v, float) else v for k, v in values.items()}
-    with open(Path(out) / "log.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step + 1, "steps": steps, **values}) + "\n")
+    """Append one line to out/log.jsonl (step counts from 1) -> the line."""
+    def short(value):
+        if isinstance(value, dict):
+            return {name: short(part) for name, part in value.items()}
+        return float(f"{value:.8g}") if isinstance(value, float) else value
+
+    line = {"step": step + 1, "steps": steps, **short(values)}
+    if is_first():
+        with open(Path(out) / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    return line
+
+
+def read_log(out):
+    """The lines of out/log.jsonl so far."""
+    path = Path(out) / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def start_tracker(name, out, arguments):
+    """A function (values, step) that sends numbers to accelerate's tracker `name`; one that does nothing for None."""
+    if not name or not is_first():
+        return lambda values, step: None
+    accelerator = accelerate.Accelerator(log_with=name, project_dir=out)
+    try:
+        accelerator.init_trackers("post-training",
+                                  {k: v for k, v in arguments.items() if isinstance(v, int | float | str)})
+    except (ImportError, ValueError) as error:
+        raise BadInput(f"--track {name}: {str(error)[:120]} (pip install {name})") from None
+    return lambda values, step: accelerator.log(
+        {k: v for k, v in values.items() if isinstance(v, int | float)}, step=step)
 
 
 def save_checkpoint(out, model, optimizer, step, **counters):
     """Adapter, optimiser and counters after `step` steps in one file that is replaced at once. Order and learning rate
     are functions of the step, and nothing in a step is random, so this is all that an exact resume needs."""
+    if not is_first():
+        return
     adapter = {n: p for n, p in model.named_parameters() if p.requires_grad}
     temporary = Path(out) / "checkpoint.pt.tmp"
     with open(temporary, "wb") as file:
@@ -346,7 +337,7 @@ def load_checkpoint(out, model, optimizer):
             parameters[name].data.copy_(value)
         optimizer.load_state_dict(state.pop("optimizer"))
         print(f"resume   from step {state['step']}")
-    if (out / "log.jsonl").exists():
+    if (out / "log.jsonl").exists() and is_first():
         lines = (out / "log.jsonl").read_text().splitlines()[:state["step"]]
         write_whole(out / "log.jsonl", "".join(line + "\n" for line in lines))
     return state
@@ -354,6 +345,8 @@ def load_checkpoint(out, model, optimizer):
 
 def save_adapter(out, model, tokenizer):
     """The adapter (relative to the untouched base), tokenizer and chat template: what --model reads."""
+    if not is_first():
+        return
     model.save_pretrained(out, save_embedding_layers=False)
     tokenizer.save_pretrained(out)
     (Path(out) / "README.md").unlink(missing_ok=True)  # peft's empty model card

@@ -66,6 +66,13 @@ def save_folder(path, seed=0):
     return str(path)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_drawing():
+    """Curves take a second to draw: runs inside this process leave them out; tests/test_watch.py draws some."""
+    for stage in ("sft", "dpo", "kto"):
+        importlib.import_module(stage).curves = lambda out: None
+
+
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
     """Path of a model folder: tiny model and tokenizer."""

@@ -172,7 +172,7 @@ def loss_of(stage, rows, model, pack_tokens):
         kl, _ = kto.step_kl(model, packs([row | {"other": row["seqs"][0]} for row in rows[:3]], pack_tokens))
     for pack in packs(rows, pack_tokens):
         if stage is sft:
-            loss = sft.batch_loss(model, pack) / total
+            loss = sft.batch_loss(model, pack)[0] / total
         elif stage is dpo:
             loss = dpo.batch_loss(model, pack, "dpo", 0.1)[0] / total
         else:

@@ -11,7 +11,7 @@ import gen_candidates
 from common import BadInput, prompt_ids, read_records, seed_for
 from gen_candidates import read_systems, recipe, with_system
 from inference import sample
-from training import load_model, load_tokenizer
+from models import load_model, load_tokenizer
 
 USER = [{"role": "user", "content": "Hi."}]
 

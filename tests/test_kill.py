@@ -162,9 +162,9 @@ def cached(out):
 if __name__ == "__main__":
     import torch
 
-    import training
+    import models
     torch.set_num_threads(1)
-    warm = training.trained(training.load_policy(sys.argv[sys.argv.index("--model") + 1]))
+    warm = models.trained(models.load_policy(sys.argv[sys.argv.index("--model") + 1]))
     warm[0].grad = torch.zeros_like(warm[0])
     torch.optim.AdamW(warm).step()  # what the children would each import again; no backward: autograd must not fork
     drive(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import ROWS, adapter_of, log_lines, run_main, write
 
+import models
 import training
 from common import completion_logps, encode
 
@@ -22,10 +23,10 @@ def test_two_steps_in_nf4(base, tmp_path, capsys, stage):
     assert len(lines) == 2 and all(math.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
     assert stage == "sft" or "before step 1" in capsys.readouterr().out
     assert any(tensor.abs().max() > 0 for name, tensor in adapter_of(tmp_path / "run").items() if "lora_B" in name)
-    model = training.load_model(str(tmp_path / "run"), "nf4")
+    model = models.load_model(str(tmp_path / "run"), "nf4")
     kinds = {type(module).__name__ for module in model.modules()}
     assert "Linear4bit" in kinds  # 4-bit weights, not a silent fallback
-    tokenizer = training.load_tokenizer(str(tmp_path / "run"))
+    tokenizer = models.load_tokenizer(str(tmp_path / "run"))
     row = encode(tokenizer, [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Hello"}])
     with torch.no_grad():
         assert math.isfinite(completion_logps(model, [row])[0].item())
@@ -46,17 +47,17 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
     rows = [normalise(row, kind) for row in ROWS["kto" if stage == "sft" else stage](4)]
     rows = [row | {"weight": 1.0, "seqs": [encode(tokenizer, row["prompt"], row[f]) | {"ref": -30.0} for f in fields]}
             for row in rows]
-    policy = training.load_policy(base, "nf4", 2)
+    policy = models.load_policy(base, "nf4", 2)
     generator = torch.Generator().manual_seed(1)
-    for parameter in training.trained(policy):
+    for parameter in models.trained(policy):
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
 
     def gradient():
         policy.zero_grad()
-        loss = {"sft": lambda: sft.batch_loss(policy, rows), "dpo": lambda: dpo.batch_loss(policy, rows, "dpo", 0.1)[0],
-                "kto": lambda: kto.batch_loss(policy, rows, torch.tensor(1.0), 0.1, 1.0, 1.0)[0]}[stage]()
-        loss.backward()
-        return torch.cat([parameter.grad.flatten() for parameter in training.trained(policy)])
+        loss = {"sft": lambda: sft.batch_loss(policy, rows), "dpo": lambda: dpo.batch_loss(policy, rows, "dpo", 0.1),
+                "kto": lambda: kto.batch_loss(policy, rows, torch.tensor(1.0), 0.1, 1.0, 1.0)}[stage]()
+        loss[0].backward()
+        return torch.cat([parameter.grad.flatten() for parameter in models.trained(policy)])
 
     with torch.no_grad():
         training.pack_logps(policy, rows)
@@ -75,4 +76,4 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
 
 
 def test_the_number_format_is_part_of_the_reference_key(base):
-    assert training.fingerprint(base, "nf4") != training.fingerprint(base, "none")
+    assert models.fingerprint(base, "nf4") != models.fingerprint(base, "none")

@@ -7,7 +7,8 @@ from conftest import adapter_of, log_lines, run_main
 
 import kto
 from common import encode, read_mixture
-from training import load_tokenizer, prepare
+from models import load_tokenizer
+from training import prepare
 
 FILES = [("sft", "sft/dolly1000", "sft", []), ("sft", "sft/glaive_toolcall300", "sft", []),
          ("sft", "sft/glaive_toolcall300", "sft", ["--all-turns"]),

@@ -83,7 +83,7 @@ def test_ids_weights_sources_and_limits(tmp_path):
     two = write(tmp_path / "two.jsonl", sft_rows(3))
     rows = read_mixture([one, f"{two}=2"], "sft")
     assert [row["id"] for row in rows] == ["7", "one-2", "s0", "s1", "s2"]
-    assert [row["source"] for row in rows] == [(0, 1.0)] * 2 + [(1, 2.0)] * 3
+    assert [row["source"] for row in rows] == [(0, "", 1.0)] * 2 + [(1, "", 2.0)] * 3
     assert [row["weight"] for row in rows] == [0.5, 1, 1, 1, 1] and rows[0]["slice"] == "x" != rows[1]["slice"]
     assert len(read_mixture([one, f"{two}=2"], "sft", limit=1)) == 2
     with pytest.raises(BadInput, match=r"two.jsonl:2: .*'s0' occurs twice"):

@@ -21,6 +21,7 @@ from conftest import (
 )
 
 import kto
+import models
 import training
 from common import BadInput
 from training import batches, check_start, lr_at, packs
@@ -198,9 +199,9 @@ def test_resume_starts_at_the_checkpoint_and_not_before(runs, tmp_path, monkeypa
     import sft
 
     done = []
-    monkeypatch.setattr(sft, "write_log", lambda out, step, steps, **values: done.append(step))
+    monkeypatch.setattr(sft, "write_log", lambda out, step, steps, **values: done.append(step) or {"step": step})
     with pytest.raises(BadInput, match="has not finished"):
-        training.resolve_model(str(tmp_path / "run"))
+        models.resolve_model(str(tmp_path / "run"))
     run_main("sft", *words)
     assert done == [2, 3] and "from step 2" in capsys.readouterr().out
 
@@ -321,7 +322,7 @@ def test_another_reference_policy(dpo_run, base, monkeypatch):
     import transformers
 
     from common import encode, normalise
-    tokenizer = training.load_tokenizer(base)
+    tokenizer = models.load_tokenizer(base)
     losses = []
     policies = [transformers.AutoModelForCausalLM.from_pretrained(name).eval() for name in (base, other)]
     for row in (normalise(row, "pairs") for row in pair_rows(11)):
@@ -419,7 +420,7 @@ def test_a_trained_run_prefers_chosen_more_by_independent_code(base, tmp_path):
     words = ["--data", write(tmp_path / "pairs.jsonl", rows), "--out", tmp_path / "runs/dpo", "--epochs", 6, "--lr",
              0.01, "--batch-size", 6]
     assert run_main("dpo", "--model", tmp_path / "runs/sft", *words) == 0
-    tokenizer, margins = training.load_tokenizer(str(tmp_path / "runs/dpo")), []
+    tokenizer, margins = models.load_tokenizer(str(tmp_path / "runs/dpo")), []
     for name in ("sft", "dpo"):
         folder = tmp_path / "runs" / name
         config = json.loads((folder / "adapter_config.json").read_text())
@@ -466,7 +467,7 @@ def test_kto_against_another_reference_by_independent_code(base, tmp_path):
     import transformers
 
     from common import encode, normalise
-    names, tokenizer = [base, save_folder(tmp_path / "other", seed=3)], training.load_tokenizer(base)
+    names, tokenizer = [base, save_folder(tmp_path / "other", seed=3)], models.load_tokenizer(base)
     policies = [transformers.AutoModelForCausalLM.from_pretrained(name).eval() for name in names]
     rows = [normalise(row, "labels") for row in label_rows(7)]
     seqs = [encode(tokenizer, row["prompt"], row["completion"]) for row in rows]

@@ -9,7 +9,7 @@ from conftest import adapter_of, label_rows, pair_rows, run_main, run_script, sa
 
 import common
 import gate
-import training
+import models
 from common import BadInput, encode, normalise, parser, render, stop_ids
 from inference import overall_score
 from judge import find_flags
@@ -183,20 +183,20 @@ def test_shares_have_an_upper_limit(capsys):
 
 
 def test_a_reference_with_other_words_is_refused(base, tokenizer, monkeypatch):
-    monkeypatch.setattr(training, "load_tokenizer", lambda name: type("T", (), {"get_vocab": lambda self: {"a": 0}})())
+    monkeypatch.setattr(models, "load_tokenizer", lambda name: type("T", (), {"get_vocab": lambda self: {"a": 0}})())
     with pytest.raises(BadInput, match="not the tokenizer"):
-        training.load_reference("other", tokenizer, "none")
+        models.load_reference("other", tokenizer, "none")
 
 
 def test_sequences_beyond_the_models_positions(model, capsys):
-    training.check_length(model, 512)
+    models.check_length(model, 512)
     assert not capsys.readouterr().out
-    training.check_length(model, 513)
+    models.check_length(model, 513)
     assert "513 tokens" in capsys.readouterr().out
     learned = torch.nn.Module()
     learned.wpe, learned.config = torch.nn.Embedding(4, 2), type("C", (), {"max_position_embeddings": 4})()
     with pytest.raises(BadInput, match="4 positions"):
-        training.check_length(learned, 5)
+        models.check_length(learned, 5)
 
 
 # ---- judge and gate ------------------------------------------------------------------------------------------

@@ -1,0 +1,195 @@
+"""Models and tokenizers: names and folders, QLoRA loading, what a training run will need of the GPU's memory."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from common import PLAIN_TEMPLATE, BadInput, digest, read_run
+from packed import share_prompts
+
+transformers.utils.logging.disable_progress_bar()
+
+
+def resolve_model(name):
+    """A hub name, a model folder or a run folder of ours -> (base model, adapter folder or None)."""
+    path = Path(name)
+    if not read_run(path / "run.json").get("finished", True):
+        raise BadInput(f"{name}: this run has not finished; run its command again to continue it")
+    if (path / "adapter_config.json").exists() and not (path / "adapter_model.safetensors").exists():
+        raise BadInput(f"{name}: adapter_model.safetensors is missing")
+    if (path / "adapter_config.json").exists():
+        return json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"], str(path)
+    if path.exists() and not (path / "config.json").exists():
+        raise BadInput(f"{name}: no config.json or adapter_config.json in it: neither a model nor a run folder")
+    if not path.exists() and (name.count("/") > 1 or name.startswith((".", "/", "runs/", "data/"))):
+        raise BadInput(f"{name}: no such folder")
+    return name, None
+
+
+def fingerprint(name, quantize):
+    """What the log-probabilities of a model depend on: weights of base and adapter, number format and device."""
+    base, adapter = resolve_model(name)
+    parts = ("adapter_model.safetensors", "adapter_config.json") if adapter else ()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return "+".join([digest(base), *(digest(Path(adapter) / part) for part in parts), quantize_mode(quantize), device])
+
+
+def quantize_mode(quantize):
+    """auto -> nf4 on a GPU, none on the CPU."""
+    return quantize if quantize != "auto" else "nf4" if torch.cuda.is_available() else "none"
+
+
+def load_tokenizer(name):
+    """The tokenizer of a model or run folder; one without a chat template gets the plain one of common.py."""
+    base, adapter = resolve_model(name)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(adapter or base)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{adapter or base}: no tokenizer can be loaded ({str(error)[:160]})") from None
+    if tokenizer.chat_template is None:
+        starts = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+        tokenizer.chat_template = "{{ bos_token }}" * starts + PLAIN_TEMPLATE
+    return tokenizer
+
+
+def load_model(name, quantize="auto", trainable=False):
+    """The model behind a hub name, model folder or run folder, on the GPU if there is one.
+
+    quantize: "nf4" = 4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314; also runs on CPU), "none" =
+    bf16 on a GPU and fp32 on the CPU, "auto" = nf4 on a GPU. A run's adapter stays apart from the base weights."""
+    from peft import PeftModel  # seconds to load: --help and --plan do without
+
+    base, adapter = resolve_model(name)
+    cuda = torch.cuda.is_available()
+    dtype = torch.bfloat16 if cuda else torch.float32
+    options = {"dtype": dtype, "device_map": {"": torch.cuda.current_device() if cuda else "cpu"}}
+    if quantize_mode(quantize) == "nf4":
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+    try:
+        config = transformers.AutoConfig.from_pretrained(base)
+        for key, value in vars(config).items():  # dropout would make policy and reference differ before step 1
+            if "drop" in key and isinstance(value, float):
+                setattr(config, key, 0.0)
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, config=config, **options)
+        model.requires_grad_(False)
+        if adapter:
+            model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BadInput(f"{name}: no model can be loaded ({str(error)[:160]})") from None
+    return model.eval()
+
+
+def load_reference(name, tokenizer, quantize):
+    """The model of --ref, for scoring. BadInput when its vocabulary is another: the same ids would be other words."""
+    if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
+        raise BadInput(f"--ref {name}: not the tokenizer of --model: log-probabilities cannot be compared")
+    model = load_model(name, quantize).train()  # as the policy: in eval mode 4-bit layers on a CPU round differently
+    with autocast(model):
+        share_prompts(model)
+    return model
+
+
+def check_length(model, longest):
+    """Say it when a sequence is longer than the positions the model was made for; BadInput where it has no more."""
+    limit = getattr(model.config, "max_position_embeddings", None) or longest
+    learned = any(name.split(".")[-2] in ("wpe", "embed_positions") for name, _ in model.named_parameters())
+    if longest > limit and learned:
+        raise BadInput(f"{longest} tokens in a sequence, {limit} positions: lower --max-len or --max-tokens")
+    if longest > limit:
+        print(f"WARNING  {longest} tokens in a sequence, but the model was made for {limit}: poor results beyond")
+
+
+def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0, checkpointing=False):
+    """A model with a trainable LoRA adapter: a new one (B = 0, so it starts as the base), or the run folder's own.
+
+    lora_r defaults to 16 and lora_alpha to 2 * lora_r. BadInput when they contradict the adapter that is continued.
+    checkpointing: activations of a layer are computed anew in the backward pass: a third more time, far less memory."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    model = load_model(name, quantize, trainable=True)
+    if not isinstance(model, PeftModel):
+        torch.manual_seed(seed)
+        rank, head = lora_r or 16, model.get_output_embeddings()
+        model = get_peft_model(model, LoraConfig(
+            r=rank, lora_alpha=lora_alpha or 2 * rank, lora_dropout=0.0, target_modules="all-linear",
+            exclude_modules=[name for name, module in model.named_modules() if module is head], task_type="CAUSAL_LM"))
+    config = model.peft_config["default"]
+    if lora_r not in (None, config.r) or lora_alpha not in (None, config.lora_alpha):
+        raise BadInput(f"{name} continues an adapter of rank {config.r}, alpha {config.lora_alpha}: leave --lora-r and "
+                       "--lora-alpha out, or start from the base model")
+    for parameter in trained(model):
+        parameter.data = parameter.data.float()
+    model.train()  # harmless without dropout; in eval mode 4-bit layers on a CPU pass no gradient through
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    with autocast(model):
+        share_prompts(model)
+    return model
+
+
+def trained(model):
+    """The parameters that are trained (the adapter's)."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def make_optimizer(model, lr):
+    """AdamW without weight decay; on a GPU with 8-bit states in paged memory, which leave it when room is short."""
+    if model.device.type == "cuda":
+        import bitsandbytes
+
+        return bitsandbytes.optim.PagedAdamW8bit(trained(model), lr=lr, weight_decay=0.0)
+    return torch.optim.AdamW(trained(model), lr=lr, weight_decay=0.0)
+
+
+def memory_plan(name, quantize, lora_r, pack_tokens):
+    """GPU memory of training in bytes, by part, from the model's config alone: {"weights", "adapter" (with gradient and
+    optimiser), "activations", "checkpointed" (the same with gradient checkpointing), "head", "dequantise"}. Estimated
+    from what each layer keeps for its backward pass."""
+    base, _ = resolve_model(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(base)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{name}: no config can be loaded ({str(error)[:160]})") from None
+    head, config = model.get_output_embeddings(), config.get_text_config()
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    packed = sum(m.weight.numel() for m in linear)
+    whole = sum(p.numel() for p in model.parameters()) - packed  # tied parameters are listed once
+    per_weight = 0.516 if quantize_mode(quantize) == "nf4" else 2  # 4 bits, a scale per 64 in 8 bits, theirs per 256
+    adapter = sum((lora_r or 16) * (m.in_features + m.out_features) for m in linear)
+    layers, hidden = config.num_hidden_layers, config.hidden_size
+    # bf16: input and output of every matrix and its low-rank half; in the norms the hidden state, in fp32 and bf16
+    per_layer = 2 * sum(m.in_features + m.out_features + (lora_r or 16) for m in linear) / layers + 16 * hidden
+    kept = pack_tokens * per_layer
+    chunk = max(16, (1 << 24) // config.vocab_size) * config.vocab_size
+    return {"weights": packed * per_weight + 2 * whole, "adapter": adapter * (4 + 4 + 2), "activations": layers * kept,
+            "checkpointed": layers * pack_tokens * 2 * hidden + kept, "head": 3 * 4 * chunk + 4 * pack_tokens * hidden,
+            "dequantise": 2 * max(m.weight.numel() for m in linear) if per_weight < 1 else 0}
+
+
+def needs_checkpointing(memory, free=None):
+    """True when activations would not fit into 90 % of the free GPU memory (bytes); False on the CPU."""
+    if free is None:
+        free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else float("inf")
+    return sum(value for part, value in memory.items() if part != "checkpointed") > 0.9 * free
+
+
+def memory_line(memory):
+    """One line for --plan."""
+    shared = sum(memory[part] for part in ("weights", "adapter", "head", "dequantise"))
+    parts = ", ".join(f"{part} {memory[part] / 2**30:.2f}" for part in ("weights", "adapter", "head", "dequantise"))
+    return (f"memory   about {(shared + memory['checkpointed']) / 2**30:.1f} GiB on a GPU with gradient checkpointing, "
+            f"{(shared + memory['activations']) / 2**30:.1f} without ({parts}, activations "
+            f"{memory['checkpointed'] / 2**30:.2f} or {memory['activations'] / 2**30:.2f})")
+
+
+def autocast(model):
+    """bf16 arithmetic on a GPU, full precision on the CPU."""
+    return torch.autocast("cuda", torch.bfloat16) if model.device.type == "cuda" else contextlib.nullcontext()
