@@ -28,6 +28,7 @@ share of the model that it has in real ones of 0.5B; in the others it is 5 and 2
 gradient is not TRL's. Steps on a GPU, in bf16 or on quantised models are not measured here."""
 
 import argparse
+import contextlib
 import ctypes.util
 import gc
 import json
@@ -63,13 +64,8 @@ from peft import LoraConfig, get_peft_model
 import dpo
 import kto
 import sft
+from packed import share_prompts
 from training import packs, reference_logps
-
-try:
-    from packed import share_prompts
-except ImportError:  # a kit without prompt sharing
-    def share_prompts(model):
-        return model
 
 SHAPES = {  # hidden size, layers, vocabulary, pairs in a step; head / body parameters: 1.39, 0.28, 6.6
     "h256_V32k": (256, 6, 32000, 16), "h384_prop": (384, 10, 16000, 8), "h256_V152k": (256, 6, 151936, 4)}
@@ -86,6 +82,7 @@ def parse_args(argv=None):
     p.add_argument("--shapes", nargs="+", choices=SHAPES, help="models (default: all for dpo, h256_V32k for the rest)")
     p.add_argument("--losses", nargs="+", choices=BETA, default=list(BETA), help="losses")
     p.add_argument("--repeats", type=int, default=5, help="timed rounds")
+    p.add_argument("--pairs", type=int, default=0, help="pairs in a step (default: 16, 8, 4 by shape)")
     p.add_argument("--seed", type=int, default=0, help="tokens, lengths and weights")
     p.add_argument("--pack-tokens", type=int, default=2048, help="our tokens in memory at once")
     p.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory, too")
@@ -101,27 +98,33 @@ def lengths(middle, low, high, n):
     return [min(high, max(low, round(middle * math.exp(0.55 * NormalDist().inv_cdf((k + 0.5) / n))))) for k in range(n)]
 
 
-def make_rows(loss, shape, seed):
-    """(training rows of one step, KTO's mismatched pairs) of random tokens; every answer ends in the stop token.
+def make_rows(loss, shape, args):
+    """The training rows of one step, of random tokens; every answer ends in the stop token. KTO's have their mismatched
+    answer as "other".
 
-    357 tokens per pair with the prompt counted once, 507 with it counted twice, 207 of them supervised."""
+    357 tokens per pair with the prompt counted once, 507 with it counted twice, 207 of them supervised. Of many ways to
+    combine the lengths it is the one with which TRL t3 pads as much as in the median."""
     vocab, n = SHAPES[shape][2:]
-    n, sides = (n, 2) if loss in PAIRED else (EXAMPLES, 1)
-    rng, prompts, answers = random.Random(seed), lengths(130, 50, 400, n), lengths(90, 20, 300, n * sides)
-    rng.shuffle(prompts)
-    rng.shuffle(answers)
-    rows, mismatched = [], []
+    n, sides, rng = *((args.pairs or n, 2) if loss in PAIRED else (EXAMPLES, 1)), random.Random(args.seed)
+
+    def padded(order):
+        longest = sorted(cut + max(order[1][k * sides:(k + 1) * sides]) for k, cut in enumerate(order[0]))[::-1]
+        return sum(longest[at] * len(longest[at:at + MICRO]) for at in range(0, n, MICRO))
+
+    parts = lengths(130, 50, 400, n), lengths(90, 20, 300, n * sides)
+    orders = sorted(([rng.sample(part, len(part)) for part in parts] for _ in range(51)), key=padded)
+    rows, (prompts, answers) = [], orders[25]
     for k, cut in enumerate(prompts):
         prompt, seqs = [rng.randrange(vocab - 2) for _ in range(cut)], []
         for length in answers[k * sides:(k + 1) * sides]:
             ids = prompt + [rng.randrange(vocab - 2) for _ in range(length - 1)] + [vocab - 1]
             seqs.append({"ids": ids, "mask": [0] * cut + [1] * length, "truncated": False})
-        rows.append({"prompt": str(k), "cut": cut, "seqs": seqs, "weight": 1.0, "label": k % 2 == 0})
+        rows.append({"id": str(k), "prompt": str(k), "cut": cut, "seqs": seqs, "weight": 1.0, "label": k % 2 == 0,
+                     "slice": "all"})
     for k, row in enumerate(rows if loss == "kto" else []):  # as TRL: each prompt with the answer of the row before
         ids = row["seqs"][0]["ids"][:row["cut"]] + rows[k - 1]["seqs"][0]["ids"][rows[k - 1]["cut"]:]
-        mask = [0] * row["cut"] + [1] * (len(ids) - row["cut"])
-        mismatched.append({"prompt": row["prompt"], "cut": row["cut"], "seqs": [{"ids": ids, "mask": mask}]})
-    return rows, mismatched
+        row["other"] = {"ids": ids, "mask": [0] * row["cut"] + [1] * (len(ids) - row["cut"])}
+    return rows
 
 
 def make_model(shape, seed):
@@ -154,14 +157,16 @@ def fill(model, seed):
 # ---- our step: the loops of dpo.py, kto.py and sft.py ----------------------------------------------------------
 
 
-def our_step(loss, model, rows, mismatched, pack_tokens):
+def our_step(loss, model, rows, pack_tokens):
     total, value = sum(row["weight"] * (sum(row["seqs"][0]["mask"]) if loss == "sft" else 1) for row in rows), 0.0
-    kl = kto.step_kl(model, mismatched, pack_tokens) if loss == "kto" else None
-    for pack in packs(rows, pack_tokens):
+    cut = packs(rows, pack_tokens)
+    kl, logps = kto.step_kl(model, cut) if loss == "kto" else (None, None)
+    for pack in cut:
         if loss == "sft":
-            pack_loss = sft.batch_loss(model, pack)
+            pack_loss, _ = sft.batch_loss(model, pack)
         elif loss == "kto":
-            pack_loss, _ = kto.batch_loss(model, pack, kl, BETA[loss], 1.0, 1.0)
+            pack_loss, _ = kto.batch_loss(model, pack, kl, BETA[loss], 1.0, 1.0, logps)
+            logps = None  # of the first pack
         else:
             pack_loss, _ = dpo.batch_loss(model, pack, loss, BETA[loss])
         (pack_loss / total).backward()
@@ -171,16 +176,18 @@ def our_step(loss, model, rows, mismatched, pack_tokens):
 
 def our_variants(loss, shape, args):
     """{"reference": ..., "ours": (prepare, step, model)}. The reference pass leaves its values in the rows."""
-    rows, mismatched = make_rows(loss, shape, args.seed)
-    model = share_prompts(make_model(shape, args.seed))
+    rows, model = make_rows(loss, shape, args), make_model(shape, args.seed)
+    with contextlib.redirect_stdout(sys.stderr):
+        share_prompts(model)
 
     def reference():
+        everything = rows + [{"seqs": [row["other"]]} for row in rows if "other" in row]
         with tempfile.TemporaryDirectory() as folder:  # a new one: nothing is found there
-            reference_logps(model, rows + mismatched, args.pack_tokens, "bench", f"{folder}/run")
+            reference_logps(model, everything, args.pack_tokens, "bench", f"{folder}/run")
 
-    step = partial(our_step, loss, model, rows, mismatched, args.pack_tokens)
     variants = {"reference": (partial(fill, model, REFERENCE), reference, model)} if loss != "sft" else {}
-    return variants | {"ours": (partial(fill, model, POLICY), step, model)}
+    return variants | {"ours": (partial(fill, model, POLICY), partial(our_step, loss, model, rows, args.pack_tokens),
+                                model)}
 
 
 # ---- TRL's step --------------------------------------------------------------------------------------------------
@@ -206,8 +213,7 @@ def as_text(loss, rows):
 
 def trl_variant(loss, shape, args, variant, folder):
     """(prepare, step, model) of TRL: variant "default", "t3" or, for SFT, "t3_packed"."""
-    rows, _ = make_rows(loss, shape, args.seed)
-    model, default = make_model(shape, args.seed), variant == "default"
+    rows, model, default = make_rows(loss, shape, args), make_model(shape, args.seed), variant == "default"
     fill(model, REFERENCE)  # the trainer makes a copy of what it is given: adapter "ref"
     options = dict(output_dir=folder, bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, max_length=None,
                    gradient_checkpointing=default, per_device_train_batch_size=MICRO)
@@ -251,18 +257,12 @@ def trl_variants(loss, shape, args, folder, names=None):
 # ---- measures ----------------------------------------------------------------------------------------------------
 
 
-def matmul_peak():
-    """Operations per second of the best of some matrix products."""
-    a = torch.randn(1024, 1024)
-    return 2 * 1024**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=30, timer=time.process_time))
-
-
 def needed_operations(loss, shape, args):
     """Of one step: forward and backward without weight gradients of the base, each prompt read once."""
     model, (hidden, layers, vocab, _) = make_model(shape, args.seed), SHAPES[shape]
     lora = sum(p.numel() for p in adapter(model))
     body = sum(p.numel() for name, p in model.named_parameters() if "base_layer.weight" in name)
-    rows, mismatched = make_rows(loss, shape, args.seed)
+    rows = make_rows(loss, shape, args)
 
     def count(rows, read, passes, passes_lora):  # read: whether the prompt's tokens are read, too
         total = 0
@@ -273,14 +273,15 @@ def needed_operations(loss, shape, args):
             total += sum(answers) * passes * hidden * vocab + seen * 2 * passes_lora * hidden * layers
         return total
 
-    return count(rows, 1, 4, 6) + count(mismatched, 0, 2, 2)  # the KL pairs: no gradient, prompts already read
+    return count(rows, 1, 4, 6) + count(  # KL pairs: no gradient, prompts already read
+        [{"cut": row["cut"], "seqs": [row["other"]]} for row in rows if "other" in row], 0, 2, 2)
 
 
 def peak_memory(variant, loss, shape, args):
     """MiB that one step needs above the loaded model, in a fresh process with the C library's allocator."""
     environment = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "MALLOC_CONF")}
     command = [sys.executable, __file__, "--peak-of", variant, "--losses", loss, "--shapes", shape, "--seed",
-               str(args.seed), "--pack-tokens", str(args.pack_tokens)]
+               str(args.seed), "--pack-tokens", str(args.pack_tokens), "--pairs", str(args.pairs)]
     done = subprocess.run(command, env=environment | {"BENCH_MALLOC": "libc"}, check=True, stdout=subprocess.PIPE)
     return float(done.stdout)
 
@@ -325,7 +326,7 @@ def measure(loss, shape, args, peak):
     mine, others = gradients["ours"], [name for name in losses if name != "ours"]
     best = min((name for name in others if name.startswith("t3")), key=lambda name: median(seconds[name]))
     reference = seconds.get("reference", [0.0] * args.repeats)
-    n = SHAPES[shape][3] if loss in PAIRED else EXAMPLES
+    n = len(make_rows(loss, shape, args))
     row = {"bench": "train", "loss": loss, "shape": shape,
            "vs_t3": median(t3 / own for t3, own in zip(seconds[best], seconds["ours"])),
            "vs_default": median(t / (own + ref) for t, own, ref in zip(seconds["default"], seconds["ours"], reference)),
@@ -335,7 +336,8 @@ def measure(loss, shape, args, peak):
            "seconds_t3": median(seconds[best]) / n, "seconds_default": median(seconds["default"]) / n,
            "flops_share": needed_operations(loss, shape, args) / median(seconds["ours"]) / peak,
            "loss_value": losses["ours"], "grad_norm": mine.norm().item(),
-           "t3": "packed" if best == "t3_packed" else "padded", "pairs": n, "repeats": args.repeats, "pack_tokens": args.pack_tokens, "matmul_gflops": peak / 1e9,
+           "t3": "packed" if best == "t3_packed" else "padded", "pairs": n, "repeats": args.repeats,
+           "pack_tokens": args.pack_tokens, "matmul_gflops": peak / 1e9,
            "malloc": os.environ.get("BENCH_MALLOC", "libc"), "torch": torch.__version__, "trl": trl.__version__}
     if args.memory:
         row |= {"mib": peak_memory("ours", loss, shape, args), "mib_t3": peak_memory(best, loss, shape, args)}
@@ -349,7 +351,8 @@ def main(args):
         return print_peak(args.losses[0], args.shapes[0], args)
     if not JEMALLOC:
         log("libjemalloc.so.2 not found (Debian: libjemalloc2): page faults slow TRL down, the figures flatter us")
-    peak, wrong = matmul_peak(), 0
+    a, wrong = torch.randn(1024, 1024), 0
+    peak = 2 * 1024**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=30, timer=time.process_time))
     for loss in args.losses:
         for shape in args.shapes or (SHAPES if loss == "dpo" else ["h256_V32k"]):
             row = measure(loss, shape, args, peak)
