@@ -204,7 +204,9 @@ def join_processes():
     the first speaks and writes."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return 0, 1
-    state = accelerate.PartialState()
+    state = accelerate.PartialState(cpu=not torch.cuda.is_available())
+    if state.num_processes != int(os.environ["WORLD_SIZE"]):
+        raise BadInput("the processes of accelerate launch do not find each other: each would train alone")
     if state.device.type == "cuda":
         torch.cuda.set_device(state.device)
     if state.process_index:

@@ -1,0 +1,303 @@
+"""What is watched while a run trains; mixtures by slice; soft labels; self-check; the memory plan; two processes."""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, adapter_of, label_rows, log_lines, pair_rows, run_main, same_tensors, sft_rows, write
+
+import dpo
+import models
+import training
+import watch
+from common import BadInput, dpo_loss, encode, ipo_loss, normalise, prompt_ids, read_mixture
+
+SMALL = ["--batch-size", 8, "--lora-r", 2, "--lr", 0.01]
+
+
+def rows_of(count, make=pair_rows, **more):
+    return [row | {"slice": ("a", "b", "c")[n % 3]} | more for n, row in enumerate(make(count))]
+
+
+@pytest.fixture(scope="module")
+def watched(base, tmp_path_factory):
+    """A DPO run of 170 pairs, eight of them held out, looked at in every second step."""
+    folder = tmp_path_factory.mktemp("watched")
+    data = write(folder / "data.jsonl", rows_of(170))
+    words = ["--model", base, "--data", data, "--out", folder / "run", *SMALL, "--max-steps", 4, "--eval-every", 2]
+    assert run_main("dpo", *words) == 0
+    return words, folder / "run"
+
+
+# ---- held-out rows and what the policy says ------------------------------------------------------------------
+
+
+def test_held_out_prompts_are_not_trained_on():
+    rows = [{"prompt": f"q{n // 2}"} for n in range(400)]
+    train, held = training.hold_out(rows, 0.05, 0)
+    assert len(held) in (20, 21) and len(train) + len(held) == 400
+    assert not {row["prompt"] for row in train} & {row["prompt"] for row in held}, "a prompt's answers stay together"
+    assert training.hold_out(rows, 0.05, 0) == (train, held) != training.hold_out(rows, 0.05, 1)
+    assert training.hold_out(rows[:100], 0.05, 0) == (rows[:100], []), "five rows say nothing"
+    assert len(training.hold_out(rows * 10, 0.5, 0)[1]) in (64, 65, 80) and training.hold_out(rows, 0, 0)[1] == []
+
+
+def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
+    """eval_loss of the last line = the saved adapter on the held-out rows, from the start."""
+    words, out = watched
+    lines = log_lines(out)
+    assert ["eval_loss" in line for line in lines] == [True, True, False, True]
+    tokenizer = models.load_tokenizer(base)
+    rows = [dpo.encode_pair(tokenizer, row, 2048) for row in read_mixture([words[3]], "pairs")]
+    train, held = training.hold_out(rows, 0.05, 0)
+    assert len(held) == 8
+    training.reference_logps(models.load_policy(base), held, 4096, "test", out.parent / "test/x")
+    policy = models.load_policy(str(out))
+    with torch.no_grad():
+        sums = dpo.batch_loss(policy, held, "dpo", 0.1)[1]
+    assert training.means(sums)["loss"] == pytest.approx(lines[-1]["eval_loss"], rel=1e-5)
+    assert lines[-1]["eval_rewards/margins"] == pytest.approx(training.means(sums)["rewards/margins"], abs=1e-5)
+
+
+def test_the_sampled_kl_is_the_kl(base):
+    """Against the exact KL of every step along the same answers, from both full distributions."""
+    tokenizer, policy = models.load_tokenizer(base), models.load_policy(base, lora_r=4)
+    start = [p.detach().clone() for p in models.trained(policy)]
+    prompts = [prompt_ids(tokenizer, [{"role": "user", "content": f"{n} the cat"}]) for n in range(60)]
+    assert watch.say(policy, tokenizer, start, prompts[:4], 0)["sampled_kl"] == pytest.approx(0, abs=1e-9)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in models.trained(policy):
+        parameter.data += 0.06 * torch.randn(parameter.shape, generator=generator)
+    moved = [p.detach().clone() for p in models.trained(policy)]
+    answers, real = [], watch.sample
+    watch.sample = lambda *given: answers.extend(real(*given)) or answers
+    try:
+        found = watch.say(policy, tokenizer, start, prompts, 0)
+    finally:
+        watch.sample = real
+    assert all(torch.equal(p, value) for p, value in zip(models.trained(policy), moved)), "the policy is back"
+    exact = 0.0
+    for prompt, [answer] in zip(prompts, answers):
+        ids, logs = torch.tensor([prompt + answer["ids"]]), []
+        for values in (moved, start):
+            for parameter, value in zip(models.trained(policy), values):
+                parameter.data.copy_(value)
+            with torch.no_grad():
+                logs.append(policy(input_ids=ids).logits[0, len(prompt) - 1:-1].double().log_softmax(-1))
+        exact += (logs[0].exp() * (logs[0] - logs[1])).sum().item()
+    assert exact / 60 > 0.5 and found["sampled_kl"] == pytest.approx(exact / 60, rel=0.15)
+    assert found["sampled_tokens"] == sum(len(a["ids"]) for a, in answers) / 60
+
+
+def test_max_kl_stops_a_run_and_keeps_its_adapter(base, tmp_path, monkeypatch, capsys):
+    words = ["--model", base, "--data", write(tmp_path / "data.jsonl", rows_of(60)), *SMALL, "--eval-every", 1]
+    assert run_main("dpo", *words, "--out", tmp_path / "run", "--max-kl", 1e-6) == 0
+    lines, record = log_lines(tmp_path / "run"), json.loads((tmp_path / "run/run.json").read_text())
+    assert len(lines) < 8 and lines[-1]["sampled_kl"] > 1e-6 and record["finished"]
+    assert record["stopped"].startswith("sampled_kl") and "--max-kl" in capsys.readouterr().out
+    assert models.resolve_model(str(tmp_path / "run"))[1] and adapter_of(tmp_path / "run")
+    assert all(line["sampled_kl"] <= 1e-6 for line in lines[:-1])
+
+    def die(*args):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # killed between its end and its adapter
+        patch.setattr(dpo, "save_adapter", die)
+        run_main("dpo", *words, "--out", tmp_path / "again", "--max-kl", 1e-6)
+    assert run_main("dpo", *words, "--out", tmp_path / "again", "--max-kl", 1e-6) == 0
+    assert same_tensors(adapter_of(tmp_path / "run"), adapter_of(tmp_path / "again"))
+    assert log_lines(tmp_path / "again") == lines
+
+
+def chosen(value, rejected, tokens=10.0):
+    return {"step": 1, "rewards/chosen": value, "rewards/rejected": rejected, "tokens/chosen": tokens}
+
+
+def test_signs_of_trouble():
+    """Chosen answers 0.1 nats a token below the reference: a warning, with the cause; above it none."""
+    fine = [chosen(0.5, -0.5)] * 8
+    assert watch.trouble(fine, 0.1) == {} == watch.trouble([chosen(-0.1, -0.9)] * 7, 0.1)
+    assert watch.trouble([chosen(-0.04, -0.9)] * 8, 0.1) == {}  # 0.04 nats a token
+    sinks = watch.trouble([chosen(-0.1, -0.9)] * 8, 0.1)["chosen"]
+    assert "0.10 nats a token" in sinks and "margin still grows" in sinks and "--nll-weight" in sinks
+    assert "too large" in watch.trouble([chosen(-0.1, -0.05)] * 8, 0.1)["chosen"]
+
+    def said(tokens, repetition):
+        return {"step": 1, "sampled_tokens": tokens, "sampled_repetition": repetition}
+    assert watch.trouble([said(20, 0.0), said(33, 0.05)], 0.1) == {}
+    assert {*watch.trouble([said(20, 0.0), said(35, 0.2)], 0.1)} == {"length", "repetition"}
+    held = [{"step": 1, "eval_loss": loss} for loss in (0.7, 0.6, 0.5, 0.55)]
+    assert watch.trouble(held) == {} and "memorised" in watch.trouble([*held, held[0]])["held out"]
+
+
+def test_a_run_that_sinks_its_chosen_answers_says_so_once(base, tmp_path, capsys):
+    """Pairs whose answers nearly agree, a large step: both sink, which is what the warning is for."""
+    rows = [row | {"rejected": row["chosen"] + " house"} for row in pair_rows(8)]
+    assert run_main("dpo", "--model", base, "--data", write(tmp_path / "d.jsonl", rows), "--out", tmp_path / "run",
+                    "--batch-size", 8, "--lr", 0.05, "--epochs", 25, "--beta", 0.1) == 0
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count("the chosen answers have lost") == 1
+
+
+def test_curves_are_drawn(watched):
+    words, out = watched
+    watch.curves(out)
+    data = (out / "curves.png").read_bytes()
+    assert data[:4] == b"\x89PNG" and len(data) > 20_000
+
+
+# ---- mixtures, slices, labels --------------------------------------------------------------------------------
+
+
+def test_a_slice_has_its_weight_and_its_own_numbers(base, tmp_path):
+    data = write(tmp_path / "data.jsonl", rows_of(24))
+    rows = read_mixture([f"{data}=2"], "pairs", slices=["b=0.5"])
+    steps = training.batches(rows, 10, 1, 0)
+    drawn = [rows[n]["slice"] for step in steps for n in step]
+    assert {name: drawn.count(name) for name in "abc"} == {"a": 16, "b": 8, "c": 16}
+    assert all(abs(sum(rows[n]["slice"] == "b" for n in step) - 2) <= 1 for step in steps)
+    with pytest.raises(BadInput, match="no row has the slice d .*a, b, c"):
+        read_mixture([data], "pairs", slices=["d=2"])
+    assert run_main("dpo", "--model", base, "--data", data, "--out", tmp_path / "run", *SMALL, "--slice-weight",
+                    "b=2") == 0
+    for line in log_lines(tmp_path / "run"):
+        assert line["slices"].keys() == {"a", "b", "c"}
+        parts = line["slices"].values()
+        assert min(p["loss"] for p in parts) - 1e-9 <= line["loss"] <= max(p["loss"] for p in parts) + 1e-9
+
+
+def test_means_by_slice_by_hand():
+    pack = [{"slice": "a"}, {"slice": "b"}, {"slice": "b"}]
+    sums = training.tally(pack, torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 3.0, 1.0]),
+                          {"x": torch.tensor([1.0, math.nan, 5.0])})
+    found = training.means(sums)
+    assert found["loss"] == pytest.approx((1 + 6 + 4) / 5) and found["x"] == 3.0
+    assert found["slices"] == {"a": {"loss": 1.0, "x": 1.0}, "b": {"loss": 2.5, "x": 5.0}}
+    assert "slices" not in training.means(training.tally(pack[1:], torch.ones(2), torch.ones(2), {}))
+
+
+def test_soft_labels_are_the_expected_loss(tokenizer, model):
+    """A row of p = 0.8 loses what 0.8 of its pair and 0.2 of the turned pair lose; without p the flag's share."""
+    from packed import share_prompts
+
+    share_prompts(model.requires_grad_(False))
+    row = {"weight": 1.0} | normalise(pair_rows(1)[0] | {"p": 0.8}, "pairs")
+    row["seqs"] = [encode(tokenizer, row["prompt"], row[side]) | {"ref": ref}
+                   for side, ref in (("chosen", -25.0), ("rejected", -31.0))]
+    with torch.no_grad():
+        logps, tokens = training.pack_logps(model, [row])
+        ratio = logps - torch.tensor([[-25.0, -31.0]])
+        for loss, function, parts in (("dpo", dpo_loss, ratio), ("ipo", ipo_loss, ratio / tokens)):
+            one, other = parts.unbind(1)
+            expected = 0.8 * function(one, other, 0.3) + 0.2 * function(other, one, 0.3)
+            found = dpo.batch_loss(model, [row], loss, 0.3, 0.0, "mean", True)[0]
+            assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+            del (plain := dict(row))["p"]
+            assert dpo.batch_loss(model, [plain], loss, 0.3, 0.2, "mean", True)[0].item() == pytest.approx(
+                expected.item(), rel=1e-6)
+            assert found.item() != pytest.approx(dpo.batch_loss(model, [row], loss, 0.3)[0].item(), rel=1e-2)
+        with_nll = dpo.batch_loss(model, [row], "dpo", 0.3, nll_weight=0.7)[0]
+        plain = dpo.batch_loss(model, [row], "dpo", 0.3)[0]
+    assert (with_nll - plain).item() == pytest.approx(-0.7 * (logps[0, 0] / tokens[0, 0]).item(), rel=1e-6)
+    with pytest.raises(BadInput, match="'p': expected a number from 0 to 1"):
+        normalise(pair_rows(1)[0] | {"p": 1.2}, "pairs")
+
+
+# ---- self-check, memory, processes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stage", "make"), [("sft", sft_rows), ("dpo", pair_rows), ("kto", label_rows)])
+def test_selfcheck_passes(base, tmp_path, capsys, stage, make):
+    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", make(9)), "--out", tmp_path / "run", *SMALL]
+    assert run_main(stage, *words, "--max-steps", 1, "--selfcheck") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("selfcheck")]
+    assert len(lines) == (4 if stage == "sft" else 5) and all("selfcheck ok" in line for line in lines)
+
+
+@pytest.mark.parametrize("fault", ["head", "positions", "reference"])
+def test_selfcheck_finds_planted_faults(base, tmp_path, monkeypatch, capsys, fault):
+    import packed
+
+    if fault == "head":  # a gradient that is ten per cent too large
+        real = packed.HeadLogps.backward
+        monkeypatch.setattr(packed.HeadLogps, "backward",
+                            staticmethod(lambda ctx, grad: (real(ctx, grad)[0] * 1.1, *[None] * 6)))
+    policy = dpo.load_policy
+    if fault == "positions":  # after the check that share_prompts makes
+        def broken(seqs, *rest, **more):
+            line = lay_out(seqs, *rest, **more)
+            return line | {"positions": line["positions"] + torch.arange(len(line["ids"])) // 3}
+        lay_out = packed.lay_out
+        monkeypatch.setattr(dpo, "load_policy",
+                            lambda *given: (policy(*given), monkeypatch.setattr(packed, "lay_out", broken))[0])
+    if fault == "reference":
+        real = dpo.reference_logps
+
+        def stale(model, rows, *rest):
+            tokens = real(model, rows, *rest)
+            rows[0]["seqs"][0]["ref"] += 0.002
+            return tokens
+        monkeypatch.setattr(dpo, "reference_logps", stale)
+    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", pair_rows(9)), "--out", tmp_path / "run", *SMALL]
+    with pytest.raises(BadInput, match="self-check failed"):
+        run_main("dpo", *words, "--batch-size", 9, "--selfcheck")
+    assert "selfcheck FAILED" in capsys.readouterr().out
+
+
+def test_the_memory_plan_counts_what_a_model_has(base, capsys, tmp_path):
+    """Weights and adapter of the plan = bytes of a loaded model's tensors; the rest grows with the tokens."""
+    memory = models.memory_plan(base, "none", 4, 1000)
+    policy = models.load_policy(base, "none", 4)
+    frozen = [p for p in policy.parameters() if not p.requires_grad]
+    assert memory["weights"] == 2 * sum(p.numel() for p in frozen)
+    assert memory["adapter"] == 10 * sum(p.numel() for p in models.trained(policy))
+    small = models.memory_plan(base, "nf4", 4, 1000)["weights"]
+    linear = sum(m.weight.numel() for name, m in policy.named_modules() if "layers" in name and "base_layer" in name)
+    assert small == pytest.approx(memory["weights"] - linear * (2 - 0.516))
+    assert models.memory_plan(base, "none", 4, 2000)["activations"] == 2 * memory["activations"]
+    assert memory["checkpointed"] < memory["activations"]
+    total = sum(memory.values()) - memory["checkpointed"]
+    assert models.needs_checkpointing(memory, total) and not models.needs_checkpointing(memory, 1.2 * total)
+    data = write(tmp_path / "d.jsonl", sft_rows(9))
+    assert run_main("sft", "--model", base, "--data", data, "--out", tmp_path / "run", "--plan") == 0
+    assert "memory   about" in capsys.readouterr().out and not (tmp_path / "run").exists()
+
+
+def test_checkpointing_changes_nothing(base, tokenizer):
+    rows = [{"weight": 1.0} | normalise(row, "sft") for row in sft_rows(5)]
+    for row in rows:
+        row["seqs"] = [encode(tokenizer, row["prompt"], row["completion"])]
+    slopes = []
+    for checkpointing in (False, True):
+        policy = models.load_policy(base, "none", 4, checkpointing=checkpointing)
+        training.pack_logps(policy, rows)[0].sum().backward()
+        slopes.append(torch.cat([p.grad.flatten() for p in models.trained(policy)]))
+    assert slopes[0].norm() > 0 and torch.allclose(*slopes, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto"])
+def test_two_processes_train_as_one(base, tmp_path, stage):
+    """torchrun with two gloo processes: log and adapter of the run in one process, to rounding."""
+    make = {"sft": sft_rows, "dpo": pair_rows, "kto": label_rows}[stage]
+    random.seed(0)
+    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", rows_of(11, make)), "--batch-size", 5, "--lora-r",
+             2, "--lr", 0.01, "--pack-tokens", 60, "--eval-every", 1]
+    assert run_main(stage, *words, "--out", tmp_path / "one/run") == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
+               str(random.randrange(20000, 60000)), ROOT / f"{stage}.py", *words, "--out", tmp_path / "two/run"]
+    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=280,
+                           env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.count("result ") == 1
+    one, two = log_lines(tmp_path / "one/run"), log_lines(tmp_path / "two/run")
+    assert len(one) == len(two) == 3
+    for a, b in zip(one, two):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"slices"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-5), name
+    tensors = adapter_of(tmp_path / "one/run"), adapter_of(tmp_path / "two/run")
+    assert max((tensors[0][name] - tensors[1][name]).abs().max() for name in tensors[0]) < 1e-4  # steps of 1e-2
