@@ -10,8 +10,8 @@ order round; ratios are medians over the repeats. jemalloc, where installed, kee
 A line: shape; tokens (per repeat); tokens_per_s of ours, of generate with num_return_sequences called once per prompt,
 and of generate on all rows in one batch (prompts repeated N times); vs_num_return_sequences and vs_generate: ours over
 theirs at temperature 1, [lowest, highest] beside; vs_generate_greedy: the same without drawing; tokens_equal: greedy
-tokens of all rows equal those of generate. h256_V32k: log-normal lengths up to 128; h256_V32k_equal: all 128 long,
-where no row leaves early; tiny_base: the demo's base model and prompts.
+tokens of all rows equal those of generate. h256_V32k: log-normal lengths up to 128; h256_V32k_equal: all 128
+long, where no row leaves early; tiny_base: the demo's base model and prompts.
 
 Exit code 1 when tokens differ, or a ratio of h256_V32k is below 2.0 (num_return_sequences) or 1.4 (generate)."""
 
@@ -24,6 +24,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parent.parent
 N, FLOORS = 4, {"vs_num_return_sequences": 2.0, "vs_generate": 1.4}
@@ -100,14 +101,15 @@ def ours(model, prompts, lengths, temperature):
             cache.batch_select_indices = follow
         return out
 
-    forward.device = model.device
+    forward.device, silent = model.device, SimpleNamespace(decode=lambda ids: "")
     jobs = [(prompt, [(temperature, N * j + s) for s in range(N)]) for j, prompt in enumerate(prompts)]
-    return [answer["ids"] for found in inference.sample(forward, Tokenizer, jobs, max(lengths)) for answer in found]
+    return [answer["ids"] for found in inference.sample(forward, silent, jobs, max(lengths)) for answer in found]
 
 
 def generated(model, prompts, lengths, temperature, copies=1):
-    """Answers of one call of generate for all prompts, each `copies` times."""
-    ids, attention = inference._padded(prompts, 0, model.device, left=True)
+    """Answers of one call of generate: a row for each of `lengths`; num_return_sequences = copies."""
+    rows = [prompt for prompt in prompts for _ in range(len(lengths) // len(prompts) // copies)]
+    ids, attention = inference._padded(rows, 0, model.device, left=True)
 
     def ending(input_ids, scores):
         end_rows(scores, lengths, input_ids.shape[1] - ids.shape[1])
@@ -124,24 +126,14 @@ def per_prompt(model, prompts, lengths, temperature):
             for ids in generated(model, [prompt], lengths[N * j:N * j + N], temperature, copies=N)]
 
 
-def all_rows(model, prompts, lengths, temperature):
-    return generated(model, [prompt for prompt in prompts for _ in range(N)], lengths, temperature)
-
-
-class Tokenizer:
-    """All that sample() asks of a tokenizer: nothing is decoded here."""
-
-    decode = staticmethod(lambda ids: "")
-
-
 # ---- the measurement ------------------------------------------------------------------------------------------
 
 
 def measure(shape, repeats, seed):
     """The JSON line of one setting."""
     model, prompts, lengths = SHAPES[shape](seed)
-    ways = {"ours": (ours, 1.0), "num_return_sequences": (per_prompt, 1.0), "generate": (all_rows, 1.0),
-            "ours_greedy": (ours, 0.0), "generate_greedy": (all_rows, 0.0)}
+    ways = {"ours": (ours, 1.0), "num_return_sequences": (per_prompt, 1.0), "generate": (generated, 1.0),
+            "ours_greedy": (ours, 0.0), "generate_greedy": (generated, 0.0)}
     seconds, made = {name: [] for name in ways}, {}
     for repeat in range(-1, repeats):  # the first turn warms up
         for name in list(ways)[::1 - 2 * (repeat % 2)]:
