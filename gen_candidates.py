@@ -42,6 +42,8 @@ def parse_args(argv=None):
     p.add_argument("--seed", type=int, default=0, help="each answer's own seed derives from it, its id and its number")
     p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
     p.add_argument("--batch-size", type=at_least(1), default=64, help="answers sampled at once")
+    p.add_argument("--refill", type=at_least(1), default=1, help="N: waiting answers take the places of finished ones, "
+                   "in groups of N batches (for a GPU: 8; a run cut off redoes a group)")
     # look before you pay
     p.add_argument("--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit")
     p.add_argument("--answer-len", type=at_least(1), help="expected tokens per answer, for the forecast (--max-tokens)")
@@ -108,7 +110,8 @@ def main(args):
                 prompt = with_system(row["prompt"], system)
                 ids = prompt_ids(tokenizer, prompt, row.get("tools")) if tokenizer else str(prompt)
                 jobs.append({"row": row, "numbers": numbers, "prompt": prompt, "ids": ids})
-        order = generation_batches([len(j["ids"]) for j in jobs], [len(j["numbers"]) for j in jobs], args.batch_size)
+        order = generation_batches([len(j["ids"]) for j in jobs], [len(j["numbers"]) for j in jobs],
+                                   args.batch_size * args.refill)
         work += [(model, tokenizer, [jobs[j] for j in batch]) for batch in order]
     jobs = [job for _, _, batch in work for job in batch]
     # an endpoint reads the prompt once per answer, at about 4 characters a token
@@ -140,7 +143,7 @@ def main(args):
         else:
             prompts = [(job["ids"], [(made_by[k][1], seed) for k, seed in zip(job["numbers"], own)])
                        for job, own in zip(batch, seeds)]
-            answers = sample(model, tokenizer, prompts, args.max_tokens)
+            answers = sample(model, tokenizer, prompts, args.max_tokens, args.batch_size if args.refill > 1 else None)
         append_lines(args.out, [
             candidate_row(job["row"], k, made_by[k], seed, answer,
                           answer.get("read", len(job["ids"]) if k == job["numbers"][0] else 0))

@@ -1,7 +1,7 @@
 """Sampling answers and scoring them with a judge: from a local model, or any OpenAI-compatible endpoint.
 
-Local sampling reads each prompt once for all its samples; rows leave the batch when they end. Every sample has a random
-stream of its own, so what is drawn depends on its seed and never on which other rows share the batch.
+Local sampling reads each prompt once for all its samples; rows leave the batch when they end, and others may take their
+places. Every sample has a random stream of its own: what is drawn depends on its seed, never on the rows beside it.
 """
 
 import hashlib
@@ -12,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicLayer
 
 from common import BadInput, render, stop_ids
 
@@ -20,56 +23,87 @@ from common import BadInput, render, stop_ids
 
 def _padded(rows, pad_id, device, left):
     """Token lists -> (ids, attention) [B, T], padded on the left or right."""
-    T = max(len(row) for row in rows)
-    pad = [[pad_id] * (T - len(row)) for row in rows]
-    ids = [p + row if left else row + p for row, p in zip(rows, pad)]
-    ones = [[0] * len(p) + [1] * len(r) if left else [1] * len(r) + [0] * len(p) for r, p in zip(rows, pad)]
-    return torch.tensor(ids, device=device), torch.tensor(ones, device=device)
+    side, rows = "left" if left else "right", [torch.tensor(row) for row in rows]
+    ids, ones = pad_sequence(rows, True, pad_id, side), pad_sequence([torch.ones_like(x) for x in rows], True, 0, side)
+    return ids.to(device), ones.to(device)
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values [rows, heads, T, d] with room for more columns: a step writes its own, and the last row takes the
+    place of one that leaves. A layer of transformers copies everything for either."""
+
+    def __init__(self, layers, T):
+        super().__init__()
+        self.is_initialized, pairs = True, zip(*((layer.keys, layer.values) for layer in layers))
+        self.keys, self.values = (torch.cat([F.pad(x, (0, 0, T - x.shape[2], 0)) for x in same]) for same in pairs)
+        self.room = self.keys, self.values
+
+    def update(self, keys, values, *args, **kwargs):
+        rows, _, T, _ = self.keys.shape
+        if T == self.room[0].shape[2]:
+            self.room = [F.pad(x, (0, 0, 0, 32)) for x in (self.keys, self.values)]
+        self.keys, self.values = (x[:rows, :, :T + 1] for x in self.room)
+        self.keys[:, :, T:], self.values[:, :, T:] = keys, values
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices):
+        moved = [i for i, j in enumerate(indices) if i != j]
+        for x in (self.keys, self.values):
+            x[moved] = x[[indices[i] for i in moved]]
+        self.keys, self.values = self.keys[:len(indices)], self.values[:len(indices)]
 
 
 @torch.no_grad()
-def sample(model, tokenizer, jobs, max_tokens):
+def sample(model, tokenizer, jobs, max_tokens, slots=None):
     """Answers for jobs [(prompt token ids, [(temperature, seed), ...])] -> [[{"text", "ids", "tokens", "finish"}]].
 
     Temperature 0 is greedy. `tokens` counts the stop token too; finish is "stop" or "length". A sampled token is the
-    one whose cumulative probability first exceeds the sample's next uniform number."""
-    device, stops = model.device, torch.tensor(stop_ids(tokenizer), device=model.device)
-    ids, attention = _padded([job[0] for job in jobs], stops[0].item(), device, left=True)
-    rows = torch.tensor([j for j, (_, samples) in enumerate(jobs) for _ in samples], device=device)  # job of each row
-    drawn = [pair for _, samples in jobs for pair in samples]
-    temperature = torch.tensor([t for t, _ in drawn], device=device)[:, None]
-    uniform = torch.stack([torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-                           for _, seed in drawn]).to(device)  # [rows, max_tokens]
-    answers, finish = [[] for _ in drawn], ["length"] * len(drawn)
-    position = attention.cumsum(1).sub(1).clamp(min=0)
-    out = model(input_ids=ids, attention_mask=attention, position_ids=position, use_cache=True, logits_to_keep=1)
-    cache, logits = out.past_key_values, out.logits[:, -1].float()[rows]
-    cache.batch_select_indices(rows)
-    attention, position, alive = attention[rows], position[rows, -1:], torch.arange(len(drawn), device=device)
-    for step in range(max_tokens):
-        token = logits.argmax(-1)
-        warm = temperature[alive, 0] > 0
-        if warm.any():
-            mass = (logits[warm] / temperature[alive][warm]).softmax(-1).double().cumsum(-1)
-            target = uniform[alive[warm], step][:, None] * mass[:, -1:]
-            token[warm] = (mass <= target).sum(-1).clamp(max=mass.shape[1] - 1)
-        for row, t in zip(alive.tolist(), token.tolist()):
-            answers[row].append(t)
-        ended = torch.isin(token, stops)
-        for row in alive[ended].tolist():
-            finish[row] = "stop"
-        if ended.all() or step + 1 == max_tokens:
-            break
-        if ended.any():  # finished rows leave: a CPU step costs by the row
-            keep = (~ended).nonzero()[:, 0]
+    one whose cumulative probability first exceeds the sample's next uniform number. slots: so many rows at once, those
+    that wait take the places of those that end (a GPU step costs the same for few rows as for many); None: all at once
+    (a CPU step costs by the row). With sliding windows or state spaces those that wait start when all rows ended."""
+    stops = stop_ids(tokenizer)
+    rows = [(j, t, torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist(),
+             []) for j, (_, own) in enumerate(jobs) for t, seed in own]  # (job, temperature, uniform numbers, answer)
+    waiting, alive, plain, slots = rows, [], False, slots or len(rows)
+    cache = position = logits = None
+    while waiting or alive:
+        free = slots - len(alive)
+        if waiting and (not alive or plain and free > slots // 8):  # reading costs a step or more: several at once
+            new, waiting = waiting[:free], waiting[free:]
+            read = list(dict.fromkeys(row[0] for row in new))  # each prompt once for all its rows
+            ids, attention = _padded([jobs[j][0] for j in read], stops[0], model.device, left=True)
+            place = attention.cumsum(1).sub(1).clamp(min=0)
+            out = model(input_ids=ids, attention_mask=attention, position_ids=place, use_cache=True, logits_to_keep=1)
+            expand, old = [read.index(row[0]) for row in new], [cache.layers] if alive else []
+            cache, place, first = out.past_key_values, place[expand, -1:], out.logits[:, -1].float()[expand]
+            cache.batch_select_indices(expand)
+            position, logits = (torch.cat([position, place]), torch.cat([logits, first])) if alive else (place, first)
+            alive, T = alive + new, position.max().item() + 1  # T columns: every row ends in the last
+            plain = all(type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers)
+            cache.layers = [GrowingLayer(same, T) for same in zip(*old, cache.layers)] if plain else cache.layers
+        token = logits.max(-1).indices  # the first of equals, as argmax; faster on a CPU
+        if any(row[1] for row in alive):
+            heat = torch.tensor([[row[1]] for row in alive], device=model.device)
+            uniform = torch.tensor([[row[2][len(row[3])]] for row in alive], dtype=torch.float64, device=model.device)
+            mass = (logits / heat.where(heat > 0, 1)).softmax(-1).cumsum(-1, dtype=torch.float64)
+            drawn = torch.searchsorted(mass, uniform * mass[:, -1:], right=True).clamp(max=mass.shape[1] - 1)
+            token = token.where(heat[:, 0] == 0, drawn[:, 0])
+        for row, t in zip(alive, token.tolist()):
+            row[3].append(t)
+        ended = {i for i, row in enumerate(alive) if row[3][-1] in stops or len(row[3]) == max_tokens}
+        if ended:  # rows from beyond the new end take the places of those that leave
+            last = [i for i in range(len(alive) - len(ended), len(alive)) if i not in ended]
+            keep = [last.pop() if i in ended else i for i in range(len(alive) - len(ended))]
+            alive, token, position = [alive[i] for i in keep], token[keep], position[keep]
             cache.batch_select_indices(keep)
-            alive, token, attention, position = alive[keep], token[keep], attention[keep], position[keep]
-        attention, position = torch.cat([attention, torch.ones_like(attention[:, :1])], 1), position + 1
-        logits = model(input_ids=token[:, None], attention_mask=attention, position_ids=position,
-                       past_key_values=cache, use_cache=True).logits[:, -1].float()
-    results = iter(zip(answers, finish))
-    return [[{"text": tokenizer.decode(a[:-1] if f == "stop" else a), "ids": a, "tokens": len(a), "finish": f}
-             for a, f in (next(results) for _ in samples)] for _, samples in jobs]
+        if alive:
+            T, position = T + 1, position + 1
+            attention = (torch.arange(T, device=model.device) >= T - 1 - position).long()
+            logits = model(input_ids=token[:, None], attention_mask=attention, position_ids=position,
+                           past_key_values=cache, use_cache=True).logits[:, -1].float()
+    ends = [(ids[:-1], ids, "stop") if ids[-1] in stops else (ids, ids, "length") for _, _, _, ids in rows]
+    results = iter({"text": tokenizer.decode(a), "ids": ids, "tokens": len(ids), "finish": f} for a, ids, f in ends)
+    return [[next(results) for _ in own] for _, own in jobs]
 
 
 def generation_batches(lengths, rows_per_job, batch_rows):

@@ -157,6 +157,7 @@ def test_limit_seed_and_greedy(base, prompts, tmp_path):
     other = texts("c", "--seed", 1)
     assert all(a[2] != b[2] for a, b in zip(first, other))
     assert texts("d", "--batch-size", 1) == first, "the batch size does not matter"
+    assert texts("f", "--batch-size", 2, "--refill", 3) == first, "nor that places are filled again"
     assert len({t[2] for t in texts("e", "--temperatures", 0)}) == 2, "three greedy answers to a prompt are the same"
 
 

@@ -7,7 +7,7 @@ import torch
 from conftest import make_model, make_tokenizer, text_of
 from scipy.stats import chisquare
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from common import encode, prompt_ids
 from inference import _padded, generation_batches, sample
@@ -141,6 +141,68 @@ def test_finished_rows_leave_the_batch(ending, two_stops, prompts):
     lengths = [a["tokens"] for found in answers for a in found]
     assert seen[0] == (len(prompts), max(map(len, prompts)))
     assert seen[1:] == [(sum(n > step for n in lengths), 1) for step in range(1, max(lengths))]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5, 9, 64])
+def test_rows_that_wait_change_no_answer(ending, two_stops, prompts, slots):
+    """Greedy as transformers alone, drawn as all at once, with any places; one job has more rows than places."""
+    jobs = [(ids, [(0.0, 0)] + [(0.7 + s / 4, 10 * n + s) for s in range(2 + 9 * (n == 3))])
+            for n, ids in enumerate(prompts)]
+    calls = []
+    hook = ending.model.embed_tokens.register_forward_hook(lambda m, inputs, o: calls.append(tuple(inputs[0].shape)))
+    refilled = sample(ending, two_stops, jobs, 20, slots=slots)
+    hook.remove()
+    assert refilled == sample(ending, two_stops, jobs, 20)
+    for (ids, _), found in zip(jobs, refilled):
+        alone = ending.generate(input_ids=torch.tensor([ids]), max_new_tokens=20, do_sample=False, eos_token_id=STOPS,
+                                pad_token_id=0)[0, len(ids):].tolist()
+        assert found[0]["ids"] == alone
+    assert {a["finish"] for found in refilled for a in found} == {"stop", "length"}
+    steps = [shape[0] for shape in calls if shape[1] == 1]
+    assert 0 < max(steps) <= slots and (slots > 9 or max(steps) == slots), "places are used, and never more"
+
+
+def test_waiting_rows_take_the_places_of_those_that_end(ending, two_stops, prompts):
+    """While rows wait, few places are empty: filled several at a time, and a prompt is read once for all that start."""
+    calls = []
+    hook = ending.model.embed_tokens.register_forward_hook(lambda m, inputs, o: calls.append(tuple(inputs[0].shape)))
+    found = sample(ending, two_stops, [(ids, [(1.0, 10 * n + s) for s in range(6)]) for n, ids in enumerate(prompts)],
+                   20, slots=16)
+    hook.remove()
+    last = max(n for n, shape in enumerate(calls) if shape[1] > 1)
+    busy, reads = [shape[0] for shape in calls[:last] if shape[1] == 1], [shape[0] for shape in calls if shape[1] > 1]
+    assert reads[0] == 3 and len(reads) > 3 and sum(busy) > 0.85 * 16 * len(busy)
+    assert len(reads) < 48 / 3 and sum(reads) < 8 + len(reads), "several at once; read again where rows split"
+    assert len(calls) - len(reads) <= sum(a["tokens"] for some in found for a in some) / (0.85 * 16) + 20, "and a tail"
+
+
+def test_a_sliding_window_is_not_refilled(tokenizer, prompts):
+    """Its cache is cut to the window: rows that wait start when all others have ended, and nothing changes."""
+    torch.manual_seed(0)
+    model = MistralForCausalLM(MistralConfig(
+        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=8, initializer_range=0.2, eos_token_id=2, pad_token_id=0)).eval()
+    bias = torch.zeros(320)
+    bias[2] = 4.0
+    model.lm_head.register_forward_hook(lambda module, inputs, output: output + bias)
+    jobs, reads = [(ids, [(0.0, 0), (1.0, n)]) for n, ids in enumerate(prompts)], []
+    hook = model.model.embed_tokens.register_forward_hook(lambda m, inputs, o: reads.append(tuple(inputs[0].shape)))
+    found = sample(model, tokenizer, jobs, 12, slots=4)
+    hook.remove()
+    assert [shape[0] for shape in reads if shape[1] > 1] == [2, 2, 2, 2]
+    assert len({a["tokens"] for some in found for a in some}) > 3, "rows end at different times"
+    for ids, some in zip(prompts, found):
+        alone = model.generate(input_ids=torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids):].tolist()
+        assert some[0]["ids"] == alone
+    assert found == sample(model, tokenizer, jobs, 12)
+
+
+def test_equal_logits_take_the_first(tokenizer, prompts):
+    """As argmax does, which transformers uses: in 16 bits ties are common."""
+    model = make_model(0)
+    model.lm_head.register_forward_hook(lambda module, inputs, output: output.clamp(max=0).mul(0))
+    found = sample(model, tokenizer, [(ids, [(0.0, 0)]) for ids in prompts], 2)
+    assert [answer["ids"] for [answer] in found] == [[0, 0]] * len(prompts)
 
 
 def test_uniform_numbers_at_the_edge(model, tokenizer, prompts, monkeypatch):
