@@ -352,7 +352,7 @@ def main(args):
     if not JEMALLOC:
         log("libjemalloc.so.2 not found (Debian: libjemalloc2): page faults slow TRL down, the figures flatter us")
     a, wrong = torch.randn(1024, 1024), 0
-    peak = 2 * 1024**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=30, timer=time.process_time))
+    peak = 2 * 1024**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=100, timer=time.process_time))
     for loss in args.losses:
         for shape in args.shapes or (SHAPES if loss == "dpo" else ["h256_V32k"]):
             row = measure(loss, shape, args, peak)
