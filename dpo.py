@@ -145,6 +145,7 @@ def main(args):
         (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
         print(f"{args.out} is finished: nothing to do")
         return 0
+    track = start_tracker(args.track, args.out, vars(args))
     start, read = time.perf_counter(), 0
     key = fingerprint(args.ref or args.model, args.quantize)
     if args.ref:  # one model in memory at a time: the other reference is scored and freed first
@@ -172,7 +173,7 @@ def main(args):
     if args.selfcheck:
         self_check(model, [rows[n] for n in steps[0][:8]], losses, state["step"] == 0 and not args.ref)
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", read)
-    track, history, told = start_tracker(args.track, args.out, vars(args)), read_log(args.out), set()
+    history, told = read_log(args.out), set()
     watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows)
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc=args.loss):
         if state.get("stopped"):

@@ -128,6 +128,7 @@ def main(args):
         (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
         print(f"{args.out} is finished: nothing to do")
         return 0
+    track = start_tracker(args.track, args.out, vars(args))
     start = time.perf_counter()
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
     optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
@@ -140,7 +141,7 @@ def main(args):
 
     if args.selfcheck:
         self_check(model, [rows[n] for n in steps[0][:8]], losses)
-    track, history, told = start_tracker(args.track, args.out, vars(args)), read_log(args.out), set()
+    history, told = read_log(args.out), set()
     watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows)
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc="sft"):
         if state.get("stopped"):

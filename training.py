@@ -305,12 +305,13 @@ def start_tracker(name, out, arguments):
     """A function (values, step) that sends numbers to accelerate's tracker `name`; one that does nothing for None."""
     if not name or not is_first():
         return lambda values, step: None
-    accelerator = accelerate.Accelerator(log_with=name, project_dir=out)
     try:
-        accelerator.init_trackers("post-training",
-                                  {k: v for k, v in arguments.items() if isinstance(v, int | float | str)})
+        accelerator = accelerate.Accelerator(log_with=name, project_dir=out)
+        if not accelerator.log_with:
+            raise ValueError(f"not installed: pip install {name}")
+        accelerator.init_trackers("tracker", {k: v for k, v in arguments.items() if isinstance(v, int | float | str)})
     except (ImportError, ValueError) as error:
-        raise BadInput(f"--track {name}: {str(error)[:120]} (pip install {name})") from None
+        raise BadInput(f"--track {name}: {str(error)[:160]}") from None
     return lambda values, step: accelerator.log(
         {k: v for k, v in values.items() if isinstance(v, int | float)}, step=step)
 

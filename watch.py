@@ -147,7 +147,8 @@ def curves(out):
             if points:
                 axis.plot(*zip(*points), label=name, marker="o" if len(points) < 15 else None, markersize=3)
         axis.set(title=title, xlabel="step", visible=any(series.values()))
-        axis.legend(fontsize=8)
+        if axis.get_visible():
+            axis.legend(fontsize=8)
     figure.savefig(Path(out) / "curves.png", dpi=80)
     plt.close(figure)
 

@@ -150,6 +150,18 @@ def test_curves_are_drawn(watched):
     assert data[:4] == b"\x89PNG" and len(data) > 20_000
 
 
+def test_a_tracker_gets_every_step(base, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", sft_rows(9)), *SMALL, "--max-steps", 2]
+    assert run_main("sft", *words, "--out", tmp_path / "run", "--track", "tensorboard") == 0
+    events = EventAccumulator(str(next((tmp_path / "run/tracker").glob("events*")).parent)).Reload()
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx([x["loss"] for x in log_lines(tmp_path / "run")])
+    for name in ("nonsense", "wandb"):  # not known, not installed
+        with pytest.raises(BadInput, match=f"--track {name}"):
+            run_main("sft", *words, "--out", tmp_path / "other", "--track", name)
+
+
 # ---- mixtures, slices, labels --------------------------------------------------------------------------------
 
 
