@@ -230,11 +230,11 @@ def is_first():
 
 
 def from_first(make):
-    """make() of the first process, for all: a run record must be opened once. So is its BadInput: nobody waits."""
+    """make() of the first process, for all: a run record must be opened once. So is its refusal: nobody waits."""
     found = [None, None]
     try:
         found[0] = make() if is_first() else None
-    except BadInput as error:
+    except (BadInput, OSError) as error:
         found[1] = error
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(found)
