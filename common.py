@@ -62,7 +62,7 @@ def run(main, args):
         print("\ninterrupted: the same command continues", file=sys.stderr)
         code = 130
     except Exception:
-        traceback.print_exc()
+        traceback.print_exc(file=sys.__stderr__)  # also of a process that is silent otherwise (join_processes)
         code = 70
     sys.exit(code)
 

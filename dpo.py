@@ -180,7 +180,7 @@ def main(args):
             break
         batch = [rows[n] for n in steps[step]]
         total, sums = sum(row["weight"] for row in batch), Counter()
-        for pack in packs(batch, args.pack_tokens)[rank::size]:
+        for pack in packs(batch, args.pack_tokens, rank, size):
             loss, found = losses(pack)
             (loss / total).backward()
             sums.update(found)

@@ -133,7 +133,7 @@ def step_kl(model, cut):
             else:
                 with torch.no_grad():
                     logps = seq_logps(model, others)[0]
-        ratios += [logp - seq["ref"] for logp, seq in zip(logps.tolist(), others)]
+        ratios += [logp - row["other"]["ref"] for logp, row in zip(logps.tolist(), pack) if row["weight"]]
     return kto_kl(torch.tensor(summed(ratios), dtype=torch.float64)), first
 
 
@@ -228,7 +228,7 @@ def main(args):
             break
         batch = [rows[n] | {"other": other} for n, other in zip(steps[step], kl_pairs[step])]
         total, sums = sum(row["weight"] for row in batch), Counter()
-        cut = packs(batch, args.pack_tokens)[rank::size]
+        cut = packs(batch, args.pack_tokens, rank, size)
         kl, logps = step_kl(model, cut)
         for pack in cut:
             loss, found = batch_loss(model, pack, kl, args.beta, good, bad, logps)

@@ -2,11 +2,14 @@
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 import torch
+import torch.distributed
 import transformers
 from safetensors import SafetensorError
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common import PLAIN_TEMPLATE, BadInput, digest, read_run
 from packed import share_prompts
@@ -66,7 +69,8 @@ def load_model(name, quantize="auto", trainable=False):
     base, adapter = resolve_model(name)
     cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda else torch.float32
-    options = {"dtype": dtype, "device_map": {"": torch.cuda.current_device() if cuda else "cpu"}}
+    device = torch.cuda.current_device() if cuda and not sharded() else "cpu"  # shard takes the layers to the GPU
+    options = {"dtype": dtype, "device_map": {"": device}}
     if quantize_mode(quantize) == "nf4":
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
@@ -89,6 +93,7 @@ def load_reference(name, tokenizer, quantize):
     if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
         raise BadInput(f"--ref {name}: not the tokenizer of --model: log-probabilities cannot be compared")
     model = load_model(name, quantize).train()  # as the policy: in eval mode 4-bit layers on a CPU round differently
+    shard(model)
     with autocast(model):
         share_prompts(model)
     return model
@@ -128,9 +133,40 @@ def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0, che
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
+    shard(model)
     with autocast(model):
         share_prompts(model)
     return model
+
+
+def sharded():
+    """True when accelerate launch was told to use FSDP."""
+    return torch.distributed.is_initialized() and os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
+def shard(model):
+    """Under FSDP spread the frozen weights over the processes; a layer is gathered while it is read. The adapter stays
+    whole in each, so gradients, clipping and checkpoints are those of one process. From then on all must read the model
+    equally often (training.packs)."""
+    if not sharded():
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    device, whole = "cuda" if torch.cuda.is_available() else "cpu", set(trained(model))
+    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+    for parameter in whole:
+        parameter.data = parameter.data.to(device)
+    for part in [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] + [model]:
+        fully_shard(part, mesh=mesh, ignored_params=whole)
+    frozen = [p for p in model.parameters() if p not in whole]
+    sizes = [sum(p.nbytes for p in same) / 2**20 for same in ([p.to_local() for p in frozen], frozen)]
+    print(f"fsdp     {sizes[0]:,.1f} of {sizes[1]:,.1f} MiB of frozen weights in each process")
+
+    def same_logits(module, inputs, options, output):  # while sampling: with other tokens the steps could be more
+        if options.get("use_cache"):
+            torch.distributed.broadcast(output.logits, 0)
+    model.register_forward_hook(same_logits, with_kwargs=True)
 
 
 def trained(model):

@@ -6,6 +6,7 @@ path of common.py stays the yardstick: share_prompts compares the two on every m
 """
 
 import types
+from collections import UserDict
 
 import torch
 import torch.nn.functional as F
@@ -50,9 +51,9 @@ def lay_out(seqs, device="cpu", memory=None):
             target += [own[t] for t in scored]
             row += [number] * len(scored)
     line = {"ids": ids, "positions": positions, "source": source, "target": target, "row": row}
-    return {name: torch.tensor(values, device=device) for name, values in line.items()} | {
+    return UserDict({name: torch.tensor(values, device=device) for name, values in line.items()} | {
         "segments": segments, "prompts": prompts, "kept": {}, "past": memory["kept"] if memory else None, "cache": {},
-        "windows": 0}
+        "windows": 0})  # of a plain dict FSDP hands on a copy, and the layers write into this one
 
 
 def line_tokens(seqs):

@@ -148,7 +148,7 @@ def main(args):
             break
         batch = [rows[n] for n in steps[step]]
         total, sums = sum(row["weight"] * sum(row["seqs"][0]["mask"]) for row in batch), Counter()
-        for pack in packs(batch, args.pack_tokens)[rank::size]:
+        for pack in packs(batch, args.pack_tokens, rank, size):
             loss, found = losses(pack)
             (loss / total).backward()
             sums.update(found)

@@ -76,19 +76,23 @@ def batches(rows, batch_size, epochs, seed, max_steps=None):
     return steps[:max_steps]
 
 
-def packs(rows, pack_tokens):
+def packs(rows, pack_tokens, rank=0, size=1):
     """Rows in groups of at most pack_tokens tokens, prompts counted once (one row at least): the longest first, each
-    into the first group with room. Sums over a batch do not depend on the groups."""
+    into the first group with room. Sums over a batch do not depend on the groups.
+
+    Process `rank` of `size` gets its share, as many as every other: copies of the last group, of weight 0, fill up."""
     found = []
     for row in sorted(rows, key=lambda row: line_tokens(row["seqs"]), reverse=True):
-        size = line_tokens(row["seqs"])
-        pack = next((pack for pack in found[-32:] if pack["size"] + size <= pack_tokens), None)
+        tokens = line_tokens(row["seqs"])
+        pack = next((pack for pack in found[-32:] if pack["size"] + tokens <= pack_tokens), None)
         if not pack:
             pack = {"size": 0, "rows": []}
             found.append(pack)
-        pack["size"] += size
+        pack["size"] += tokens
         pack["rows"].append(row)
-    return [pack["rows"] for pack in found]
+    found = [pack["rows"] for pack in found]
+    idle = [[row | {"weight": 0.0} for row in found[-1]]] * (-len(found) % size) if found else []
+    return (found + idle)[rank::size]
 
 
 def hold_out(rows, share, seed, most=64):
@@ -104,11 +108,11 @@ def hold_out(rows, share, seed, most=64):
 
 def tally(pack, losses, weights, metrics):
     """Sums over a pack by slice: {(slice, name): sum}. losses, weights and the metrics' values: [rows], NaN = not for
-    this row. A metric's count goes under (slice, name, "rows")."""
+    this row. A metric's count goes under (slice, name, "rows"). Rows of weight 0, which packs adds, do not count."""
     sums = Counter()
     for name, values in {"loss": weights * losses, "weight": weights, **metrics}.items():
         for row, value in zip(pack, values.detach().tolist()):
-            if not math.isnan(value):
+            if row.get("weight", 1) and not math.isnan(value):
                 sums[row.get("slice", "all"), name] += value
                 sums[row.get("slice", "all"), name, "rows"] += 1
     return sums
@@ -147,7 +151,7 @@ def reference_logps(model, rows, pack_tokens, key, out, rank=0, size=1):
     free; what is borrowed is copied before step 1. A killed run redoes its partial pack whole: packs, and so the last
     digits, do not depend on interruptions. model None: all must be in the cache (the policy has already moved).
     Returns the tokens that were read."""
-    path, known, own, unique, prompts = Path(out) / "ref_logps.jsonl", {}, set(), {}, {}
+    path, unique, prompts = Path(out) / "ref_logps.jsonl", {}, {}
     for seq in (seq for row in rows for seq in row["seqs"]):
         seq["key"] = hashlib.sha256(f"{key}|{pack_tokens}|{seq['ids']}|{seq['mask']}".encode()).hexdigest()[:24]
         unique.setdefault(seq["key"], seq)
@@ -156,13 +160,17 @@ def reference_logps(model, rows, pack_tokens, key, out, rank=0, size=1):
         if mine[-1]["seqs"] and line_tokens([*mine[-1]["seqs"], seq]) > pack_tokens:
             mine.append({"seqs": []})
         mine[-1]["seqs"].append(seq)
-    files = sorted(path.parent.parent.glob("*/ref_logps.jsonl"), key=lambda p: (p == path, p))  # our own last: it wins
-    for file in files:
-        for line in file.read_text().splitlines():
-            with contextlib.suppress(ValueError, TypeError, KeyError):  # a torn last line is redone
-                entry = json.loads(line)
-                known[entry["key"]] = float(entry["logp"])
-                own |= {entry["key"]} if file == path else set()
+
+    def cached():
+        known, own, files = {}, set(), path.parent.parent.glob("*/ref_logps.jsonl")
+        for file in sorted(files, key=lambda p: (p == path, p)):  # our own last: it wins
+            for line in file.read_text().splitlines():
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # a torn last line is redone
+                    entry = json.loads(line)
+                    known[entry["key"]] = float(entry["logp"])
+                    own |= {entry["key"]} if file == path else set()
+        return known, own
+    known, own = from_first(cached)  # a file that another run extends meanwhile is the same for all
     groups = [[seq for row in pack for seq in row["seqs"]]
               for pack in packs([row for mine in prompts.values() for row in mine], pack_tokens)]
     missing = [group for group in groups if not all(seq["key"] in known for seq in group)]
@@ -170,14 +178,15 @@ def reference_logps(model, rows, pack_tokens, key, out, rank=0, size=1):
         raise BadInput(f"{path} is incomplete though training has begun: delete {out} and start again")
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(os.devnull if rank else path, "a", encoding="utf-8") as file:
-        file.write("\n" if path.stat().st_size else "")  # a torn line stays alone
+        file.write("\n" if rank == 0 and path.stat().st_size else "")  # a torn line stays alone
         for borrowed in [k for k in unique if k in known and k not in own]:
             file.write(json.dumps({"key": borrowed, "logp": known[borrowed]}) + "\n")
         for at in tqdm(range(0, len(missing), size), desc="reference", leave=False):
-            mine = [seq for group in missing[at + rank:at + rank + 1] for seq in group]
+            mine = missing[min(at + rank, len(missing) - 1)]  # nobody reads less often than the others
             with torch.no_grad():
-                logps = pack_logps(model, [{"seqs": mine}])[0][0].tolist() if mine else []
-            for seq_key, logp in summed([(seq["key"], logp) for seq, logp in zip(mine, logps)]):
+                logps = pack_logps(model, [{"seqs": mine}])[0][0].tolist()
+            pairs = [(seq["key"], logp) for seq, logp in zip(mine, logps) if at + rank < len(missing)]
+            for seq_key, logp in summed(pairs):
                 known[seq_key] = logp
                 file.write(json.dumps({"key": seq_key, "logp": logp}) + "\n")
             file.flush()
@@ -200,8 +209,8 @@ def check_start(name, value, expected, model):
 
 def join_processes():
     """Join the processes of `accelerate launch` if there are several -> (number of this one, how many). Each holds the
-    whole model and reads its share of the packs; gradients are summed once a step, so the update is that of one. Only
-    the first speaks and writes."""
+    whole model (a part of it under FSDP: models.shard) and reads its share of the packs; gradients are summed once a
+    step, so the update is that of one. Only the first speaks and writes."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return 0, 1
     state = accelerate.PartialState(cpu=not torch.cuda.is_available())
@@ -209,6 +218,7 @@ def join_processes():
         raise BadInput("the processes of accelerate launch do not find each other: each would train alone")
     if state.device.type == "cuda":
         torch.cuda.set_device(state.device)
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # transformers would give weights to the first process only
     if state.process_index:
         sys.stdout = sys.stderr = open(os.devnull, "w")
     return state.process_index, state.num_processes
@@ -220,10 +230,16 @@ def is_first():
 
 
 def from_first(make):
-    """make() of the first process, for all: a run record must be opened once."""
-    found = [make() if is_first() else None]
+    """make() of the first process, for all: a run record must be opened once. So is its refusal: nobody waits."""
+    found = [None, None]
+    try:
+        found[0] = make() if is_first() else None
+    except (BadInput, OSError) as error:
+        found[1] = error
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(found)
+    if found[1]:
+        raise found[1]
     return found[0]
 
 

@@ -17,7 +17,7 @@ from common import BadInput, completion_logps, seed_for
 from inference import sample
 from models import autocast, trained
 from packed import prompt_length, seq_logps, token_logps
-from training import means, packs
+from training import from_first, means, packs
 
 SAMPLES, SAMPLE_TOKENS = 16, 48
 
@@ -47,7 +47,7 @@ def evaluate(model, tokenizer, start, held, prompts, losses, seed, pack_tokens):
     """{"eval_...": means over the held-out rows, "sampled_...": of answers to the prompts}; changes nothing.
 
     start: the trained parameters' values before step 1. prompts: token lists. losses: pack -> (loss, tally), the
-    trainer's own."""
+    trainer's own. Of several processes the first one's numbers count, so that all stop in the same step (too_far)."""
     found, sums = {}, Counter()
     with torch.no_grad():
         for pack in packs(held, pack_tokens):
@@ -56,7 +56,7 @@ def evaluate(model, tokenizer, start, held, prompts, losses, seed, pack_tokens):
         found = {f"eval_{name}": value for name, value in means(sums).items() if name != "slices"}
     if prompts:
         found |= say(model, tokenizer, start, prompts, seed)
-    return found
+    return from_first(lambda: found)
 
 
 def say(model, tokenizer, start, prompts, seed):

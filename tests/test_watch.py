@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 
@@ -291,20 +292,31 @@ def test_checkpointing_changes_nothing(base, tokenizer):
     assert slopes[0].norm() > 0 and torch.allclose(*slopes, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "kto"])
-def test_two_processes_train_as_one(base, tmp_path, stage):
-    """torchrun with two gloo processes: log and adapter of the run in one process, to rounding."""
+def launch(config, stage, *words):
+    """`accelerate launch` of a stage with data/accelerate/<config>.yaml: two processes, on a CPU with gloo."""
+    file, port = ROOT / f"data/accelerate/{config}.yaml", random.SystemRandom().randrange(20000, 60000)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, "--main_process_port", port,
+               ROOT / f"{stage}.py", *words]
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=280,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.parametrize(("stage", "config", "quantize"), [
+    ("sft", "ddp", "none"), ("dpo", "fsdp", "nf4"), ("kto", "fsdp", "none"),
+    pytest.param("dpo", "ddp", "none", marks=pytest.mark.slow),
+    pytest.param("kto", "ddp", "none", marks=pytest.mark.slow)])
+def test_two_processes_train_as_one(base, tmp_path, stage, config, quantize):
+    """Log and adapter of the run in one process, to rounding; with FSDP each process holds half the weights."""
     make = {"sft": sft_rows, "dpo": pair_rows, "kto": label_rows}[stage]
-    random.seed(0)
     words = ["--model", base, "--data", write(tmp_path / "d.jsonl", rows_of(11, make)), "--batch-size", 5, "--lora-r",
-             2, "--lr", 0.01, "--pack-tokens", 60, "--eval-every", 1]
+             2, "--lr", 0.01, "--pack-tokens", 70, "--eval-every", 1, "--quantize", quantize]
     assert run_main(stage, *words, "--out", tmp_path / "one/run") == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
-               str(random.randrange(20000, 60000)), ROOT / f"{stage}.py", *words, "--out", tmp_path / "two/run"]
-    ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=280,
-                           env=os.environ | {"OMP_NUM_THREADS": "1"})
+    ended = launch(config, stage, *words, "--out", tmp_path / "two/run")
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert ended.stdout.count("result ") == 1
+    parts = re.findall(r"fsdp +([\d.]+) of ([\d.]+) MiB", ended.stdout)
+    assert [2 * float(part) for part, _ in parts] == pytest.approx([float(all_) for _, all_ in parts], abs=0.2)
+    assert len(parts) == (config == "fsdp")
     one, two = log_lines(tmp_path / "one/run"), log_lines(tmp_path / "two/run")
     assert len(one) == len(two) == 3
     for a, b in zip(one, two):
@@ -313,3 +325,42 @@ def test_two_processes_train_as_one(base, tmp_path, stage):
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-5), name
     tensors = adapter_of(tmp_path / "one/run"), adapter_of(tmp_path / "two/run")
     assert max((tensors[0][name] - tensors[1][name]).abs().max() for name in tensors[0]) < 1e-4  # steps of 1e-2
+
+
+def test_no_process_waits_for_one_that_refuses(tmp_path):
+    """The first alone opens the run record; when it refuses, all do."""
+    code = """if 1:
+        import sys, common, training, torch.distributed as dist
+        dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+        def refuse():
+            raise common.BadInput(f"process {dist.get_rank()} refuses")
+        print(training.from_first(lambda: dist.get_rank() + 5))
+        common.run(lambda args: training.from_first(refuse), None)"""
+    started = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "store", str(rank)], stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, cwd=ROOT) for rank in range(2)]
+    for process in started:
+        printed = process.communicate(timeout=120)[0]
+        assert process.returncode == 2 and "5\n" in printed and "process 0 refuses" in printed
+
+
+def test_fsdp_hands_the_line_itself_to_the_layers():
+    """On a GPU it copies every dict among a model's arguments, and what the layers count in it would be lost."""
+    from torch.distributed.utils import _to_kwargs
+
+    from packed import lay_out
+
+    line = lay_out([{"ids": [1, 2, 3], "mask": [0, 1, 1]}]) | {"keep": True}
+    assert _to_kwargs((), {"line": line}, torch.device("cpu"), False)[1][0]["line"] is line
+
+
+def test_every_process_reads_as_many_packs():
+    rows = [{"id": n, "weight": 2.0, "seqs": [{"ids": [n] * 10, "mask": [0] * 5 + [1] * 5}]} for n in range(7)]
+    for size in (1, 2, 3, 16):
+        shares = [training.packs(rows, 20, rank, size) for rank in range(size)]
+        assert {len(share) for share in shares} == {math.ceil(4 / size)}
+        read = [row for share in shares for pack in share for row in pack]
+        assert sorted(row["id"] for row in read if row["weight"]) == [*range(7)]
+    copies = training.packs(rows, 20, 1, 3)[1]
+    sums = training.tally(copies, torch.ones(1), torch.zeros(1), {"x": torch.ones(1)})
+    assert [row["weight"] for row in copies] == [0.0] and not sums
+    assert training.packs([], 20, 1, 2) == []
