@@ -137,31 +137,41 @@ AttentionMaskInterface.register("packed", sdpa_mask)  # ordinary calls of the sa
 
 
 class HeadLogps(torch.autograd.Function):
-    """log softmax(cap(scale x (hidden W^T + bias)))[target] of every token: [S, H] -> [S] float32, chunk by chunk.
+    """log softmax(cap(scale x (hidden W^T + bias)))[target] of every token: [S, H] -> [S] float32, tile by tile.
 
     W is frozen, so d logp / d hidden = scale x (W[target] - softmax W) is known in the forward: [S, H] is kept for the
-    backward, [S, V] never. cap(z) = c tanh(z / c) where the model caps its logits; its slope multiplies both terms."""
+    backward, [S, V] never. cap(z) = c tanh(z / c) where the model caps its logits; its slope multiplies both terms.
+    tile: (tokens, words) at a time. Over tiles of words the softmax is summed against a running maximum; on a GPU a
+    tile has all words, as sums of products in half precision would be rounded at every tile."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, target, scale, softcap, chunk):
+    def forward(ctx, hidden, weight, bias, target, scale, softcap, tile):
         logps, wanted = torch.empty(len(target), dtype=torch.float32, device=hidden.device), ctx.needs_input_grad[0]
         direction = torch.empty_like(hidden) if wanted else None
-        for at in range(0, len(target), chunk):
-            here = slice(at, at + chunk)
-            t = target[here, None]
-            logits, slope = F.linear(hidden[here].to(weight.dtype), weight, bias).float(), None  # [chunk, V]
-            logits = logits if scale == 1 else logits * scale
-            if softcap:
-                logits = torch.tanh(logits / softcap)
-                slope, logits = 1 - logits**2, logits * softcap
-            own, top = logits.gather(1, t), logits.amax(1, keepdim=True)
-            mass = logits.sub_(top).exp_()
-            total = mass.sum(1, keepdim=True)
+        for at in range(0, len(target), tile[0]):
+            here = slice(at, at + tile[0])
+            x, t = hidden[here].to(weight.dtype), target[here, None]
+            own = total = pull = torch.zeros(len(t), 1, device=x.device)
+            top, own_slope = torch.full_like(own, -torch.inf), torch.ones_like(own)
+            for v in range(0, len(weight), tile[1]):
+                w = weight[v:v + tile[1]]
+                logits = F.linear(x, w, None if bias is None else bias[v:v + tile[1]]).float()  # [tokens, words]
+                logits = logits if scale == 1 else logits * scale
+                if softcap:
+                    logits = torch.tanh(logits / softcap)
+                    slope, logits = 1 - logits**2, logits * softcap
+                inside, place = (v <= t) & (t < v + len(w)), (t - v).clamp(0, len(w) - 1)
+                own, before = torch.where(inside, logits.gather(1, place), own), top
+                top = torch.maximum(top, logits.amax(1, keepdim=True))
+                mass, shrink = logits.sub_(top).exp_(), (before - top).exp()
+                total = total * shrink + mass.sum(1, keepdim=True)
+                if wanted and softcap:
+                    own_slope, mass = torch.where(inside, slope.gather(1, place), own_slope), mass * slope
+                if wanted:
+                    pull = pull * shrink + (mass.to(w.dtype) @ w).float()  # [tokens, H]
             logps[here] = (own - top - total.log())[:, 0]
             if wanted:
-                own = weight[t[:, 0]] if slope is None else weight[t[:, 0]] * slope.gather(1, t)
-                mass = mass if slope is None else mass * slope
-                direction[here] = scale * (own - (mass.to(weight.dtype) @ weight).float() / total)
+                direction[here] = scale * (weight[t[:, 0]] * own_slope - pull / total)
         ctx.save_for_backward(direction)
         return logps
 
@@ -277,9 +287,10 @@ def line_forward(self, *args, line=None, **kwargs):
     hidden = self.get_decoder()(input_ids=line["ids"][None], position_ids=line["positions"][None], attention_mask=skip,
                                 use_cache=False, line=line).last_hidden_state[0]  # [T, H]
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    chunk = max(16, (1 << 24 if hidden.is_cuda else 1 << 23) // len(head.weight))
+    words = len(head.weight)
+    tile = (max(16, (1 << 24) // words), words) if hidden.is_cuda else (512, 1024)
     return HeadLogps.apply(hidden.index_select(0, line["source"]), head.weight, head.bias, line["target"], scale,
-                           getattr(config, "final_logit_softcapping", None), chunk)
+                           getattr(config, "final_logit_softcapping", None), tile)
 
 
 def line_logps(model, line, rows):

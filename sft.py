@@ -10,8 +10,7 @@ Writes  a run folder: adapter, tokenizer + chat template, log.jsonl (a line a st
 What to look at: the data report (duplicates and hedging openers teach style faster than content), --show-mask once per
 new model, and `loss` in log.jsonl: it should fall and level off. A loss near 0 after one epoch means memorised rows.
 Killed at any moment, the same command continues and ends in the same weights.
-Beside it stand eval_loss (held-out rows) and what the policy says by itself; curves.png draws them. Several GPUs:
-    accelerate launch --num_processes 2 sft.py --model data/tiny/base --data data/sft.jsonl --out runs/sft2
+Beside it stand eval_loss (held-out rows) and what the policy says by itself; curves.png draws them.
 Left out on purpose: full-parameter training.
 """
 

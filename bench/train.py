@@ -72,7 +72,7 @@ SHAPES = {  # hidden size, layers, vocabulary, pairs in a step; head / body para
 BETA = {"dpo": 0.1, "ipo": 1.0, "kto": 0.1, "sft": None}
 PAIRED = ("dpo", "ipo")
 EXAMPLES, MICRO = 8, 8  # rows of a KTO or SFT step; TRL's per_device_train_batch_size
-REFERENCE, POLICY = 1, 2  # seeds of the two adapters; with --seed 0 KTO's KL is then above 0
+REFERENCE, POLICY = 1, 2  # seeds of the two adapters; with --seed 0 KTO's KL (h256_V32k) is above 0
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 1e-4
 log = partial(print, file=sys.stderr, flush=True)
 
@@ -352,7 +352,7 @@ def main(args):
     if not JEMALLOC:
         log("libjemalloc.so.2 not found (Debian: libjemalloc2): page faults slow TRL down, the figures flatter us")
     a, wrong = torch.randn(1024, 1024), 0
-    peak = 2 * 1024**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=30, timer=time.process_time))
+    peak = 2 * 1024**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=100, timer=time.process_time))
     for loss in args.losses:
         for shape in args.shapes or (SHAPES if loss == "dpo" else ["h256_V32k"]):
             row = measure(loss, shape, args, peak)

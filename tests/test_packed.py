@@ -176,8 +176,8 @@ def test_one_call_for_all_segments(name, seqs, monkeypatch):
 
 
 @pytest.mark.parametrize(("bias", "scale", "cap"), [(False, 1.0, None), (True, 0.5, None), (True, 2.0, 3.0)])
-@pytest.mark.parametrize("chunk", [1, 4, 100])
-def test_the_head_in_chunks(bias, scale, cap, chunk):
+@pytest.mark.parametrize("tile", [(1, 20), (4, 7), (100, 100), (3, 1)])
+def test_the_head_in_tiles(bias, scale, cap, tile):
     """Values and gradients of the plain formula, in float64, for a gradient that differs from token to token."""
     torch.manual_seed(0)
     hidden = torch.randn(9, 8, dtype=torch.float64, requires_grad=True)
@@ -189,9 +189,8 @@ def test_the_head_in_chunks(bias, scale, cap, chunk):
     upstream = torch.randn(9, dtype=torch.float64)
     slope, = torch.autograd.grad((expected * upstream).sum(), hidden)
     head = [None if x is None else x.float() for x in (weight, offset)]
-    found = HeadLogps.apply(hidden.detach().float().requires_grad_(), *head, target, scale, cap, chunk)
     again = hidden.detach().float().requires_grad_()
-    found = HeadLogps.apply(again, *head, target, scale, cap, chunk)
+    found = HeadLogps.apply(again, *head, target, scale, cap, tile)
     (found * upstream.float()).sum().backward()
     assert (found - expected).abs().max() < 1e-5 and (again.grad - slope).abs().max() < 1e-5
 
