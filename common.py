@@ -62,7 +62,7 @@ def run(main, args):
         print("\ninterrupted: the same command continues", file=sys.stderr)
         code = 130
     except Exception:
-        traceback.print_exc(file=sys.__stderr__)  # also of a process that is silent otherwise (join_processes)
+        traceback.print_exc()
         code = 70
     sys.exit(code)
 
@@ -268,6 +268,8 @@ def read_mixture(specs, kind, limit=None, slices=()):
     """Rows of --data FILE[=WEIGHT] ...; row["source"] = (file, slice or "", weight) tells the sampler the mixture: rows
     of one source are drawn `weight` times an epoch. slices: NAME=WEIGHT, multiplied with the file's. BadInput for a
     name that no row has."""
+    if not all("=" in spec for spec in slices or ()):
+        raise BadInput("--slice-weight: expected SLICE=WEIGHT, for instance tools=2")
     rows, by_slice = [], dict(split_weight(spec, "--slice-weight") for spec in slices or ())
     for number, spec in enumerate(specs):
         path, weight = split_weight(spec)
@@ -372,15 +374,17 @@ def append_lines(path, rows):
 
 
 def digest(path):
-    """Short sha256 of a file or folder (large files by size, head and tail). A hub name stands for itself."""
+    """Short sha256 of a file or folder (files above 64 MiB by size and 64 KiB of each MiB). A hub name stands for
+    itself."""
     path, total = Path(path), hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files if path.exists() else []:
         size = file.stat().st_size
         with open(file, "rb") as f:
-            head = f.read(1 << 26)
-            f.seek(max(size - (1 << 20), 0))
-            total.update(f"{file.relative_to(path) if path.is_dir() else ''}|{size}|".encode() + head + f.read())
+            total.update(f"{file.relative_to(path) if path.is_dir() else ''}|{size}|".encode())
+            for at in range(0, size, 1 << 20):
+                f.seek(at)
+                total.update(f.read(1 << 20 if size <= 1 << 26 else 1 << 16))
     return total.hexdigest()[:16] if path.exists() else str(path)
 
 

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from common import (at_least, cost_line, dpo_loss, encode, forecast, ipo_loss, money, parser, read_mixture, run,
                     save_run, show_mask, start_run)
-from models import (check_length, fingerprint, load_policy, load_reference, load_tokenizer, make_optimizer,
+from models import (check_length, fingerprint, free_memory, load_policy, load_reference, load_tokenizer, make_optimizer,
                     memory_line, memory_plan, needs_checkpointing, trained)
-from packed import line_tokens
+from packed import line_tokens, shares_prompts
 from training import (batches, check_start, from_first, hold_out, join_processes, load_checkpoint, lr_at, means,
                       optimiser_step, pack_logps, packs, prepare, read_log, reference_logps, save_adapter,
                       save_checkpoint, start_tracker, sum_gradients, summed, tally, warn_if_still, write_log)
@@ -76,6 +76,8 @@ def parse_args(argv=None):
     p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
     args = p.parse_args(argv)
     args.beta = args.beta or {"dpo": 0.1, "ipo": 1.0}[args.loss]
+    if args.max_kl is not None and args.eval_every == 0:
+        p.error("--max-kl is looked at in evaluations: --eval-every must be above 0")
     return args
 
 
@@ -134,7 +136,7 @@ def main(args):
     plan = forecast(args.out, "dpo.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,
                     model=args.model)
     print(f"plan     {len(steps)} steps, {len(held)} rows held out, {cost_line(plan)}")
-    memory = memory_plan(args.model, args.quantize, args.lora_r, args.pack_tokens) if (
+    memory = memory_plan(args.model, args.quantize, args.lora_r, max(args.pack_tokens, *lengths)) if (
         args.plan or torch.cuda.is_available()) else {}
     if args.plan:
         print(memory_line(memory))
@@ -152,6 +154,7 @@ def main(args):
         other = load_reference(args.ref, tokenizer, args.quantize)
         read += reference_logps(other, used, args.pack_tokens, key, args.out, rank, size)
         del other
+        free_memory()
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
     optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
     check_length(model, max(len(seq["ids"]) for row in used for seq in row["seqs"]))
@@ -160,6 +163,8 @@ def main(args):
         policy = model if state["step"] == 0 else None
         read += reference_logps(policy, used, args.pack_tokens, key, args.out, rank, size)
     options = (args.loss, args.beta, args.label_smoothing, args.ipo_length, args.soft_labels)
+
+    padded = not shares_prompts(model)
 
     def losses(pack):
         return batch_loss(model, pack, *options, args.nll_weight)
@@ -171,7 +176,7 @@ def main(args):
         check_start(args.loss.upper(), total / sum(row["weight"] for row in first),
                     math.log(2) if args.loss == "dpo" else 1 / (4 * args.beta**2), model)
     if args.selfcheck:
-        self_check(model, [rows[n] for n in steps[0][:8]], losses, state["step"] == 0 and not args.ref)
+        self_check(model, [rows[n] for n in steps[0]], losses, args.pack_tokens, state["step"] == 0 and not args.ref)
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", read)
     history, told = read_log(args.out), set()
     watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows)
@@ -180,7 +185,7 @@ def main(args):
             break
         batch = [rows[n] for n in steps[step]]
         total, sums = sum(row["weight"] for row in batch), Counter()
-        for pack in packs(batch, args.pack_tokens, rank, size):
+        for pack in packs(batch, args.pack_tokens, rank, size, padded):
             loss, found = losses(pack)
             (loss / total).backward()
             sums.update(found)

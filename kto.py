@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from common import (BadInput, at_least, cost_line, encode, forecast, kto_kl, kto_loss, money, parser, read_mixture,
                     run, save_run, show_mask, start_run)
-from models import (autocast, check_length, fingerprint, load_policy, load_reference, load_tokenizer, make_optimizer,
-                    memory_line, memory_plan, needs_checkpointing, trained)
-from packed import line_tokens, logps_after, prompt_length, seq_logps
+from models import (autocast, check_length, fingerprint, free_memory, load_policy, load_reference, load_tokenizer,
+                    make_optimizer, memory_line, memory_plan, needs_checkpointing, trained)
+from packed import line_tokens, logps_after, prompt_length, seq_logps, shares_prompts
 from training import (batches, check_start, from_first, hold_out, join_processes, load_checkpoint, lr_at, means,
                       optimiser_step, pack_logps, packs, prepare, read_log, reference_logps, save_adapter,
                       save_checkpoint, start_tracker, sum_gradients, summed, tally, warn_if_still, write_log)
@@ -74,7 +74,10 @@ def parse_args(argv=None):
     p.add_argument("--plan", action="store_true", help="print tokens, time, memory, cost; load no model; exit")
     p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: an earlier run)")
     p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if args.max_kl is not None and args.eval_every == 0:
+        p.error("--max-kl is looked at in evaluations: --eval-every must be above 0")
+    return args
 
 
 # ---- the method ----------------------------------------------------------------------------------------------
@@ -110,9 +113,9 @@ def mismatched(rows, steps, max_len):
         for k, n in enumerate(batch):
             prompt = rows[n]["seqs"][0]["ids"][:prompt_length(rows[n]["seqs"][0])]
             others = chain(batch[k + 1:], batch[:k], islice(flat, at + len(batch), None), islice(flat, at))
-            other = next((m for m in others if rows[m]["prompt"] != rows[n]["prompt"]), flat[(at + k + 1) % len(flat)])
-            if len(flat) == 1:
-                raise BadInput("KTO needs at least two rows: the KL term pairs each prompt with another row's answer")
+            other = next((m for m in others if rows[m]["prompt"] != rows[n]["prompt"]), None)
+            if other is None:
+                raise BadInput("KTO needs at least two prompts: its KL term pairs each with an answer to another")
             answer = rows[other]["seqs"][0]["ids"][prompt_length(rows[other]["seqs"][0]):]
             ids = (prompt + answer)[:max(max_len, len(prompt) + 1)]
             pairs[-1].append({"ids": ids, "mask": [0] * len(prompt) + [1] * (len(ids) - len(prompt))})
@@ -159,6 +162,8 @@ def main(args):
     rank, size = join_processes()
     raw = read_mixture(args.data, "labels", args.limit, args.slice_weight)
     rows = [answer for row in raw for answer in unary(row, args.threshold)]
+    if not rows:
+        raise BadInput("no record has a label, or a score that is not null: nothing to train on")
     tokenizer = load_tokenizer(args.model)
     rows = prepare(rows, lambda row: row | {"seqs": [
         encode(tokenizer, row["prompt"], row["completion"], row.get("tools"), args.max_len)]},
@@ -176,13 +181,16 @@ def main(args):
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     kl_pairs = mismatched(rows, steps, args.max_len)
     used = sorted({n for batch in steps for n in batch})  # what the steps never reach needs no reference
-    everything = [rows[n] for n in used] + [{"seqs": [seq]} for seqs in kl_pairs for seq in seqs] + held
+    apart = mismatched(held + rows[:64], [[*range(len(held))], [*range(len(held), len(held) + len(rows[:64]))]],
+                       args.max_len)[0]
+    held = [row | {"other": other} for row, other in zip(held, apart)]
+    everything = [rows[n] for n in used] + held + [{"seqs": [seq]} for seqs in [*kl_pairs, apart] for seq in seqs]
     lengths = [[line_tokens([rows[n]["seqs"][0], other]) for n, other in zip(*pair)] for pair in zip(steps, kl_pairs)]
     tokens = 2 * sum(map(sum, lengths))  # training with its KL pairs, and the reference of both
     plan = forecast(args.out, "kto.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,
                     model=args.model)
     print(f"plan     {len(steps)} steps, {len(held)} rows held out, {cost_line(plan)}")
-    memory = memory_plan(args.model, args.quantize, args.lora_r, args.pack_tokens) if (
+    memory = memory_plan(args.model, args.quantize, args.lora_r, max(args.pack_tokens, *map(max, lengths))) if (
         args.plan or torch.cuda.is_available()) else {}
     if args.plan:
         print(memory_line(memory))
@@ -200,6 +208,7 @@ def main(args):
         other = load_reference(args.ref, tokenizer, args.quantize)
         read += reference_logps(other, everything, args.pack_tokens, key, args.out, rank, size)
         del other
+        free_memory()
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
     optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
     check_length(model, max(len(seq["ids"]) for row in everything for seq in row["seqs"]))
@@ -208,6 +217,8 @@ def main(args):
         policy = model if state["step"] == 0 else None
         read += reference_logps(policy, everything, args.pack_tokens, key, args.out, rank, size)
     kl = torch.zeros(())
+
+    padded = not shares_prompts(model)
 
     def losses(pack):
         return batch_loss(model, pack, kl, args.beta, good, bad)
@@ -219,7 +230,7 @@ def main(args):
                         for pack in packs(first, args.pack_tokens))
         check_start("KTO", total / sum(row["weight"] for row in first), 0.5, model)
     if args.selfcheck:
-        self_check(model, [rows[n] for n in steps[0][:8]], losses, state["step"] == 0 and not args.ref)
+        self_check(model, [rows[n] for n in steps[0]], losses, args.pack_tokens, state["step"] == 0 and not args.ref)
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", read)
     history, told = read_log(args.out), set()
     watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows)
@@ -228,7 +239,7 @@ def main(args):
             break
         batch = [rows[n] | {"other": other} for n, other in zip(steps[step], kl_pairs[step])]
         total, sums = sum(row["weight"] for row in batch), Counter()
-        cut = packs(batch, args.pack_tokens, rank, size)
+        cut = packs(batch, args.pack_tokens, rank, size, padded)
         kl, logps = step_kl(model, cut)
         for pack in cut:
             loss, found = batch_loss(model, pack, kl, args.beta, good, bad, logps)
@@ -242,6 +253,8 @@ def main(args):
         read = sum(lengths[step])
         values |= {"grad_norm": grad_norm, "lr": lr, "seconds": seconds + time.perf_counter() - start, "tokens": read}
         if step in watched:
+            with torch.no_grad():
+                kl = step_kl(model, packs(held, args.pack_tokens, padded=padded))[0] if held else kl
             values |= evaluate(model, tokenizer, at_start, held, prompts, losses, args.seed, args.pack_tokens)
         tokens += read
         history.append(write_log(args.out, step, len(steps), **values))

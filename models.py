@@ -1,6 +1,8 @@
 """Models and tokenizers: names and folders, QLoRA loading, what a training run will need of the GPU's memory."""
 
 import contextlib
+import gc
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch.distributed
 import transformers
 from safetensors import SafetensorError
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
 
 from common import PLAIN_TEMPLATE, BadInput, digest, read_run
 from packed import share_prompts
@@ -25,7 +28,10 @@ def resolve_model(name):
     if (path / "adapter_config.json").exists() and not (path / "adapter_model.safetensors").exists():
         raise BadInput(f"{name}: adapter_model.safetensors is missing")
     if (path / "adapter_config.json").exists():
-        return json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"], str(path)
+        try:
+            return str(json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]), str(path)
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"{name}: adapter_config.json is broken or names no base model") from None
     if path.exists() and not (path / "config.json").exists():
         raise BadInput(f"{name}: no config.json or adapter_config.json in it: neither a model nor a run folder")
     if not path.exists() and (name.count("/") > 1 or name.startswith((".", "/", "runs/", "data/"))):
@@ -38,7 +44,17 @@ def fingerprint(name, quantize):
     base, adapter = resolve_model(name)
     parts = ("adapter_model.safetensors", "adapter_config.json") if adapter else ()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return "+".join([digest(base), *(digest(Path(adapter) / part) for part in parts), quantize_mode(quantize), device])
+    commit = None if Path(base).exists() else read_config(base)._commit_hash  # of a hub name
+    return "+".join([digest(base), str(commit), *(digest(Path(adapter) / part) for part in parts),
+                     quantize_mode(quantize), device, torch.__version__, transformers.__version__])
+
+
+def read_config(base):
+    """The config of a base model. BadInput when it cannot be read."""
+    try:
+        return transformers.AutoConfig.from_pretrained(base)
+    except Exception as error:  # the library raises a dozen kinds
+        raise BadInput(f"{base}: no config can be loaded ({' '.join(str(error).split())[:160]})") from None
 
 
 def quantize_mode(quantize):
@@ -51,7 +67,7 @@ def load_tokenizer(name):
     base, adapter = resolve_model(name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(adapter or base)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the library raises a dozen kinds
         raise BadInput(f"{adapter or base}: no tokenizer can be loaded ({str(error)[:160]})") from None
     if tokenizer.chat_template is None:
         starts = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
@@ -75,7 +91,7 @@ def load_model(name, quantize="auto", trainable=False):
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
     try:
-        config = transformers.AutoConfig.from_pretrained(base)
+        config = read_config(base)
         for key, value in vars(config).items():  # dropout would make policy and reference differ before step 1
             if "drop" in key and isinstance(value, float):
                 setattr(config, key, 0.0)
@@ -83,8 +99,13 @@ def load_model(name, quantize="auto", trainable=False):
         model.requires_grad_(False)
         if adapter:
             model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except BadInput:
+        raise
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError) as error:
         raise BadInput(f"{name}: no model can be loaded ({str(error)[:160]})") from None
+    for module in model.modules():  # also that of an adapter made elsewhere
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     return model.eval()
 
 
@@ -97,6 +118,12 @@ def load_reference(name, tokenizer, quantize):
     with autocast(model):
         share_prompts(model)
     return model
+
+
+def free_memory():
+    """Give back what a deleted model held: its patched functions refer to it, and only this finds such circles."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def check_length(model, longest):
@@ -124,6 +151,8 @@ def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0, che
             r=rank, lora_alpha=lora_alpha or 2 * rank, lora_dropout=0.0, target_modules="all-linear",
             exclude_modules=[name for name, module in model.named_modules() if module is head], task_type="CAUSAL_LM"))
     config = model.peft_config["default"]
+    if not isinstance(config, LoraConfig):
+        raise BadInput(f"{name}: an adapter of another kind than LoRA ({config.peft_type}): merge it first")
     if lora_r not in (None, config.r) or lora_alpha not in (None, config.lora_alpha):
         raise BadInput(f"{name} continues an adapter of rank {config.r}, alpha {config.lora_alpha}: leave --lora-r and "
                        "--lora-alpha out, or start from the base model")
@@ -132,7 +161,6 @@ def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0, che
     model.train()  # harmless without dropout; in eval mode 4-bit layers on a CPU pass no gradient through
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
     shard(model)
     with autocast(model):
         share_prompts(model)
@@ -176,7 +204,7 @@ def trained(model):
 
 def make_optimizer(model, lr):
     """AdamW without weight decay; on a GPU with 8-bit states in paged memory, which leave it when room is short."""
-    if model.device.type == "cuda":
+    if model.device.type == "cuda" and importlib.util.find_spec("bitsandbytes"):
         import bitsandbytes
 
         return bitsandbytes.optim.PagedAdamW8bit(trained(model), lr=lr, weight_decay=0.0)
@@ -187,27 +215,26 @@ def memory_plan(name, quantize, lora_r, pack_tokens):
     """GPU memory of training in bytes, by part, from the model's config alone: {"weights", "adapter" (with gradient and
     optimiser), "activations", "checkpointed" (the same with gradient checkpointing), "head", "dequantise"}. Estimated
     from what each layer keeps for its backward pass."""
-    base, _ = resolve_model(name)
+    config = read_config(resolve_model(name)[0])
     try:
-        config = transformers.AutoConfig.from_pretrained(base)
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{name}: no config can be loaded ({str(error)[:160]})") from None
+    except Exception as error:  # a config that contradicts itself
+        raise BadInput(f"{name}: its config makes no model ({' '.join(str(error).split())[:160]})") from None
     head, config = model.get_output_embeddings(), config.get_text_config()
-    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    packed = sum(m.weight.numel() for m in linear)
+    linear = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head]
+    packed = sum(weight.numel() for weight in linear)
     whole = sum(p.numel() for p in model.parameters()) - packed  # tied parameters are listed once
     per_weight = 0.516 if quantize_mode(quantize) == "nf4" else 2  # 4 bits, a scale per 64 in 8 bits, theirs per 256
-    adapter = sum((lora_r or 16) * (m.in_features + m.out_features) for m in linear)
+    adapter = sum((lora_r or 16) * sum(weight.shape) for weight in linear)
     layers, hidden = config.num_hidden_layers, config.hidden_size
     # bf16: input and output of every matrix and its low-rank half; in the norms the hidden state, in fp32 and bf16
-    per_layer = 2 * sum(m.in_features + m.out_features + (lora_r or 16) for m in linear) / layers + 16 * hidden
+    per_layer = 2 * sum(sum(weight.shape) + (lora_r or 16) for weight in linear) / layers + 16 * hidden
     kept = pack_tokens * per_layer
-    chunk = max(16, (1 << 24) // config.vocab_size) * config.vocab_size
+    chunk = max(16, (1 << 25) // config.vocab_size) * config.vocab_size
     return {"weights": packed * per_weight + 2 * whole, "adapter": adapter * (4 + 4 + 2), "activations": layers * kept,
             "checkpointed": layers * pack_tokens * 2 * hidden + kept, "head": 3 * 4 * chunk + 4 * pack_tokens * hidden,
-            "dequantise": 2 * max(m.weight.numel() for m in linear) if per_weight < 1 else 0}
+            "dequantise": 2 * max(weight.numel() for weight in linear) if per_weight < 1 else 0}
 
 
 def needs_checkpointing(memory, free=None):

@@ -26,6 +26,7 @@ from common import (at_least, cost_line, encode, forecast, money, parser, read_m
                     start_run)
 from models import (check_length, load_policy, load_tokenizer, make_optimizer, memory_line, memory_plan,
                     needs_checkpointing, trained)
+from packed import shares_prompts
 from training import (batches, from_first, hold_out, join_processes, load_checkpoint, lr_at, means, optimiser_step,
                       pack_logps, packs, prepare, read_log, save_adapter, save_checkpoint, start_tracker,
                       sum_gradients, summed, tally, warn_if_still, write_log)
@@ -67,7 +68,10 @@ def parse_args(argv=None):
     p.add_argument("--plan", action="store_true", help="print tokens, time, memory, cost; load no model; exit")
     p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: an earlier run)")
     p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
-    return p.parse_args(argv)
+    args = p.parse_args(argv)
+    if args.max_kl is not None and args.eval_every == 0:
+        p.error("--max-kl is looked at in evaluations: --eval-every must be above 0")
+    return args
 
 
 # ---- the method ----------------------------------------------------------------------------------------------
@@ -115,10 +119,11 @@ def main(args):
     rows, held = hold_out(rows, args.holdout, args.seed)
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     tokens = sum(len(rows[n]["seqs"][0]["ids"]) for batch in steps for n in batch)
+    longest = max(len(row["seqs"][0]["ids"]) for row in rows + held)
     plan = forecast(args.out, "sft.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,
                     model=args.model)
     print(f"plan     {len(steps)} steps, {len(held)} rows held out, {cost_line(plan)}")
-    memory = memory_plan(args.model, args.quantize, args.lora_r, args.pack_tokens) if (
+    memory = memory_plan(args.model, args.quantize, args.lora_r, max(args.pack_tokens, longest)) if (
         args.plan or torch.cuda.is_available()) else {}
     if args.plan:
         print(memory_line(memory))
@@ -132,15 +137,17 @@ def main(args):
     start = time.perf_counter()
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
     optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
-    check_length(model, max(len(row["seqs"][0]["ids"]) for row in rows))
+    check_length(model, longest)
     state = load_checkpoint(args.out, model, optimizer)
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", 0)
+
+    padded = not shares_prompts(model)
 
     def losses(pack):
         return batch_loss(model, pack)
 
     if args.selfcheck:
-        self_check(model, [rows[n] for n in steps[0][:8]], losses)
+        self_check(model, [rows[n] for n in steps[0]], losses, args.pack_tokens)
     history, told = read_log(args.out), set()
     watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows)
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc="sft"):
@@ -148,7 +155,7 @@ def main(args):
             break
         batch = [rows[n] for n in steps[step]]
         total, sums = sum(row["weight"] * sum(row["seqs"][0]["mask"]) for row in batch), Counter()
-        for pack in packs(batch, args.pack_tokens, rank, size):
+        for pack in packs(batch, args.pack_tokens, rank, size, padded):
             loss, found = losses(pack)
             (loss / total).backward()
             sums.update(found)

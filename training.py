@@ -6,6 +6,7 @@ for SFT and KTO, two (chosen, rejected) for DPO. Sums are over rows or tokens of
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from common import BadInput, seed_for, stop_ids, write_whole
 from models import autocast, trained
-from packed import line_tokens, prompt_length, seq_logps
+from packed import base_of, line_tokens, prompt_length, seq_logps, shares_prompts
 
 # ---- rows, order, packs --------------------------------------------------------------------------------------
 
@@ -71,47 +72,60 @@ def batches(rows, batch_size, epochs, seed, max_steps=None):
             keyed += [((k + rng.random()) / len(picks), number) for k, number in enumerate(picks)]
         order = [number for _, number in sorted(keyed)]
         steps += [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
-    if not steps:
-        raise BadInput("the weights in --data leave no row to train on: raise them")
+    drawn = {rows[n]["source"] for step in steps for n in step}
+    if len(drawn) < len(sources):
+        number, name, weight = min(sources.keys() - drawn)
+        count = len(sources[number, name, weight])
+        raise BadInput(f"file {number + 1} of --data{f', slice {name}' if name else ''}: {count} rows at weight "
+                       f"{weight:g} are less than one a pass: raise the weight or --epochs")
     return steps[:max_steps]
 
 
-def packs(rows, pack_tokens, rank=0, size=1):
-    """Rows in groups of at most pack_tokens tokens, prompts counted once (one row at least): the longest first, each
-    into the first group with room. Sums over a batch do not depend on the groups.
+def packs(rows, pack_tokens, rank=0, size=1, padded=False):
+    """Rows in groups of at most pack_tokens tokens (one row at least): the longest first, each into the first group
+    with room. A prompt counts once for a row's answers; padded: where the model needs padded rows, every answer counts
+    as long as the group's longest. Sums over a batch do not depend on the groups.
 
     Process `rank` of `size` gets its share, as many as every other: copies of the last group, of weight 0, fill up."""
-    found = []
+    found = []  # [seqs, longest or tokens so far, rows]
     for row in sorted(rows, key=lambda row: line_tokens(row["seqs"]), reverse=True):
-        tokens = line_tokens(row["seqs"])
-        pack = next((pack for pack in found[-32:] if pack["size"] + tokens <= pack_tokens), None)
-        if not pack:
-            pack = {"size": 0, "rows": []}
+        count, longest = len(row["seqs"]), max(len(seq["ids"]) for seq in row["seqs"])
+        for pack in found[-32:]:
+            if padded:
+                total = (pack[0] + count) * max(pack[1], longest)
+            else:
+                total = pack[1] + line_tokens(row["seqs"])
+            if total <= pack_tokens:
+                break
+        else:
+            pack = [0, 0, []]
             found.append(pack)
-        pack["size"] += tokens
-        pack["rows"].append(row)
-    found = [pack["rows"] for pack in found]
+        pack[0] += count
+        pack[1] = max(pack[1], longest) if padded else pack[1] + line_tokens(row["seqs"])
+        pack[2].append(row)
+    found = [pack[2] for pack in found]
     idle = [[row | {"weight": 0.0} for row in found[-1]]] * (-len(found) % size) if found else []
     return (found + idle)[rank::size]
 
 
 def hold_out(rows, share, seed, most=64):
     """(training rows, held-out rows): whole prompts, drawn by their hash; none if that would be fewer than 8 rows."""
-    wanted = min(most, round(share * len(rows)))
-    if wanted < 8:
-        return rows, []
-    place = {n: seed_for("hold out", seed, row["prompt"]) for n, row in enumerate(rows)}
-    limit = sorted(place.values())[wanted - 1]
-    return ([row for n, row in enumerate(rows) if place[n] > limit],
-            [row for n, row in enumerate(rows) if place[n] <= limit])
+    wanted, prompts, held = min(most, round(share * len(rows))), {}, set()
+    for n, row in enumerate(rows):
+        prompts.setdefault(seed_for("hold out", seed, row["prompt"]), []).append(n)
+    for _, members in sorted(prompts.items()):
+        held |= {*members} if len(held) + len(members) <= wanted else set()
+    held = held if len(held) >= 8 else set()
+    return [row for n, row in enumerate(rows) if n not in held], [row for n, row in enumerate(rows) if n in held]
 
 
 def tally(pack, losses, weights, metrics):
     """Sums over a pack by slice: {(slice, name): sum}. losses, weights and the metrics' values: [rows], NaN = not for
     this row. A metric's count goes under (slice, name, "rows"). Rows of weight 0, which packs adds, do not count."""
-    sums = Counter()
-    for name, values in {"loss": weights * losses, "weight": weights, **metrics}.items():
-        for row, value in zip(pack, values.detach().tolist()):
+    sums, columns = Counter(), {"loss": weights * losses, "weight": weights, **metrics}
+    table = torch.stack([values.detach().double() for values in columns.values()]).tolist()  # one wait for the GPU
+    for name, values in zip(columns, table):
+        for row, value in zip(pack, values):
             if row.get("weight", 1) and not math.isnan(value):
                 sums[row.get("slice", "all"), name] += value
                 sums[row.get("slice", "all"), name, "rows"] += 1
@@ -172,8 +186,17 @@ def reference_logps(model, rows, pack_tokens, key, out, rank=0, size=1):
         return known, own
     known, own = from_first(cached)  # a file that another run extends meanwhile is the same for all
     groups = [[seq for row in pack for seq in row["seqs"]]
-              for pack in packs([row for mine in prompts.values() for row in mine], pack_tokens)]
+              for pack in packs([row for mine in prompts.values() for row in mine], pack_tokens,
+                                padded=model is not None and not shares_prompts(model))]
     missing = [group for group in groups if not all(seq["key"] in known for seq in group)]
+    checked = [group for group in groups if all(seq["key"] in known for seq in group)][:1]
+    for group in checked if model is not None else []:  # a cache that is wrong would not show in the loss of step 1
+        with torch.no_grad():
+            logps = pack_logps(model, [{"seqs": group}])[0][0].tolist()
+        worst = max(abs(known[seq["key"]] - logp) / len(seq["ids"]) for seq, logp in zip(group, logps))
+        if worst > (1e-4 if base_of(model).device.type == "cpu" else 0.02):
+            raise BadInput(f"cached reference log-probabilities are off by {worst:.2g} a token: delete ref_logps.jsonl "
+                           f"in {path.parent.parent}/* and start again")
     if missing and model is None:
         raise BadInput(f"{path} is incomplete though training has begun: delete {out} and start again")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +243,8 @@ def join_processes():
         torch.cuda.set_device(state.device)
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # transformers would give weights to the first process only
     if state.process_index:
-        sys.stdout = sys.stderr = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w")  # errors stay visible
+        tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
     return state.process_index, state.num_processes
 
 
@@ -350,12 +374,13 @@ def load_checkpoint(out, model, optimizer):
     """Continue from out/checkpoint.pt -> {"step", counters}; {"step": 0} when there is none. Cuts later log lines."""
     out, state = Path(out), {"step": 0}
     if (out / "checkpoint.pt").exists():
-        state = torch.load(out / "checkpoint.pt", map_location=model.device, weights_only=True)
+        state = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
         parameters = dict(model.named_parameters())
         for name, value in state.pop("adapter").items():
             parameters[name].data.copy_(value)
         optimizer.load_state_dict(state.pop("optimizer"))
         print(f"resume   from step {state['step']}")
+    from_first(lambda: None)  # nobody goes on, and removes it, before all have read it
     if (out / "log.jsonl").exists() and is_first():
         lines = (out / "log.jsonl").read_text().splitlines()[:state["step"]]
         write_whole(out / "log.jsonl", "".join(line + "\n" for line in lines))

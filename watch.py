@@ -16,7 +16,7 @@ from tqdm import tqdm
 from common import BadInput, completion_logps, seed_for
 from inference import sample
 from models import autocast, trained
-from packed import prompt_length, seq_logps, token_logps
+from packed import base_of, prompt_length, seq_logps, shares_prompts, token_logps
 from training import from_first, means, packs
 
 SAMPLES, SAMPLE_TOKENS = 16, 48
@@ -24,7 +24,7 @@ SAMPLES, SAMPLE_TOKENS = 16, 48
 
 def watch_steps(steps, every=None):
     """Steps (from 0) after which to look: the first, the last, and every so many (default: a fifth; 0: none)."""
-    every = max(1, steps // 5) if every is None else every
+    every = math.ceil(steps / 5) if every is None else every
     return {0, steps - 1, *range(every - 1, steps, every)} if every else set()
 
 
@@ -50,7 +50,7 @@ def evaluate(model, tokenizer, start, held, prompts, losses, seed, pack_tokens):
     trainer's own. Of several processes the first one's numbers count, so that all stop in the same step (too_far)."""
     found, sums = {}, Counter()
     with torch.no_grad():
-        for pack in packs(held, pack_tokens):
+        for pack in packs(held, pack_tokens, padded=not shares_prompts(model)):
             sums.update(losses(pack)[1])
     if held:
         found = {f"eval_{name}": value for name, value in means(sums).items() if name != "slices"}
@@ -65,20 +65,25 @@ def say(model, tokenizer, start, prompts, seed):
     The KL is sum over the answer's tokens of r - 1 - log r, r = probability under `start` / under the policy: never
     negative, and in the mean over tokens drawn from the policy the KL of each step (Schulman, "Approximating KL
     divergence", k3)."""
+    limit = getattr(model.config, "max_position_embeddings", None) or 10**9
+    room = min(SAMPLE_TOKENS, limit - max(map(len, prompts)))
+    if room < 1:
+        return {}
     model.train(model.device.type == "cpu")  # no checkpointing while sampling; see load_policy for the CPU
+    jobs = [(prompt, [(1.0, seed_for("watch", seed, n))]) for n, prompt in enumerate(prompts)]
     with autocast(model):
-        jobs = [(prompt, [(1.0, seed_for("watch", seed, n))]) for n, prompt in enumerate(prompts)]
-        answers = [answer["ids"] for answer, in sample(model, tokenizer, jobs, SAMPLE_TOKENS)]
-        seqs = [{"ids": prompt + ids, "mask": [0] * len(prompt) + [1] * len(ids)}
-                for prompt, ids in zip(prompts, answers)]
-        with torch.no_grad():
-            policy = token_logps(model, seqs)
-            now = [p.detach().clone() for p in trained(model)]
-            for parameter, value in zip(trained(model), start):
+        answers = [answer["ids"] for answer, in sample(model, tokenizer, jobs, room)]
+    seqs = [{"ids": prompt + ids, "mask": [0] * len(prompt) + [1] * len(ids)} for prompt, ids in zip(prompts, answers)]
+
+    def read(values):  # a block of autocast each: within one it would keep the weights of before
+        with torch.no_grad(), autocast(model):
+            for parameter, value in zip(trained(model), values):
                 parameter.copy_(value)
-            log_r = (token_logps(model, seqs) - policy).double()
-            for parameter, value in zip(trained(model), now):
-                parameter.copy_(value)
+            return token_logps(model, seqs).double()
+
+    now = [p.detach().clone() for p in trained(model)]
+    log_r = read(start)
+    log_r -= read(now)
     model.train()
     repeated = [1 - len({*grams}) / len(grams) for ids in answers
                 if (grams := [tuple(ids[k:k + 4]) for k in range(len(ids) - 3)])]
@@ -156,55 +161,69 @@ def curves(out):
 # ---- --selfcheck ---------------------------------------------------------------------------------------------
 
 
-def self_check(model, rows, losses, reference=False):
+def self_check(model, rows, losses, pack_tokens, reference=False):
     """Check this very model, data and machine in seconds, and print each result; BadInput when one fails.
 
-    rows: up to eight training rows. losses: pack -> (loss, tally). reference: seq["ref"] must be what the model says
-    now. Checked: one pack of all rows = packs of one row, loss and gradient; lines = padded rows = single rows; the
-    gradient = finite differences on three adapter weights."""
-    exact = model.device.type == "cpu"
-    results = []
+    rows: training rows, of which as many as fit into a pack are used, eight at most. losses: pack -> (loss, tally).
+    reference: seq["ref"] must be what the model says now. Checked: one pack = packs of one row; lines = padded rows =
+    single rows; in full precision also the gradient = finite differences on three adapter weights."""
+    base, exact = base_of(model), model.device.type == "cpu"
+    rows = max(packs(rows[:8], pack_tokens, padded=True), key=len)
 
     def gradient(groups):
         model.zero_grad()
-        total = 0.0
         for group in groups:
-            loss, _ = losses(group)
-            loss.backward()
-            total += loss.item()
-        return total, [p.grad.detach().clone() if p.grad is not None else torch.zeros_like(p) for p in trained(model)]
+            losses(group)[0].backward()
+        return [p.grad.detach().clone() if p.grad is not None else torch.zeros_like(p) for p in trained(model)]
 
-    whole, slopes = gradient([rows])
-    single, others = gradient([[row] for row in rows])
-    norm = math.sqrt(sum(slope.double().pow(2).sum().item() for slope in slopes))
-    apart = math.sqrt(sum((a - b).double().pow(2).sum().item() for a, b in zip(slopes, others)))
-    results.append((f"{len(rows)} x 1 row = 1 x {len(rows)} rows, gradient", apart / norm, 1e-4 if exact else 0.05))
+    def apart(one, other):
+        return math.sqrt(sum((a - b).double().pow(2).sum().item() for a, b in zip(one, other))
+                         / sum(a.double().pow(2).sum().item() for a in one))
+
+    def is_padded(work):
+        base.packed, way = None, base.packed
+        found = work()
+        base.packed = way
+        return found
+
+    slopes = gradient([rows])
+    worst = 1e-4 if exact else 0.05
+    single, padded = gradient([[row] for row in rows]), is_padded(lambda: gradient([rows]))
+    results = [(f"gradient of {len(rows)} x 1 row = 1 x {len(rows)} rows", apart(slopes, single), worst),
+               ("gradient of packs = padded rows", apart(slopes, padded), worst)]
     seqs = [seq for row in rows for seq in row["seqs"]]
     with torch.no_grad(), autocast(model):
-        lines, padded = seq_logps(model, seqs)[0], completion_logps(model, seqs)[0]
+        lines, rows_of = seq_logps(model, seqs)[0], completion_logps(model, seqs)[0]
         alone = torch.cat([completion_logps(model, [seq])[0] for seq in seqs])
-    allowed = 1e-3 if exact else 0.02 * max(len(seq["ids"]) for seq in seqs)
-    results.append(("packed = padded log-probabilities", (lines - padded).abs().max().item(), allowed))
-    results.append(("padded = single log-probabilities", (alone - padded).abs().max().item(), allowed))
-    if reference and "ref" in seqs[0]:
-        live = max(abs(seq["ref"] - logp) for seq, logp in zip(seqs, lines.tolist()))
-        results.append(("cached = live reference", live, allowed))
-    worst = 0.0
-    for number in sorted(range(len(slopes)), key=lambda k: -slopes[k].abs().max().item())[:3]:
-        parameter, slope = trained(model)[number], slopes[number]
-        place = slope.abs().argmax().item()
-        weight, step = parameter.data.view(-1), 1e-2
-        before, ends = weight[place].item(), []
-        for sign in (1, -1):
-            weight[place] = before + sign * step
-            with torch.no_grad():
-                ends.append(losses(rows)[0].item())
-        weight[place] = before
-        expected = slope.view(-1)[place].item()
-        worst = max(worst, abs((ends[0] - ends[1]) / (2 * step) - expected) / abs(expected))
-    results.append(("gradient = finite differences, three weights", worst, 0.05 if exact else 0.3))
+    tokens = torch.tensor([float(sum(seq["mask"])) for seq in seqs], device=lines.device)
+    worst = 1e-5 if exact else 0.01
+    results += [("log-probability a token, packs = padded", ((lines - rows_of).abs() / tokens).max().item(), worst),
+                ("log-probability a token, padded = single", ((alone - rows_of).abs() / tokens).max().item(), worst)]
+    if reference:
+        ref = torch.tensor([seq["ref"] for seq in seqs], dtype=lines.dtype, device=lines.device)
+        results.append(("cached = live reference a token", ((ref - lines).abs() / tokens).max().item(), worst))
+    if exact:
+        worst = finite_differences(model, slopes, lambda: losses(rows)[0].item())
+        results.append(("gradient = finite differences, three weights", worst, 0.05))
     model.zero_grad()
     for name, value, limit in results:
         print(f"selfcheck {'ok    ' if value <= limit else 'FAILED'} {name}: {value:.1e}, allowed {limit:.0e}")
     if not all(value <= limit for _, value, limit in results):
         raise BadInput("the self-check failed: this model, data or machine does not compute what the losses assume")
+
+
+def finite_differences(model, slopes, loss, step=1e-2):
+    """Largest relative distance of the gradient from (loss(w + step) - loss(w - step)) / (2 step), for the steepest
+    weight of the three steepest tensors. In half precision such steps drown in rounding."""
+    worst = 0.0
+    for number in sorted(range(len(slopes)), key=lambda k: -slopes[k].abs().max().item())[:3]:
+        place = slopes[number].abs().argmax().item()
+        weight, ends = trained(model)[number].data.view(-1), []
+        before, slope = weight[place].item(), slopes[number].view(-1)[place].item()
+        for sign in (1, -1):
+            weight[place] = before + sign * step
+            with torch.no_grad():
+                ends.append(loss())
+        weight[place] = before
+        worst = max(worst, abs((ends[0] - ends[1]) / (2 * step) - slope) / abs(slope))
+    return worst

@@ -221,3 +221,41 @@ def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
         finally:
             transformers.AttentionInterface.register("packed", packed_attend)
         assert base_of(made).packed is None and "would differ by" in capsys.readouterr().out
+
+
+def test_logits_that_are_scaled_elsewhere_are_found_out(capsys):
+    """Two per mille, by a hook outside of what the config says."""
+    made = make_model().requires_grad_(False)
+    real = made.forward
+
+    def scaled(*args, **kwargs):
+        out = real(*args, **kwargs)
+        return out if not hasattr(out, "logits") else type(out)(logits=out.logits * 1.002)
+    made.forward = scaled
+    share_prompts(made)
+    assert base_of(made).packed is None and "would differ by" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [{"lora_bias": True}, {"use_dora": True, "lora_dropout": 0.3}], ids=str)
+def test_adapters_of_another_make_are_left_to_peft(base, tmp_path, seqs, options):
+    """With biases, or with DoRA and dropout: the log-probabilities of peft, twice the same, all trained."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    import models
+
+    made = get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM", **options))
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in made.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    made.save_pretrained(tmp_path / "run")
+    plain = PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path / "run").eval()
+    own = [{name: seq[name] for name in ("ids", "mask")} for seq in seqs[0]]
+    with torch.no_grad():
+        expected = completion_logps(plain, own)[0]
+    policy = models.load_policy(str(tmp_path / "run"))
+    found = seq_logps(policy, own)[0]
+    assert (found - expected).abs().max() < 1e-4 and torch.equal(found, seq_logps(policy, own)[0])
+    found.sum().backward()
+    assert all(p.grad is not None for p in models.trained(policy))

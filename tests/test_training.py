@@ -85,6 +85,8 @@ def test_packs_hold_every_row_once_within_the_limit():
         assert sorted(row["n"] for pack in found for row in pack) == list(range(7))
         for pack in found:
             assert len(pack) == 1 or sum(len(row["seqs"][0]["ids"]) + 1 for row in pack) <= limit  # prompts once
+        for pack in packs(rows, limit, padded=True):
+            assert len(pack) == 1 or 2 * len(pack) * max(len(row["seqs"][0]["ids"]) for row in pack) <= limit
     assert len(packs(rows, 1000)) == 1 and len(packs(rows, 1)) == 7 and len(packs(rows, 32)) == 3
 
 
@@ -102,7 +104,7 @@ def test_mismatched_pairs_never_repeat_the_prompt():
     assert ids == [[[100, 2, 2], [101, 2, 2], [102, 0, 0]], [[103, 4, 4]], [[104, 2, 2]]]
     assert all(seq["mask"] == [0, 1, 1] for step in found for seq in step)
     assert kto.mismatched(rows, [[0, 2]], 2)[0][0] == {"ids": [100, 2], "mask": [0, 1]}
-    with pytest.raises(BadInput, match="two rows"):
+    with pytest.raises(BadInput, match="two prompts"):
         kto.mismatched(rows[:1], [[0]], 8)
 
 
@@ -360,18 +362,23 @@ def test_a_stale_cache_is_refused_before_step_1(runs, tmp_path, stage):
     wrong = {"dpo": lambda n: 2.0 * n, "kto": lambda n: 1.0}[stage]  # a constant leaves KTO's loss at 0.5
     write(tmp_path / "first/ref_logps.jsonl",
           [line | {"logp": line["logp"] - wrong(n)} for n, line in enumerate(lines)])
-    with pytest.raises(BadInput, match="before step 1"):
+    with pytest.raises(BadInput, match="cached reference log-probabilities are off"):
         run_main(stage, *elsewhere(words, tmp_path))
     assert not (tmp_path / "run/log.jsonl").exists()
 
 
-def test_a_constant_error_of_the_reference_does_not_cancel_between_good_and_bad(base, tmp_path):
+def test_a_constant_error_of_the_reference_does_not_cancel_between_good_and_bad(base, tmp_path, monkeypatch):
     """Two good and two bad answers: with the reference off by 1 nat the plain KTO loss would still be 0.5."""
     rows = [row | {"label": n % 2 == 0} for n, row in enumerate(label_rows(4))]
     words = ["--model", base, "--data", write(tmp_path / "d.jsonl", rows), "--batch-size", 4, "--lora-r", 2]
-    assert run_main("kto", *words, "--out", tmp_path / "first") == 0
-    lines = [json.loads(line) for line in (tmp_path / "first/ref_logps.jsonl").read_text().splitlines()]
-    write(tmp_path / "first/ref_logps.jsonl", [line | {"logp": line["logp"] + 1} for line in lines])
+    real = kto.reference_logps
+
+    def off(model, rows, *rest):
+        tokens = real(model, rows, *rest)
+        for seq in {id(seq): seq for row in rows for seq in row["seqs"]}.values():
+            seq["ref"] += 1
+        return tokens
+    monkeypatch.setattr(kto, "reference_logps", off)
     with pytest.raises(BadInput, match="before step 1"):
         run_main("kto", *words, "--out", tmp_path / "second")
 

@@ -145,7 +145,7 @@ def test_borrowed_reference_values_are_copied(base, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("stage", "words", "message"), [
-    ("sft", ["--data", "{data}=0.01"], "leave no row"), ("sft", ["--data", "{zero}"], "weight 0"),
+    ("sft", ["--data", "{data}=0.01"], "less than one a pass"), ("sft", ["--data", "{zero}"], "weight 0"),
     ("sft", ["--model", "{foreign}"], "neither a model"), ("dpo", ["--model", "{torn}"], "no model can be loaded"),
     ("sft", ["--out", "{data}/x"], "Not a directory"), ("sft", ["--data", "{folder}"], "no such file")])
 def test_plausible_mistakes_are_one_line(base, tmp_path, capsys, stage, words, message):
@@ -186,6 +186,15 @@ def test_a_reference_with_other_words_is_refused(base, tokenizer, monkeypatch):
     monkeypatch.setattr(models, "load_tokenizer", lambda name: type("T", (), {"get_vocab": lambda self: {"a": 0}})())
     with pytest.raises(BadInput, match="not the tokenizer"):
         models.load_reference("other", tokenizer, "none")
+
+
+def test_a_change_in_the_middle_of_a_large_file_shows(tmp_path):
+    (tmp_path / "weights").write_bytes(bytes(70 << 20))
+    before = common.digest(tmp_path)
+    with open(tmp_path / "weights", "r+b") as file:
+        file.seek(66 << 20)
+        file.write(b"x" * 100)
+    assert common.digest(tmp_path) != before
 
 
 def test_sequences_beyond_the_models_positions(model, capsys):
