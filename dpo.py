@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common import (at_least, cost_line, dpo_loss, encode, forecast, ipo_loss, money, parser, read_mixture, run,
-                    save_run, show_mask, start_run)
+from common import (BadInput, at_least, cost_line, dpo_loss, encode, forecast, ipo_loss, money, parser, read_mixture,
+                    run, save_run, show_mask, start_run)
 from models import (check_length, fingerprint, free_memory, load_policy, load_reference, load_tokenizer, make_optimizer,
                     memory_line, memory_plan, needs_checkpointing, trained)
 from packed import line_tokens, shares_prompts
@@ -95,13 +95,13 @@ def encode_pair(tokenizer, row, max_len):
 def batch_loss(model, pack, loss, beta, label_smoothing=0.0, ipo_length="mean", soft_labels=False, nll_weight=0.0):
     """(sum over the pack of weight x loss, sums of the metrics by slice); divide by the batch's weight.
 
-    soft_labels: a row's p, the probability that chosen is better, replaces label_smoothing by 1 - p. nll_weight: also
-    that many times the negative log-likelihood per token of the chosen answer (arXiv 2404.19733, eq. 1)."""
+    soft_labels: 1 - p, a row's probability that its label is wrong, in place of label_smoothing. nll_weight: also that
+    many times the negative log-likelihood per token of the chosen answer (arXiv 2404.19733, eq. 1)."""
     logps, tokens = pack_logps(model, pack)  # [pairs, 2]: chosen, rejected
     ref = torch.tensor([[seq["ref"] for seq in row["seqs"]] for row in pack], dtype=logps.dtype, device=logps.device)
     weights = torch.tensor([row["weight"] for row in pack], dtype=logps.dtype, device=logps.device)
-    wrong = torch.tensor([1 - row["p"] if soft_labels and "p" in row else label_smoothing for row in pack],
-                         dtype=logps.dtype, device=logps.device)
+    wrong = torch.tensor([1 - row["p"] if soft_labels else label_smoothing for row in pack], dtype=logps.dtype,
+                         device=logps.device)
     ratio = logps - ref
     if loss == "ipo":
         chosen, rejected = (ratio / tokens if ipo_length == "mean" else ratio).unbind(1)
@@ -128,6 +128,9 @@ def main(args):
     if args.show_mask:
         print(*(show_mask(tokenizer, seq) for seq in rows[0]["seqs"]), sep="\n---\n")
         return 0
+    without = sum("p" not in row for row in rows)
+    if args.soft_labels and without:
+        raise BadInput(f"--soft-labels: {without} of {len(rows)} pairs have no 'p' (probability that chosen is better)")
     rows, held = hold_out(rows, args.holdout, args.seed)
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     lengths = [line_tokens(row["seqs"]) for row in rows]
@@ -162,12 +165,10 @@ def main(args):
     if not args.ref:
         policy = model if state["step"] == 0 else None
         read += reference_logps(policy, used, args.pack_tokens, key, args.out, rank, size)
-    options = (args.loss, args.beta, args.label_smoothing, args.ipo_length, args.soft_labels)
-
-    padded = not shares_prompts(model)
+    options, padded = (args.loss, args.beta, args.label_smoothing, args.ipo_length), not shares_prompts(model)
 
     def losses(pack):
-        return batch_loss(model, pack, *options, args.nll_weight)
+        return batch_loss(model, pack, *options, args.soft_labels, args.nll_weight)
 
     if state["step"] == 0 and not args.ref:
         first = [rows[n] for n in steps[0]]

@@ -207,7 +207,7 @@ def test_means_by_slice_by_hand():
 
 
 def test_soft_labels_are_the_expected_loss(tokenizer, model):
-    """A row of p = 0.8 loses what 0.8 of its pair and 0.2 of the turned pair lose; without p the flag's share."""
+    """A row of p = 0.8 loses what 0.8 of its pair and 0.2 of the turned pair lose, as with a smoothing of 0.2."""
     from packed import share_prompts
 
     share_prompts(model.requires_grad_(False))
@@ -222,15 +222,19 @@ def test_soft_labels_are_the_expected_loss(tokenizer, model):
             expected = 0.8 * function(one, other, 0.3) + 0.2 * function(other, one, 0.3)
             found = dpo.batch_loss(model, [row], loss, 0.3, 0.0, "mean", True)[0]
             assert found.item() == pytest.approx(expected.item(), rel=1e-6)
-            del (plain := dict(row))["p"]
-            assert dpo.batch_loss(model, [plain], loss, 0.3, 0.2, "mean", True)[0].item() == pytest.approx(
-                expected.item(), rel=1e-6)
+            assert dpo.batch_loss(model, [row], loss, 0.3, 0.2)[0].item() == pytest.approx(expected.item(), rel=1e-6)
             assert found.item() != pytest.approx(dpo.batch_loss(model, [row], loss, 0.3)[0].item(), rel=1e-2)
         with_nll = dpo.batch_loss(model, [row], "dpo", 0.3, nll_weight=0.7)[0]
         plain = dpo.batch_loss(model, [row], "dpo", 0.3)[0]
     assert (with_nll - plain).item() == pytest.approx(-0.7 * (logps[0, 0] / tokens[0, 0]).item(), rel=1e-6)
     with pytest.raises(BadInput, match="'p': expected a number from 0 to 1"):
         normalise(pair_rows(1)[0] | {"p": 1.2}, "pairs")
+
+
+def test_soft_labels_need_a_probability_in_every_row(base, tmp_path):
+    data = write(tmp_path / "d.jsonl", [row | {"p": 0.9} for row in pair_rows(3)] + [pair_rows(4)[3]])
+    with pytest.raises(BadInput, match="--soft-labels: 1 of 4 pairs have no 'p'"):
+        run_main("dpo", "--model", base, "--data", data, "--out", tmp_path / "run", "--soft-labels")
 
 
 # ---- self-check, memory, processes ---------------------------------------------------------------------------
