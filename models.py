@@ -11,8 +11,6 @@ import torch
 import torch.distributed
 import transformers
 from safetensors import SafetensorError
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.pytorch_utils import Conv1D
 
 from common import PLAIN_TEMPLATE, BadInput, digest, read_run
 from packed import share_prompts
@@ -180,6 +178,7 @@ def shard(model):
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
+    from transformers.modeling_layers import GradientCheckpointingLayer
 
     device, whole = "cuda" if torch.cuda.is_available() else "cpu", set(trained(model))
     mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
@@ -215,6 +214,8 @@ def memory_plan(name, quantize, lora_r, pack_tokens):
     """GPU memory of training in bytes, by part, from the model's config alone: {"weights", "adapter" (with gradient and
     optimiser), "activations", "checkpointed" (the same with gradient checkpointing), "head", "dequantise"}. Estimated
     from what each layer keeps for its backward pass."""
+    from transformers.pytorch_utils import Conv1D
+
     config = read_config(resolve_model(name)[0])
     try:
         with torch.device("meta"):

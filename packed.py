@@ -5,15 +5,13 @@ its prompt and itself only. T = tokens of the line, S = supervised tokens, H = h
 path of common.py stays the yardstick: share_prompts compares the two on every model before it is used.
 """
 
+import functools
 import inspect
 import types
 from collections import UserDict
 
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from common import BadInput, completion_logps
 
@@ -70,6 +68,8 @@ def attend(module, query, key, value, attention_mask, scaling=None, sliding_wind
     """The attention of one layer: query [1, heads, T, D], key and value [1, kv heads, T, D] -> [1, T, heads, D]. A call
     per segment of the line, or one for all where the GPU has a kernel for them; without a line as transformers does."""
     if line is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling,
                                       sliding_window=sliding_window, **options)
     line["windows"] += sliding_window is not None
@@ -136,8 +136,15 @@ def varlen_kernel():
     return varlen_attn
 
 
-AttentionInterface.register("packed", attend)
-AttentionMaskInterface.register("packed", sdpa_mask)  # ordinary calls of the same model keep their masks
+@functools.cache
+def register_attention():
+    """Make attend known to transformers as "packed"; once, when a model is there: the import takes a second."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register("packed", attend)
+    AttentionMaskInterface.register("packed", sdpa_mask)  # ordinary calls of the same model keep their masks
+
 
 # ---- the head and the adapter --------------------------------------------------------------------------------
 
@@ -231,6 +238,7 @@ def share_prompts(model):
     if not kinds <= {"full_attention", "sliding_attention"}:
         return padded(model, f"it has layers of another kind ({', '.join(sorted(kinds))})")
     rows = padded_rows(model)  # before anything is changed
+    register_attention()
     base.forward = types.MethodType(line_forward, base)
     for module in base.modules():
         if hasattr(module, "lora_A") and type(module).__name__ in ("Linear", "Linear4bit"):  # peft's, plain or NF4

@@ -16,7 +16,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import accelerate
 import torch
 import torch.distributed
 from tqdm import tqdm
@@ -236,6 +235,8 @@ def join_processes():
     step, so the update is that of one. Only the first speaks and writes."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return 0, 1
+    import accelerate
+
     state = accelerate.PartialState(cpu=not torch.cuda.is_available())
     if state.num_processes != int(os.environ["WORLD_SIZE"]):
         raise BadInput("the processes of accelerate launch do not find each other: each would train alone")
@@ -345,6 +346,8 @@ def start_tracker(name, out, arguments):
     """A function (values, step) that sends numbers to accelerate's tracker `name`; one that does nothing for None."""
     if not name or not is_first():
         return lambda values, step: None
+    import accelerate
+
     try:
         accelerator = accelerate.Accelerator(log_with=name, project_dir=out)
         if not accelerator.log_with:

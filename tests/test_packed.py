@@ -213,6 +213,7 @@ def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
         return packed_attend(module, q, k, v, mask, line=line, **options)
 
     packed_attend = packed.attend
+    packed.register_attention()
     for attend in [*broken, cut_off]:
         transformers.AttentionInterface.register("packed", attend)
         try:
