@@ -5,6 +5,7 @@ A training row is {"seqs": [{"ids", "mask", "truncated"}, ...], "weight", "slice
 for SFT and KTO, two (chosen, rejected) for DPO. Sums are over rows or tokens of a whole batch, so packs never matter.
 """
 
+import atexit
 import contextlib
 import functools
 import hashlib
@@ -240,6 +241,7 @@ def join_processes():
     state = accelerate.PartialState(cpu=not torch.cuda.is_available())
     if state.num_processes != int(os.environ["WORLD_SIZE"]):
         raise BadInput("the processes of accelerate launch do not find each other: each would train alone")
+    atexit.register(torch.distributed.destroy_process_group)  # else a process may end by an abort after its work
     if state.device.type == "cuda":
         torch.cuda.set_device(state.device)
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # transformers would give weights to the first process only

@@ -394,7 +394,8 @@ def test_two_processes_train_as_one(base, tmp_path, stage, config, quantize):
 def test_no_process_waits_for_one_that_refuses(tmp_path):
     """The first alone opens the run record; when it refuses, all do."""
     code = """if 1:
-        import sys, common, training, torch.distributed as dist
+        import atexit, sys, common, training, torch.distributed as dist
+        atexit.register(dist.destroy_process_group)  # as join_processes does
         dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
         def refuse():
             raise common.BadInput(f"process {dist.get_rank()} refuses")
