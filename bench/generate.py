@@ -178,7 +178,7 @@ if __name__ == "__main__":
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from common import prompt_ids, read_jsonl
-    from training import load_model, load_tokenizer
+    from models import load_model, load_tokenizer
 
     STOP = 1
     inference.stop_ids = lambda tokenizer: [STOP]

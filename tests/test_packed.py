@@ -9,7 +9,7 @@ from conftest import make_model
 
 import packed
 from common import BadInput, completion_logps
-from packed import HeadLogps, base_of, lay_out, line_tokens, logps_after, seq_logps, share_prompts
+from packed import HeadLogps, base_of, lay_out, line_tokens, logps_after, seq_logps, share_prompts, shares_prompts
 
 SIZE = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2,
@@ -257,6 +257,7 @@ def test_adapters_of_another_make_are_left_to_peft(base, tmp_path, seqs, options
         expected = completion_logps(plain, own)[0]
     policy = models.load_policy(str(tmp_path / "run"))
     found = seq_logps(policy, own)[0]
-    assert (found - expected).abs().max() < 1e-4 and torch.equal(found, seq_logps(policy, own)[0])
+    assert shares_prompts(policy) and (found - expected).abs().max() < 1e-4
+    assert torch.equal(found, seq_logps(policy, own)[0])
     found.sum().backward()
     assert all(p.grad is not None for p in models.trained(policy))

@@ -45,6 +45,15 @@ def test_no_stage_imports_a_stage(name):
     assert used <= MAY_USE.get(name, set(FLOOR)), "a stage uses the ground floor, the ground floor what lies below"
 
 
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("bench/*.py"), *ROOT.glob("data/*.py")]), ids=lambda p: p.name)
+def test_benches_import_what_there_is(path):
+    """Nothing runs the long benches here: the names they take from the house must exist all the same."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module in (*FLOOR, *STAGES):
+            house = importlib.import_module(node.module)
+            assert all(hasattr(house, alias.name) for alias in node.names), f"{path.name}:{node.lineno}"
+
+
 @pytest.mark.parametrize("name", FLOOR)
 def test_the_ground_floor_knows_no_args(name):
     for node in ast.walk(tree(name)):
