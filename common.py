@@ -309,10 +309,11 @@ def start_run(out, script, arguments, inputs):
     free = ("out", "plan", "show_mask", "selfcheck", "track", "save_every",
             "tokens_per_second", "answer_len", "price_gen", "price_judge",
             "price_gpu_hour")  # what may change between two halves of a run
-    new = {"script": script, "inputs": {path: digest(split_weight(path)[0]) for path in map(str, inputs)},
+    new = {"script": script, "inputs": {path: digest(path if Path(path).exists() else split_weight(path)[0])
+                                        for path in map(str, inputs)},
            "arguments": json.loads(json.dumps({k: v for k, v in arguments.items() if k not in free}))}
     begun = [out] if out.is_file() else [p for p in out.iterdir() if p.name not in (
-        "run.json", "run.json.tmp", "ref_logps.jsonl", "log.jsonl")] if out.is_dir() else []
+        "run.json", "run.json.tmp", "ref_logps.jsonl", "log.jsonl", "tracker")] if out.is_dir() else []
     old = read_run(path)
     if old and (begun or old["finished"]):
         for part in new:
@@ -320,7 +321,7 @@ def start_run(out, script, arguments, inputs):
                 keys = new[part] if isinstance(new[part], dict) else {part: 0}
                 changed = [k for k in keys if part == "script" or old[part].get(k) != new[part][k]] or [part]
                 raise BadInput(f"{out} was made with other {part} ({', '.join(changed)}): take another --out")
-        return old
+        return old | {"path": str(path)}  # a folder may have been renamed since
     if begun or (path.exists() and not old):
         raise BadInput(f"{out} exists and is not a run of this kit: take another --out")
     import peft
@@ -574,7 +575,8 @@ def forecast(out, script, tokens, tokens_per_second=None, price_per_million=0.0,
     """{"tokens", "seconds", "cost"} of a stage before it runs. Without a given speed that of the newest finished run of
     the same script and model beside `out` is taken; with none there, seconds are None: unknown is not zero."""
     if not tokens_per_second:
-        speeds = [r["tokens"] / r["seconds"] for r in runs_beside(out) if r["script"] == script and r["seconds"]
+        speeds = [r["tokens"] / r["seconds"] for r in runs_beside(out)
+                  if r["script"] == script and r.get("seconds") and r.get("tokens")
                   and model in (None, *(r.get("arguments", {}).get(key) for key in ("model", "judge")))]
         tokens_per_second = speeds[-1] if speeds else None
     seconds = tokens / tokens_per_second if tokens_per_second else None

@@ -76,6 +76,8 @@ def parse_args(argv=None):
     p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
     args = p.parse_args(argv)
     args.beta = args.beta or {"dpo": 0.1, "ipo": 1.0}[args.loss]
+    if args.soft_labels and args.label_smoothing:
+        p.error("--soft-labels takes each row's p: leave --label-smoothing out")
     if args.max_kl is not None and args.eval_every == 0:
         p.error("--max-kl is looked at in evaluations: --eval-every must be above 0")
     return args
@@ -180,7 +182,7 @@ def main(args):
         self_check(model, [rows[n] for n in steps[0]], losses, args.pack_tokens, state["step"] == 0 and not args.ref)
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", read)
     history, told = read_log(args.out), set()
-    watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows)
+    watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows, model, args.max_kl)
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc=args.loss):
         if state.get("stopped"):
             break
@@ -211,11 +213,11 @@ def main(args):
     if rank:
         return 0
     save_adapter(args.out, model, tokenizer)
-    curves(args.out)
     cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
     measured = {"tokens": state["tokens"], "seconds": state["seconds"], "cost": cost}
     save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"], stopped=state["stopped"])
     (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
+    curves(args.out)  # last: a picture must not cost a run
     print(f"result   {len(history)} steps, last loss {state['loss']:.4f}, margin {state['rewards/margins']:+.3f}, "
           f"{cost_line(measured)} -> {args.out}")
     return 0

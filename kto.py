@@ -233,7 +233,7 @@ def main(args):
         self_check(model, [rows[n] for n in steps[0]], losses, args.pack_tokens, state["step"] == 0 and not args.ref)
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", read)
     history, told = read_log(args.out), set()
-    watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows)
+    watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows, model, args.max_kl)
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc="kto"):
         if state.get("stopped"):
             break
@@ -268,11 +268,11 @@ def main(args):
     if rank:
         return 0
     save_adapter(args.out, model, tokenizer)
-    curves(args.out)
     cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
     measured = {"tokens": state["tokens"], "seconds": state["seconds"], "cost": cost}
     save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"], stopped=state["stopped"])
     (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
+    curves(args.out)  # last: a picture must not cost a run
     print(f"result   {len(history)} steps, last loss {state['loss']:.4f}, kl {state['kl']:.4f}, "
           f"{cost_line(measured)} -> {args.out}")
     return 0

@@ -379,7 +379,11 @@ def load_checkpoint(out, model, optimizer):
     """Continue from out/checkpoint.pt -> {"step", counters}; {"step": 0} when there is none. Cuts later log lines."""
     out, state = Path(out), {"step": 0}
     if (out / "checkpoint.pt").exists():
-        state = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
+        except Exception as error:  # a zip, a pickle and tensors: a dozen kinds
+            raise BadInput(f"{out}/checkpoint.pt is damaged ({type(error).__name__}): delete it, and the same command "
+                           "starts from step 1") from None
         parameters = dict(model.named_parameters())
         for name, value in state.pop("adapter").items():
             parameters[name].data.copy_(value)

@@ -7,6 +7,7 @@ sampled_tokens and sampled_repetition (share of 4-grams that an answer has said 
 
 import json
 import math
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -28,15 +29,20 @@ def watch_steps(steps, every=None):
     return {0, steps - 1, *range(every - 1, steps, every)} if every else set()
 
 
-def some_prompts(rows):
-    """Token lists of the first different prompts, which are answered every time."""
-    return [list(ids) for ids in dict.fromkeys(
-        tuple(row["seqs"][0]["ids"][:prompt_length(row["seqs"][0])]) for row in rows)][:SAMPLES]
+def some_prompts(rows, model, max_kl=None):
+    """Token lists of the first different prompts that leave the model room for an answer; they are answered every time.
+    BadInput when there is none and --max-kl counts on it."""
+    limit = getattr(model.config, "max_position_embeddings", None) or math.inf
+    prompts = dict.fromkeys(tuple(row["seqs"][0]["ids"][:prompt_length(row["seqs"][0])]) for row in rows)
+    found = [list(ids) for ids in prompts if len(ids) + SAMPLE_TOKENS <= limit][:SAMPLES]
+    if not found and max_kl is not None:
+        raise BadInput(f"--max-kl: every prompt fills the model's {limit} positions: no answer can be drawn")
+    return found
 
 
 def too_far(values, limit):
     """Why the run must stop, or None: the policy has left the start by more than `limit` nats an answer (--max-kl)."""
-    if limit is None or values.get("sampled_kl", 0.0) <= limit:
+    if limit is None or values.get("sampled_kl", 0.0) <= limit:  # none: not measured after this step
         return None
     tqdm.write(f"STOP     sampled_kl {values['sampled_kl']:.3g} is above --max-kl {limit:g}: the run ends here, its "
                "adapter is kept (lower --lr, raise --beta)")
@@ -65,14 +71,10 @@ def say(model, tokenizer, start, prompts, seed):
     The KL is sum over the answer's tokens of r - 1 - log r, r = probability under `start` / under the policy: never
     negative, and in the mean over tokens drawn from the policy the KL of each step (Schulman, "Approximating KL
     divergence", k3)."""
-    limit = getattr(model.config, "max_position_embeddings", None) or 10**9
-    room = min(SAMPLE_TOKENS, limit - max(map(len, prompts)))
-    if room < 1:
-        return {}
     model.train(model.device.type == "cpu")  # no checkpointing while sampling; see load_policy for the CPU
     jobs = [(prompt, [(1.0, seed_for("watch", seed, n))]) for n, prompt in enumerate(prompts)]
     with autocast(model):
-        answers = [answer["ids"] for answer, in sample(model, tokenizer, jobs, room)]
+        answers = [answer["ids"] for answer, in sample(model, tokenizer, jobs, SAMPLE_TOKENS)]
     seqs = [{"ids": prompt + ids, "mask": [0] * len(prompt) + [1] * len(ids)} for prompt, ids in zip(prompts, answers)]
 
     def read(values):  # a block of autocast each: within one it would keep the weights of before
@@ -149,12 +151,14 @@ def curves(out):
                 for part, values in line.get("slices", {}).items():
                     series.setdefault(part, []).append((line["step"], values["loss"]))
         for name, points in series.items():
-            if points:
-                axis.plot(*zip(*points), label=name, marker="o" if len(points) < 15 else None, markersize=3)
+            if points:  # a name is no formula, and one that begins with _ would not be named
+                axis.plot(*zip(*points), label=name.replace("$", r"\$").lstrip("_"),
+                          marker="o" if len(points) < 15 else None, markersize=3)
         axis.set(title=title, xlabel="step", visible=any(series.values()))
         if axis.get_visible():
             axis.legend(fontsize=8)
-    figure.savefig(Path(out) / "curves.png", dpi=80)
+    with warnings.catch_warnings(action="ignore"):  # letters that the font lacks
+        figure.savefig(Path(out) / "curves.png", dpi=80)
     plt.close(figure)
 
 

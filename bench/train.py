@@ -84,7 +84,7 @@ def parse_args(argv=None):
     p.add_argument("--repeats", type=int, default=5, help="timed rounds")
     p.add_argument("--pairs", type=int, default=0, help="pairs in a step (default: 16, 8, 4 by shape)")
     p.add_argument("--seed", type=int, default=0, help="tokens, lengths and weights")
-    p.add_argument("--pack-tokens", type=int, default=1280, help="our tokens in memory at once")
+    p.add_argument("--pack-tokens", type=int, default=1024, help="our tokens in memory at once")
     p.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory, too")
     p.add_argument("--peak-of", help=argparse.SUPPRESS)  # print the peak of one variant: run by peak_memory
     return p.parse_args(argv)

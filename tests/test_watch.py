@@ -146,8 +146,36 @@ def test_a_run_that_sinks_its_chosen_answers_says_so_once(base, tmp_path, capsys
     assert (printed.out + printed.err).count("the chosen answers have lost") == 1
 
 
+def test_a_renamed_folder_is_continued_where_it_is(base, tmp_path, monkeypatch):
+    import sft
+
+    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", sft_rows(9)), *SMALL, "--save-every", 1]
+
+    def die(*args):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sft, "save_adapter", die)
+        run_main("sft", *words, "--out", tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert run_main("sft", *words, "--out", tmp_path / "two") == 0
+    assert json.loads((tmp_path / "two/run.json").read_text())["finished"] and not (tmp_path / "one").exists()
+
+
+def test_a_damaged_checkpoint_is_named(base, tmp_path):
+    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", sft_rows(9)), *SMALL, "--out", tmp_path / "run"]
+    assert run_main("sft", *words) == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    (tmp_path / "run/run.json").write_text(json.dumps(record | {"finished": False}))
+    for content in (b"", b"text", b"PK\x03\x04 torn"):
+        (tmp_path / "run/checkpoint.pt").write_bytes(content)
+        with pytest.raises(BadInput, match="checkpoint.pt is damaged"):
+            run_main("sft", *words)
+
+
 def test_curves_are_drawn(watched):
     words, out = watched
+    text = (out / "log.jsonl").read_text()
+    (out / "log.jsonl").write_text(text.replace('"a": {', '"price_$5_to_$10": {').replace('"b": {', '"_b": {'))
     watch.curves(out)
     data = (out / "curves.png").read_bytes()
     assert data[:4] == b"\x89PNG" and len(data) > 20_000
@@ -334,11 +362,12 @@ def test_plans_and_adapters_of_other_kinds(base, tmp_path):
     (tmp_path / "ia3/adapter_config.json").write_text("{}")
     with pytest.raises(BadInput, match="names no base model"):
         models.resolve_model(str(tmp_path / "ia3"))
-    tokenizer, policy = models.load_tokenizer(base), models.load_policy(base)
-    policy.config.max_position_embeddings = 24
-    start = [p.detach().clone() for p in models.trained(policy)]
-    found = watch.say(policy, tokenizer, start, [[5] * 20], 0)
-    assert found["sampled_tokens"] <= 4 and watch.say(policy, tokenizer, start, [[5] * 30], 0) == {}
+    policy = models.load_policy(base)
+    policy.config.max_position_embeddings = 60
+    rows = [{"seqs": [{"ids": [5] * length + [6], "mask": [0] * length + [1]}]} for length in (12, 13, 5)]
+    assert list(map(len, watch.some_prompts(rows, policy))) == [12, 5] and watch.some_prompts(rows[1:2], policy) == []
+    with pytest.raises(BadInput, match="--max-kl"):
+        watch.some_prompts(rows[1:2], policy, 1.0)
 
 
 def test_checkpointing_changes_nothing(base, tokenizer):
