@@ -309,8 +309,7 @@ def start_run(out, script, arguments, inputs):
     free = ("out", "plan", "show_mask", "selfcheck", "track", "save_every",
             "tokens_per_second", "answer_len", "price_gen", "price_judge",
             "price_gpu_hour")  # what may change between two halves of a run
-    new = {"script": script, "inputs": {path: digest(path if Path(path).exists() else split_weight(path)[0])
-                                        for path in map(str, inputs)},
+    new = {"script": script, "inputs": {path: digest(path) for path in map(str, inputs)},
            "arguments": json.loads(json.dumps({k: v for k, v in arguments.items() if k not in free}))}
     begun = [out] if out.is_file() else [p for p in out.iterdir() if p.name not in (
         "run.json", "run.json.tmp", "ref_logps.jsonl", "log.jsonl", "tracker")] if out.is_dir() else []
@@ -375,9 +374,10 @@ def append_lines(path, rows):
 
 
 def digest(path):
-    """Short sha256 of a file or folder (files above 64 MiB by size and 64 KiB of each MiB). A hub name stands for
-    itself."""
-    path, total = Path(path), hashlib.sha256()
+    """Short sha256 of a file or folder, hf:folder[:split] included (files above 64 MiB by size and 64 KiB of each MiB).
+    A hub name stands for itself."""
+    name = str(path).removeprefix("hf:")
+    path, total = Path(name if Path(name).exists() else name.partition(":")[0]), hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files if path.exists() else []:
         size = file.stat().st_size
@@ -386,7 +386,7 @@ def digest(path):
             for at in range(0, size, 1 << 20):
                 f.seek(at)
                 total.update(f.read(1 << 20 if size <= 1 << 26 else 1 << 16))
-    return total.hexdigest()[:16] if path.exists() else str(path)
+    return total.hexdigest()[:16] if path.exists() else name
 
 
 def seed_for(*parts):

@@ -17,19 +17,18 @@ Left out on purpose: fifteen other losses; a new one is a function like dpo_loss
 import math
 import time
 from collections import Counter
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from common import (BadInput, at_least, cost_line, dpo_loss, encode, forecast, ipo_loss, money, parser, read_mixture,
-                    run, save_run, show_mask, start_run)
-from models import (check_length, fingerprint, free_memory, load_policy, load_reference, load_tokenizer, make_optimizer,
-                    memory_line, memory_plan, needs_checkpointing, trained)
+from common import (BadInput, at_least, cost_line, dpo_loss, encode, forecast, ipo_loss, parser, read_mixture, run,
+                    show_mask)
+from models import (check_length, fingerprint, join_processes, load_policy, load_tokenizer, make_optimizer, memory_line,
+                    memory_plan, needs_checkpointing, sum_gradients, summed, trained)
 from packed import line_tokens, shares_prompts
-from training import (batches, check_start, from_first, hold_out, join_processes, load_checkpoint, lr_at, means,
-                      optimiser_step, pack_logps, packs, prepare, read_log, reference_logps, save_adapter,
-                      save_checkpoint, start_tracker, sum_gradients, summed, tally, warn_if_still, write_log)
+from training import (batches, check_start, close_run, hold_out, load_checkpoint, lr_at, means, open_run,
+                      optimiser_step, other_reference, pack_logps, packs, prepare, read_log, reference_logps,
+                      save_adapter, save_checkpoint, start_tracker, tally, write_log)
 from watch import curves, evaluate, self_check, some_prompts, too_far, warn, watch_steps
 
 
@@ -137,7 +136,8 @@ def main(args):
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     lengths = [line_tokens(row["seqs"]) for row in rows]
     numbers = sorted({n for batch in steps for n in batch})  # what the steps never reach needs no reference
-    used, tokens = [rows[n] for n in numbers] + held, sum(lengths[n] for batch in [*steps, numbers] for n in batch)
+    used = [rows[n] for n in numbers] + held
+    tokens = sum(lengths[n] for batch in steps for n in batch) + line_tokens([s for row in used for s in row["seqs"]])
     plan = forecast(args.out, "dpo.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,
                     model=args.model)
     print(f"plan     {len(steps)} steps, {len(held)} rows held out, {cost_line(plan)}")
@@ -146,20 +146,14 @@ def main(args):
     if args.plan:
         print(memory_line(memory))
         return 0
-    record = from_first(lambda: start_run(args.out, "dpo.py", vars(args),
-                                          args.data + [args.model] + ([args.ref] if args.ref else [])))
-    if record["finished"]:
-        (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
-        print(f"{args.out} is finished: nothing to do")
+    record = open_run("dpo.py", vars(args))
+    if not record:
         return 0
     track = start_tracker(args.track, args.out, vars(args))
     start, read = time.perf_counter(), 0
     key = fingerprint(args.ref or args.model, args.quantize)
-    if args.ref:  # one model in memory at a time: the other reference is scored and freed first
-        other = load_reference(args.ref, tokenizer, args.quantize)
-        read += reference_logps(other, used, args.pack_tokens, key, args.out, rank, size)
-        del other
-        free_memory()
+    if args.ref:
+        read += other_reference(args.ref, tokenizer, args.quantize, used, args.pack_tokens, key, args.out, rank, size)
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
     optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
     check_length(model, max(len(seq["ids"]) for row in used for seq in row["seqs"]))
@@ -195,7 +189,6 @@ def main(args):
         sum_gradients(model)
         values, lr = means(summed(sums)), lr_at(step, len(steps), args.lr, args.warmup)
         grad_norm = optimiser_step(optimizer, lr)
-        warn_if_still(step, grad_norm, values["rewards/margins"])
         read = sum(lengths[n] for n in steps[step])
         values |= {"grad_norm": grad_norm, "lr": lr, "seconds": seconds + time.perf_counter() - start, "tokens": read}
         if step in watched:
@@ -213,10 +206,7 @@ def main(args):
     if rank:
         return 0
     save_adapter(args.out, model, tokenizer)
-    cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
-    measured = {"tokens": state["tokens"], "seconds": state["seconds"], "cost": cost}
-    save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"], stopped=state["stopped"])
-    (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
+    measured = close_run(args.out, record, plan, state, args.price_gpu_hour)
     curves(args.out)  # last: a picture must not cost a run
     print(f"result   {len(history)} steps, last loss {state['loss']:.4f}, margin {state['rewards/margins']:+.3f}, "
           f"{cost_line(measured)} -> {args.out}")

@@ -19,19 +19,18 @@ import math
 import time
 from collections import Counter
 from itertools import chain, islice
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from common import (BadInput, at_least, cost_line, encode, forecast, kto_kl, kto_loss, money, parser, read_mixture,
-                    run, save_run, show_mask, start_run)
-from models import (autocast, check_length, fingerprint, free_memory, load_policy, load_reference, load_tokenizer,
-                    make_optimizer, memory_line, memory_plan, needs_checkpointing, trained)
+from common import (BadInput, at_least, cost_line, encode, forecast, kto_kl, kto_loss, parser, read_mixture, run,
+                    show_mask)
+from models import (autocast, check_length, fingerprint, join_processes, load_policy, load_tokenizer, make_optimizer,
+                    memory_line, memory_plan, needs_checkpointing, sum_gradients, summed, trained)
 from packed import line_tokens, logps_after, prompt_length, seq_logps, shares_prompts
-from training import (batches, check_start, from_first, hold_out, join_processes, load_checkpoint, lr_at, means,
-                      optimiser_step, pack_logps, packs, prepare, read_log, reference_logps, save_adapter,
-                      save_checkpoint, start_tracker, sum_gradients, summed, tally, warn_if_still, write_log)
+from training import (batches, check_start, close_run, hold_out, load_checkpoint, lr_at, means, open_run,
+                      optimiser_step, other_reference, pack_logps, packs, prepare, read_log, reference_logps,
+                      save_adapter, save_checkpoint, start_tracker, tally, write_log)
 from watch import curves, evaluate, self_check, some_prompts, too_far, warn, watch_steps
 
 
@@ -104,6 +103,14 @@ def class_weights(labels, desirable=None, undesirable=None, weights=None):
     return (balance[0] if desirable is None else desirable, balance[1] if undesirable is None else undesirable)
 
 
+def joined(row, other, max_len):
+    """The prompt of one row with the answer of another, one token of it at least: {"ids", "mask"}."""
+    (prompt, _), (_, answer) = ((seq["ids"][:cut], seq["ids"][cut:]) for seq in (row["seqs"][0], other["seqs"][0])
+                                for cut in [prompt_length(seq)])
+    ids = (prompt + answer)[:max(max_len, len(prompt) + 1)]
+    return {"ids": ids, "mask": [0] * len(prompt) + [1] * (len(ids) - len(prompt))}
+
+
 def mismatched(rows, steps, max_len):
     """For every step, each prompt with the completion of the next row of its batch that answers another prompt (the
     next batch helps out when there is none). These pairs estimate the KL: they depend on the order, never on packs."""
@@ -111,14 +118,11 @@ def mismatched(rows, steps, max_len):
     for batch in steps:
         pairs.append([])
         for k, n in enumerate(batch):
-            prompt = rows[n]["seqs"][0]["ids"][:prompt_length(rows[n]["seqs"][0])]
             others = chain(batch[k + 1:], batch[:k], islice(flat, at + len(batch), None), islice(flat, at))
             other = next((m for m in others if rows[m]["prompt"] != rows[n]["prompt"]), None)
             if other is None:
                 raise BadInput("KTO needs at least two prompts: its KL term pairs each with an answer to another")
-            answer = rows[other]["seqs"][0]["ids"][prompt_length(rows[other]["seqs"][0]):]
-            ids = (prompt + answer)[:max(max_len, len(prompt) + 1)]
-            pairs[-1].append({"ids": ids, "mask": [0] * len(prompt) + [1] * (len(ids) - len(prompt))})
+            pairs[-1].append(joined(rows[n], rows[other], max_len))
         at += len(batch)
     return pairs
 
@@ -181,12 +185,11 @@ def main(args):
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     kl_pairs = mismatched(rows, steps, args.max_len)
     used = sorted({n for batch in steps for n in batch})  # what the steps never reach needs no reference
-    apart = mismatched(held + rows[:64], [[*range(len(held))], [*range(len(held), len(held) + len(rows[:64]))]],
-                       args.max_len)[0]
-    held = [row | {"other": other} for row, other in zip(held, apart)]
-    everything = [rows[n] for n in used] + held + [{"seqs": [seq]} for seqs in [*kl_pairs, apart] for seq in seqs]
+    held = [row | {"other": joined(row, rows[k % len(rows)], args.max_len)} for k, row in enumerate(held)]
+    others = [seq for seqs in kl_pairs for seq in seqs] + [row["other"] for row in held]
+    everything = [rows[n] for n in used] + held + [{"seqs": [seq]} for seq in others]
     lengths = [[line_tokens([rows[n]["seqs"][0], other]) for n, other in zip(*pair)] for pair in zip(steps, kl_pairs)]
-    tokens = 2 * sum(map(sum, lengths))  # training with its KL pairs, and the reference of both
+    tokens = sum(map(sum, lengths)) + line_tokens([seq for row in everything for seq in row["seqs"]])  # and reference
     plan = forecast(args.out, "kto.py", tokens, args.tokens_per_second, price_gpu_hour=args.price_gpu_hour,
                     model=args.model)
     print(f"plan     {len(steps)} steps, {len(held)} rows held out, {cost_line(plan)}")
@@ -195,20 +198,15 @@ def main(args):
     if args.plan:
         print(memory_line(memory))
         return 0
-    record = from_first(lambda: start_run(args.out, "kto.py", vars(args),
-                                          args.data + [args.model] + ([args.ref] if args.ref else [])))
-    if record["finished"]:
-        (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
-        print(f"{args.out} is finished: nothing to do")
+    record = open_run("kto.py", vars(args))
+    if not record:
         return 0
     track = start_tracker(args.track, args.out, vars(args))
     start, read = time.perf_counter(), 0
     key = fingerprint(args.ref or args.model, args.quantize)
-    if args.ref:  # one model in memory at a time: the other reference is scored and freed first
-        other = load_reference(args.ref, tokenizer, args.quantize)
-        read += reference_logps(other, everything, args.pack_tokens, key, args.out, rank, size)
-        del other
-        free_memory()
+    if args.ref:
+        read += other_reference(args.ref, tokenizer, args.quantize, everything, args.pack_tokens, key, args.out, rank,
+                                size)
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
     optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
     check_length(model, max(len(seq["ids"]) for row in everything for seq in row["seqs"]))
@@ -216,9 +214,7 @@ def main(args):
     if not args.ref:
         policy = model if state["step"] == 0 else None
         read += reference_logps(policy, everything, args.pack_tokens, key, args.out, rank, size)
-    kl = torch.zeros(())
-
-    padded = not shares_prompts(model)
+    kl, padded = torch.zeros(()), not shares_prompts(model)
 
     def losses(pack):
         return batch_loss(model, pack, kl, args.beta, good, bad)
@@ -249,7 +245,6 @@ def main(args):
         sum_gradients(model)
         values, lr = means(summed(sums)) | {"kl": kl.item()}, lr_at(step, len(steps), args.lr, args.warmup)
         grad_norm = optimiser_step(optimizer, lr)
-        warn_if_still(step, grad_norm, sum(abs(values.get(f"rewards/{side}", 0)) for side in ("chosen", "rejected")))
         read = sum(lengths[step])
         values |= {"grad_norm": grad_norm, "lr": lr, "seconds": seconds + time.perf_counter() - start, "tokens": read}
         if step in watched:
@@ -268,10 +263,7 @@ def main(args):
     if rank:
         return 0
     save_adapter(args.out, model, tokenizer)
-    cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
-    measured = {"tokens": state["tokens"], "seconds": state["seconds"], "cost": cost}
-    save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"], stopped=state["stopped"])
-    (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
+    measured = close_run(args.out, record, plan, state, args.price_gpu_hour)
     curves(args.out)  # last: a picture must not cost a run
     print(f"result   {len(history)} steps, last loss {state['loss']:.4f}, kl {state['kl']:.4f}, "
           f"{cost_line(measured)} -> {args.out}")

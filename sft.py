@@ -17,19 +17,17 @@ Left out on purpose: full-parameter training.
 import math
 import time
 from collections import Counter
-from pathlib import Path
+from functools import partial
 
 import torch
 from tqdm import tqdm
 
-from common import (at_least, cost_line, encode, forecast, money, parser, read_mixture, run, save_run, show_mask,
-                    start_run)
-from models import (check_length, load_policy, load_tokenizer, make_optimizer, memory_line, memory_plan,
-                    needs_checkpointing, trained)
+from common import at_least, cost_line, encode, forecast, parser, read_mixture, run, show_mask
+from models import (check_length, join_processes, load_policy, load_tokenizer, make_optimizer, memory_line, memory_plan,
+                    needs_checkpointing, sum_gradients, summed, trained)
 from packed import shares_prompts
-from training import (batches, from_first, hold_out, join_processes, load_checkpoint, lr_at, means, optimiser_step,
-                      pack_logps, packs, prepare, read_log, save_adapter, save_checkpoint, start_tracker,
-                      sum_gradients, summed, tally, warn_if_still, write_log)
+from training import (batches, close_run, hold_out, load_checkpoint, lr_at, means, open_run, optimiser_step, pack_logps,
+                      packs, prepare, read_log, save_adapter, save_checkpoint, start_tracker, tally, write_log)
 from watch import curves, evaluate, self_check, some_prompts, too_far, warn, watch_steps
 
 
@@ -128,10 +126,8 @@ def main(args):
     if args.plan:
         print(memory_line(memory))
         return 0
-    record = from_first(lambda: start_run(args.out, "sft.py", vars(args), args.data + [args.model]))
-    if record["finished"]:
-        (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
-        print(f"{args.out} is finished: nothing to do")
+    record = open_run("sft.py", vars(args))
+    if not record:
         return 0
     track = start_tracker(args.track, args.out, vars(args))
     start = time.perf_counter()
@@ -141,11 +137,7 @@ def main(args):
     state = load_checkpoint(args.out, model, optimizer)
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", 0)
 
-    padded = not shares_prompts(model)
-
-    def losses(pack):
-        return batch_loss(model, pack)
-
+    losses, padded = partial(batch_loss, model), not shares_prompts(model)
     if args.selfcheck:
         self_check(model, [rows[n] for n in steps[0]], losses, args.pack_tokens)
     history, told = read_log(args.out), set()
@@ -163,7 +155,6 @@ def main(args):
         values, lr = means(summed(sums)), lr_at(step, len(steps), args.lr, args.warmup)
         values["perplexity"] = math.exp(min(values["loss"], 50))
         grad_norm = optimiser_step(optimizer, lr)
-        warn_if_still(step, grad_norm, None)
         read = sum(len(row["seqs"][0]["ids"]) for row in batch)
         values |= {"grad_norm": grad_norm, "lr": lr, "seconds": seconds + time.perf_counter() - start, "tokens": read}
         if step in watched:
@@ -180,10 +171,7 @@ def main(args):
     if rank:
         return 0
     save_adapter(args.out, model, tokenizer)
-    cost = money(seconds=state["seconds"], price_gpu_hour=args.price_gpu_hour)
-    measured = {"tokens": state["tokens"], "seconds": state["seconds"], "cost": cost}
-    save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"], stopped=state["stopped"])
-    (Path(args.out) / "checkpoint.pt").unlink(missing_ok=True)
+    measured = close_run(args.out, record, plan, state, args.price_gpu_hour)
     curves(args.out)  # last: a picture must not cost a run
     print(f"result   {len(history)} steps, last loss {state['loss']:.4f}, {cost_line(measured)} -> {args.out}")
     return 0

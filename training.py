@@ -1,28 +1,24 @@
 """What the three trainers share because a mistake in it would be silent: packs, order, metrics, reference
-log-probabilities, processes, schedule, checkpoints. The training loop itself stands in each trainer.
+log-probabilities, schedule, run folders. The training loop itself stands in each trainer.
 
 A training row is {"seqs": [{"ids", "mask", "truncated"}, ...], "weight", "slice", "id", "source", ...}: one sequence
 for SFT and KTO, two (chosen, rejected) for DPO. Sums are over rows or tokens of a whole batch, so packs never matter.
 """
 
-import atexit
 import contextlib
-import functools
 import hashlib
 import json
 import math
 import os
 import random
-import sys
 from collections import Counter
 from pathlib import Path
 
 import torch
-import torch.distributed
 from tqdm import tqdm
 
-from common import BadInput, seed_for, stop_ids, write_whole
-from models import autocast, trained
+from common import BadInput, money, save_run, seed_for, split_weight, start_run, stop_ids, write_whole
+from models import autocast, free_memory, from_first, is_first, load_reference, summed
 from packed import base_of, line_tokens, prompt_length, seq_logps, shares_prompts
 
 # ---- rows, order, packs --------------------------------------------------------------------------------------
@@ -87,23 +83,18 @@ def packs(rows, pack_tokens, rank=0, size=1, padded=False):
     as long as the group's longest. Sums over a batch do not depend on the groups.
 
     Process `rank` of `size` gets its share, as many as every other: copies of the last group, of weight 0, fill up."""
-    found = []  # [seqs, longest or tokens so far, rows]
-    for row in sorted(rows, key=lambda row: line_tokens(row["seqs"]), reverse=True):
-        count, longest = len(row["seqs"]), max(len(seq["ids"]) for seq in row["seqs"])
+    sized, found = [(line_tokens(row["seqs"]), len(row["seqs"]), row) for row in rows], []
+    for tokens, count, row in sorted(sized, key=lambda entry: entry[0], reverse=True):
+        longest = max(len(seq["ids"]) for seq in row["seqs"]) if padded else 0
         for pack in found[-32:]:
-            if padded:
-                total = (pack[0] + count) * max(pack[1], longest)
-            else:
-                total = pack[1] + line_tokens(row["seqs"])
-            if total <= pack_tokens:
+            tall = max(pack["longest"], longest)
+            if (tall * (pack["seqs"] + count) if padded else pack["tokens"] + tokens) <= pack_tokens:
                 break
         else:
-            pack = [0, 0, []]
+            pack, tall = {"tokens": 0, "seqs": 0, "rows": []}, longest
             found.append(pack)
-        pack[0] += count
-        pack[1] = max(pack[1], longest) if padded else pack[1] + line_tokens(row["seqs"])
-        pack[2].append(row)
-    found = [pack[2] for pack in found]
+        pack.update(tokens=pack["tokens"] + tokens, seqs=pack["seqs"] + count, longest=tall, rows=[*pack["rows"], row])
+    found = [pack["rows"] for pack in found]
     idle = [[row | {"weight": 0.0} for row in found[-1]]] * (-len(found) % size) if found else []
     return (found + idle)[rank::size]
 
@@ -218,6 +209,13 @@ def reference_logps(model, rows, pack_tokens, key, out, rank=0, size=1):
     return sum(line_tokens(group) for group in missing)
 
 
+def other_reference(name, tokenizer, quantize, rows, pack_tokens, key, out, rank=0, size=1):
+    """reference_logps under the model of --ref, which is freed before the policy comes: one model at a time."""
+    read = reference_logps(load_reference(name, tokenizer, quantize), rows, pack_tokens, key, out, rank, size)
+    free_memory()
+    return read
+
+
 def check_start(name, value, expected, model):
     """Print the step-0 invariant and refuse to start when it fails: policy and reference must be the same model."""
     tolerance = 1e-3 if model.device.type == "cpu" else 0.05  # bf16 rounding depends on the pack
@@ -227,73 +225,7 @@ def check_start(name, value, expected, model):
                        "the policy that training starts from (stale ref_logps.jsonl? delete it and start again)")
 
 
-# ---- processes: accelerate launch dpo.py ... -----------------------------------------------------------------
-
-
-def join_processes():
-    """Join the processes of `accelerate launch` if there are several -> (number of this one, how many). Each holds the
-    whole model (a part of it under FSDP: models.shard) and reads its share of the packs; gradients are summed once a
-    step, so the update is that of one. Only the first speaks and writes."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return 0, 1
-    import accelerate
-
-    state = accelerate.PartialState(cpu=not torch.cuda.is_available())
-    if state.num_processes != int(os.environ["WORLD_SIZE"]):
-        raise BadInput("the processes of accelerate launch do not find each other: each would train alone")
-    atexit.register(torch.distributed.destroy_process_group)  # else a process may end by an abort after its work
-    if state.device.type == "cuda":
-        torch.cuda.set_device(state.device)
-    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # transformers would give weights to the first process only
-    if state.process_index:
-        sys.stdout = open(os.devnull, "w")  # errors stay visible
-        tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
-    return state.process_index, state.num_processes
-
-
-def is_first():
-    """False in the other processes of accelerate launch."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
-
-def from_first(make):
-    """make() of the first process, for all: a run record must be opened once. So is its refusal: nobody waits."""
-    found = [None, None]
-    try:
-        found[0] = make() if is_first() else None
-    except (BadInput, OSError) as error:
-        found[1] = error
-    if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(found)
-    if found[1]:
-        raise found[1]
-    return found[0]
-
-
-def summed(values):
-    """Sum of Counters or lists over all processes."""
-    if not torch.distributed.is_initialized():
-        return values
-    everyone = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, values)
-    total = type(values)()
-    for one in everyone:
-        total.extend(one) if isinstance(total, list) else total.update(one)
-    return total
-
-
-def sum_gradients(model):
-    """Sum the adapter's gradient over all processes, in one message."""
-    if torch.distributed.is_initialized():
-        parameters = trained(model)
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = torch.cat([grad.flatten() for grad in grads])
-        torch.distributed.all_reduce(flat)
-        for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters])):
-            parameter.grad = grad.view_as(parameter).clone()
-
-
-# ---- steps, checkpoints, logs --------------------------------------------------------------------------------
+# ---- steps, run folders --------------------------------------------------------------------------------------
 
 
 def lr_at(step, steps, lr, warmup=0.1):
@@ -305,23 +237,36 @@ def lr_at(step, steps, lr, warmup=0.1):
 
 
 def optimiser_step(optimizer, lr, max_norm=1.0):
-    """Clip, step, clear -> gradient norm before clipping. One that is not finite stops the run, checkpoint intact."""
+    """Clip, step, clear -> gradient norm before clipping. One that is not finite stops the run before its step."""
     parameters = optimizer.param_groups[0]["params"]
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm).item()
     if not math.isfinite(norm):
-        raise BadInput(f"the gradient norm is {norm}: lower --lr or look for broken rows; the checkpoint is intact")
+        raise BadInput(f"the gradient norm is {norm}: lower --lr, --beta or weights, and take another --out")
     optimizer.param_groups[0]["lr"] = lr
     optimizer.step()
     optimizer.zero_grad()
     return norm
 
 
-def warn_if_still(step, grad_norm, moved):
-    """Say it when the run does not train: no gradient at all, or nothing has moved after three steps."""
-    if grad_norm == 0:
-        tqdm.write(f"WARNING  step {step + 1}: the adapter's gradient is zero: nothing is being trained")
-    elif step == 2 and moved is not None and moved == 0:
-        tqdm.write("WARNING  after 3 steps the margin has not moved: is --lr too small?")
+def open_run(script, arguments):
+    """Open or continue the record of a trainer's run; None, said in a line, when it is finished already."""
+    inputs = [split_weight(spec)[0] for spec in arguments["data"]] + [
+        arguments[name] for name in ("model", "ref") if arguments.get(name)]
+    record = from_first(lambda: start_run(arguments["out"], script, arguments, inputs))
+    if not record["finished"]:
+        return record
+    (Path(arguments["out"]) / "checkpoint.pt").unlink(missing_ok=True)
+    print(f"{arguments['out']} is finished: nothing to do")
+    return None
+
+
+def close_run(out, record, plan, state, price_gpu_hour):
+    """Mark a run finished, with what was measured beside what was forecast -> {"tokens", "seconds", "cost"}."""
+    cost = money(seconds=state["seconds"], price_gpu_hour=price_gpu_hour)
+    measured = {"tokens": state["tokens"], "seconds": state["seconds"], "cost": cost}
+    save_run(record, finished=True, forecast=plan, **measured, loss=state["loss"], stopped=state["stopped"])
+    (Path(out) / "checkpoint.pt").unlink(missing_ok=True)
+    return measured
 
 
 def write_log(out, step, steps, **values):

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from common import BadInput, completion_logps, seed_for
 from inference import sample
-from models import autocast, trained
+from models import autocast, from_first, trained
 from packed import base_of, prompt_length, seq_logps, shares_prompts, token_logps
-from training import from_first, means, packs
+from training import means, packs
 
 SAMPLES, SAMPLE_TOKENS = 16, 48
 
@@ -97,6 +97,10 @@ def say(model, tokenizer, start, prompts, seed):
 def trouble(history, beta=None):
     """{name: one line with its likely cause} for what the log's lines (dicts, oldest first) show so far."""
     found, recent = {}, history[-8:]
+    if history[-1].get("grad_norm") == 0:
+        found["gradient"] = "the adapter's gradient is zero: nothing is being trained"
+    if beta and len(history) == 3 and not any(history[-1].get(f"rewards/{side}") for side in ("chosen", "rejected")):
+        found["still"] = "after 3 steps no reward has moved: is --lr too small?"
     chosen = [line["rewards/chosen"] / beta / line["tokens/chosen"] for line in recent
               if beta and "rewards/chosen" in line and line.get("tokens/chosen")]
     if len(chosen) == 8 and sum(chosen) / 8 < -0.05:

@@ -126,6 +126,7 @@ def fill(model, seed):
     for parameter in adapter(model):
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     model.zero_grad(set_to_none=True)
+    gc.collect()
     return model
 
 
@@ -143,10 +144,8 @@ def checkpointing(model, on):
         return
     if on:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
     else:
         model.gradient_checkpointing_disable()
-        model.disable_input_require_grads()
 
 
 def policy(shape, base):

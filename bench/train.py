@@ -30,7 +30,6 @@ gradient is not TRL's. Steps on a GPU, in bf16 or on quantised models are not me
 import argparse
 import contextlib
 import ctypes.util
-import gc
 import json
 import math
 import os
@@ -60,6 +59,7 @@ import transformers
 import trl
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from qwen3 import adapter, fill
 
 import dpo
 import kto
@@ -84,7 +84,7 @@ def parse_args(argv=None):
     p.add_argument("--repeats", type=int, default=5, help="timed rounds")
     p.add_argument("--pairs", type=int, default=0, help="pairs in a step (default: 16, 8, 4 by shape)")
     p.add_argument("--seed", type=int, default=0, help="tokens, lengths and weights")
-    p.add_argument("--pack-tokens", type=int, default=1024, help="our tokens in memory at once")
+    p.add_argument("--pack-tokens", type=int, default=768, help="our tokens in memory at once")
     p.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory, too")
     p.add_argument("--peak-of", help=argparse.SUPPRESS)  # print the peak of one variant: run by peak_memory
     return p.parse_args(argv)
@@ -138,20 +138,6 @@ def make_model(shape, seed):
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     return get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear",
                                             task_type="CAUSAL_LM")).train()
-
-
-def adapter(model):
-    """The weights that are trained, in an order that does not depend on who wraps the model."""
-    return [p for name, p in sorted(model.named_parameters()) if ".default." in name]
-
-
-def fill(model, seed):
-    """Random A and B: a B of 0, as a new adapter has, would hide errors. Leaves no gradient behind."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in adapter(model):
-        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    model.zero_grad(set_to_none=True)
-    gc.collect()
 
 
 # ---- our step: the loops of dpo.py, kto.py and sft.py ----------------------------------------------------------

@@ -197,6 +197,16 @@ def test_a_change_in_the_middle_of_a_large_file_shows(tmp_path):
     assert common.digest(tmp_path) != before
 
 
+def test_a_local_data_set_is_hashed(tmp_path):
+    """hf:folder and hf:folder:split by what is in the folder; a hub name stands for itself."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/data").write_text("one")
+    before = common.digest(f"hf:{tmp_path}/set"), common.digest(f"hf:{tmp_path}/set:train")
+    (tmp_path / "set/data").write_text("two")
+    assert before[0] == before[1] != common.digest(f"hf:{tmp_path}/set:train")
+    assert common.digest("hf:somebody/chats") == "somebody/chats"
+
+
 def test_sequences_beyond_the_models_positions(model, capsys):
     models.check_length(model, 512)
     assert not capsys.readouterr().out

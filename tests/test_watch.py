@@ -133,6 +133,10 @@ def test_signs_of_trouble():
         return {"step": 1, "sampled_tokens": tokens, "sampled_repetition": repetition}
     assert watch.trouble([said(20, 0.0), said(33, 0.05)], 0.1) == {}
     assert {*watch.trouble([said(20, 0.0), said(35, 0.2)], 0.1)} == {"length", "repetition"}
+    still = [{"step": 1, "grad_norm": 0.3, "rewards/chosen": 0.0, "rewards/rejected": 0.0}] * 3
+    assert {*watch.trouble(still, 0.1)} == {"still"} and watch.trouble(still) == {} == watch.trouble(still[:2], 0.1)
+    assert watch.trouble([*still[:2], still[2] | {"rewards/rejected": -1e-6}], 0.1) == {}
+    assert "nothing is being trained" in watch.trouble([{"step": 1, "grad_norm": 0.0}])["gradient"]
     held = [{"step": 1, "eval_loss": loss} for loss in (0.7, 0.6, 0.5, 0.55)]
     assert watch.trouble(held) == {} and "memorised" in watch.trouble([*held, held[0]])["held out"]
 
@@ -423,13 +427,13 @@ def test_two_processes_train_as_one(base, tmp_path, stage, config, quantize):
 def test_no_process_waits_for_one_that_refuses(tmp_path):
     """The first alone opens the run record; when it refuses, all do."""
     code = """if 1:
-        import atexit, sys, common, training, torch.distributed as dist
+        import atexit, sys, common, models, torch.distributed as dist
         atexit.register(dist.destroy_process_group)  # as join_processes does
         dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
         def refuse():
             raise common.BadInput(f"process {dist.get_rank()} refuses")
-        print(training.from_first(lambda: dist.get_rank() + 5))
-        common.run(lambda args: training.from_first(refuse), None)"""
+        print(models.from_first(lambda: dist.get_rank() + 5))
+        common.run(lambda args: models.from_first(refuse), None)"""
     started = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "store", str(rank)], stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True, cwd=ROOT) for rank in range(2)]
     for process in started:
