@@ -206,8 +206,8 @@ def main(args):
     if rank:
         return 0
     save_adapter(args.out, model, tokenizer)
+    curves(args.out)
     measured = close_run(args.out, record, plan, state, args.price_gpu_hour)
-    curves(args.out)  # last: a picture must not cost a run
     print(f"result   {len(history)} steps, last loss {state['loss']:.4f}, margin {state['rewards/margins']:+.3f}, "
           f"{cost_line(measured)} -> {args.out}")
     return 0

@@ -135,7 +135,16 @@ def warn(history, told, beta=None):
 
 
 def curves(out):
-    """Draw out/log.jsonl as out/curves.png: loss, rewards, log-probabilities and KL, what was said, by slice."""
+    """Draw out/log.jsonl as out/curves.png: loss, rewards, log-probabilities and KL, what was said, by slice. When that
+    fails it is said: a picture must not cost a run."""
+    try:
+        draw(out)
+    except Exception as error:
+        print(f"WARNING  {out}/curves.png could not be drawn ({type(error).__name__}: {str(error)[:100]})")
+
+
+def draw(out):
+    """curves, without the net."""
     import matplotlib
 
     matplotlib.use("Agg")

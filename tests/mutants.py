@@ -401,4 +401,6 @@ MUTANTS = [
      ["tests/test_watch.py::test_a_renamed_folder_is_continued_where_it_is"]),
     ("common.py", 'removeprefix("hf:")', 'removeprefix("hg:")',
      ["tests/test_traps.py::test_a_local_data_set_is_hashed"]),
+    ("watch.py", "    except Exception as error:\n        print(", "    except OSError as error:\n        print(",
+     ["tests/test_watch.py::test_a_picture_costs_no_run"]),
 ]

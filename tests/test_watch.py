@@ -200,6 +200,12 @@ def test_a_tracker_gets_every_step(base, tmp_path):
 # ---- mixtures, slices, labels --------------------------------------------------------------------------------
 
 
+def test_a_picture_costs_no_run(tmp_path, capsys):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": "much"}\n{"step"')
+    watch.curves(tmp_path)
+    assert "curves.png could not be drawn (JSONDecodeError" in capsys.readouterr().out
+
+
 def test_a_slice_has_its_weight_and_its_own_numbers(base, tmp_path):
     data = write(tmp_path / "data.jsonl", rows_of(24))
     rows = read_mixture([f"{data}=2"], "pairs", slices=["b=0.5"])
