@@ -33,7 +33,8 @@ from tqdm import tqdm
 from common import (BadInput, append_lines, at_least, continue_lines, cost_line, digest, forecast, money, parser,
                     prompt_ids, read_jsonl, read_records, run, runs_beside, save_run, seed_for, start_run, write_jsonl,
                     write_whole)
-from inference import generation_batches, judge_answers, overall_score, read_constitution, sample
+from inference import generation_batches, sample
+from scoring import judge_answers, overall_score, read_constitution
 from models import fingerprint, load_model, load_tokenizer
 from verify import check_fields, verify
 

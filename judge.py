@@ -34,9 +34,9 @@ from tqdm import tqdm
 
 from common import (BadInput, append_lines, at_least, continue_lines, cost_line, forecast, judge_tokens, money, parser,
                     read_jsonl, read_records, run, save_run, seed_for, start_run, write_jsonl, write_whole)
-from inference import (endpoint_requests, judge_answers, judge_endpoint, judge_ids, judge_pair, overall_score,
-                       read_constitution)
 from models import load_model, load_tokenizer
+from scoring import (endpoint_requests, judge_answers, judge_endpoint, judge_ids, judge_pair, overall_score,
+                     read_constitution)
 from verify import check_fields, is_refusal, verify, visible
 
 

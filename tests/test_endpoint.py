@@ -13,7 +13,8 @@ from test_judge import TEXT
 import common
 import gen_candidates
 from common import BadInput
-from inference import ask_endpoint, judge_endpoint, parse_score, read_constitution
+from inference import ask_endpoint
+from scoring import judge_endpoint, parse_score, read_constitution
 
 
 def reply(text, read=7, written=3, finish="stop", **message):
@@ -154,9 +155,9 @@ def test_judge_endpoint(server, tmp_path):
         assert text.endswith(f'Score {name} from 0 to 5. Reply with one JSON object: {{"{name}": number}}')
         assert "Is it kind?" in text and "Is it true?" not in text and "Request:\nHi" in text
         assert request["temperature"] == 0
-        if "Answer:\none" in text:
+        if ":\none\n" in text:
             return reply(json.dumps({name: 4 if name == "kind" else 2.5}))
-        return reply(json.dumps({name: 3}) if "Answer:\ntwo" in text and request["seed"] == 1 else "I would say 5")
+        return reply(json.dumps({name: 3}) if ":\ntwo\n" in text and request["seed"] == 1 else "I would say 5")
 
     server.answer = answer
     texts = [[{"role": "assistant", "content": text}] for text in ("one", "two", "three")]
@@ -168,7 +169,7 @@ def test_judge_endpoint(server, tmp_path):
 
 
 def test_judge_stage_with_an_endpoint(server, tmp_path):
-    (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 5: yes\n")
+    (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
     rows = [{"id": "q", "candidate": k, "prompt": "Hi", "completion": text} for k,
             text in enumerate(("good", "bad", "odd"))]
     server.answer = lambda request, number: reply(

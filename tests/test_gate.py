@@ -16,7 +16,8 @@ import common
 import gate
 from common import BadInput, prompt_ids, seed_for
 from gate import EXIT, compare_slice, compare_slices, decide, paired_difference, read_suite, score_items
-from inference import judge_answers, read_constitution, sample
+from inference import sample
+from scoring import judge_answers, read_constitution
 from verify import verify
 
 # ---- statistics ----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from common import encode, prompt_ids
-from inference import _padded, generation_batches, sample
+from inference import padded_ids, generation_batches, sample
 
 STOPS = [2, 1]  # <|im_end|> closes the turn, <|im_start|> stands for an eos of its own
 
@@ -54,7 +54,7 @@ def fits(counts, probabilities):
 
 def test_greedy_equals_generate(ending, two_stops, prompts):
     answers = sample(ending, two_stops, [(ids, [(0.0, 5)]) for ids in prompts], 24)
-    ids, attention = _padded(prompts, 0, "cpu", left=True)
+    ids, attention = padded_ids(prompts, 0, "cpu", left=True)
     settings = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": STOPS, "pad_token_id": 0}
     batch = ending.generate(input_ids=ids, attention_mask=attention, **settings)[:, ids.shape[1]:].tolist()
     ends, finishes = set(), set()

@@ -17,7 +17,7 @@ import table
 import world
 
 from common import encode, read_records, stop_ids
-from inference import choice_ids, read_constitution
+from scoring import choice_ids, read_constitution
 from verify import check_fields, verify
 
 TINY = make_tiny.TINY

@@ -11,7 +11,7 @@ import common
 import gate
 import models
 from common import BadInput, encode, normalise, parser, render, stop_ids
-from inference import overall_score
+from scoring import overall_score
 from judge import find_flags
 from verify import verify, visible
 
