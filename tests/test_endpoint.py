@@ -173,9 +173,9 @@ def test_judge_stage_with_an_endpoint(server, tmp_path):
     rows = [{"id": "q", "candidate": k, "prompt": "Hi", "completion": text} for k,
             text in enumerate(("good", "bad", "odd"))]
     server.answer = lambda request, number: reply(
-        {"good": '{"kind": 5}', "bad": '{"kind": 1}', "odd": "no idea"}[request["messages"][0]["content"].split()[-14]])
-    words = 'Answer:\ngood\n\nScore kind from 0 to 5. Reply with one JSON object: {"kind": number}'.split()
-    assert words[-14] == "good"
+        {"good": '{"kind": 5}', "bad": '{"kind": 1}', "odd": "no idea"}[request["messages"][0]["content"].split()[-16]])
+    words = 'Answer x:\ngood\nEnd x\n\nScore kind from 0 to 5. Reply with one JSON object: {"kind": number}'.split()
+    assert words[-16] == "good"
     out = tmp_path / "j"
     run_main("judge", "--judge", "m", "--endpoint", server.url, "--constitution", tmp_path / "c.md", "--data",
              write(tmp_path / "d.jsonl", rows), "--out", out, "--price-judge", 1e6)

@@ -242,7 +242,7 @@ def lettered(place, content):
         tokenizer = make_tokenizer()
         a, b = (choice_ids(tokenizer, letter)[0] for letter in "AB")
         for row, ids in enumerate(answers):
-            good_first = tokenizer.decode(ids).startswith("A:\ngood")
+            good_first = tokenizer.decode(ids).split("\n")[1] == "good"
             out[row, :, a] = place + content * good_first
             out[row, :, b] = content * (not good_first)
         return out
