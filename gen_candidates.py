@@ -23,7 +23,7 @@ from tqdm import tqdm
 from common import (BadInput, append_lines, at_least, continue_lines, cost_line, forecast, generation_tokens, money,
                     parser, prompt_ids, read_jsonl, read_records, run, save_run, seed_for, start_run)
 from inference import ask_endpoint, generation_batches, sample
-from models import load_model, load_tokenizer
+from models import family_of, load_model, load_tokenizer
 
 
 def parse_args(argv=None):
@@ -36,6 +36,7 @@ def parse_args(argv=None):
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
     # the method
     p.add_argument("--n", type=at_least(1), default=4, help="answers per prompt, over all models and settings")
+    p.add_argument("--first", type=at_least(0), default=0, help="number of the first answer: a second round's are new")
     p.add_argument("--temperatures", type=at_least(0, float), nargs="+", default=[1.0], help="0 is greedy")
     p.add_argument("--system", help="JSONL of {\"system\": text}: system prompts that take turns (null = none)")
     p.add_argument("--max-tokens", type=at_least(1), default=512, help="longest answer")
@@ -78,13 +79,13 @@ def with_system(prompt, system):
     return prompt if system is None else [{"role": "system", "content": system}] + rest
 
 
-def candidate_row(row, k, made_by, seed, answer, read):
+def candidate_row(row, k, made_by, family, seed, answer, read):
     """One line of candidates.jsonl; `read` = tokens of the prompt, counted once for all answers it was read for. The
     prompt stays without the extra system text: training learns it by heart."""
     model, temperature, system = made_by
     return row | {"candidate": k, "completion": [{"role": "assistant", "content": answer["text"]}], "generator": model,
-                  "temperature": temperature, "system": system, "seed": seed, "tokens": answer["tokens"],
-                  "read": read, "finish": answer["finish"]}
+                  "family": family, "temperature": temperature, "system": system, "seed": seed,
+                  "tokens": answer["tokens"], "read": read, "finish": answer["finish"]}
 
 
 # ---- the run --------------------------------------------------------------------------------------------------
@@ -97,7 +98,8 @@ def main(args):
     if len({row["id"] for row in rows}) < len(rows):
         raise BadInput("--data: the same id occurs in two files; ids must be unique")
     systems = read_systems(args.system)
-    made_by = [recipe(k, args.model, args.temperatures, systems) for k in range(args.n)]
+    numbers = range(args.first, args.first + args.n)
+    made_by = {k: recipe(k - args.first, args.model, args.temperatures, systems) for k in numbers}
     if args.n % (len(args.model) * len(args.temperatures) * len(systems)):
         print(f"note     --n {args.n} is no multiple of models x temperatures x systems: some come up more often")
     work = []  # (model, tokenizer, jobs): a job is one prompt under one system text, read once for all its samples
@@ -105,11 +107,11 @@ def main(args):
         tokenizer = None if args.endpoint else load_tokenizer(model)
         jobs = []
         for row in rows:
-            for system in dict.fromkeys(s for m, _, s in made_by if m == model):
-                numbers = [k for k, (m, _, s) in enumerate(made_by) if m == model and s == system]
+            for system in dict.fromkeys(s for m, _, s in made_by.values() if m == model):
+                own = [k for k, (m, _, s) in made_by.items() if m == model and s == system]
                 prompt = with_system(row["prompt"], system)
                 ids = prompt_ids(tokenizer, prompt, row.get("tools")) if tokenizer else str(prompt)
-                jobs.append({"row": row, "numbers": numbers, "prompt": prompt, "ids": ids})
+                jobs.append({"row": row, "numbers": own, "prompt": prompt, "ids": ids})
         order = generation_batches([len(j["ids"]) for j in jobs], [len(j["numbers"]) for j in jobs],
                                    args.batch_size * args.refill)
         work += [(model, tokenizer, [jobs[j] for j in batch]) for batch in order]
@@ -126,6 +128,7 @@ def main(args):
     if record["finished"]:
         print(f"{args.out} is finished: nothing to do")
         return 0
+    families = {model: family_of(model) for model in args.model}
     done = continue_lines(args.out, [sum(len(job["numbers"]) for job in batch) for _, _, batch in work])
     seconds, start, loaded, model = record["seconds"], time.perf_counter(), None, None
 
@@ -145,7 +148,7 @@ def main(args):
                        for job, own in zip(batch, seeds)]
             answers = sample(model, tokenizer, prompts, args.max_tokens, args.batch_size if args.refill > 1 else None)
         append_lines(args.out, [
-            candidate_row(job["row"], k, made_by[k], seed, answer,
+            candidate_row(job["row"], k, made_by[k], families[made_by[k][0]], seed, answer,
                           answer.get("read", len(job["ids"]) if k == job["numbers"][0] else 0))
             for job, own, some in zip(batch, seeds, answers) for k, seed, answer in zip(job["numbers"], own, some)])
         save_run(record, seconds=seconds + time.perf_counter() - start)

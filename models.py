@@ -4,9 +4,11 @@ import atexit
 import contextlib
 import functools
 import gc
+import hashlib
 import importlib.util
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -77,8 +79,35 @@ def load_tokenizer(name):
     return tokenizer
 
 
-def load_model(name, quantize="auto", trainable=False):
-    """The model behind a hub name, model folder or run folder, on the GPU if there is one.
+def is_classifier(name):
+    """Is this a reward model: a sequence classifier, or an adapter that makes one?"""
+    base, adapter = resolve_model(name)
+    if adapter:
+        return json.loads((Path(adapter) / "adapter_config.json").read_text()).get("task_type") == "SEQ_CLS"
+    return any("SequenceClassification" in kind for kind in read_config(base).architectures or [])
+
+
+def family_of(name):
+    """What a model descends from, "word/hash": the first word of its base's name and a hash of its vocabulary, which
+    fine-tunes keep. An endpoint's model, or one that is not here, has the word alone."""
+    base, here = name.partition("@http")[0], bool(name) and Path(name).exists()
+    base = resolve_model(base)[0] if here else base
+    word = re.match(r"(?:meta-)?([a-z]*)", Path(base).name.lower())[1]
+    if not here:
+        return word
+    tokenizer = load_tokenizer(name)
+    words = sorted(tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys())
+    return f"{word}/{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]}"
+
+
+def related(a, b):
+    """Are two families one? By vocabulary where both are known, else by name."""
+    (word_a, _, hash_a), (word_b, _, hash_b) = a.partition("/"), b.partition("/")
+    return hash_a == hash_b if hash_a and hash_b else word_a == word_b != ""
+
+
+def load_model(name, quantize="auto", trainable=False, classifier=False):
+    """The model behind a hub name, model folder or run folder, on the GPU if there is one. classifier: a reward model.
 
     quantize: "nf4" = 4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314; also runs on CPU), "none" =
     bf16 on a GPU and fp32 on the CPU, "auto" = nf4 on a GPU. A run's adapter stays apart from the base weights."""
@@ -97,7 +126,10 @@ def load_model(name, quantize="auto", trainable=False):
         for key, value in vars(config).items():  # dropout would make policy and reference differ before step 1
             if "drop" in key and isinstance(value, float):
                 setattr(config, key, 0.0)
-        model = transformers.AutoModelForCausalLM.from_pretrained(base, config=config, **options)
+        kind = transformers.AutoModelForCausalLM
+        if classifier:
+            kind, config.num_labels = transformers.AutoModelForSequenceClassification, 1
+        model = kind.from_pretrained(base, config=config, **options)
         model.requires_grad_(False)
         if adapter:
             model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)

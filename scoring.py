@@ -6,13 +6,17 @@ depend on it. A judge that could not score gives None: never 0, never a tie.
 
 import hashlib
 import json
+import math
+import random
 import re
 from pathlib import Path
 
 import torch
 
-from common import BadInput, render, seed_for, stop_ids
+from common import BadInput, judge_tokens, render, seed_for, stop_ids
 from inference import ask_endpoint, padded_ids
+from models import is_classifier, load_model, load_tokenizer
+from packed import share_prompts
 
 # ---- the constitution and the judge's prompt ------------------------------------------------------------------
 
@@ -202,7 +206,7 @@ def digit_score(logits, digits, min_mass=0.5):
     return {"score": mean.item(), "sd": ((p * (values - mean) ** 2).sum() / mass).sqrt().item(), "mass": mass}
 
 
-def judge_answers(model, tokenizer, constitution, prompt, completions, row_slice=None, tools=None):
+def judge_one(model, tokenizer, constitution, prompt, completions, row_slice=None, tools=None):
     """Digit scores of every answer to one prompt -> ([{criterion: {"score", "sd", "mass"}}, ...], tokens read)."""
     parts = [judge_ids(tokenizer, constitution, prompt, completion, row_slice, tools) for completion in completions]
     prefix, tails, answers = parts[0][0], parts[0][2], [answer for _, answer, _ in parts]
@@ -215,7 +219,10 @@ def judge_answers(model, tokenizer, constitution, prompt, completions, row_slice
     return scores, tokens
 
 
-def judge_pair(model, tokenizer, constitution, prompt, completions, row_slice=None, tools=None, min_mass=0.5):
+judge_pair = None
+
+
+def judge_pair_one(model, tokenizer, constitution, prompt, completions, row_slice=None, tools=None, min_mass=0.5):
     """([probability that the first of two answers is better: asked in this order, in the other], tokens read); None for
     an order whose letters hold less than min_mass. Many judges prefer a place: ask both ways."""
     prefix, orders, tail = pair_ids(tokenizer, constitution, prompt, completions, row_slice, tools)
@@ -272,3 +279,110 @@ def judge_endpoint(url, model, constitution, prompt, completions, row_slice=None
             tokens += reply["tokens"] + reply["read"]
     flat = [{"score": scores[k], "sd": None if scores[k] is None else 0.5, "mass": None} for k in sorted(scores)]
     return [dict(zip(names, flat[i * len(names):(i + 1) * len(names)])) for i in range(len(completions))], tokens
+
+
+def judge_answers(model, tokenizer, constitution, groups):
+    return [judge_one(model, tokenizer, constitution, *g) for g in groups]
+
+
+def judge_pairs(model, tokenizer, constitution, pairs):
+    return [judge_pair_one(model, tokenizer, constitution, *g) for g in pairs]
+
+
+# ---- judges of every kind -------------------------------------------------------------------------------------
+
+
+def open_judge(judge, constitution, quantize="auto", concurrency=8, seed=0):
+    """A judge as two functions (score, pair).
+
+    score([rows of one prompt, ...]) -> one vote per row, {"score", "scores", "sd", "mass", "raw", "tokens"}: score on
+    0-5, or a reward of no unit where raw. pair([(row, row), ...]) -> [{"p": [P(first is better) asked in this order, in
+    the other], "tokens"}]. judge: "random", NAME@URL, a reward model or a causal model."""
+    criteria = constitution["criteria"]
+    if judge == "random":
+        def draw(row):
+            dice = random.Random(seed_for(seed, row["id"], row["candidate"]))
+            return {c["name"]: {"score": 5 * dice.random(), "sd": 1.0, "mass": 1.0} for c in criteria}
+        return lambda groups: [vote(draw(row), criteria, 0) for rows in groups for row in rows], None
+    name, at, url = judge.partition("@http")
+    if at:
+        def ask(rows):
+            asked = [row["completion"] for row in rows], rows[0].get("slice"), rows[0].get("tools")
+            return judge_endpoint("http" + url, name, constitution, rows[0]["prompt"], *asked)
+        return lambda groups: votes_of([ask(rows) for rows in groups], criteria), None
+    tokenizer = load_tokenizer(judge)
+    if is_classifier(judge):
+        model, known = load_model(judge, quantize, classifier=True), {}
+
+        def reward(row):
+            key = row["id"], row["candidate"]
+            if key not in known:
+                known[key] = reward_of(model, tokenizer, row["prompt"], row["completion"], row.get("tools"))
+            return known[key]
+
+        def rank(pairs):
+            rewards = [[reward(row)[0] for row in pair] for pair in pairs]
+            return [{"p": [1 / (1 + math.exp(min(b - a, 700)))] * 2, "tokens": 0} for a, b in rewards]
+        return lambda groups: [{"score": value, "scores": {}, "sd": None, "mass": None, "raw": True, "tokens": tokens}
+                               for rows in groups for value, tokens in map(reward, rows)], rank
+    model = load_model(judge, quantize)
+    share_prompts(model)
+
+    def score(groups):
+        return votes_of(judge_answers(model, tokenizer, constitution, [
+            (rows[0]["prompt"], [row["completion"] for row in rows], rows[0].get("slice"), rows[0].get("tools"))
+            for rows in groups]), criteria)
+
+    def pair(pairs):
+        asked = [(a["prompt"], [a["completion"], b["completion"]], a.get("slice"), a.get("tools")) for a, b in pairs]
+        return [{"p": p, "tokens": tokens} for p, tokens in judge_pairs(model, tokenizer, constitution, asked)]
+    return score, pair
+
+
+def votes_of(answers, criteria):
+    """[([scores of an answer, ...], tokens), ...] by prompt -> votes; the first of a prompt has its tokens."""
+    return [vote(one, criteria, tokens * (k == 0)) for scores, tokens in answers for k, one in enumerate(scores)]
+
+
+def vote(scores, criteria, tokens):
+    """{criterion: {"score", "sd", "mass"}} -> one vote: the overall score, its spread, and the lowest mass."""
+    weights = {c["name"]: c["weight"] for c in criteria if c["name"] in scores}
+    spreads, masses = [s["sd"] for s in scores.values()], [s["mass"] for s in scores.values() if s["mass"] is not None]
+    sd = sum((w * scores[c]["sd"]) ** 2 for c, w in weights.items()) ** 0.5 / sum(weights.values()) \
+        if spreads and None not in spreads else None
+    return {"score": overall_score(scores, criteria), "scores": {c: s["score"] for c, s in scores.items()}, "sd": sd,
+            "mass": min(masses) if masses else None, "raw": False, "tokens": tokens}
+
+
+@torch.no_grad()
+def reward_of(model, tokenizer, prompt, completion, tools=None):
+    """(reward, tokens read) of one answer by a sequence classifier with one output; alone, so nothing is padded."""
+    messages = prompt + [completion[0] | {"content": SLOT}]
+    head, tail = render(tokenizer, messages, tools).split(SLOT)
+    parts = (tokenizer(head, add_special_tokens=False).input_ids, _untrusted(tokenizer, completion[0]["content"]),
+             tokenizer(tail, add_special_tokens=False).input_ids)
+    ids = sum(parts, [])
+    return model(input_ids=torch.tensor([ids], device=model.device)).logits[0, 0].item(), len(ids)
+
+
+def judging_tokens(judge, constitution, groups, pairs):
+    """(tokens that a judge will read, those of the rubric a prompt), before it is loaded; at an endpoint 4 characters a
+    token. Every so many prompts stand for all. pairs: prompts whose best and worst are shown in both orders."""
+    if judge == "random":
+        return 0, 0
+    asked = [(rows[0]["prompt"], [row["completion"] for row in rows], rows[0].get("slice"), rows[0].get("tools"))
+             for rows in groups]
+    some = asked[::max(1, len(asked) // 50)]
+    rubrics = [rubric_for(constitution, piece, prompt)[1] for prompt, _, piece, _ in some]
+    if "@http" in judge:
+        requests = [request for one in asked for request in endpoint_requests(constitution, *one)]
+        tokens = sum(len(request["messages"][0]["content"]) // 4 + 20 for request in requests)
+        return tokens, sum(map(len, rubrics)) // 4 // len(some)
+    tokenizer = load_tokenizer(judge)
+    shapes = [judge_ids(tokenizer, constitution, prompt, one, *more) for prompt, texts, *more in some for one in texts]
+    firsts = [judge_ids(tokenizer, constitution, prompt, texts[0], *more)[0] for prompt, texts, *more in some]
+    prefix = sum(map(len, firsts)) / len(some)
+    answer = sum(len(ids) + sum(map(len, tails.values())) for _, ids, tails in shapes) / len(shapes)
+    tokens = judge_tokens(len(groups), sum(map(len, groups)) / len(groups), answer, 0, prefix)
+    rubric = sum(len(tokenizer(text, add_special_tokens=False).input_ids) for text in rubrics) // len(some)
+    return round(tokens + pairs * (prefix + 4 * answer)), rubric

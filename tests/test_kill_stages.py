@@ -65,7 +65,7 @@ def watch(stage, kill_at, list_file):
     script.append_lines, common.write_whole, shutil.copy = append, whole, copy
     if hasattr(script, "write_whole"):
         script.write_whole = whole
-    for name in {"sample", "judge_answers"} & vars(script).keys():
+    for name in {"sample", "judge_answers", "flag_groups", "make_pairs"} & vars(script).keys():
         setattr(script, name, computing(getattr(script, name), event))
     return script
 
