@@ -55,7 +55,7 @@ def parse_args(argv=None):
     p.add_argument("--unsafe", action="store_true", help="with --run-code: also where no isolation works")
     p.add_argument("--words", help="file of policy words per slice (data/words.md)")
     p.add_argument("--min-margin", type=at_least(0, float, 5), default=1.0, help="smallest gap of a pair")
-    p.add_argument("--keep", type=at_least(0, float, 1), default=1.0, help="share of the pairs kept per slice")
+    p.add_argument("--keep", type=at_least(0, float, 1), default=1.0, help="share of the pairs kept per slice, the surest first")
     p.add_argument("--good", type=at_least(0, float, 5), default=4.0, help="a score from here on is labelled true")
     p.add_argument("--bad", type=at_least(0, float, 5), default=2.0, help="a score up to here is labelled false")
     p.add_argument("--family", nargs="+", default=[], help="family of each judge, where the name does not tell it")
@@ -138,14 +138,23 @@ def preference(chosen, rejected):
     return max(0.5, float(norm.cdf((chosen["judged"] - rejected["judged"]) / spread)))
 
 
+def certainty(chosen, rejected):
+    """What --keep ranks the pairs of a slice by: what a verifier tells apart, then how many spreads the judge's means lie
+    apart (the gap alone where it gave no spread). Wide gaps between wide spreads are a judge's confident mistakes."""
+    gap = chosen["score"] - rejected["score"]
+    if told_apart(chosen, rejected) or None in (chosen["sd"], rejected["sd"]):
+        return told_apart(chosen, rejected), gap
+    return False, gap / max((chosen["sd"] ** 2 + rejected["sd"] ** 2) ** 0.5, 1e-3)
+
+
 OF_ANSWER = {"candidate", "completion", "generator", "family", "temperature", "system", "seed", "tokens", "read",
              "finish", "score", "judged", "judge_tokens", "scores", "sd", "mass", "verify", "flags", "both_orders",
              "votes"}
 
 
 def make_pairs(judged, min_margin, keep):
-    """judged rows -> (pairs, {id: (slice, outcome)}). `keep` is the share kept by margin within each slice."""
-    groups, pairs, outcomes = {}, [], {}
+    """judged rows -> (pairs, {id: (slice, outcome)}). `keep` is the share kept within each slice, the surest first."""
+    groups, pairs, outcomes, sure = {}, [], {}, {}
     for row in judged:
         groups.setdefault(row["id"], []).append(row)
     for name, answers in groups.items():
@@ -158,15 +167,16 @@ def make_pairs(judged, min_margin, keep):
                       None if True in sides else "the pair says otherwise")
         outcomes[name] = piece, reason or "kept"
         if not reason:
+            sure[name] = certainty(chosen, rejected)
             shared = {k: v for k, v in chosen.items() if k not in OF_ANSWER}
             pairs.append(shared | {"slice": piece, "chosen": chosen["completion"], "rejected": rejected["completion"],
                                    "score_chosen": chosen["score"], "score_rejected": rejected["score"],
                                    "margin": chosen["score"] - rejected["score"], "p": preference(chosen, rejected),
                                    "weight": chosen.get("weight", 1.0)})
     for piece in dict.fromkeys(pair["slice"] for pair in pairs):
-        own = sorted((pair for pair in pairs if pair["slice"] == piece), key=lambda pair: -pair["margin"])
-        for pair in own[max(1, round(keep * len(own))):]:
-            outcomes[pair["id"]] = piece, "below --keep"
+        own = sorted((pair["id"] for pair in pairs if pair["slice"] == piece), key=sure.get, reverse=True)
+        for name in own[max(1, round(keep * len(own))):]:
+            outcomes[name] = piece, "below --keep"
     return [pair for pair in pairs if outcomes[pair["id"]][1] == "kept"], outcomes
 
 

@@ -4,7 +4,7 @@
 
 Every slice is judged by the AI judge alone, in both orders, without a least margin. A pair is right when the hidden
 rubric (world.truth, 0-5) gives the chosen answer more than the rejected one, even when both get the same. The ways are
-compared on the same answers: all pairs, the better half by margin within each slice, pairs that one order confirms,
+compared on the same answers: all pairs, the surest half of each slice (--keep 0.5), pairs that one order confirms,
 that both confirm. Intervals: Wilson, 95 %; "gain" is a way's share right minus that of all pairs (paired bootstrap by
 prompt).
 """
@@ -57,11 +57,11 @@ def verdicts(rows, orders, keep):
 
 
 def gain(way, every, rounds=2000):
-    """Share right of a way minus that of all pairs, with a 95 % bootstrap interval by prompt; even pairs left out."""
-    ids, dice = [name for name in every if every[name]], random.Random(0)
+    """Share right of a way minus that of all pairs, with a 95 % bootstrap interval by prompt."""
+    ids, dice = list(every), random.Random(0)
 
     def difference(names):
-        a, b = ([worth[n] > 0 for n in names if worth.get(n)] for worth in (way, every))
+        a, b = ([worth[name] > 0 for name in names if name in worth] for worth in (way, every))
         return sum(a) / max(len(a), 1) - sum(b) / max(len(b), 1)
     draws = sorted(difference(dice.choices(ids, k=len(ids))) for _ in range(rounds))
     return round(difference(ids), 4), [round(draws[round(q * (rounds - 1))], 4) for q in (0.025, 0.975)]
@@ -76,14 +76,14 @@ def main(args):
         if ended.returncode:
             raise BadInput(ended.stderr.strip().splitlines()[-1])
         rows = [row for _, row in read_jsonl(f"{out}/j/judged.jsonl") if row["slice"] in args.slices]
-    ways = {"all pairs": ((), 1.0), "better half": ((), 0.5), "one order": ((0,), 1.0), "the other order": ((1,), 1.0),
-            "both orders": ((0, 1), 1.0), "both orders, better half": ((0, 1), 0.5)}
+    ways = {"all pairs": ((), 1.0), "surest half": ((), 0.5), "one order": ((0,), 1.0), "the other order": ((1,), 1.0),
+            "both orders": ((0, 1), 1.0), "both orders, surest half": ((0, 1), 0.5)}
     found = {name: verdicts(rows, *way) for name, way in ways.items()}
     for name, worth in found.items():
         right, wrong = (sum(value == side for value in worth.values()) for side in (1, -1))
         line = {"bench": "judged", "way": name, "pairs": len(worth), "right": right, "wrong": wrong,
-                "even": len(worth) - right - wrong, "share_right": round(right / (right + wrong), 4),
-                "interval": wilson(right, right + wrong)}
+                "even": len(worth) - right - wrong, "share_right": round(right / len(worth), 4),
+                "interval": wilson(right, len(worth)), "right_of_uneven": round(right / (right + wrong), 4)}
         if name != "all pairs":
             line["gain"], line["gain_interval"] = gain(worth, found["all pairs"])
         print(json.dumps(line), flush=True)
