@@ -55,7 +55,7 @@ def parse_args(argv=None):
     p.add_argument("--unsafe", action="store_true", help="with --run-code: also where no isolation works")
     p.add_argument("--words", help="file of policy words per slice (data/words.md)")
     p.add_argument("--min-margin", type=at_least(0, float, 5), default=1.0, help="smallest gap of a pair")
-    p.add_argument("--keep", type=at_least(0, float, 1), default=1.0, help="share of the pairs kept per slice, the surest first")
+    p.add_argument("--keep", type=at_least(0, float, 1), default=1.0, help="share of the pairs kept per slice")
     p.add_argument("--good", type=at_least(0, float, 5), default=4.0, help="a score from here on is labelled true")
     p.add_argument("--bad", type=at_least(0, float, 5), default=2.0, help="a score up to here is labelled false")
     p.add_argument("--family", nargs="+", default=[], help="family of each judge, where the name does not tell it")
