@@ -139,8 +139,8 @@ def preference(chosen, rejected):
 
 
 def certainty(chosen, rejected):
-    """What --keep ranks the pairs of a slice by: what a verifier tells apart, then how many spreads the judge's means lie
-    apart (the gap alone where it gave no spread). Wide gaps between wide spreads are a judge's confident mistakes."""
+    """What --keep ranks the pairs of a slice by: what a verifier tells apart, then how many spreads lie between the
+    judge's means (the gap alone where it gave no spread): a wide gap between wide spreads says little."""
     gap = chosen["score"] - rejected["score"]
     if told_apart(chosen, rejected) or None in (chosen["sd"], rejected["sd"]):
         return told_apart(chosen, rejected), gap
