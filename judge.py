@@ -34,9 +34,9 @@ from tqdm import tqdm
 
 from common import (BadInput, append_lines, at_least, continue_lines, cost_line, forecast, judge_tokens, money, parser,
                     read_jsonl, read_records, run, save_run, seed_for, start_run, write_jsonl, write_whole)
-from models import load_model, load_tokenizer
-from scoring import (endpoint_requests, judge_answers, judge_endpoint, judge_ids, judge_pair, overall_score,
-                     read_constitution)
+from models import load_tokenizer
+from scoring import (endpoint_requests, judge_answers, judge_endpoint, judge_ids, judge_pairs, load_judge,
+                     overall_score, read_constitution)
 from verify import check_fields, is_refusal, verify, visible
 
 
@@ -244,10 +244,10 @@ def main(args):
     tokens = 0
     if local:  # every so many prompts stand for all; the prefix is rubric + prompt
         some = groups[::max(1, len(groups) // 50)]
-        shapes = [judge_ids(tokenizer, constitution, g[0]["prompt"], g[0]["completion"], g[0].get("slice"),
+        shapes = [judge_ids(tokenizer, constitution, g[0]["prompt"], [g[0]["completion"]], g[0].get("slice"),
                             g[0].get("tools")) for g in some]
         prefix = sum(len(s[0]) for s in shapes) / len(some)
-        answer = sum(len(s[1]) + sum(map(len, s[2].values())) for s in shapes) / len(some)
+        answer = sum(len(s[1][0]) + sum(map(len, s[2].values())) for s in shapes) / len(some)
         tokens = round(judge_tokens(len(groups), len(rows) / len(groups), answer, 0, prefix))
         tokens += round(len(groups) * (prefix + 4 * answer)) * args.both_orders
     elif args.endpoint:  # every answer and criterion is a request of its own; 4 characters a token
@@ -269,22 +269,23 @@ def main(args):
     path = Path(args.out) / "judged.jsonl"
     done = continue_lines(path, [sum(map(len, batch)) for batch in batches])
     seconds, start = record["seconds"], time.perf_counter()
-    model = load_model(args.judge, args.quantize) if local and done < len(batches) else None
+    model = load_judge(args.judge, args.quantize) if local and done < len(batches) else None
 
     for batch in tqdm(batches[done:], initial=done, total=len(batches), desc="judge"):
-        judged = []
-        for answers in batch:
-            prompt, piece, tools = (answers[0].get(field) for field in ("prompt", "slice", "tools"))
-            asked = (constitution, prompt, [answer["completion"] for answer in answers], piece, tools)
+        asked = [(answers[0]["prompt"], [answer["completion"] for answer in answers], answers[0].get("slice"),
+                  answers[0].get("tools")) for answers in batch]
+        told, judged = judge_answers(model, tokenizer, constitution, asked) if local else None, []
+        for at, answers in enumerate(batch):
+            prompt, _, piece, tools = asked[at]
             if args.judge == "random":
                 draw = [random.Random(seed_for(args.seed, a["id"], a["candidate"])) for a in answers]
                 scores = [{c["name"]: {"score": 5 * d.random(), "sd": 1.0, "mass": 1.0}
                            for c in constitution["criteria"]} for d in draw]
                 used = 0
             elif args.endpoint:
-                scores, used = judge_endpoint(args.endpoint, args.judge, *asked)
+                scores, used = judge_endpoint(args.endpoint, args.judge, constitution, *asked[at])
             else:
-                scores, used = judge_answers(model, tokenizer, *asked)
+                scores, used = told[at]
             for row, score in zip(answers, scores):
                 trust = args.judge != "random" and piece not in args.no_verify
                 verified = verify(row, row["completion"], args.run_code) if trust else None
@@ -302,8 +303,8 @@ def main(args):
                     "judge": args.judge, "constitution": name, "judge_tokens": 0})
             chosen, rejected, _ = pick_pair(judged[-len(answers):], args.min_margin)
             if args.both_orders and local and chosen and not told_apart(chosen, rejected):
-                chosen["both_orders"], more = judge_pair(model, tokenizer, constitution, prompt, [
-                    chosen["completion"], rejected["completion"]], piece, tools)
+                [(chosen["both_orders"], more)] = judge_pairs(model, tokenizer, constitution, [
+                    (prompt, [chosen["completion"], rejected["completion"]], piece, tools)])
                 used += more
             judged[-len(answers)]["judge_tokens"] = used  # what one reading of the prompt and all its answers took
         append_lines(path, judged)
