@@ -34,7 +34,7 @@ from common import (BadInput, append_lines, at_least, continue_lines, cost_line,
                     prompt_ids, read_jsonl, read_records, run, runs_beside, save_run, seed_for, start_run, write_jsonl,
                     write_whole)
 from inference import generation_batches, sample
-from scoring import judge_answers, overall_score, read_constitution
+from scoring import judge_answers, load_judge, overall_score, read_constitution
 from models import fingerprint, load_model, load_tokenizer
 from verify import check_fields, verify
 
@@ -236,22 +236,26 @@ def answer_suite(model_name, role, items, k, out, args, again=""):
 
 
 def judge_suite(items, answers, args):
-    """Score the answers to items of type judge, both roles in one call -> {(role, id): mean score in 0..1 or None}."""
+    """Score the answers to items of type judge, both roles in one reading -> {(role, id): mean score in 0..1 or None}."""
     constitution, path = read_constitution(args.constitution), Path(args.out) / "judged.jsonl"
     asked = [item for item in items if item["type"] == "judge"]
-    done = continue_lines(path, [1] * len(asked))
-    model = load_model(args.judge, args.quantize) if done < len(asked) else None
-    tokenizer = load_tokenizer(args.judge)
-    for item in tqdm(asked[done:], initial=done, total=len(asked), desc="judge"):
-        own = [(role, row) for role in answers for row in answers[role] if row["id"] == item["id"]]
-        texts = [[{"role": "assistant", "content": row["text"]}] for _, row in own]
-        scores, _ = judge_answers(model, tokenizer, constitution, item["prompt"], texts, item["slice"],
-                                  item.get("tools"))
-        line = {"id": item["id"], "candidate": [], "baseline": []}
-        for (role, _), score in zip(own, scores):
-            overall = overall_score(score, constitution["criteria"])
-            line[role].append(None if overall is None else overall / 5)
-        append_lines(path, [line])
+    batches = [asked[i:i + 16] for i in range(0, len(asked), 16)]
+    done = continue_lines(path, [*map(len, batches)])
+    model = load_judge(args.judge, args.quantize) if done < len(batches) else None
+    tokenizer, own = load_tokenizer(args.judge), {}
+    for role in answers:
+        for row in answers[role]:
+            own.setdefault(row["id"], []).append((role, [{"role": "assistant", "content": row["text"]}]))
+    for batch in tqdm(batches[done:], initial=done, total=len(batches), desc="judge"):
+        groups = [(item["prompt"], [text for _, text in own[item["id"]]], item["slice"], item.get("tools"))
+                  for item in batch]
+        lines = []
+        for item, (scores, _) in zip(batch, judge_answers(model, tokenizer, constitution, groups)):
+            lines.append({"id": item["id"], "candidate": [], "baseline": []})
+            for (role, _), score in zip(own[item["id"]], scores):
+                overall = overall_score(score, constitution["criteria"])
+                lines[-1][role].append(None if overall is None else overall / 5)
+        append_lines(path, lines)
     return {(role, row["id"]): None if None in row[role] else float(np.mean(row[role]))
             for _, row in read_jsonl(path) for role in ("candidate", "baseline")}
 

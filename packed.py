@@ -1,8 +1,9 @@
 """Log-probabilities of packs: a prompt is read once for all its answers, nothing is padded, no [T, V] is held.
 
 A pack is one line of tokens: each prompt with its first answer behind it, then its further answers, each of which sees
-its prompt and itself only. T = tokens of the line, S = supervised tokens, H = hidden size, V = vocabulary. The padded
-path of common.py stays the yardstick: share_prompts compares the two on every model before it is used.
+its prompt and itself only. A tree is a line, too: whatever rows of tokens have in common at their start stands there
+once. T = tokens of the line, S = supervised tokens, H = hidden size, V = vocabulary. The padded path of common.py stays
+the yardstick: share_prompts compares the two on every model before it is used.
 """
 
 import functools
@@ -26,10 +27,10 @@ def prompt_length(seq):
 def lay_out(seqs, device="cpu", memory=None):
     """Sequences [{"ids", "mask"}] on one line -> {"ids", "positions" [T], "segments", "source", "target", "row" [S]}.
 
-    Sequences with the same tokens before their first supervised one share them. segments: [(prefix start, prefix end,
-    start, end)]: the queries start:end see the keys prefix start:prefix end, then their own past. source[s] is the
-    place whose hidden state predicts target[s], a token of sequence row[s]; the last token of a prompt predicts
-    several. memory: a line that was read before and kept its keys and values; its prompts are not read again but for
+    Sequences with the same tokens before their first supervised one share them. segments: [(seen, start, end)]: the
+    queries start:end see the keys of the ranges in `seen`, each from the start of a segment, then their own past.
+    source[s] is the place whose hidden state predicts target[s], a token of sequence row[s]; the last token of a prompt
+    predicts several. memory: a line that was read before and kept its keys and values; its prompts are not read again but for
     the last token, which predicts the first of an answer."""
     groups, known = {}, memory["prompts"] if memory else {}
     for number, seq in enumerate(seqs):
@@ -44,21 +45,122 @@ def lay_out(seqs, device="cpu", memory=None):
             start, shift = len(ids), len(ids) - skip  # token t of this sequence stands at shift + t
             ids += own[skip:]
             positions += range(skip, len(own))
-            segments.append((begin, begin + skip, start, len(ids)))
+            segments.append(([(begin, begin + skip)] * (skip > 0), start, len(ids)))
             scored = [t for t in range(cut, len(own)) if mask[t]]
             source += [begin + cut - 1 if t == cut and not memory else shift + t - 1 for t in scored]
             target += [own[t] for t in scored]
             row += [number] * len(scored)
     line = {"ids": ids, "positions": positions, "source": source, "target": target, "row": row}
-    return UserDict({name: torch.tensor(values, device=device) for name, values in line.items()} | {
-        "segments": segments, "prompts": prompts, "kept": {}, "past": memory["kept"] if memory else None, "cache": {},
-        "windows": 0})  # of a plain dict FSDP hands on a copy, and the layers write into this one
+    return as_line(line, device, segments) | {"prompts": prompts, "past": memory["kept"] if memory else None}
+
+
+def as_line(values, device, segments):
+    """A line of these lists of numbers; its segments are read one by one."""
+    line = {name: torch.tensor(numbers, device=device) for name, numbers in values.items()}
+    return UserDict(line | {"segments": segments, "blocks": [(*segment, [segment]) for segment in segments], "kept": {},
+                            "past": None, "cache": {}, "windows": 0})  # of a plain dict FSDP hands on a copy; layers write into it
 
 
 def line_tokens(seqs):
     """Tokens that sequences take on a line."""
     prompts = {tuple(seq["ids"][:prompt_length(seq)]) for seq in seqs} if len(seqs) > 1 else ()
     return sum(map(len, prompts)) + sum(len(seq["ids"]) - prompt_length(seq) * bool(prompts) for seq in seqs)
+
+
+# ---- trees ---------------------------------------------------------------------------------------------------
+
+
+def lay_out_tree(rows, shared, device="cpu"):
+    """Sorted rows of tokens, of which number i begins with the same shared[i] tokens as the one before, on one line:
+    what is shared stands there once. As lay_out; source [rows] is the place of each row's last token."""
+    ids, positions, segments, source, path = [], [], [], [], []
+    for row, common in zip(rows, shared):
+        seen, left = [], common
+        for first, last in path:  # the ranges of the row before
+            seen += [(first, min(last, first + left))] * (left > 0)
+            left -= last - first
+        if common < len(row):
+            segments.append((seen, len(ids), len(ids) + len(row) - common))
+            path = [*seen, segments[-1][1:]]
+            ids += row[common:]
+            positions += range(common, len(row))
+        source.append(len(ids) - 1)
+    line = as_line({"ids": ids, "positions": positions, "source": source}, device, segments)
+    return line | {"blocks": join_segments(segments)}
+
+
+def join_segments(segments, call=4000, copy=20):
+    """Neighbours that one masked call of attention reads faster than a call for each -> blocks [(seen, start, end,
+    segments)]. A call costs as much as `call` products of a query and a key, a key that is copied as `copy` of them."""
+
+    def block(members):
+        start, end, seen = members[0][1], members[-1][2], {}
+        for first, last in (one for ranges, _, _ in members for one in ranges if one[0] < start):
+            seen[first] = max(last, seen.get(first, 0))
+        keys, queries = sum(last - first for first, last in seen.items()) + end - start, end - start
+        masked = seen or len(members) > 1
+        return call + keys * (queries + copy if masked else queries / 2), ([*seen.items()], start, end, members)
+
+    blocks = []
+    for segment in segments:
+        alone = block([segment])
+        joined = block([*blocks[-1][1][3], segment]) if blocks else None
+        if joined and joined[0] <= blocks[-1][0] + alone[0]:
+            blocks[-1] = joined
+        else:
+            blocks.append(alone)
+    return [found for _, found in blocks]
+
+
+def cut_lines(fresh, whole, limit):
+    """Neighbouring rows as lines of at most `limit` tokens, so that as few as can be are read twice -> [(from, to)].
+
+    fresh[i]: tokens that row i does not share with the row before; whole[i]: all its tokens, which it costs as the
+    first of a line."""
+    best = [(0, 0)]  # (tokens of all lines up to row i, first row of the last one)
+    for end in range(1, len(whole) + 1):
+        tokens, found = 0, []
+        for start in range(end - 1, -1, -1):
+            size = whole[start] + tokens
+            if size > limit and found:
+                break
+            found.append((best[start][0] + size, start))
+            tokens += fresh[start]
+        best.append(min(found))
+    lines, end = [], len(whole)
+    while end:
+        lines.append((best[end][1], end))
+        end = best[end][1]
+    return lines[::-1]
+
+
+def common_start(one, other):
+    """Number of tokens that two rows have in common at their start."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
+
+
+@torch.no_grad()
+def tree_logits(model, rows, limit=4096):
+    """Next-token logits after each row of tokens; yields (row numbers, logits [n, V] float32, tokens read for each).
+
+    What rows have in common at their start is read once a line, for the first of them in sorted order; a line has at
+    most `limit` tokens, or one row. A model that reads no lines gets every row alone."""
+    device, order = base_of(model).device, sorted(range(len(rows)), key=rows.__getitem__)
+    if not shares_prompts(model):
+        for number, row in enumerate(rows):
+            logits = model(input_ids=torch.tensor([row], device=device), logits_to_keep=1).logits
+            yield [number], logits[:, -1].float(), [len(row)]
+        return
+    rows = [rows[number] for number in order]
+    shared = [0, *(common_start(*pair) for pair in zip(rows, rows[1:]))]
+    fresh = [len(row) - common for row, common in zip(rows, shared)]
+    for start, end in cut_lines(fresh, [*map(len, rows)], limit):
+        line = lay_out_tree(rows[start:end], [0, *shared[start + 1:end]], device)
+        yield order[start:end], model(line=line), [len(rows[start]), *fresh[start + 1:end]]
 
 
 # ---- attention -----------------------------------------------------------------------------------------------
@@ -78,23 +180,42 @@ def attend(module, query, key, value, attention_mask, scaling=None, sliding_wind
     before = line["past"][module.layer_idx] if line["past"] else None
     if line.get("varlen"):
         return attend_varlen(query, key, value, line, before, scaling, sliding_window), None
-    sizes = [end - start for _, _, start, end in line["segments"]]
-    outputs, shared = [], before
+    sizes = [end - start for _, start, end, _ in line["blocks"]]
+    outputs, places = [], {}  # where a segment starts: keys and values it lies in, its place in them
     parts = zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2))
-    for (first, cut, start, end), (q, k, v) in zip(line["segments"], parts):
-        if cut > first:
-            offset = first if before else 0  # `shared` begins at the prompt, or is the whole line of before
-            k, v = (torch.cat([old[:, :, offset:offset + cut - first], new], 2) for old, new in zip(shared, (k, v)))
-        elif not before:
-            shared = k, v
+    for (seen, start, end, members), (q, k, v) in zip(line["blocks"], parts):
+        places |= {first: (k, v, first - start) for _, first, _ in members}
+        if seen:
+            old = [(*((*before, first) if before else places[first]), last - first) for first, last in seen]
+            k, v = (torch.cat([*(part[i][:, :, part[2]:part[2] + part[3]] for part in old), new], 2)
+                    for i, new in enumerate((k, v)))
         mask = None
-        if cut > first or (sliding_window or end) < end - start:
-            mask = causal_mask(line, end - start, cut - first, sliding_window, q.device)
+        if seen or len(members) > 1 or (sliding_window or end) < end - start:
+            mask = block_mask(line, seen, start, end, members, sliding_window, q.device)
         if mask is not None and q.is_cuda:  # no fused kernel takes both a mask and shared heads
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         outputs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling,
                                                       enable_gqa=q.shape[1] != k.shape[1]))
     return torch.cat(outputs, 2).transpose(1, 2), None
+
+
+def block_mask(line, seen, start, end, members, window, device):
+    """The masks of a block's segments as one: [queries, keys that the block sees + its own] bool. Kept for the layers
+    that follow."""
+    if len(members) == 1:
+        return causal_mask(line, end - start, sum(last - first for first, last in seen), window, device)
+    if ("block", start, window) not in line["cache"]:
+        columns, width = {}, 0
+        for first, last in seen:
+            columns[first], width = width, width + last - first
+        columns |= {first: width + first - start for _, first, _ in members}
+        mask = torch.zeros(end - start, width + end - start, dtype=torch.bool, device=device)
+        for ranges, first, last in members:
+            own = [columns[a] + i for a, b in (*ranges, (first, last)) for i in range(b - a)]
+            mask[first - start:last - start, own] = causal_mask(line, last - first, len(own) - last + first, window,
+                                                                device)
+        line["cache"]["block", start, window] = mask
+    return line["cache"]["block", start, window]
 
 
 def causal_mask(line, queries, before, window, device):
@@ -108,15 +229,15 @@ def causal_mask(line, queries, before, window, device):
 
 
 def attend_varlen(query, key, value, line, before, scaling, window):
-    """attend by one call of a kernel for segments of any length: a segment's keys are gathered behind its prefix's. The
+    """attend by one call of a kernel for segments of any length: a segment's keys are gathered behind those it sees. The
     kernel aligns queries and keys at their ends, as a branch needs it."""
     if before:
         key, value = (torch.cat([old, new], 2) for old, new in zip(before, (key, value)))
     if "gather" not in line["cache"]:
         shift = before[0].shape[2] if before else 0
-        gather = [i for first, cut, start, end in line["segments"]
-                  for i in (*range(first, cut), *range(shift + start, shift + end))]
-        sizes = [(end - start, end - start + cut - first) for first, cut, start, end in line["segments"]]
+        ranges = [(*seen, (shift + start, shift + end)) for seen, start, end in line["segments"]]
+        gather = [i for own in ranges for first, last in own for i in range(first, last)]
+        sizes = [(own[-1][1] - own[-1][0], sum(last - first for first, last in own)) for own in ranges]
         ends = torch.tensor([(0, 0), *sizes]).cumsum(0).to(query.device, torch.int32)
         line["cache"]["gather"] = (torch.tensor(gather, device=query.device), ends[:, 0].contiguous(),
                                    ends[:, 1].contiguous(), *(max(column) for column in zip(*sizes)))
@@ -246,7 +367,8 @@ def share_prompts(model):
     for part in base.modules():
         if getattr(getattr(part, "config", None), "_attn_implementation", None) == "sdpa":
             part.config._attn_implementation = "packed"
-    for base.packed in (["varlen"] if torch.is_autocast_enabled("cuda") else []) + ["segments"]:
+    half = base.device.type == "cuda" and (torch.is_autocast_enabled("cuda") or base.dtype != torch.float32)
+    for base.packed in ["varlen"] * half + ["segments"]:
         try:
             reason = differs(model, *rows)
         except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
@@ -300,7 +422,8 @@ def differs(model, seqs, logps, allowed):
 
 
 def line_forward(self, *args, line=None, **kwargs):
-    """The model's forward: with a line, token log-probabilities [S] instead of logits."""
+    """The model's forward: with a line, token log-probabilities [S] instead of logits; without targets, the logits [S, V]
+    float32 at its places."""
     if line is None:
         return self.padded_forward(*args, **kwargs)
     config, head = self.config.get_text_config(), self.get_output_embeddings()
@@ -310,11 +433,14 @@ def line_forward(self, *args, line=None, **kwargs):
     skip = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)  # transformers makes no mask of its own
     hidden = self.get_decoder()(input_ids=line["ids"][None], position_ids=line["positions"][None], attention_mask=skip,
                                 use_cache=False, line=line).last_hidden_state[0]  # [T, H]
+    hidden, softcap = hidden.index_select(0, line["source"]), getattr(config, "final_logit_softcapping", None)
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    if "target" not in line:
+        logits = F.linear(hidden.to(head.weight.dtype), head.weight, head.bias).float() * scale
+        return torch.tanh(logits / softcap) * softcap if softcap else logits
     words = len(head.weight)
     tile = (max(16, (1 << 25) // words), words) if hidden.is_cuda else (512, 1024)
-    return HeadLogps.apply(hidden.index_select(0, line["source"]), head.weight, head.bias, line["target"], scale,
-                           getattr(config, "final_logit_softcapping", None), tile)
+    return HeadLogps.apply(hidden, head.weight, head.bias, line["target"], scale, softcap, tile)
 
 
 def line_logps(model, line, rows):

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from common import BadInput, judge_tokens, render, seed_for, stop_ids
-from inference import ask_endpoint, padded_ids
+from common import BadInput, judge_tokens, render, seed_for
+from inference import ask_endpoint
 from models import is_classifier, load_model, load_tokenizer
-from packed import share_prompts
+from packed import share_prompts, tree_logits
 
 # ---- the constitution and the judge's prompt ------------------------------------------------------------------
 
@@ -93,14 +93,15 @@ def fenced(name, text):
     return f"{name} {mark}:\n{text}\nEnd {mark}\n"
 
 
-def judge_ids(tokenizer, constitution, prompt, completion, row_slice=None, tools=None):
-    """(prefix, answer, {criterion: tail}) token ids: all answers to a prompt share the prefix, a tail asks for a digit.
+def judge_ids(tokenizer, constitution, prompt, completions, row_slice=None, tools=None):
+    """(prefix, answers, {criterion: tail}) token ids of the answers to a prompt: they share the prefix, a tail asks for
+    a digit.
 
     The judged text is tokenised apart and cut inside what reads as an added token: none becomes a control token."""
     criteria, rubric = rubric_for(constitution, row_slice, prompt)
     questions = {c["name"]: f"Score {c['name']} from 0 to 5:" for c in criteria}
     prefix, tails = _frame(tokenizer, rubric, prompt, tools, questions)
-    return prefix, _untrusted(tokenizer, fenced("Answer", transcript(completion))), tails
+    return prefix, [_untrusted(tokenizer, fenced("Answer", transcript(one))) for one in completions], tails
 
 
 def pair_ids(tokenizer, constitution, prompt, completions, row_slice=None, tools=None):
@@ -156,31 +157,6 @@ def transcript(messages):
 # ---- scores from digit logits ---------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def tree_logits(model, prefix, answers, tails, pad_id):
-    """Next-token logits after prefix + answer + tail for every answer and tail -> [answers, tails, V] float32.
-
-    Keys and values of the prefix are computed once for all answers, those of an answer once for all tails."""
-    device, n = model.device, len(prefix)
-    start = model(input_ids=torch.tensor([prefix], device=device), use_cache=True, logits_to_keep=1)
-    cache = start.past_key_values
-    cache.batch_repeat_interleave(len(answers))
-    ids, mask = padded_ids(answers, pad_id, device, left=False)
-    attention = torch.cat([mask.new_ones(len(answers), n), mask], 1)
-    position = n + torch.arange(ids.shape[1], device=device).expand_as(ids)
-    model(input_ids=ids, attention_mask=attention, position_ids=position, past_key_values=cache, use_cache=True,
-          logits_to_keep=1)
-    cache.batch_repeat_interleave(len(tails))
-    ends = (n + mask.sum(1)).repeat_interleave(len(tails))
-    ids, mask = padded_ids(tails * len(answers), pad_id, device, left=False)
-    attention = torch.cat([attention.repeat_interleave(len(tails), 0), mask], 1)
-    position = ends[:, None] + torch.arange(ids.shape[1], device=device)
-    logits = model(input_ids=ids, attention_mask=attention, position_ids=position, past_key_values=cache,
-                   use_cache=True, logits_to_keep=mask.sum(1, keepdim=True) - 1).logits
-    logits = logits[torch.arange(len(ids)), mask.sum(1) - 1] if logits.shape[1] > 1 else logits[:, 0]
-    return logits.float().view(len(answers), len(tails), -1)
-
-
 def choice_ids(tokenizer, choices="012345"):
     """[[token ids that read as the choice], ...] for each character: plain, or with a leading space where one token."""
     found = []
@@ -194,43 +170,64 @@ def choice_ids(tokenizer, choices="012345"):
     return found
 
 
-def digit_score(logits, digits, min_mass=0.5):
-    """{"score", "sd", "mass"} from next-token logits [V]: the expected digit, its spread, and the probability of all
-    valid digits before normalising. A mass below min_mass: the judge did not answer, score and sd are None."""
+def choice_mass(logits, choices):
+    """[n, len(choices)] float64: the probabilities of all tokens that read as each choice, from logits [n, V]."""
     probabilities = logits.double().softmax(-1)
-    p = torch.stack([probabilities[ids].sum() for ids in digits])
-    mass, values = p.sum().item(), torch.arange(len(digits), dtype=torch.float64, device=p.device)
-    if not mass >= min_mass:
-        return {"score": None, "sd": None, "mass": mass}
-    mean = (p * values).sum() / mass
-    return {"score": mean.item(), "sd": ((p * (values - mean) ** 2).sum() / mass).sqrt().item(), "mass": mass}
+    return torch.stack([probabilities[:, ids].sum(-1) for ids in choices], 1)
 
 
-def judge_one(model, tokenizer, constitution, prompt, completions, row_slice=None, tools=None):
-    """Digit scores of every answer to one prompt -> ([{criterion: {"score", "sd", "mass"}}, ...], tokens read)."""
-    parts = [judge_ids(tokenizer, constitution, prompt, completion, row_slice, tools) for completion in completions]
-    prefix, tails, answers = parts[0][0], parts[0][2], [answer for _, answer, _ in parts]
-    if not tails:
-        return [{} for _ in completions], 0
-    logits = tree_logits(model, prefix, answers, list(tails.values()), stop_ids(tokenizer)[0])
+def digit_scores(logits, digits, min_mass=0.5):
+    """[{"score", "sd", "mass"}, ...] from next-token logits [n, V]: the expected digit, its spread, and the probability
+    of all valid digits before normalising. A mass below min_mass: the judge did not answer, score and sd are None."""
+    p = choice_mass(logits, digits)
+    mass, values = p.sum(1), torch.arange(len(digits), dtype=torch.float64, device=p.device)
+    mean = (p * values).sum(1) / mass
+    sd = ((p * (values - mean[:, None]) ** 2).sum(1) / mass).sqrt()
+    return [{"score": m, "sd": s, "mass": all_} if all_ >= min_mass else {"score": None, "sd": None, "mass": all_}
+            for m, s, all_ in torch.stack([mean, sd, mass], 1).tolist()]
+
+
+def load_judge(name, quantize="auto"):
+    """The model of a judge, taught to read what its prompts share once."""
+    model = load_model(name, quantize)
+    share_prompts(model)
+    return model
+
+
+def judge_answers(model, tokenizer, constitution, groups, min_mass=0.5):
+    """Digit scores of the answers to many prompts: groups [(prompt, completions, slice or None, tools or None), ...] ->
+    [([{criterion: {"score", "sd", "mass"}}, ...], tokens read), ...]. A rubric that several prompts share is read for
+    one of them."""
+    rows, places, scores, tokens = [], [], [], [0] * len(groups)
+    for g, (prompt, completions, row_slice, tools) in enumerate(groups):
+        prefix, answers, tails = judge_ids(tokenizer, constitution, prompt, completions, row_slice, tools)
+        scores.append([dict.fromkeys(tails) for _ in answers])
+        for a, answer in enumerate(answers):
+            rows += [prefix + answer + tail for tail in tails.values()]
+            places += [(g, a, name) for name in tails]
     digits = choice_ids(tokenizer)
-    tokens = len(prefix) + sum(map(len, answers)) + len(answers) * sum(map(len, tails.values()))
-    scores = [{name: digit_score(row[t], digits) for t, name in enumerate(tails)} for row in logits]
-    return scores, tokens
+    for numbers, logits, read in tree_logits(model, rows):
+        for (g, a, name), score, count in zip([places[n] for n in numbers], digit_scores(logits, digits, min_mass), read):
+            scores[g][a][name] = score
+            tokens[g] += count
+    return list(zip(scores, tokens))
 
 
-judge_pair = None
-
-
-def judge_pair_one(model, tokenizer, constitution, prompt, completions, row_slice=None, tools=None, min_mass=0.5):
-    """([probability that the first of two answers is better: asked in this order, in the other], tokens read); None for
-    an order whose letters hold less than min_mass. Many judges prefer a place: ask both ways."""
-    prefix, orders, tail = pair_ids(tokenizer, constitution, prompt, completions, row_slice, tools)
-    logits = tree_logits(model, prefix, orders, [tail], stop_ids(tokenizer)[0])[:, 0]
-    probabilities, letters = logits.double().softmax(-1), choice_ids(tokenizer, "AB")
-    mass = torch.stack([probabilities[:, ids].sum(-1) for ids in letters], 1)  # [2 orders, 2 letters]
-    first = [None if order.sum() < min_mass else (order[at] / order.sum()).item() for at, order in enumerate(mass)]
-    return first, len(prefix) + sum(map(len, orders)) + 2 * len(tail)
+def judge_pairs(model, tokenizer, constitution, pairs, min_mass=0.5):
+    """pairs [(prompt, two completions, slice or None, tools or None), ...] -> [([probability that the first is better:
+    asked in this order, in the other], tokens read), ...]; None for an order whose letters hold less than min_mass.
+    Many judges prefer a place: ask both ways."""
+    rows, first, tokens, letters = [], [], [0] * len(pairs), choice_ids(tokenizer, "AB")
+    for asked in pairs:
+        prefix, orders, tail = pair_ids(tokenizer, constitution, *asked)
+        rows += [prefix + order + tail for order in orders]
+        first.append([None, None])
+    for numbers, logits, read in tree_logits(model, rows):
+        for n, mass, count in zip(numbers, choice_mass(logits, letters).tolist(), read):
+            pair, order = divmod(n, 2)
+            first[pair][order] = mass[order] / sum(mass) if sum(mass) >= min_mass else None
+            tokens[pair] += count
+    return list(zip(first, tokens))
 
 
 def overall_score(scores, criteria):
@@ -281,14 +278,6 @@ def judge_endpoint(url, model, constitution, prompt, completions, row_slice=None
     return [dict(zip(names, flat[i * len(names):(i + 1) * len(names)])) for i in range(len(completions))], tokens
 
 
-def judge_answers(model, tokenizer, constitution, groups):
-    return [judge_one(model, tokenizer, constitution, *g) for g in groups]
-
-
-def judge_pairs(model, tokenizer, constitution, pairs):
-    return [judge_pair_one(model, tokenizer, constitution, *g) for g in pairs]
-
-
 # ---- judges of every kind -------------------------------------------------------------------------------------
 
 
@@ -325,8 +314,7 @@ def open_judge(judge, constitution, quantize="auto", concurrency=8, seed=0):
             return [{"p": [1 / (1 + math.exp(min(b - a, 700)))] * 2, "tokens": 0} for a, b in rewards]
         return lambda groups: [{"score": value, "scores": {}, "sd": None, "mass": None, "raw": True, "tokens": tokens}
                                for rows in groups for value, tokens in map(reward, rows)], rank
-    model = load_model(judge, quantize)
-    share_prompts(model)
+    model = load_judge(judge, quantize)
 
     def score(groups):
         return votes_of(judge_answers(model, tokenizer, constitution, [
@@ -379,10 +367,10 @@ def judging_tokens(judge, constitution, groups, pairs):
         tokens = sum(len(request["messages"][0]["content"]) // 4 + 20 for request in requests)
         return tokens, sum(map(len, rubrics)) // 4 // len(some)
     tokenizer = load_tokenizer(judge)
-    shapes = [judge_ids(tokenizer, constitution, prompt, one, *more) for prompt, texts, *more in some for one in texts]
-    firsts = [judge_ids(tokenizer, constitution, prompt, texts[0], *more)[0] for prompt, texts, *more in some]
-    prefix = sum(map(len, firsts)) / len(some)
-    answer = sum(len(ids) + sum(map(len, tails.values())) for _, ids, tails in shapes) / len(shapes)
+    shapes = [judge_ids(tokenizer, constitution, *one) for one in some]
+    prefix = sum(len(first) for first, _, _ in shapes) / len(some)
+    lengths = [len(ids) + sum(map(len, tails.values())) for _, answers, tails in shapes for ids in answers]
+    answer = sum(lengths) / len(lengths)
     tokens = judge_tokens(len(groups), sum(map(len, groups)) / len(groups), answer, 0, prefix)
     rubric = sum(len(tokenizer(text, add_special_tokens=False).input_ids) for text in rubrics) // len(some)
     return round(tokens + pairs * (prefix + 4 * answer)), rubric

@@ -32,7 +32,8 @@ from world import (FOODS, SLICES, chatty, example, examples, from_id, kappa, mak
 
 from common import BadInput, at_least, parser, read_jsonl, render, run, seed_for, write_jsonl, write_whole
 from inference import generation_batches, sample
-from scoring import judge_answers, judge_ids, judge_pair, pair_ids, read_constitution
+from packed import share_prompts
+from scoring import judge_answers, judge_ids, judge_pairs, pair_ids, read_constitution
 
 TINY = ROOT / "tiny"
 MARKERS = ("<pad>", "<end>", "<user>", "<assistant>", "<system>", "<tool>")
@@ -284,16 +285,19 @@ def base_figures():
 def judge_figures():
     """How far the tiny judge agrees with the truth on judge_test.jsonl, asked as judge.py asks."""
     (judge, tokenizer), constitution = load(TINY / "judge"), read_constitution(TINY / "constitution.md")
-    scores, pairs = {}, []
-    for _, line in read_jsonl(TINY / "judge_test.jsonl"):
+    share_prompts(judge)
+    lines = [line for _, line in read_jsonl(TINY / "judge_test.jsonl")]
+    scores, pairs, asked = {}, [], []
+    for line in lines:
         row, texts = from_id(line["id"]), [[{"role": "assistant", "content": text}] for text in line["answers"]]
-        asked = (constitution, row["prompt"], texts, row["slice"], row.get("tools"))
-        told = [one["correct"]["score"] for one in judge_answers(judge, tokenizer, *asked)[0]]
-        scores.setdefault(row["slice"], []).extend(both for both in zip(told, line["scores"]) if both[0] is not None)
-        if line["scores"][0] != line["scores"][1]:
-            p, _ = judge_pair(judge, tokenizer, *asked)
-            better = line["scores"][0] > line["scores"][1]
-            pairs.append([x is not None and (x > 0.5) == better for x in p])
+        asked.append((row["prompt"], texts, row["slice"], row.get("tools")))
+    for (*_, kind, _), line, (told, _) in zip(asked, lines, judge_answers(judge, tokenizer, constitution, asked)):
+        told = [one["correct"]["score"] for one in told]
+        scores.setdefault(kind, []).extend(both for both in zip(told, line["scores"]) if both[0] is not None)
+    differ = [n for n, line in enumerate(lines) if line["scores"][0] != line["scores"][1]]
+    for n, (p, _) in zip(differ, judge_pairs(judge, tokenizer, constitution, [asked[n] for n in differ])):
+        better = lines[n]["scores"][0] > lines[n]["scores"][1]
+        pairs.append([x is not None and (x > 0.5) == better for x in p])
     scores["all"] = sum(scores.values(), [])
 
     def mean(values):
@@ -343,8 +347,8 @@ def make_judge(seed, prompts=12_000):
                 told(row, chatty(row, rng) if rng.random() < 0.5 else row["gold"])]
         made += [told(row, rng.choice(NULLS))] * (rng.random() < 0.2)
         about = (constitution, row["prompt"]), (row["slice"], row.get("tools"))
-        for completion, score in made:
-            prefix, answer, tails = judge_ids(tokenizer, *about[0], completion, *about[1])
+        prefix, shown, tails = judge_ids(tokenizer, *about[0], [completion for completion, _ in made], *about[1])
+        for answer, (_, score) in zip(shown, made):
             data.append(encoded(prefix, answer, tails["correct"], str(score), 0.1 * (score == 5)))
         for (first, a), (second, b) in (rng.sample(made, 2) for _ in range(3)):
             if a != b:
