@@ -236,7 +236,7 @@ def answer_suite(model_name, role, items, k, out, args, again=""):
 
 
 def judge_suite(items, answers, args):
-    """Score the answers to items of type judge, both roles in one reading -> {(role, id): mean score in 0..1 or None}."""
+    """Score the answers to items of type judge, both roles together -> {(role, id): mean score in 0..1 or None}."""
     constitution, path = read_constitution(args.constitution), Path(args.out) / "judged.jsonl"
     asked = [item for item in items if item["type"] == "judge"]
     batches = [asked[i:i + 16] for i in range(0, len(asked), 16)]
