@@ -33,9 +33,9 @@ class Broken(BaseException):
 
 
 def encode(value, lines, known, refer):
-    """Append the lines of a value: None, numbers, text, bytes, collections (a subclass as its base), STANDARD kinds; for
-    anything else `refer` gives the line. known {id: (number, object)} holds the collections that can change and that
-    the other side has under the same number: one that occurs again is the same one there, too."""
+    """Append the lines of a value: None, numbers, text, bytes, collections (a subclass as its base), STANDARD kinds;
+    for anything else `refer` gives the line. known {id: (number, object)} holds the collections that can change and
+    that the other side has under the same number: one that occurs again is the same one there, too."""
     if value is None or value is True or value is False:
         lines.append(str(value)[0])
     elif isinstance(value, int):
@@ -196,8 +196,9 @@ def run_awaitable(awaitable):
     return asyncio.run(finish(awaitable))
 
 
-VERBS = {"load": load, "name": find_name, "call": lambda f, /, *args, **kwargs: f(*args, **kwargs), "await": run_awaitable,
-         "defines": lambda name: name in space, "truth": bool, "enter": lambda o: type(o).__enter__(o),
+VERBS = {"load": load, "name": find_name, "await": run_awaitable,
+         "call": lambda f, /, *args, **kwargs: f(*args, **kwargs), "defines": lambda name: name in space,
+         "truth": bool, "enter": lambda o: type(o).__enter__(o),
          "exit": lambda o, *error: type(o).__exit__(o, *error)}
 VERBS |= {name: getattr(builtins, name) for name in (
     "getattr setattr delattr len str repr hash iter next int float complex round isinstance issubclass").split()}
@@ -556,10 +557,11 @@ def read_all(file):
 
 
 if __name__ == "__main__":
-    for name, most in (("CPU", int(sys.argv[2])), ("AS", 512 << 20), ("FSIZE", 1 << 20), ("NOFILE", 64), ("NPROC", 64),
+    for name, most in (("CPU", int(sys.argv[2])), ("AS", 512 << 20), ("FSIZE", 1 << 20), ("NOFILE", 64), ("NPROC", 32),
                        ("CORE", 0)):
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
     link = os.dup(2)
+    os.environ.clear()
     if sys.argv[1] == "tester":
         sys.stdout = sys.stderr = None  # print() is silent then
         tester(os.dup(1))

@@ -1,107 +1,121 @@
 """The sandbox for model-written code: two walled-in processes, one with the solution, one with the tests.
 
-`run_tests(code, tests, entry_point)` starts both at once, gives the code to the child and the tests to the tester, which
-calls the code's functions over a socket (inside.py: what runs in there), and reads the tester's verdicts. So expected
-values and comparisons never enter the process that runs model-written code. A test is Python that can fail:
+`run_tests(code, tests, entry_point)` starts both at once, gives the code to the child and the tests to the tester,
+which calls the code's functions over a socket (inside.py: what runs in there), and reads the tester's verdicts. So
+expected values and comparisons never enter the process that runs model-written code. A test is Python that can fail:
 
     "assert f(2) == 4"                      an assert; `candidate` stands for `entry_point`
     "s = Stack()\\ns.push(1)\\nassert ..."    several statements
-    "def check(candidate): ..."             HumanEval's form: check(candidate) is called; so are test_...() functions
+    "def check(candidate): ..."             HumanEval's form: check(candidate) is called; so are functions test_...()
 
-Every test has a namespace of its own; the solution, with its state, is loaded once for all of them. What a call changes in
-its arguments is changed in the test, exceptions arrive as the builtin that they are or derive from, objects as handles.
-Each process has its own namespaces (processes, network, mounts, IPC), an empty environment, a bare read-only root with a
-small temporary folder, and limits on memory, processes, files, CPU and wall time. Left out: values computed after a call
-from an argument that the call may have changed (`y = f(x)` and then `sorted(x)`), and helpers that a test uses and the
-solution defines: both are the solution's to forge, so copy the argument and define the helper in the test.
+Every test has a namespace of its own; the solution is loaded once for all of them and keeps its state. What a call
+changes in its arguments is changed in the test; exceptions arrive as the builtin that they are or derive from, objects
+as handles. Each process has its own namespaces (processes, network, mounts, IPC), no environment, a bare read-only root
+with a small temporary folder, and limits on memory, processes, files, CPU and wall time. What stays the test's own
+care: a helper that a test uses belongs in the test, for the solution's can be forged; and what is computed after a call
+from an argument (`y = f(x)`, then `sorted(x)`) should be computed before it, for the call may have changed it.
 """
 
 import ast
 import builtins
 import functools
+import marshal
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 
 import inside
 from common import BadInput
 
-INSIDE = Path(inside.__file__).read_text(encoding="utf-8")
+LIBRARIES = f"{sys.base_prefix}/lib"  # where a Python that is not the system's has its own
+CODE = marshal.dumps(compile(Path(inside.__file__).read_text(encoding="utf-8"), "inside.py", "exec", optimize=2))
+# argv of what runs inside: both processes are this very interpreter, so compiled code can be handed over
+PROGRAM = [os.path.realpath(sys.executable), "-I", "-S", "-c",
+           f"import marshal; exec(marshal.loads(bytes.fromhex('{CODE.hex()}')))"]
 # The way there: own processes, network and IPC; a bare root on a small tmpfs that holds the interpreter and libraries,
 # read-only; no capabilities. Inside a chroot no new user namespace can be made, so none come back. The shell stays, as
 # process 1: it dies with `unshare`, whatever the code does to its own parent-death signal, and all the others with it.
 # Should memory run out all the same, the kernel ends these processes first.
-SHELL = """set -e; id=$1 lib=$2 folders=$3 fstab=$4; shift 4
-{ echo 1000 > /proc/self/oom_score_adj; echo 0 > /proc/sys/kernel/shmall; } || :
+SHELL = """set -e; id=$1 folders=$2 fstab=$3; shift 3
+{ echo 1000 > /proc/self/oom_score_adj; echo 0 > /proc/sys/kernel/shmall; } 2> /dev/null || :
 mount -t tmpfs -o size=16m,nr_inodes=1k,mode=1777 none /mnt; cd /mnt; mkdir -p -m 1777 tmp dev $folders; : > dev/null
-echo "$fstab" > fstab; mount -T fstab -a; rm fstab
-chroot . setpriv $id --bounding-set=-all --inh-caps=-all --no-new-privs env -i LD_LIBRARY_PATH="$lib" "$@"; exit 0"""
+echo "$fstab" > fstab; mount -T fstab -a
+chroot . setpriv $id --bounding-set=-all --inh-caps=-all --no-new-privs "$@"; exit 0"""
 
 
 @functools.cache
 def find_sandbox():
-    """argv prefix of the first isolation that works on this machine, or None; tried once a process."""
-    lib = f"{sys.base_prefix}/lib"
-    folders = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/bin", f"{sys.base_prefix}/bin", lib]
+    """argv prefix of the first isolation that works on this machine, or None; tried once a process. USER in it becomes
+    another user number for each process, so that none counts among the processes of another."""
+    folders = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/bin", f"{sys.base_prefix}/bin", LIBRARIES]
     folders = [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
-    inner = [lib, " ".join(at[1:] for at in folders), "/dev/null /mnt/dev/null none bind\n" +
+    inner = [" ".join(at[1:] for at in folders), "/dev/null /mnt/dev/null none bind\n" +
              "\n".join(f"{at} /mnt{at} none rbind,ro,nosuid,nodev" for at in folders)]
+    as_nobody = "--reuid=USER --regid=USER --clear-groups"
     unshare = "setpriv --pdeathsig KILL unshare -n -m -i -u -p -f --kill-child".split()
-    ways = [[*unshare, "sh", "-c", SHELL, "sh", "--reuid=65534 --regid=65534 --clear-groups", *inner],  # as root
-            [*unshare, "-r", "sh", "-c", SHELL, "sh", "", *inner],  # as a user
-            ["bwrap", *"--unshare-all --die-with-parent --new-session --cap-drop ALL --tmpfs /tmp --chdir /tmp".split(),
-             *[word for at in folders for word in ("--ro-bind", at, at)], *"--dev-bind /dev/null /dev/null".split(),
-             "env", "-i", f"LD_LIBRARY_PATH={lib}"]]
+    bwrap = ["bwrap", *"--unshare-all --die-with-parent --new-session --cap-drop ALL --tmpfs /tmp --chdir /tmp".split(),
+             *[word for at in folders for word in ("--ro-bind", at, at)], *"--dev-bind /dev/null /dev/null".split()]
+    ways = [["setpriv", *as_nobody.split(), *bwrap], [*unshare, "sh", "-c", SHELL, "sh", as_nobody, *inner]]  # as root
+    if os.geteuid():
+        ways = [bwrap, [*unshare, "-r", "sh", "-c", SHELL, "sh", "", *inner]]
     probe = [parse_test("assert six(7) == 42")]
     return next((way for way in ways if run_pair(way, "def six(x): return 6 * x", probe, None, 10) == ["", ""]), None)
 
 
 def run_pair(command, code, parsed, entry_point, timeout):
-    """Lines that the tester wrote before it ended or `timeout` seconds were over; then both processes and all that they
-    started are dead."""
-    job = []
+    """Lines of the tester: one for the code, one for each test, fewer where it ended or `timeout` seconds were over;
+    then both processes and all that they started are dead."""
+    job, text, last, started = [], b"", time.monotonic() + timeout, []
     inside.encode((entry_point, parsed), job, {}, None)
-    with (tempfile.TemporaryFile() as jobs, tempfile.TemporaryFile() as codes, tempfile.TemporaryFile() as out,
-          tempfile.TemporaryDirectory() as folder):
-        for file, text in ((jobs, "\n".join(job)), (codes, code)):
-            file.write(text.encode("utf-8", "surrogatepass"))
-            file.seek(0)
-        ours, theirs = socket.socketpair()
-        started = []
-        try:  # the file size limit bounds `out`; killing the command ends the namespace, and all that is in it
-            for name, stdin, stdout, link in (("tester", jobs, out, ours), ("child", codes, subprocess.DEVNULL, theirs)):
-                program = [os.path.realpath(sys.executable), "-I", "-S", "-c", INSIDE, name, str(int(timeout) + 1)]
-                started.append(subprocess.Popen(
-                    [*command, *program], stdin=stdin, stdout=stdout, stderr=link, cwd=folder, start_new_session=True,
-                    env={"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}))
+    ours, theirs = socket.socketpair()
+    with ours, theirs, tempfile.TemporaryDirectory() as folder:
+        try:
+            for name, given, stdout, link in (("tester", "\n".join(job), subprocess.PIPE, ours),
+                                              ("child", code, subprocess.DEVNULL, theirs)):
+                user = str(30000 + int.from_bytes(os.urandom(2), "big") % 30000)
+                with tempfile.TemporaryFile() as stdin:
+                    stdin.write(given.encode("utf-8", "surrogatepass"))
+                    stdin.seek(0)
+                    started.append(subprocess.Popen(
+                        [*[word.replace("USER", user) for word in command], *PROGRAM, name, str(int(timeout) + 1)],
+                        stdin=stdin, stdout=stdout, stderr=link, cwd=folder, start_new_session=True, env={
+                            "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LD_LIBRARY_PATH": LIBRARIES}))
                 link.close()
-            started[0].wait(timeout)
-        except (subprocess.TimeoutExpired, OSError):
+            said = select.poll()
+            said.register(started[0].stdout, select.POLLIN)
+            while text.count(b"\n") <= len(parsed) and said.poll(max(0, last - time.monotonic()) * 1000):
+                part = os.read(started[0].stdout.fileno(), 1 << 16)
+                text += part
+                if not part:
+                    break
+        except OSError:  # no such command
             pass
-        finally:
-            ours.close(), theirs.close()
+        finally:  # killing the command ends its namespaces, and all that is in them
             for process in started:
                 end(process)
-        out.seek(0)
-        return [line.decode("ascii", "replace")[1:-1] for line in out.read().split(b"\n")[:-1]]
+    return [line.decode("ascii", "replace")[1:-1] for line in text.split(b"\n")[:-1]]
 
 
 def end(process):
-    """Kill a process with its group and wait for it. Its leader is not reaped before, so the number is still its own."""
+    """Kill a process with its group and wait for it; not reaped before, its number is still its own."""
     if process.returncode is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    if process.stdout:
+        process.stdout.close()
 
 
 def parse_test(source, number=0, entry_point=None):
-    """A test as text -> [source to run, modules, borrowed] of inside.run_test. BadInput: no Python, or nothing in it can
-    fail. Of `assert f(x) == sorted(x)` the right side is computed first, while f cannot have changed x."""
+    """A test as text -> [source to run, modules, borrowed] of inside.run_test. BadInput: no Python, or nothing in it
+    can fail. Of `assert f(x) == sorted(x)` the right side is computed first, while f cannot have changed x."""
     def refuse(expected):
         raise BadInput(f"field 'tests[{number}]': expected {expected}")
 
@@ -138,7 +152,7 @@ def parse_test(source, number=0, entry_point=None):
         bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         bound |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
         called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-        bases = {node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
+        bases = {getattr(node.value, "id", None) for node in nodes if isinstance(node, ast.Attribute)}
         modules = sorted((bases & sys.stdlib_module_names) - bound - called - {entry_point})
         alone = loads - bound <= set(dir(builtins)) and not loads & {"candidate", entry_point}
         return ["\n".join([ast.unparse(tree), *calls]), modules, sorted(called - bound) if alone else []]
