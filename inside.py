@@ -199,7 +199,7 @@ def run_awaitable(awaitable):
 VERBS = {"load": load, "name": find_name, "await": run_awaitable,
          "call": lambda f, /, *args, **kwargs: f(*args, **kwargs), "defines": lambda name: name in space,
          "truth": bool, "enter": lambda o: type(o).__enter__(o),
-         "exit": lambda o, *error: type(o).__exit__(o, *error)}
+         "exit": lambda o, kind, words: type(o).__exit__(o, kind, kind and kind(*words), None)}
 VERBS |= {name: getattr(builtins, name) for name in (
     "getattr setattr delattr len str repr hash iter next int float complex round isinstance issubclass").split()}
 VERBS |= {name: getattr(operator, name) for name in (
@@ -222,12 +222,15 @@ def child_refer(value):
         what = "m"
     elif hasattr(kind, "__await__"):
         what = "w"
-    names = [base.__name__ for base in value.__mro__] if what == "e" else []
-    return " ".join([f"o{numbers[id(value)]}", what, *names])
+    line = f"o{numbers[id(value)]} {what}"
+    if what == "e":
+        line += f" {value.__name__} {child_refer(next(b for b in value.__bases__ if issubclass(b, Exception)))}"
+    return line
 
 
 def child_resolve(letter, rest):
-    """o: an object that the tester has a handle of; n: a builtin; p: a function of the tester, called by message."""
+    """o: an object that the tester has a handle of; n: a builtin; p: a function of the tester, called by message; g: an
+    iterator of the tester, whose next value is."""
     if letter == "o":
         return objects[int(rest)]
     if letter == "n":
@@ -239,6 +242,8 @@ def child_resolve(letter, rest):
         encode((number, args, kwargs), lines, {}, child_refer)
         send(lines)
         return answer_requests()
+    if letter == "g":
+        return type("iterator", (), {"__iter__": lambda self: self, "__next__": lambda self: ask_back()})()
     return ask_back
 
 
@@ -291,13 +296,14 @@ def answer_requests():
 
 handles = {}  # number: handle or exception class
 callbacks = []  # functions of the tests that the solution got
-state = {"broken": "", "last": ""}  # why no further answer is believed; the last answer as text
+# why no further answer is believed; why this test fails although the solution caught the error; the last answer
+state = {"broken": "", "failed": "", "last": None}
 
 
 class Handle:
-    """An object of the solution. Its operators are calls, too, as long as they do not carry a plain value of the test
-    to where one was expected: compared with a plain value a handle is unequal, and arithmetic with one is an error,
-    unless the test itself made the object (`made`: by calling a class with a capital letter). Two objects are compared
+    """An object of the solution. Its operators are calls, too, as long as they carry no expected value to an object
+    that poses as a result: a plain value is never equal to a handle, and arithmetic with one is an error, unless the
+    test itself made the object (`made`: by calling a class whose name has a capital letter). Two objects are compared
     by the solution's own ==, unless that finds them equal to a random text as well."""
 
     __slots__ = ("number", "kind", "made")
@@ -320,9 +326,12 @@ class Handle:
         return result
 
     def __eq__(self, other):
-        if self is other or not (isinstance(other, Handle) or self.made):
+        if self is other or not isinstance(other, Handle) or ask("eq", self, other) is not True:
             return self is other
-        return ask("eq", self, other) is True and not unequal(lambda: ask("eq", self, os.urandom(8).hex()))
+        try:
+            return ask("eq", self, os.urandom(8).hex()) is not True
+        except Exception:  # it looks at what a text does not have
+            return True
 
     def __hash__(self):
         return ask("hash", self)
@@ -337,18 +346,15 @@ class Handle:
     def __bool__(self):
         return ask("truth", self)
 
+    def __exit__(self, kind, error, trace):
+        """What it swallows, a failed assert excepted."""
+        swallow = ask("exit", self, kind and builtin_kind(error), kind and error.args)
+        return bool(swallow) and not isinstance(error, AssertionError)
+
 
 # what a text, a set or a number says about itself, given the expected value, or as good as the whole test
 PREDICATES = {name for kind in (str, set, float) for name in dir(kind)
               if name.startswith(("startswith", "endswith", "is"))}
-
-
-def unequal(run):
-    """Does it give True?"""
-    try:
-        return run() is True
-    except Exception:
-        return False
 
 
 def add_operators():
@@ -363,17 +369,22 @@ def add_operators():
             result = ask(verb, other, self) if swapped else ask(verb, self, other)
             if isinstance(result, Handle):
                 result.made = result.made or self.made
+            elif not isinstance(other, Handle):
+                raise TypeError("arithmetic of an object and a plain value must give an object")
             return result
         return forward
 
     for verb in ("delattr len str repr next int float complex round neg pos abs invert index getitem setitem delitem "
-                 "enter exit").split():
+                 "enter").split():
         setattr(Handle, f"__{verb}__", unary(verb))
     for verb in "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split():
         setattr(Handle, f"__{verb.strip('_')}__", binary(verb))
         setattr(Handle, f"__r{verb.strip('_')}__", binary(verb, True))
-    for verb in "lt le gt ge iadd isub imul".split():
+    for verb in "iadd isub imul".split():
         setattr(Handle, f"__{verb}__", binary(verb))
+    for verb in "lt le gt ge".split():
+        setattr(Handle, f"__{verb}__", lambda self, other, verb=verb: ask(verb, self, other) if isinstance(
+            other, Handle) else NotImplemented)
     Handle.__instancecheck__ = lambda self, other: isinstance(other, Handle) and ask("isinstance", other, self)
     Handle.__subclasscheck__ = lambda self, other: isinstance(other, Handle) and ask("issubclass", other, self)
 
@@ -385,10 +396,10 @@ def tester_refer(value):
         return f"o{next(number for number, one in handles.items() if one is value)}"
     if getattr(value, "__module__", "") == "builtins" and getattr(builtins, value.__name__, None) is value:
         return "n" + value.__name__
-    if not callable(value) or isinstance(value, type):
+    if isinstance(value, type) or not callable(value) and not hasattr(value, "__iter__"):
         raise TypeError(f"a {type(value).__name__} of the test cannot be passed to the solution")
-    callbacks.append(value)
-    return f"p{len(callbacks) - 1}"
+    callbacks.append(value if callable(value) else iter(value).__next__)
+    return f"{'p' if callable(value) else 'g'}{len(callbacks) - 1}"
 
 
 def tester_resolve(letter, rest):
@@ -398,7 +409,7 @@ def tester_resolve(letter, rest):
         kind = getattr(builtins, rest)
         if kind in TYPES or isinstance(kind, type) and issubclass(kind, Exception):
             return kind
-    number, what, *names = rest.split(" ")
+    number, what, *more = rest.split(" ", 3)
     number = int(number)
     if letter != "o":
         raise ValueError(letter)
@@ -406,13 +417,13 @@ def tester_resolve(letter, rest):
         async def wait():
             return ask("await", Handle(number, what))
         return wait()
-    if number not in handles:
-        handles[number] = Handle(number, what)
-        if what == "e":
-            bases = [getattr(builtins, name, None) for name in names]
-            base = next(b for b in bases if isinstance(b, type) and issubclass(b, Exception))
-            handles[number] = type(names[0], (base,), {"__module__": "solution"})
-    return handles[number]
+    if number not in handles and what == "e":
+        name, base = more
+        base = tester_resolve(base[:1], base[1:])
+        if not isinstance(base, type) or not issubclass(base, Exception):
+            raise ValueError(name)
+        handles[number] = type(name, (base,), {"__module__": "solution"})
+    return handles.setdefault(number, Handle(number, what))
 
 
 def ask(verb, /, *args, **kwargs):
@@ -442,7 +453,8 @@ def ask(verb, /, *args, **kwargs):
             sys.stdout.write(printed)
         if said == "raise":
             kind, words, more = value
-            if not issubclass(kind, Exception) or issubclass(kind, StopIteration) and verb != "next":
+            refused = StopIteration if verb != "next" else ()
+            if not isinstance(kind, type) or not issubclass(kind, Exception) or issubclass(kind, refused):
                 raise Broken("an exception of no known kind")
         elif said != "value":
             raise Broken("no answer to the call")
@@ -458,24 +470,29 @@ def ask(verb, /, *args, **kwargs):
             vars(error).update(more)
         except Exception:
             error = RuntimeError(kind.__name__)
-        state["last"] = ""
+        state["last"] = None
         raise error
     if verb in ("call", "next", "await"):
-        state["last"] = "an object" if isinstance(value, Handle) else brief(value)
+        state["last"] = value,
     return value
 
 
 def call_back(token, asked):
-    """The solution calls a function that the test passed to it."""
+    """The solution calls a function that the test passed to it. An assert that fails there fails the test."""
     number, args, kwargs = asked
+    lines = [token, "value", ""]
     try:
-        said, value = "value", callbacks[abs(number)](*args, **kwargs)
+        encode(callbacks[abs(number)](*args, **kwargs), lines, {}, tester_refer)
     except Exception as error:
-        kind = next(kind for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind)
-        said, value = "raise", (kind, (str(error),), {})
-    lines = [token, said, ""]
-    encode(value, lines, {}, tester_refer)
+        if isinstance(error, AssertionError):
+            state["failed"] = "an assert failed in a function that the solution called"
+        lines = [token, "raise", ""]
+        encode((builtin_kind(error), (str(error),), {}), lines, {}, tester_refer)
     send(lines)
+
+
+def builtin_kind(error):
+    return next(kind for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind)
 
 
 class Names(dict):
@@ -488,6 +505,8 @@ class Names(dict):
         value = ask("name", name)
         if isinstance(value, Handle) and value.kind == "m" and name in sys.stdlib_module_names:
             value = __import__(name)  # a module is the tester's own
+        if value in (Exception, AssertionError):  # `except` that name must not catch what the test itself asserts
+            value = type(name, (value,), {})
         if isinstance(value, Handle | type):
             self[name] = value
             if isinstance(value, Handle):
@@ -495,9 +514,17 @@ class Names(dict):
         return value
 
 
+def from_solution(name):
+    """For a test that begins with `from solution import f`."""
+    try:
+        return Names()[name]
+    except (KeyError, NameError):
+        raise AttributeError(name) from None
+
+
 def brief(value):
     try:
-        return repr(value)[:60]
+        return "an object" if isinstance(value, Handle) else repr(value)[:60]
     except Exception:
         return f"a {type(value).__name__}"
 
@@ -506,7 +533,7 @@ def run_test(source, entry_point, modules, borrowed):
     """Why a test fails, or "". `modules` are the tester's own whatever the solution defines; `borrowed`: builtin names
     that are the solution's where it defines them."""
     names = Names({name: __import__(name) for name in modules}, __builtins__=builtins, __name__="tests")
-    state["last"] = ""
+    state.update(failed="", last=None)
     try:
         for name in borrowed:
             if ask("defines", name) is True:
@@ -518,7 +545,7 @@ def run_test(source, entry_point, modules, borrowed):
         elif entry_point:
             return f"the code does not define {entry_point}"
         exec(compile(source, "<test>", "exec"), names)
-        return state["broken"]
+        return state["broken"] or state["failed"]
     except Broken as error:
         return str(error)
     except BaseException as error:
@@ -527,8 +554,8 @@ def run_test(source, entry_point, modules, borrowed):
             line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == "<test>" else line
             trace = trace.tb_next
         where = source.split("\n")[line - 1].strip()[:60]
-        if isinstance(error, AssertionError) and state["last"]:
-            return f"{where} gave {state['last']}"
+        if isinstance(error, AssertionError) and state["last"] and not str(error):
+            return f"{where} gave {brief(*state['last'])}"
         return f"{where} raised {type(error).__name__}{': ' * bool(brief(str(error))[1:-1])}{brief(str(error))[1:-1]}"
 
 
@@ -540,7 +567,7 @@ def tester(out):
 
     entry_point, tests = decode(iter(read_all(0).decode("ascii").split("\n")), [], None)
     add_operators()
-    solution.__getattr__ = lambda name: Names.__missing__(Names(), name)  # from solution import f
+    solution.__getattr__ = from_solution
     try:
         ask("load")
         say("")

@@ -102,13 +102,13 @@ def check_fields(row):
              and isinstance(sql["rows"], list) and all(isinstance(r, list) and all(map(cell, r)) for r in sql["rows"]),
              "sql", '{"setup": SQL text, "rows": [[string, number or null, ...], ...], "ordered": true or false}')
         open_database(sql["setup"]).close()
+    name = row.get("entry_point")
+    need(name is None or isinstance(name, str) and name.isidentifier(), "entry_point", "a function's name")
     for field in {"constraints", "tests"} & row.keys():
         need(isinstance(row[field], list) and row[field], field, "a non-empty list")
         for number, one in enumerate(row[field]):
-            parse_test(one, number, row.get("entry_point")) if field == "tests" else check_constraint("", one, number)
+            parse_test(one, number, name) if field == "tests" else check_constraint("", one, number)
     need(row.get("expected", "comply") in ("refuse", "comply"), "expected", '"refuse" or "comply"')
-    name = row.get("entry_point")
-    need(name is None or isinstance(name, str) and name.isidentifier(), "entry_point", "a function's name")
 
 
 def is_number(value):
