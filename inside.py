@@ -26,6 +26,10 @@ STANDARD = {  # kinds of the standard library that travel as the arguments that 
     "datetime.time": lambda v: (v.hour, v.minute, v.second, v.microsecond),
     "datetime.timedelta": lambda v: (v.days, v.seconds, v.microseconds)}
 LETTERS = {list: "l", tuple: "t", set: "u", frozenset: "z", dict: "d"}
+KINDS = {letter: kind for kind, letter in LETTERS.items()}
+SCALARS = {"N": lambda _: None, "T": lambda _: True, "F": lambda _: False, "i": lambda rest: int(rest, 16),
+           "f": float.fromhex, "c": lambda rest: complex(*map(float.fromhex, rest.split(" "))), "b": bytes.fromhex,
+           "s": lambda rest: bytes.fromhex(rest).decode("utf-8", "surrogatepass")}
 
 
 class Broken(BaseException):
@@ -85,33 +89,22 @@ def decode(lines, seen, resolve):
     resolve(letter, rest) reads. Any other text raises some Exception."""
     line = next(lines, "")
     letter, rest = line[:1], line[1:]
-    if line in ("N", "T", "F"):
-        return {"N": None, "T": True, "F": False}[line]
-    if letter == "i":
-        return int(rest, 16)
-    if letter == "f":
-        return float.fromhex(rest)
-    if letter == "c":
-        return complex(*map(float.fromhex, rest.split(" ")))
-    if letter == "s":
-        return bytes.fromhex(rest).decode("utf-8", "surrogatepass")
-    if letter == "b":
-        return bytes.fromhex(rest)
+    if letter in SCALARS:
+        return SCALARS[letter](rest)
     if letter == "r":
         return seen[abs(int(rest))]
     if letter == "m":
         name, fields, items = decode(lines, seen, resolve)
         return __import__("collections").namedtuple(name, fields, rename=True)(*items)  # refuses names like __eq__
-    if letter == "x":
+    if letter == "x" and rest in STANDARD:
         module, name = rest.split(".")
-        make = getattr(__import__(module), name) if STANDARD[rest] else None
-        return make(*decode(lines, seen, resolve))
+        return getattr(__import__(module), name)(*decode(lines, seen, resolve))
     if letter == "a":
         seen.append(bytearray.fromhex(rest))
         return seen[-1]
-    kind = {letter: kind for kind, letter in LETTERS.items()}.get(letter)
-    if kind is None:
+    if letter not in KINDS:
         return resolve(letter, rest)
+    kind = KINDS[letter]
     made = kind()
     if kind in (list, set, dict):
         seen.append(made)
@@ -300,6 +293,10 @@ callbacks = []  # functions of the tests that the solution got
 state = {"broken": "", "failed": "", "last": None}
 
 
+# what the child calls by these names: `except` it must not catch what the test itself asserts
+STAND_INS = {kind: type(kind.__name__, (kind,), {}) for kind in (Exception, AssertionError)}
+
+
 class Handle:
     """An object of the solution. Its operators are calls, too, as long as they carry no expected value to an object
     that poses as a result: a plain value is never equal to a handle, and arithmetic with one is an error, unless the
@@ -408,7 +405,7 @@ def tester_resolve(letter, rest):
     if letter == "n":
         kind = getattr(builtins, rest)
         if kind in TYPES or isinstance(kind, type) and issubclass(kind, Exception):
-            return kind
+            return STAND_INS.get(kind, kind)
     number, what, *more = rest.split(" ", 3)
     number = int(number)
     if letter != "o":
@@ -502,15 +499,17 @@ class Names(dict):
     def __missing__(self, name):
         if hasattr(builtins, name):
             raise KeyError(name)
+        return self.fetch(name)
+
+    def fetch(self, name):
+        """The solution's; variables afresh each time, for a call may change them."""
         value = ask("name", name)
         if isinstance(value, Handle) and value.kind == "m" and name in sys.stdlib_module_names:
             value = __import__(name)  # a module is the tester's own
-        if value in (Exception, AssertionError):  # `except` that name must not catch what the test itself asserts
-            value = type(name, (value,), {})
+        if isinstance(value, Handle):
+            value.made = value.kind == "c" and name[:1].isupper()
         if isinstance(value, Handle | type):
             self[name] = value
-            if isinstance(value, Handle):
-                value.made = value.kind == "c" and name[:1].isupper()
         return value
 
 
@@ -520,6 +519,10 @@ def from_solution(name):
         return Names()[name]
     except (KeyError, NameError):
         raise AttributeError(name) from None
+
+
+def name_and_text(error):
+    return f"{type(error).__name__}: {str(error)[:60]}" if str(error) else type(error).__name__
 
 
 def brief(value):
@@ -537,13 +540,11 @@ def run_test(source, entry_point, modules, borrowed):
     try:
         for name in borrowed:
             if ask("defines", name) is True:
-                names[name] = ask("name", name)
-        if entry_point and ask("defines", entry_point) is True:
-            names["candidate"] = names[entry_point] = ask("name", entry_point)
-            if isinstance(names["candidate"], Handle):
-                names["candidate"].made = names["candidate"].kind == "c" and entry_point[:1].isupper()
-        elif entry_point:
-            return f"the code does not define {entry_point}"
+                names[name] = names.fetch(name)
+        if entry_point:
+            if ask("defines", entry_point) is not True:
+                return f"the code does not define {entry_point}"
+            names["candidate"] = names[entry_point] = names.fetch(entry_point)
         exec(compile(source, "<test>", "exec"), names)
         return state["broken"] or state["failed"]
     except Broken as error:
@@ -556,7 +557,7 @@ def run_test(source, entry_point, modules, borrowed):
         where = source.split("\n")[line - 1].strip()[:60]
         if isinstance(error, AssertionError) and state["last"] and not str(error):
             return f"{where} gave {brief(*state['last'])}"
-        return f"{where} raised {type(error).__name__}{': ' * bool(brief(str(error))[1:-1])}{brief(str(error))[1:-1]}"
+        return f"{where} raised {name_and_text(error)}"
 
 
 def tester(out):
@@ -571,9 +572,10 @@ def tester(out):
     try:
         ask("load")
         say("")
-    except BaseException as error:
-        say(f"{type(error).__name__}: {str(error)[:60]}")
-        return
+    except Broken as error:
+        return say(str(error))
+    except Exception as error:
+        return say(name_and_text(error))
     for test in tests:
         say(run_test(test[0], entry_point, *test[1:]))
 

@@ -46,7 +46,7 @@ PROGRAM = [os.path.realpath(sys.executable), "-I", "-S", "-c",
 # Should memory run out all the same, the kernel ends these processes first.
 SHELL = """set -e; id=$1 folders=$2 fstab=$3; shift 3
 { echo 1000 > /proc/self/oom_score_adj; echo 0 > /proc/sys/kernel/shmall; } 2> /dev/null || :
-mount -t tmpfs -o size=16m,nr_inodes=1k,mode=1777 none /mnt; cd /mnt; mkdir -p -m 1777 tmp dev $folders; : > dev/null
+mount -t tmpfs -o size=16m,nr_inodes=1k,mode=1777 none /mnt; cd /mnt; mkdir -p -m 777 tmp dev $folders; : > dev/null
 echo "$fstab" > fstab; mount -T fstab -a
 chroot . setpriv $id --bounding-set=-all --inh-caps=-all --no-new-privs "$@"; exit 0"""
 

@@ -304,6 +304,15 @@ try:
     assert False
 except Invalid:
     pass
+### !exceptions that are a tuple with AssertionError
+Invalid = (ValueError, AssertionError)
+def f(x): return None
+%%
+try:
+    f(-1)
+    assert False
+except Invalid:
+    pass
 ### !a context manager that swallows the failed assert
 class Timer:
     def __enter__(self): return self

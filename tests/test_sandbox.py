@@ -233,7 +233,7 @@ def test_values_survive_a_message():
 
 @pytest.mark.parametrize("lines", ["", "i", "ixyz", "s0", "sff", "l2\nN", "l99999999999", "u1\nl0", "r0",
                                    "r-1", "t1\nr0", "m\nN", "xos.system\nt1\ns61", "xbuiltins.eval\nt1\ns61", "x", "q",
-                                   "d2\nl0\nN", "lx", "b6", "NN", "xdatetime.date\nt1\nN", "nN", "peval", "neval", "o",
+                                   "d2\nl0\nN", "lx", "b6", "xdatetime.date\nt1\nN", "nN", "peval", "neval", "o",
                                    "o1", "ox x", "o1 e", "o1 e X", "o1 e X nint", "o1 e X o2 x"])
 def test_no_other_text_is_a_value(lines):
     with pytest.raises(Exception) as found:
