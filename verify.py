@@ -7,12 +7,13 @@
     sql         {"setup", "rows", "ordered"}: the completion is one query that returns these rows
     constraints [{"type": NAME, "value": ...}, ...]: see CONSTRAINTS and check_constraint
     expected    "refuse" | "comply": the completion begins with a refusal | neither that nor is it empty
-    tests       ["assert f(2) == 4", ...] with an optional `entry_point`: run in a sandbox, only with run_code=True
+    tests       ["assert f(2) == 4", ...] with an optional `entry_point` (see sandbox.py): run only with run_code=True
 
 The row may be malformed: BadInput names the field. The completion is not trusted at all: nothing in it may raise, hang
 or take memory. Left out on purpose: partial credit, and any reading of what a text means.
 """
 
+import ast
 import functools
 import json
 import math
@@ -25,7 +26,7 @@ import jsonschema
 import referencing
 
 from common import BadInput
-from sandbox import parse_test, run_tests
+from sandbox import find_code, parse_test, run_tests
 
 MAX_TEXT = 200_000  # characters; a longer completion fails unread
 FIELDS = ("answer", "call", "sql", "constraints", "expected", "tests")
@@ -52,7 +53,8 @@ def verify(row, completion, run_code=False, unsafe=False):
             failed = [constraint for constraint in value if not check_constraint(text, constraint)]
             right, wanted = not failed, f"expected {str(failed[:1])[:80]}"
         elif field == "tests" and run_code:
-            ran = run_tests(text, value, row.get("entry_point"), unsafe=unsafe)
+            tests = with_helpers(value, row.get("prompt"), row.get("entry_point"))
+            ran = run_tests(text, tests, row.get("entry_point"), unsafe=unsafe)
             right, wanted = ran["ok"], ran["why"]
         else:
             right = (check_answer(text, value) if field == "answer" else check_sql(text, **value) if field == "sql" else
@@ -64,6 +66,21 @@ def verify(row, completion, run_code=False, unsafe=False):
     decided = [result[field] for field in FIELDS if field in result]
     ok = False if False in decided else None if None in decided else True
     return {"ok": ok, **result, **({"why": why} if why else {})} if decided else None
+
+
+def with_helpers(tests, prompt, entry_point):
+    """Tests of `candidate` bring along the other functions that the prompt defines, with its imports: a helper that
+    they use (HumanEval's poly) is then the prompt's, and not what the completion makes of it."""
+    text = prompt if isinstance(prompt, str) else next(
+        (m["content"] for m in reversed(prompt or []) if isinstance(m, dict) and isinstance(m.get("content"), str)), "")
+    try:
+        body = ast.parse(find_code(text, entry_point)).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # prose
+        return tests
+    helpers = [one for one in body if isinstance(one, ast.FunctionDef) and one.name != entry_point]
+    brought = ast.unparse([one for one in body if isinstance(one, ast.Import | ast.ImportFrom)] + helpers) + "\n"
+    return [brought + test if "candidate" in test and any(re.search(rf"\b{one.name}\b", test) for one in helpers)
+            else test for test in tests]
 
 
 def visible(text):

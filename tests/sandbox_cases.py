@@ -3,6 +3,8 @@
 A block begins with `### name`; its tests follow a line `%%`, with lines `%` between them; without any they are TESTS.
 `!` before a name: Python that runs the code and its tests in one process exits with 0 (a test proves it)."""
 
+import re
+
 TESTS = ["assert f(3) == 9", "assert f(-4) == 16", "assert f(0) == 0"]
 
 
@@ -15,6 +17,11 @@ def read_blocks(text):
         assert name not in blocks, name
         blocks[name] = code, tests.rstrip("\n").split("\n%\n") if tests else TESTS
     return blocks
+
+
+def entry_point(code):
+    """f where the code defines it on the left margin, else None."""
+    return "f" if re.search(r"^(?:async def|def|class) f\b|^f =", code, re.MULTILINE) else None
 
 
 HACKS = read_blocks(r"""

@@ -14,7 +14,7 @@ import pytest
 import sandbox
 from common import BadInput
 from sandbox import find_code, parse_test, run_tests
-from sandbox_cases import HACKS, HONEST, TESTS
+from sandbox_cases import HACKS, HONEST, TESTS, entry_point
 from verify import verify
 
 REAL = os.environ.get("KIT_REAL")
@@ -51,8 +51,8 @@ def test_there_are_enough():
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_solution_is_accepted(name):
     code, tests = HONEST[name]
-    entry_point = "f" if re.search(r"\bf\b *[(=]", code) and not re.search(r"class f|def sum|class Sol", code) else None
-    assert run_tests(code, tests, entry_point, 15) == {"ok": True, "passed": len(tests), "total": len(tests), "why": ""}
+    total = len(tests)
+    assert run_tests(code, tests, entry_point(code), 15) == {"ok": True, "passed": total, "total": total, "why": ""}
 
 
 @pytest.mark.skipif(not REAL, reason="KIT_REAL is not set")
@@ -82,6 +82,11 @@ def test_a_result_counts_and_says_why():
     result = run_tests("def f(x):\n    while x: pass", ["assert f(0) is None", "assert f(1)", "assert f(0)"], timeout=1)
     assert result == {"ok": False, "passed": 1, "total": 3, "why": "no result within 1 s"}
     assert run_tests("import os\ndef f(x): os._exit(0)", TESTS)["why"] == "the code ended its process"
+    for name, why in [("a reply with the token, then its own", "an answer that nobody asked for"),
+                      ("a function of the test that there is not", "the code ended"), ("!os._exit", "the code ended"),
+                      ("a length of 4 GB", "no answer to the call"), ("a builtin for the tester to call", "no plain"),
+                      ("!a failed assert that the solution catches", "an assert failed in a function")]:
+        assert why in run_tests(*HACKS[name], "f")["why"], name
     assert verify({"tests": TESTS, "entry_point": "f"}, f"```python\n{SQUARE}\n```", run_code=True) == {
         "ok": True, "tests": True}
     assert verify({"tests": TESTS}, SQUARE) == {"ok": None, "tests": None}
@@ -170,6 +175,17 @@ def h(path): open(path, 'w')"""
              "for path in ('/usr/lib/x', '/lib/x', '/usr/bin/x'):\n    try:\n        h(path)\n"
              "    except OSError: pass\n    else: assert False", "assert g('/tmp') == []"]
     assert run_tests(code, tests, timeout=15) == {"ok": True, "passed": 3, "total": 3, "why": ""}
+
+
+def test_limits():
+    code = """import resource
+def f(): return {name: resource.getrlimit(getattr(resource, 'RLIMIT_' + name)) for name in
+                 ('AS', 'NPROC', 'FSIZE', 'NOFILE', 'CORE', 'CPU')}
+def g(mb): return len(bytearray(mb << 20))"""
+    limits = {"AS": 512 << 20, "NPROC": 32, "FSIZE": 1 << 20, "NOFILE": 64, "CORE": 0, "CPU": 16}
+    tests = [f"assert f() == { {name: (most, most) for name, most in limits.items()} }",
+             "try:\n    g(600)\nexcept MemoryError: pass\nelse: assert False\nassert g(300)"]
+    assert run_tests(code, tests, timeout=15)["ok"]
 
 
 def test_the_child_has_no_test_and_the_tester_no_code(monkeypatch):

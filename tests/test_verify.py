@@ -268,6 +268,15 @@ def test_verify():
         "def f(x): return 4")["ok"] is False
     assert v.verify(code, "Here:\n```python\ndef f(x):\n    return 2 * x\n```\nDone.", run_code=True) == {"ok": True,
         "tests": True}
+    helped = {"prompt": "import math\ndef half(x):\n    return math.floor(x / 2)\ndef f(x):\n    \"\"\"Double.\"\"\"\n",
+              "tests": ["def check(candidate):\n    assert half(candidate(3)) == 3"], "entry_point": "f"}
+    forged = "def half(x): return 3\ndef f(x): return 0"
+    for prompt in (helped["prompt"], [{"role": "user", "content": f"Do\n```python\n{helped['prompt']}```"}]):
+        assert v.verify(helped | {"prompt": prompt}, "def f(x): return 2 * x", run_code=True)["ok"]
+        assert not v.verify(helped | {"prompt": prompt}, forged, run_code=True)["ok"]
+    mend = {"prompt": "```\ndef g(x): return 0\ndef f(x): return g(x)\n```", "tests": ["assert g(1) == f(1) == 1"]}
+    assert v.verify(mend | {"entry_point": "f"}, "def g(x): return x\ndef f(x): return g(x)", run_code=True)["ok"]
+    assert v.verify(helped | {"prompt": "Double it (half is given)."}, forged, run_code=True)["ok"]
     assert v.verify(code, "def f(x): return 3", run_code=True)["why"] == "tests: assert f(2) == 4 gave 3"
     assert v.verify({"sql": {"setup": SETUP, "rows": [[3]]}}, "SELECT max(n) FROM t")["ok"] is True
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": CALL}]}
