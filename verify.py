@@ -7,7 +7,7 @@
     sql         {"setup", "rows", "ordered"}: the completion is one query that returns these rows
     constraints [{"type": NAME, "value": ...}, ...]: see CONSTRAINTS and check_constraint
     expected    "refuse" | "comply": the completion begins with a refusal | neither that nor is it empty
-    tests       ["assert f(2) == 4", ...] with an optional `entry_point`: run only with run_code=True
+    tests       ["assert f(2) == 4", ...] with an optional `entry_point` (see sandbox.py): run only with run_code=True
 
 The row may be malformed: BadInput names the field. The completion is not trusted at all: nothing in it may raise, hang
 or take memory. Left out on purpose: partial credit, and any reading of what a text means.
@@ -15,15 +15,10 @@ or take memory. Left out on purpose: partial credit, and any reading of what a t
 
 import ast
 import functools
-import inspect
 import json
 import math
-import os
 import re
 import sqlite3
-import subprocess
-import sys
-import tempfile
 import time
 from decimal import Decimal
 
@@ -31,6 +26,7 @@ import jsonschema
 import referencing
 
 from common import BadInput
+from sandbox import find_code, parse_test, run_tests
 
 MAX_TEXT = 200_000  # characters; a longer completion fails unread
 FIELDS = ("answer", "call", "sql", "constraints", "expected", "tests")
@@ -43,7 +39,7 @@ CONSTRAINTS = {name: takes for takes, names in {  # name -> type of its "value"
 def verify(row, completion, run_code=False, unsafe=False):
     """Check a completion (string or message list) against a prompt record: None when the row has no verifier field,
     else {"ok": bool | None, FIELD: bool | None, ...}; None = not decided (`tests` without run_code). "why": what failed
-    first; "weak": True when a test counted that the code could forge. BadInput: a malformed row, or no sandbox."""
+    first. BadInput: a malformed row, or no sandbox (with `unsafe` the code runs all the same)."""
     check_fields(row)
     said = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
     message = dict(([{}] + [m for m in said if isinstance(m, dict) and m.get("role") == "assistant"])[-1])
@@ -57,9 +53,9 @@ def verify(row, completion, run_code=False, unsafe=False):
             failed = [constraint for constraint in value if not check_constraint(text, constraint)]
             right, wanted = not failed, f"expected {str(failed[:1])[:80]}"
         elif field == "tests" and run_code:
-            ran = run_tests(text, value, row.get("entry_point"), unsafe=unsafe)
+            tests = with_helpers(value, row.get("prompt"), row.get("entry_point"))
+            ran = run_tests(text, tests, row.get("entry_point"), unsafe=unsafe)
             right, wanted = ran["ok"], ran["why"]
-            result |= {"weak": True} if ran["weak"] else {}
         else:
             right = (check_answer(text, value) if field == "answer" else check_sql(text, **value) if field == "sql" else
                      check_call(message, row["tools"], value) if field == "call" else
@@ -70,6 +66,21 @@ def verify(row, completion, run_code=False, unsafe=False):
     decided = [result[field] for field in FIELDS if field in result]
     ok = False if False in decided else None if None in decided else True
     return {"ok": ok, **result, **({"why": why} if why else {})} if decided else None
+
+
+def with_helpers(tests, prompt, entry_point):
+    """Tests of `candidate` bring along the other functions that the prompt defines, with its imports: a helper that
+    they use (HumanEval's poly) is then the prompt's, and not what the completion makes of it."""
+    text = prompt if isinstance(prompt, str) else next(
+        (m["content"] for m in reversed(prompt or []) if isinstance(m, dict) and isinstance(m.get("content"), str)), "")
+    try:
+        body = ast.parse(find_code(text, entry_point)).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # prose
+        return tests
+    helpers = [one for one in body if isinstance(one, ast.FunctionDef) and one.name != entry_point]
+    brought = ast.unparse([one for one in body if isinstance(one, ast.Import | ast.ImportFrom)] + helpers) + "\n"
+    return [brought + test if "candidate" in test and any(re.search(rf"\b{one.name}\b", test) for one in helpers)
+            else test for test in tests]
 
 
 def visible(text):
@@ -108,13 +119,13 @@ def check_fields(row):
              and isinstance(sql["rows"], list) and all(isinstance(r, list) and all(map(cell, r)) for r in sql["rows"]),
              "sql", '{"setup": SQL text, "rows": [[string, number or null, ...], ...], "ordered": true or false}')
         open_database(sql["setup"]).close()
+    name = row.get("entry_point")
+    need(name is None or isinstance(name, str) and name.isidentifier(), "entry_point", "a function's name")
     for field in {"constraints", "tests"} & row.keys():
         need(isinstance(row[field], list) and row[field], field, "a non-empty list")
         for number, one in enumerate(row[field]):
-            parse_test(one, number) if field == "tests" else check_constraint("", one, number)
+            parse_test(one, number, name) if field == "tests" else check_constraint("", one, number)
     need(row.get("expected", "comply") in ("refuse", "comply"), "expected", '"refuse" or "comply"')
-    name = row.get("entry_point")
-    need(name is None or isinstance(name, str) and name.isidentifier(), "entry_point", "a function's name")
 
 
 def is_number(value):
@@ -326,105 +337,3 @@ def plain(value):
     if kind not in (int, float, str, bytes, bool, type(None)) or value != value:
         raise TypeError(kind.__name__)
     return repr(int(value) if kind is float and value.is_integer() else value)
-
-
-# What runs in the sandbox: code and calls come in on stdin, one line per value goes out on what was stdout. Expected
-# values never get there, so nothing that the code does to this process can make a wrong value right.
-CHILD = "import json, math, os, resource, sys\n" + inspect.getsource(plain) + """
-job = json.load(sys.stdin)
-for name, most in job["limits"].items():
-    resource.setrlimit(getattr(resource, name), (most, most))
-out = os.dup(1)
-os.dup2(2, 1), os.dup2(2, 0)  # stderr is /dev/null
-space = {"__name__": "solution"}
-def say(run):
-    try:
-        line = run()
-    except BaseException as error:
-        line = "! " + type(error).__name__
-    os.write(out, ascii(line[:100000]).encode() + b"\\n")
-say(lambda: exec(compile(job["code"], "solution.py", "exec"), space) or "")
-space.setdefault("candidate", space.get(job["entry_point"]))
-for call in job["calls"]:
-    say(lambda: plain(eval(call, {"math": math, **space})))
-os._exit(0)
-"""
-# The way there: own processes, network and IPC; a bare root on a small tmpfs that holds the interpreter and libraries,
-# read-only; no capabilities. Inside a chroot no new user namespace can be made, so none come back. The shell stays, as
-# process 1: it dies with `unshare`, whatever the code does to its own parent-death signal, and all the others with it.
-SHELL = """set -e; id=$1 lib=$2 folders=$3 fstab=$4; shift 4
-mount -t tmpfs -o size=16m,nr_inodes=1k,mode=1777 none /mnt; cd /mnt; mkdir -p -m 1777 tmp $folders
-echo "$fstab" > fstab; mount -T fstab -a; rm fstab
-chroot . setpriv $id --bounding-set=-all --inh-caps=-all --no-new-privs env -i LD_LIBRARY_PATH="$lib" "$@"; exit 0"""
-
-
-@functools.cache
-def find_sandbox():
-    """argv prefix of the first isolation that works on this machine, or None; tried once a process."""
-    lib = f"{sys.base_prefix}/lib"
-    folders = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/bin", f"{sys.base_prefix}/bin", lib]
-    folders = [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
-    inside = [lib, " ".join(at[1:] for at in folders),
-              "\n".join(f"{at} /mnt{at} none rbind,ro,nosuid,nodev" for at in folders)]
-    unshare = "setpriv --pdeathsig KILL unshare -n -m -i -u -p -f --kill-child".split()
-    ways = [[*unshare, "sh", "-c", SHELL, "sh", "--reuid=65534 --regid=65534 --clear-groups", *inside],  # as root
-            [*unshare, "-r", "sh", "-c", SHELL, "sh", "", *inside],  # as a user
-            ["bwrap", *"--unshare-all --die-with-parent --new-session --cap-drop ALL --tmpfs /tmp --chdir /tmp".split(),
-             *[word for at in folders for word in ("--ro-bind", at, at)], "--setenv", "LD_LIBRARY_PATH", lib]]
-    probe = {"code": "", "entry_point": None, "calls": ["6 * 7"], "limits": {}}
-    return next((way for way in ways if run_child(way, probe, 10) == ["", "42"]), None)
-
-
-def run_child(command, job, timeout):
-    """Lines that the child wrote before it ended or `timeout` seconds were over; then it and its children are dead."""
-    with tempfile.TemporaryFile() as jobs, tempfile.TemporaryFile() as out, tempfile.TemporaryDirectory() as folder:
-        jobs.write(json.dumps(job).encode())
-        jobs.seek(0)
-        try:  # the file size limit bounds `out`; killing the command ends the namespace, and all that is in it
-            subprocess.run([*command, os.path.realpath(sys.executable), "-I", "-S", "-c", CHILD], stdin=jobs,
-                           stdout=out, stderr=subprocess.DEVNULL, cwd=folder, start_new_session=True, timeout=timeout,
-                           env={"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
-        except (subprocess.TimeoutExpired, OSError):
-            pass
-        out.seek(0)
-        return [line.decode("ascii", "replace")[1:-1] for line in out.read().split(b"\n")[:-1]]
-
-
-def parse_test(source, number=0):
-    """'assert CALL == LITERAL' -> (CALL, canonical text of LITERAL, False). Any other assert -> (expression, "True",
-    True): weak, because its outcome is computed where the code can forge it. BadInput for anything else."""
-    try:
-        (statement,) = ast.parse(source.strip() if isinstance(source, str) else "").body
-        test = statement.test if isinstance(statement, ast.Assert) else None
-        if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], (ast.Eq, ast.Is)):
-            for call, literal in ((test.left, test.comparators[0]), (test.comparators[0], test.left)):
-                try:
-                    return ast.unparse(call), plain(ast.literal_eval(literal)), False
-                except (ValueError, TypeError):
-                    pass
-        return ast.unparse(test), "True", True
-    except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError):
-        raise BadInput(f"field 'tests[{number}]': expected a string like \"assert f(2) == 4\"") from None
-
-
-def run_tests(code, tests, entry_point=None, timeout=5.0, unsafe=False):
-    """Run model-written Python against tests in a sandbox: {"ok", "passed", "total", "weak", "why"}. `code` is Python,
-    or a text with ``` fences: the last one counts (that defines `entry_point`, where one does). Tests share a child,
-    `timeout` seconds of wall time and 512 MB; `candidate` stands for `entry_point`. BadInput: no isolation works here
-    and `unsafe` is not set (with it there are only the limits and a temporary folder)."""
-    blocks = re.findall(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", code, re.DOTALL) or [code]
-    code = next((block for block in reversed(blocks) if f"def {entry_point}" in block), blocks[-1])
-    parsed = [parse_test(test, number) for number, test in enumerate(tests)]
-    command = find_sandbox()
-    if command is None and not unsafe:
-        raise BadInput("no sandbox for model-written code: neither unshare (util-linux) nor bwrap (bubblewrap) works; "
-                       "install bubblewrap, allow user namespaces, or pass --unsafe to run it unprotected")
-    limits = {"RLIMIT_CPU": int(timeout) + 1, "RLIMIT_AS": 512 << 20, "RLIMIT_FSIZE": 1 << 20, "RLIMIT_NOFILE": 64,
-              "RLIMIT_NPROC": 64, "RLIMIT_CORE": 0}
-    job = {"code": code, "entry_point": entry_point, "calls": [call for call, _, _ in parsed], "limits": limits}
-    start, *got = run_child(command or [], job, timeout) or ["! no result"]
-    got += ["no result"] * (len(parsed) - len(got))
-    right = [value == ascii(expected)[1:-1] for value, (_, expected, _) in zip(got, parsed)]
-    bad = right.index(False) if False in right else None
-    why = f"code fails ({start[2:42]})" if start else "" if bad is None else f"{tests[bad][:60]} gave {got[bad][:40]}"
-    return {"ok": not why, "passed": sum(right), "total": len(tests), "weak": any(w for *_, w in parsed), "why": why}

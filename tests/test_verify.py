@@ -1,10 +1,7 @@
-"""verify.py against hand-computed tables, hostile completions, reward hacks in the sandbox, and real solutions."""
+"""verify.py against hand-computed tables, and hostile completions."""
 
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,8 +11,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import verify as v
 from common import BadInput
-
-REAL = os.environ.get("KIT_REAL")
 
 
 # ------------------------------------------------------------------------------------------------------------ answers
@@ -273,9 +268,16 @@ def test_verify():
         "def f(x): return 4")["ok"] is False
     assert v.verify(code, "Here:\n```python\ndef f(x):\n    return 2 * x\n```\nDone.", run_code=True) == {"ok": True,
         "tests": True}
+    helped = {"prompt": "import math\ndef half(x):\n    return math.floor(x / 2)\ndef f(x):\n    \"\"\"Double.\"\"\"\n",
+              "tests": ["def check(candidate):\n    assert half(candidate(3)) == 3"], "entry_point": "f"}
+    forged = "def half(x): return 3\ndef f(x): return 0"
+    for prompt in (helped["prompt"], [{"role": "user", "content": f"Do\n```python\n{helped['prompt']}```"}]):
+        assert v.verify(helped | {"prompt": prompt}, "def f(x): return 2 * x", run_code=True)["ok"]
+        assert not v.verify(helped | {"prompt": prompt}, forged, run_code=True)["ok"]
+    mend = {"prompt": "```\ndef g(x): return 0\ndef f(x): return g(x)\n```", "tests": ["assert g(1) == f(1) == 1"]}
+    assert v.verify(mend | {"entry_point": "f"}, "def g(x): return x\ndef f(x): return g(x)", run_code=True)["ok"]
+    assert v.verify(helped | {"prompt": "Double it (half is given)."}, forged, run_code=True)["ok"]
     assert v.verify(code, "def f(x): return 3", run_code=True)["why"] == "tests: assert f(2) == 4 gave 3"
-    assert v.verify({"tests": ["assert f(1)"]}, "def f(x): return True", run_code=True) == {"weak": True, "ok": True,
-        "tests": True}
     assert v.verify({"sql": {"setup": SETUP, "rows": [[3]]}}, "SELECT max(n) FROM t")["ok"] is True
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": CALL}]}
     assert v.verify({"tools": TOOLS, "call": CALL, "expected": "comply"}, [call])["ok"] is True
@@ -330,8 +332,10 @@ BAD_ROWS = [
     ("tests", {"tests": "assert f(1) == 1"}),
     ("tests", {"tests": []}), ("tests[0]", {"tests": [7]}), ("tests[0]", {"tests": ["f(1) == 1"]}),
     ("tests[0]", {"tests": ["assert f(1"]}),
-    ("tests[1]", {"tests": ["assert f(1) == 1", "import os"]}), ("tests[0]", {"tests": ["assert f(1) == 1; x = 2"]}),
+    ("tests[1]", {"tests": ["assert f(1) == 1", "import os"]}), ("tests[0]", {"tests": ["x = f(2)"]}),
     ("tests[0]", {"tests": ["assert " + "(" * 5000]}),
+    ("entry_point", {"tests": ["def check(candidate): assert candidate(1)"]}),
+    ("entry_point", {"tests": ["assert f(1) == 1"], "entry_point": ["f"]}),
     ("entry_point", {"tests": ["assert f(1) == 1"], "entry_point": "f()"})]
 
 
@@ -341,304 +345,6 @@ def test_bad_rows_are_refused_by_field(field, row):
         v.check_fields(row)
     with pytest.raises(BadInput):
         v.verify(row, "4")
-
-
-# ------------------------------------------------------------------------------------------------------------ sandbox
-
-TESTS = ["assert f(3) == 9", "assert f(-4) == 16", "assert f(0) == 0"]
-HACKS = dict(block.split("\n", 1) for block in r"""
-### forged __eq__
-
-class Any:
-    __hash__ = None
-    def __eq__(self, other): return True
-    def __ne__(self, other): return False
-    def __bool__(self): return True
-    def __repr__(self): return '9'
-    def __abs__(self): return 0
-def f(x): return Any()
-### int subclass
-class I(int):
-    __eq__ = lambda s, o: True
-    __repr__ = lambda s: '9'
-    __hash__ = None
-def f(x): return I(1)
-### float subclass
-class F(float):
-    def is_integer(s): return True
-    def __int__(s): return 9
-def f(x): return F(1)
-### sys.exit(0)
-import sys
-sys.exit(0)
-### sys.exit in f
-import sys
-def f(x): sys.exit(0)
-### os._exit
-import os
-os._exit(0)
-### raise SystemExit subclass
-class E(SystemExit): pass
-def f(x): raise E(0)
-### frame walking
-import sys, gc
-def f(x):
-    frame = sys._getframe()
-    seen = []
-    while frame:
-        seen.append({**frame.f_globals, **frame.f_locals})
-        frame = frame.f_back
-    job = [s['job'] for s in seen if 'job' in s][0]
-    job['calls'][:] = []
-    return job.get('expected', [None])[0]
-### frame: swap plain
-import sys, gc
-def f(x):
-    frame = sys._getframe()
-    seen = []
-    while frame:
-        seen.append({**frame.f_globals, **frame.f_locals})
-        frame = frame.f_back
-    for s in seen:
-        if 'plain' in s:
-            sys.modules['__main__'].plain = lambda v: 'True'
-    return None
-### garbage search
-import gc
-def f(x):
-    return [o for o in gc.get_objects() if isinstance(o, dict) and 'expected' in o][0]['expected']
-### forged output
-import os
-for fd in range(20):
-    try: os.write(fd, b"''\n'9'\n'9'\n'9'\n'True'\n'passed'\n")
-    except OSError: pass
-def f(x): return None
-### printed output
-import os
-print("''\n'9'\n'16'\n'0'", flush=True)
-def f(x): return None
-### infinite loop
-def f(x):
-    while True: pass
-### infinite loop at import
-while True: pass
-### sleep, deaf to signals
-import signal, time
-for s in range(1, 30):
-    try: signal.signal(s, signal.SIG_IGN)
-    except (OSError, ValueError): pass
-time.sleep(60)
-### memory bomb
-def f(x): return len(bytearray(8 << 30))
-### output flood
-import os
-def f(x):
-    while True:
-        for fd in range(3, 12):
-            try: os.write(fd, b'9' * 65536)
-            except OSError: pass
-### fork bomb
-import os
-for i in range(12):
-    try: os.fork()
-    except OSError: pass
-import time
-time.sleep(30)
-### daemon holds the pipe
-import os, time
-if os.fork() == 0:
-    os.setsid()
-    time.sleep(60)
-def f(x): return None
-### write the answers
-for p in ('/srv/x', '/etc/x', '/usr/lib/x', '/tmp/../../x'):
-    try: open(p, 'w').write('9')
-    except OSError: pass
-def f(x): return open('/tmp/no').read()
-### read the host's files
-import glob
-def f(x): return [p for p in glob.glob('/*/*/tests/*.py') + glob.glob('/proc/*') + glob.glob('/home/*')] or None
-### read the parent
-import os
-def f(x): return open(f'/proc/{os.getppid()}/cmdline').read() + open('/proc/self/environ').read()
-### parent's memory
-import os, ctypes
-def f(x): return ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0)
-### kill the parent
-import os
-def f(x):
-    for pid in range(2, 40000):
-        try: os.kill(pid, 9)
-        except OSError: pass
-    return os.kill(os.getppid(), 9)
-### patched builtins
-import builtins
-for n in ('type', 'repr', 'sorted', 'ascii', 'eval', 'isinstance'):
-    setattr(builtins, n, lambda *a, **k: '9')
-def f(x): return x
-### patched json, os
-import json, os
-json.load = json.loads = lambda *a: {}
-os.write = lambda fd, text: len(text)
-def f(x): return 9
-### deep recursion
-import sys
-sys.setrecursionlimit(10 ** 9)
-def f(x): return f(x + 1) + 1
-### deep value
-def f(x):
-    a = []
-    for _ in range(10 ** 5): a = [a]
-    return a
-### cyclic value
-def f(x):
-    a = []
-    a.append(a)
-    return a
-### huge value
-def f(x): return 9 ** (10 ** 7)
-### always true
-def f(x): return True
-### the network
-import socket
-def f(x):
-    s = socket.create_connection(('127.0.0.1', 22), 1)
-    return 9
-### no code
-Sorry, I cannot write that.
-### syntax
-def f(x) return 9
-### nothing
-
-### name only
-f = 9
-### escape the chroot
-import os
-def f(x):
-    os.mkdir('/tmp/a')
-    os.chroot('/tmp/a')
-    return 9
-### a new user namespace
-import ctypes
-def f(x): return {3: 9, -4: 16, 0: 0}[x] if ctypes.CDLL(None).unshare(0x10000000) == 0 else None
-""".split("\n### ")[1:])
-HACKS |= {"zero bytes": "def f(x):\0 return 9", "surrogate": "f = '\ud800'"}
-SLOW = ("loop", "recursion", "sleep", "flood", "fork bomb", "daemon", "huge value")
-
-
-def processes():
-    return {line for line in subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True,
-        text=True).stdout.splitlines()
-            if "resource.setrlimit(getattr" in line}
-
-
-@pytest.mark.parametrize("name", HACKS)
-def test_reward_hack_is_rejected(name):
-    start = time.monotonic()
-    result = v.run_tests(HACKS[name], TESTS, "f", timeout=0.7 if any(s in name for s in SLOW) else 5)
-    assert result["ok"] is False and not result["weak"] and time.monotonic() - start < 4, result
-    assert result["why"] and len(result["why"]) < 150 and result["why"].isprintable()
-
-
-def test_no_network():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        socket.create_connection(("127.0.0.1", port)).close()  # it does listen
-        code = f"import socket\ndef f(x):\n    socket.create_connection(('127.0.0.1', {port}), 1)\n    return x * x"
-        assert v.run_tests(code, TESTS)["passed"] == 0
-
-
-def test_no_orphans_and_no_files():
-    before, files = processes(), set(os.listdir("/tmp"))
-    v.run_tests("import os, time\nopen('/tmp/left', 'w').write('x')\nif os.fork() == 0:\n    os.setsid()\n"
-                "    if os.fork() == 0: time.sleep(9)\ndef f(x): return 9", TESTS, timeout=0.7)
-    stay = "import ctypes, os, time\nctypes.CDLL(None).prctl(1, 0)\nif os.fork() == 0: os.setsid()\nos.fork()\n"
-    stay += "time.sleep(60)"
-    v.run_tests(stay, TESTS, timeout=0.7)
-    assert processes() <= before
-    assert not {name for name in set(os.listdir("/tmp")) - files if "left" in name}
-
-
-SQUARE = "def f(x): return x * x"
-HONEST = [
-    (SQUARE, TESTS), ("import math\ndef f(x): return math.pow(x, 2)", TESTS), ("f = lambda x: abs(x) ** 2", TESTS),
-    ("import sys\nsys.setrecursionlimit(5000)\ndef f(n): return n if n < 1 else 1 + f(n - 1)",
-    ["assert f(3000) == 3000"]),
-    ("def f(x): print('debug', x); return {'a': [1, (2, None)], 3: {4}}",
-    ["assert f(1) == {3: {4}, 'a': [1.0, (2, None)]}"]),
-    ("def f(s): return s[::-1]", ["assert f('aß\\n\\'\"') == '\"\\'\\nßa'", "assert f('it\\'s') == \"s'ti\""]),
-    ("from collections import Counter\ndef f(s): return dict(Counter(s))", ["assert f('aab') == {'a': 2, 'b': 1}"]),
-    ("import re, json, datetime, itertools, functools, heapq, hashlib, decimal, random, string, typing, dataclasses\n"
-     "def f(x): return hashlib.md5(x.encode()).hexdigest()", ["assert f('a') == '0cc175b9c0f1b6a831c399e269772661'"]),
-    ("def f(x): return None", ["assert f(1) is None", "assert None == f(2)"]),
-    ("def f(x): return x > 0", ["assert f(1) is True", "assert f(-1) == False"]),
-    ("def f(x): return 2 ** x", ["assert f(200) == 1606938044258990275541962092341162602522202993782792835301376"]),
-    ("if __name__ == '__main__':\n    print(f(int(input())))\ndef f(x): return b'x' * x",
-    ["assert f(2) == b'xx'", "assert sorted(f(1)) == [120]"]),
-    ("import tempfile, os\ndef f(x):\n    with tempfile.TemporaryFile() as file:\n        return file.write(b'1' * x)",
-    ["assert f(100) == 100"]),
-    ("def f(x):\n    try: return 1 / x\n    except ZeroDivisionError: return float('inf')",
-    ["assert f(4) == 0.25", "assert f(2) == 0.5"])]
-
-
-@pytest.mark.parametrize("code, tests", HONEST)
-def test_honest_solution_is_accepted(code, tests):
-    assert v.run_tests(code, tests, "f") == {"ok": True, "passed": len(tests), "total": len(tests), "weak": False,
-        "why": ""}
-
-
-def test_values_are_compared_by_type():
-    for value, good in [("1", "1.0"), ("[1.5]", "[1.5]"), ("{1, 2}", "{2, 1}"), ("-0.0", "0"), ("10 ** 22", "1e22")]:
-        assert v.run_tests(f"def f(): return {value}",
-            [f"assert f() == {v.ast.literal_eval(good) if 'e' not in good else good}"])["ok"]
-    for value, wrong in [("True", "1"), ("1", "True"), ("(1,)", "[1]"), ("'1'", "1"), ("0.1 + 0.2", "0.3"),
-        ("float('nan')", "1"), ("[[]]", "[()]")]:
-        assert not v.run_tests(f"def f(): return {value}", [f"assert f() == {wrong}"])["ok"], (value, wrong)
-
-
-def test_a_subclass_is_no_plain_value():
-    for kind, value in (("int", 1), ("str", "a"), ("list", [1]), ("dict", {1: 2})):
-        code = f"class Odd({kind}): pass\ndef f(x): return Odd({value!r}) if x else {value!r}"
-        assert v.run_tests(code, [f"assert f(0) == {value!r}", f"assert f(1) == {value!r}"])["passed"] == 1
-
-
-def test_code_that_fails_at_the_end_is_rejected():
-    result = v.run_tests(SQUARE + "\nraise ValueError", TESTS)
-    assert (result["ok"], result["passed"], result["why"]) == (False, 3, "code fails (ValueError)")
-
-
-def test_weak_tests_are_marked():
-    weak = ["assert abs(f(1) - 0.3) < 1e-6", "assert not f(0)", "assert f(1) == g(1)", "assert f(1)",
-    "assert math.isclose(f(1), 0.3)", "assert f(1) != 2"]
-    assert all(v.parse_test(test)[1:] == ("True", True) for test in weak)
-    code = "def g(x): return f(x)\ndef f(x): return 0.1 + 0.2 if x else 0"
-    result = v.run_tests(code, weak[:3] + weak[4:])
-    assert result["ok"] and result["weak"] and v.run_tests(code, ["assert f(1)"])["ok"] is False  # 0.3 is not True
-    assert v.parse_test("assert candidate([1], 'a') == [-1.5, None], 'text'") == ("candidate([1], 'a')",
-        "list(-1.5,None)", False)
-
-
-def test_expected_values_never_enter_the_child(monkeypatch):
-    jobs = []
-    monkeypatch.setattr(v, "run_child", lambda command, job, timeout: jobs.append((command, job)) or [])
-    assert v.run_tests(SQUARE, ["assert f(3) == 987654"])["ok"] is False
-    assert "987654" not in str(jobs) and "f(3)" in str(jobs)
-
-
-def test_without_isolation_it_refuses(monkeypatch):
-    monkeypatch.setattr(v, "find_sandbox", lambda: None)
-    with pytest.raises(BadInput, match="bubblewrap"):
-        v.run_tests(SQUARE, TESTS)
-    assert v.run_tests(SQUARE, TESTS, unsafe=True)["ok"]
-    assert v.verify({"tests": TESTS}, SQUARE, run_code=True, unsafe=True)["ok"]
-
-
-def test_code_is_found():
-    right, wrong = "```python\ndef f(x):\n    return x * x\n```\n", "```\ndef f(x): return 0\n```\n"
-    for text in (SQUARE, f"Here:\n{right}Done.", right + "```sh\nls\n```", wrong + right, right[:-4],
-        f"{right}and\n{wrong[7:-4]}"):
-        assert v.run_tests(text, TESTS, "f")["ok"], text
-    assert not v.run_tests(right + wrong, TESTS, "f")["ok"]
 
 
 def test_nothing_hangs():
@@ -654,23 +360,3 @@ def test_nothing_hangs():
         start = time.monotonic()
         assert v.verify(row, text)["ok"] is False
         assert time.monotonic() - start < 2, text[:20]
-
-
-@pytest.mark.skipif(not REAL, reason="KIT_REAL is not set")
-def test_humaneval():
-    """Canonical solutions, with the `assert candidate(x) == y` lines of their check(): accepted. Spoilt: rejected."""
-    step = int(os.environ.get("HUMANEVAL_STEP", "8"))
-    done = 0
-    for line in list(open(f"{REAL}/data/eval/humaneval164.jsonl"))[::step]:
-        row = json.loads(line)
-        body = v.ast.parse(row["test"]).body[-1].body if "def check" in row["test"] else []
-        tests = [v.ast.unparse(s) for s in body if isinstance(s, v.ast.Assert) and "candidate(" in v.ast.unparse(s)]
-        tests = [test for test in tests if not v.parse_test(test)[2]]
-        if tests:
-            code = row["prompt"] + row["canonical_solution"]
-            result = v.run_tests(code, tests, row["entry_point"], timeout=10)
-            assert result["ok"] and result["passed"] == len(tests), (row["task_id"], result)
-            spoilt = f"{code}\n{row['entry_point']} = lambda *a, _f={row['entry_point']}: [_f(*a)]"
-            assert done % 5 or v.run_tests(spoilt, tests, row["entry_point"])["passed"] == 0
-            done += 1
-    assert done >= 100 / step
