@@ -8,7 +8,7 @@
     same         one answer to many different requests
     refusal      refuses, and nothing says whether it should; over-refusal: refuses what it should answer
     language     another language than the request's
-    words        a policy word of its slice
+    words        a policy word of its slice              facts        contradicts the evidence at hand
     length       far shorter or longer than its slice
 
 How often each is wrong about honest text was measured (bench/filters.py; figures in bench/RESULTS.md).
@@ -126,6 +126,7 @@ def find_flags(row, words=None):
              "markers": bool(MARKERS.search(text)), "injection": bool(INJECTION.search(text)),
              "refusal": refuses and expected is None, "over-refusal": refuses and expected == "comply",
              "language": None not in (spoken, asked) and spoken != asked and not ELSEWHERE.search(request),
+             "facts": bool(((row.get("verify") or {}).get("facts") or {}).get("contradict")),
              "words": bool(words) and any(word.search(text) for piece in ("all", row.get("slice", "all"))
                                           for word in words.get(piece, ()))}
     return [name for name, hit in found.items() if hit]

@@ -54,6 +54,7 @@ def parse_args(argv=None):
     p.add_argument("--run-code", action="store_true", help="run unit tests on model-written code, in a sandbox")
     p.add_argument("--unsafe", action="store_true", help="with --run-code: also where no isolation works")
     p.add_argument("--words", help="file of policy words per slice (data/words.md)")
+    p.add_argument("--facts", nargs="+", default=[], metavar="FILE", help="texts that answers may contradict (a flag)")
     p.add_argument("--min-margin", type=at_least(0, float, 5), default=1.0, help="smallest gap of a pair")
     p.add_argument("--keep", type=at_least(0, float, 1), default=1.0, help="share of the pairs kept per slice")
     p.add_argument("--good", type=at_least(0, float, 5), default=4.0, help="a score from here on is labelled true")
@@ -307,6 +308,15 @@ def read_groups(paths, limit, constitution):
     return list(groups.values())
 
 
+def read_texts(paths):
+    """The paragraphs of text files."""
+    try:
+        texts = [Path(path).read_text(encoding="utf-8") for path in paths]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"--facts: {' '.join(paths)}: not a text in UTF-8 ({str(error)[:80]})") from None
+    return [part.strip() for text in texts for part in text.split("\n\n") if part.strip()]
+
+
 def resumable(path, batches, sizes, start, record, begin):
     """Lines of `path`: start()(batch) for every batch, appended; a killed run continues behind its last whole batch."""
     done = continue_lines(path, sizes)
@@ -349,7 +359,7 @@ def main(args):
     if args.family and len(args.family) != len(args.judge):
         raise BadInput("--family: expected one for each --judge")
     constitution = read_constitution(args.constitution, args.short)
-    words = read_words(args.words) if args.words else None
+    words, evidence = read_words(args.words) if args.words else None, read_texts(args.facts)
     groups = read_groups(args.data, args.limit, constitution)
     rows = [row for group in groups for row in group]
     judges = [f"{j}@{args.endpoint}" if args.endpoint and j != "random" else j for j in args.judge]
@@ -364,7 +374,7 @@ def main(args):
           f"{cost_line(plan)}")
     if args.plan:
         return 0
-    inputs = args.data + [args.constitution] + local + ([args.words] if args.words else [])
+    inputs = args.data + [args.constitution] + local + args.facts + ([args.words] if args.words else [])
     record = start_run(args.out, "judge.py", vars(args), inputs)
     if record["finished"]:
         print(f"{args.out} is finished: nothing to do")
@@ -380,9 +390,9 @@ def main(args):
         return opened[1:]
 
     def check(batch):
-        asked = judges != ["random"]
-        return [{"verify": verify(row, row["completion"], args.run_code, args.unsafe)
-                 if asked and row.get("slice") not in args.no_verify else None} for row in batch]
+        known = {"evidence": evidence} if evidence else {}
+        return [{"verify": verify(known | row, row["completion"], args.run_code, args.unsafe)
+                 if judges != ["random"] and row.get("slice") not in args.no_verify else None} for row in batch]
 
     parts = [rows[i:i + 64] for i in range(0, len(rows), 64)]
     checks = resumable(out / "checks.jsonl", parts, [*map(len, parts)], lambda: check, record, begin)

@@ -30,8 +30,8 @@ def lay_out(seqs, device="cpu", memory=None):
     Sequences with the same tokens before their first supervised one share them. segments: [(seen, start, end)]: the
     queries start:end see the keys of the ranges in `seen`, each from the start of a segment, then their own past.
     source[s] is the place whose hidden state predicts target[s], a token of sequence row[s]; the last token of a prompt
-    predicts several. memory: a line that was read before and kept its keys and values; its prompts are not read again but for
-    the last token, which predicts the first of an answer."""
+    predicts several. memory: a line that was read before and kept its keys and values; its prompts are not read again
+    but for the last token, which predicts the first of an answer."""
     groups, known = {}, memory["prompts"] if memory else {}
     for number, seq in enumerate(seqs):
         groups.setdefault(tuple(seq["ids"][:prompt_length(seq)]), []).append(number)
@@ -57,8 +57,9 @@ def lay_out(seqs, device="cpu", memory=None):
 def as_line(values, device, segments):
     """A line of these lists of numbers; its segments are read one by one."""
     line = {name: torch.tensor(numbers, device=device) for name, numbers in values.items()}
-    return UserDict(line | {"segments": segments, "blocks": [(*segment, [segment]) for segment in segments], "kept": {},
-                            "past": None, "cache": {}, "windows": 0})  # of a plain dict FSDP hands on a copy; layers write into it
+    return UserDict(line | {  # of a plain dict FSDP hands on a copy, and the layers write into this one
+        "segments": segments, "blocks": [(*segment, [segment]) for segment in segments], "kept": {}, "past": None,
+        "cache": {}, "windows": 0})
 
 
 def line_tokens(seqs):
@@ -229,7 +230,7 @@ def causal_mask(line, queries, before, window, device):
 
 
 def attend_varlen(query, key, value, line, before, scaling, window):
-    """attend by one call of a kernel for segments of any length: a segment's keys are gathered behind those it sees. The
+    """attend by one call of a kernel for segments of any length: a segment's keys are gathered behind what it sees. The
     kernel aligns queries and keys at their ends, as a branch needs it."""
     if before:
         key, value = (torch.cat([old, new], 2) for old, new in zip(before, (key, value)))
@@ -422,8 +423,8 @@ def differs(model, seqs, logps, allowed):
 
 
 def line_forward(self, *args, line=None, **kwargs):
-    """The model's forward: with a line, token log-probabilities [S] instead of logits; without targets, the logits [S, V]
-    float32 at its places."""
+    """The model's forward: with a line, token log-probabilities [S] instead of logits; without targets, the logits
+    [S, V] float32 at its places."""
     if line is None:
         return self.padded_forward(*args, **kwargs)
     config, head = self.config.get_text_config(), self.get_output_embeddings()

@@ -207,7 +207,8 @@ def judge_answers(model, tokenizer, constitution, groups, min_mass=0.5):
             places += [(g, a, name) for name in tails]
     digits = choice_ids(tokenizer)
     for numbers, logits, read in tree_logits(model, rows):
-        for (g, a, name), score, count in zip([places[n] for n in numbers], digit_scores(logits, digits, min_mass), read):
+        for n, score, count in zip(numbers, digit_scores(logits, digits, min_mass), read):
+            g, a, name = places[n]
             scores[g][a][name] = score
             tokens[g] += count
     return list(zip(scores, tokens))

@@ -3,10 +3,13 @@
 `verify(row, completion)` looks at the verifier fields of a prompt record, all of which must hold:
 
     answer      a string, a number, or a list of accepted ones: the final answer equals it
-    call        with `tools` (JSON-schema tool definitions): {"name", "arguments"} = the right call, null = no call
+    call        with `tools` (JSON-schema tool definitions): {"name", "arguments"} = the right call, null = no call,
+                "grounded" = some call that fits its schema, with ids, dates and numbers of the conversation alone
     sql         {"setup", "rows", "ordered"}: the completion is one query that returns these rows
     constraints [{"type": NAME, "value": ...}, ...]: see CONSTRAINTS and check_constraint
     expected    "refuse" | "comply": the completion begins with a refusal | neither that nor is it empty
+    evidence    a text, or a list: "facts" counts the answer's sentences that it supports, contradicts, or does not
+                speak of (grounding.py); it never decides
     tests       ["assert f(2) == 4", ...] with an optional `entry_point` (see sandbox.py): run only with run_code=True
 
 The row may be malformed: BadInput names the field. The completion is not trusted at all: nothing in it may raise, hang
@@ -26,6 +29,7 @@ import jsonschema
 import referencing
 
 from common import BadInput
+from grounding import check_facts, invented, spoken
 from sandbox import find_code, parse_test, run_tests
 
 MAX_TEXT = 200_000  # characters; a longer completion fails unread
@@ -56,6 +60,9 @@ def verify(row, completion, run_code=False, unsafe=False):
             tests = with_helpers(value, row.get("prompt"), row.get("entry_point"))
             ran = run_tests(text, tests, row.get("entry_point"), unsafe=unsafe)
             right, wanted = ran["ok"], ran["why"]
+        elif field == "call" and value == "grounded":
+            wanted = why_not_grounded(message, row["tools"], spoken(row["prompt"]))
+            right = not wanted
         else:
             right = (check_answer(text, value) if field == "answer" else check_sql(text, **value) if field == "sql" else
                      check_call(message, row["tools"], value) if field == "call" else
@@ -64,8 +71,11 @@ def verify(row, completion, run_code=False, unsafe=False):
         result[field] = right
         why = why or (f"{field}: {wanted}" if right is False else "")
     decided = [result[field] for field in FIELDS if field in result]
-    ok = False if False in decided else None if None in decided else True
-    return {"ok": ok, **result, **({"why": why} if why else {})} if decided else None
+    ok = False if False in decided else None if None in decided or not decided else True
+    if row.get("evidence"):
+        evidence = [row["evidence"]] if isinstance(row["evidence"], str) else row["evidence"]
+        result["facts"] = check_facts(text[:MAX_TEXT], evidence)
+    return {"ok": ok, **result, **({"why": why} if why else {})} if result else None
 
 
 def with_helpers(tests, prompt, entry_point):
@@ -108,10 +118,16 @@ def check_fields(row):
             schemas[function["name"]] = function.get("parameters", {})
             why = schema_error(json.dumps([schemas[function["name"]]]))
             need(not why, f"tools[{number}]", f"\"parameters\" to be a JSON schema ({why})")
-        if call is not None:
-            need(is_call(call) and call["name"] in schemas, "call", 'null or {"name": a tool\'s, "arguments": object}')
+        if call == "grounded":
+            need(tools and isinstance(row.get("prompt"), list), "call", "tools and messages beside \"grounded\"")
+        elif call is not None:
+            need(is_call(call) and call["name"] in schemas, "call",
+                 'null, "grounded" or {"name": a tool\'s, "arguments": object}')
             why = schema_error(json.dumps([schemas[call["name"]], call["arguments"]]))
             need(not why, "call", f"arguments that fit the tool's own schema ({why})")
+    evidence = row.get("evidence")
+    need(evidence is None or isinstance(evidence, str) or isinstance(evidence, list) and all(
+        isinstance(one, str) for one in evidence), "evidence", "a text or a list of texts")
     if "sql" in row:
         sql, cell = row["sql"], lambda value: value is None or isinstance(value, str) or is_number(value)
         need(isinstance(sql, dict) and {"setup", "rows"} <= set(sql) <= {"setup", "rows", "ordered"}
@@ -223,6 +239,30 @@ def check_call(message, tools, call):
         return plain(made) == plain(call) if made or call else bool(message["content"].strip())
     except (ValueError, RecursionError):
         return False
+
+
+def why_not_grounded(message, tools, conversation):
+    """Why a completion is no single call to one of the tools that fits its schema and whose ids, dates and numbers come
+    from the conversation (a text); "" when it is. Regular expressions of a schema are not tried on hostile text."""
+    def without_patterns(schema, names=False):  # names: the keys are those of properties, not words of JSON Schema
+        if isinstance(schema, dict):
+            return {key: without_patterns(one, not names and key in ("properties", "$defs", "definitions"))
+                    for key, one in schema.items() if names or key not in ("pattern", "patternProperties", "format")}
+        return [*map(without_patterns, schema)] if isinstance(schema, list) else schema
+
+    try:
+        call = parse_call(message)
+    except (ValueError, RecursionError):
+        call = None
+    schemas = {tool["function"]["name"]: tool["function"].get("parameters", {}) for tool in tools}
+    if call is None or call["name"] not in schemas:
+        return "expected one call to a tool on offer"
+    schema, arguments = schemas[call["name"]], json.dumps(call["arguments"])
+    if len(arguments) > 10_000:
+        return "arguments of more than 10,000 characters"
+    why = schema_error(json.dumps([without_patterns(schema), call["arguments"]]))
+    made_up = [] if why else invented(call["arguments"], schema, conversation)
+    return why or (f"made up: {', '.join(made_up)[:80]}" if made_up else "")
 
 
 def open_database(setup):

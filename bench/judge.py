@@ -14,9 +14,9 @@ repeats), ratio (its time over ours in the same repeat, median, [lowest, highest
   once             one verdict of 24 tokens for all criteria of an answer, one by one, then parsed
   once_batch       the same, 16 rows of like length at once
 
-In "generate" the peers answer the same questions as we do; "once" is the cheapest they can be asked: three digits in one
-short text, which the study of judges advises against. Every verdict is 24 tokens long: the stop token is forbidden.
-Time is CPU time of the process, one thread; the ways take turns and each repeat turns their order round; the first round
+In "generate" the peers answer the same questions as we do; "once" is the cheapest they can be asked: three digits in
+one short text, which the study of judges advises against. Every verdict is 24 tokens long: the stop token is forbidden.
+Time is CPU time of one thread of the process; the ways take turns and each repeat turns their order round; the first
 is not counted. jemalloc, where installed, keeps page faults out of all of them. The made model is a random Llama in
 fp32; prompts of about 120 tokens, answers of about 220 (log-normal), a rubric of about 250 on three criteria.
 
@@ -74,8 +74,8 @@ def made(args):
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=level, eos_token="<eos>", pad_token="<pad>",
                                                      unk_token="<unk>", chat_template=common.PLAIN_TEMPLATE)
     rng = random.Random(args.seed)
-    criteria = [{"name": name, "weight": 1.0, "slices": None, "veto": None, "text": words(rng, 70, 0, args.vocab) + "\n"}
-                for name in ("correct", "helpful", "brief")]
+    criteria = [{"name": name, "weight": 1.0, "slices": None, "veto": None,
+                 "text": words(rng, 70, 0, args.vocab) + "\n"} for name in ("correct", "helpful", "brief")]
     groups = [([{"role": "user", "content": words(rng, 120, 0.4, args.vocab)}],
                [[{"role": "assistant", "content": words(rng, 220, 0.5, args.vocab)}] for _ in range(N)], None, None)
               for _ in range(args.prompts)]
