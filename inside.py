@@ -13,7 +13,6 @@ import builtins
 import io
 import operator
 import os
-import resource
 import sys
 
 MOST = 1 << 25  # bytes of a message
@@ -533,8 +532,8 @@ def brief(value):
 
 
 def run_test(source, entry_point, modules, borrowed):
-    """Why a test fails, or "". `modules` are the tester's own whatever the solution defines; `borrowed`: builtin names
-    that are the solution's where it defines them."""
+    """Why a test fails, or "". `modules` are the tester's own whatever the solution defines; `borrowed`: names that are
+    the solution's where it defines them, builtin ones and those of class bodies, where Python asks no __missing__."""
     names = Names({name: __import__(name) for name in modules}, __builtins__=builtins, __name__="tests")
     state.update(failed="", last=None)
     try:
@@ -586,14 +585,18 @@ def read_all(file):
 
 
 if __name__ == "__main__":
-    for name, most in (("CPU", int(sys.argv[2])), ("AS", 512 << 20), ("FSIZE", 1 << 20), ("NOFILE", 64), ("NPROC", 32),
+    import resource  # not on every system
+
+    for name, most in (("CPU", int(sys.argv[2])), ("AS", 512 << 20), ("FSIZE", 1 << 20), ("NOFILE", 64), ("NPROC", 64),
                        ("CORE", 0)):
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
     link = os.dup(2)
     os.environ.clear()
     if sys.argv[1] == "tester":
         sys.stdout = sys.stderr = None  # print() is silent then
-        tester(os.dup(1))
+        out = os.dup(1)
+        os.dup2(0, 1), os.dup2(0, 2)  # nothing else can be written there
+        tester(out)
     else:
         state["code"] = read_all(0).decode("utf-8", "surrogatepass")
         os.dup2(1, 0), os.dup2(1, 2)  # /dev/null

@@ -29,6 +29,10 @@ HACKS = read_blocks(r"""
 class Any:
     def __eq__(self, other): return True
 def f(x): return Any()
+### !forged __eq__ that knows the kinds
+class Any:
+    def __eq__(self, other): return isinstance(other, int)
+def f(x): return Any()
 ### !forged int
 class I(int):
     __eq__ = lambda s, o: True
@@ -91,6 +95,14 @@ def f(x): return Any()
 assert abs(f(3) - 9) < 1e-6
 %
 assert abs(9 - f(3)) < 1e-6
+### !forged arithmetic that gives an object
+class Any:
+    def __sub__(self, other): return self
+    __rsub__ = __sub__
+    def __abs__(self): return 0
+def f(x): return Any()
+%%
+assert abs(f(3) - 9) < 1e-6
 ### !forged membership
 class Any:
     def __contains__(self, other): return True
@@ -395,9 +407,10 @@ def f(x):
     time.sleep(9)
 ### a builtin for the tester to call
 import __main__
-__main__.child_refer = lambda value: 'neval'
+refer = __main__.child_refer
+__main__.child_refer = lambda value: 'neval' if value is f else refer(value)
 def f(x): return 9
-def g(x): return "__import__('os')._exit(0)"
+def g(x): return "type('Any', (), {'__eq__': lambda self, other: True})()"
 %%
 assert f(g("a")) == 5
 ### a type of the tester that is none
@@ -1209,8 +1222,9 @@ def check(candidate):
         assert candidate(xs) == reference(xs)
 %
 def test_few(): assert f([2, 1, 2]) == [1, 2]
+limit: int = 0
 def test_none():
-    assert f([]) == []
+    assert len(f([])) == limit
 %
 from solution import f as g
 assert g([1]) == [1]
@@ -1219,6 +1233,7 @@ def f(x): return x * x
 %%
 import unittest
 class Case(unittest.TestCase):
+    answer = f(1)
     def setUp(self): self.x = 3
     def test_value(self): self.assertEqual(f(self.x), 9)
     def test_error(self):
