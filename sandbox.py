@@ -141,8 +141,8 @@ def parse_test(source, number=0, entry_point=None):
             else:
                 idle.append(one)
         live = [node for one in tree.body if one not in idle for node in ast.walk(one)]
-        if not any(isinstance(node, ast.Assert | ast.Raise) or getattr(node, "attr", "").startswith(("assert", "fail"))
-                   for node in live):
+        if not any(isinstance(node, ast.Assert | ast.Raise)
+                   or getattr(node, "attr", "").startswith(("assert", "fail", "raises")) for node in live):
             refuse('Python that can fail, like "assert f(2) == 4"')
         for node in nodes:
             if isinstance(node, ast.Assert):

@@ -959,6 +959,21 @@ while got:
 assert values == [3, 2, 1]
 %
 assert g(iter([1, 2])) == g(x + 1 for x in (0, 1)) == g({1: 0, 2: 0}.keys()) == [1, 2]
+### a tree that the test builds
+class Node:
+    def __init__(self, value): self.value, self.children, self.names = value, [], {}
+    def total(self): return self.value + sum(child.total() for child in self.children)
+def f(root): return root.total(), sorted(root.names)
+%%
+import copy
+root = Node(1)
+root.children.append(Node(2))
+root.children[0].children.append(Node(3))
+root.names["a"] = 1
+assert f(root) == (6, ["a"])
+other = copy.deepcopy(root)
+other.children.pop()
+assert f(other)[0] == 1 and f(root)[0] == 6
 ### dataclasses
 from dataclasses import dataclass, field, asdict
 @dataclass(order=True)
@@ -1250,6 +1265,18 @@ x = 3
 xs = [9]
 def check(candidate):
     assert candidate(x) == xs[0]
+### pytest
+def f(x):
+    if x < 0: raise ValueError('negative')
+    return x ** 0.5, x / 3
+%%
+import pytest
+with pytest.raises(ValueError, match="neg"):
+    f(-1)
+%
+import pytest
+def test_values():
+    assert f(2) == pytest.approx((1.41421356, 0.66666667)) and f(2)[0] != pytest.approx(1.4)
 ### a module that it imports and the test uses
 import math, collections
 def f(x): return math.sqrt(x)
