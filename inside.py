@@ -5,8 +5,8 @@ judgement: nothing that the solution does to its own process reaches the compari
 A message is 4 bytes of length and ASCII lines: a token, a verb, values. The token of a request is fresh and random, and
 only a message with it can answer: one sent too early, or twice, ends the conversation, and all further tests fail.
 Values are text of a few kinds, read by `decode`; pickle and eval have no part in it. The solution's objects stay in the
-child: the tester holds handles, whose attributes, methods and operators are calls. sandbox.py hands this file over compiled,
-with the arguments `tester` or `child` and the seconds of CPU time, so it imports nothing of the house.
+child: the tester holds handles, whose attributes, methods and operators are calls. sandbox.py hands this file over
+compiled, with the arguments `tester` or `child` and the seconds of CPU time, so it imports nothing of the house.
 """
 
 import builtins
