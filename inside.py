@@ -5,15 +5,14 @@ judgement: nothing that the solution does to its own process reaches the compari
 A message is 4 bytes of length and ASCII lines: a token, a verb, values. The token of a request is fresh and random, and
 only a message with it can answer: one sent too early, or twice, ends the conversation, and all further tests fail.
 Values are text of a few kinds, read by `decode`; pickle and eval have no part in it. The solution's objects stay in the
-child: the tester holds handles, whose attributes, methods and operators are calls. This file is sent to the sandbox as
-text, so it imports nothing of the house; `python -c TEXT tester|child SECONDS` runs it.
+child: the tester holds handles, whose attributes, methods and operators are calls. sandbox.py hands this file over
+compiled, with the arguments `tester` or `child` and the seconds of CPU time, so it imports nothing of the house.
 """
 
 import builtins
 import io
 import operator
 import os
-import resource
 import sys
 
 MOST = 1 << 25  # bytes of a message
@@ -129,6 +128,11 @@ def change(collection, items):
         dict.update(collection, zip(items[::2], items[1::2]))
 
 
+def differ(before, now):
+    """Are these not the same objects in the same order?"""
+    return len(before) != len(now) or any(map(operator.is_not, before, now))
+
+
 def send(lines):
     body = "\n".join(lines).encode("utf-8", "replace")
     rest = memoryview(len(body).to_bytes(4, "big") + body)
@@ -180,16 +184,15 @@ def find_name(name):
     return space[name]
 
 
-async def finish(awaitable):
-    return await awaitable
-
-
 def run_awaitable(awaitable):
-    import asyncio
-    return asyncio.run(finish(awaitable))
+    async def finish():
+        return await awaitable
+    return __import__("asyncio").run(finish())
 
 
-VERBS = {"load": load, "name": find_name, "await": run_awaitable,
+VERBS = {"load": load, "name": find_name, "await": run_awaitable, "copy": lambda o: __import__("copy").copy(o),
+         "deepcopy": lambda o: __import__("copy").deepcopy(o),
+         "change": lambda o, name, items: change(getattr(o, name), items),
          "call": lambda f, /, *args, **kwargs: f(*args, **kwargs), "defines": lambda name: name in space,
          "truth": bool, "enter": lambda o: type(o).__enter__(o),
          "exit": lambda o, kind, words: type(o).__exit__(o, kind, kind and kind(*words), None)}
@@ -274,8 +277,7 @@ def answer_requests():
         if os.getpid() != me:  # the code forked, and this is the copy
             os._exit(0)
         known = {id(one): (number, one) for number, one in enumerate(seen)}
-        changed = {number: now for number, now in enumerate(map(contents, seen))
-                   if len(now) != len(before[number]) or any(map(operator.is_not, now, before[number]))}
+        changed = {number: now for number, now in enumerate(map(contents, seen)) if differ(before[number], now)}
         out = [token, said]
         try:
             encode((value, changed, printed), out, known, child_refer)
@@ -289,6 +291,7 @@ def answer_requests():
 
 handles = {}  # number: handle or exception class
 callbacks = []  # functions of the tests that the solution got
+fetched = []  # [collection, its contents, handle, name]: the latest that were read as attributes
 # why no further answer is believed; why this test fails although the solution caught the error; the last answer
 state = {"broken": "", "failed": "", "last": None}
 
@@ -343,6 +346,9 @@ class Handle:
     def __bool__(self):
         return ask("truth", self)
 
+    def __deepcopy__(self, _):
+        return ask("deepcopy", self)
+
     def __exit__(self, kind, error, trace):
         """What it swallows, a failed assert excepted."""
         swallow = ask("exit", self, kind and builtin_kind(error), kind and error.args)
@@ -372,7 +378,7 @@ def add_operators():
         return forward
 
     for verb in ("delattr len str repr next int float complex round neg pos abs invert index getitem setitem delitem "
-                 "enter").split():
+                 "enter copy").split():
         setattr(Handle, f"__{verb}__", unary(verb))
     for verb in "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift".split():
         setattr(Handle, f"__{verb.strip('_')}__", binary(verb))
@@ -428,6 +434,10 @@ def ask(verb, /, *args, **kwargs):
     changed here as well; what it prints is only kept while the test redirects its own output."""
     if state["broken"]:
         raise Broken(state["broken"])
+    for one in fetched:  # o.children.append(x) in the test
+        if differ(one[1], now := contents(one[0])):
+            one[1] = now
+            ask("change", *one[2:], now)
     token, known = os.urandom(8).hex(), {}
     lines = [token, verb, "" if sys.stdout is None else "listening"]
     encode((args, kwargs), lines, known, tester_refer)
@@ -471,6 +481,8 @@ def ask(verb, /, *args, **kwargs):
         raise error
     if verb in ("call", "next", "await"):
         state["last"] = value,
+    if verb == "getattr" and isinstance(value, list | dict | set):
+        fetched[:] = [*fetched[-9:], [value, contents(value), *args]]
     return value
 
 
@@ -513,6 +525,19 @@ class Names(dict):
         return value
 
 
+class Approx:
+    """pytest.approx of a number, or of a list or tuple of them."""
+
+    def __init__(self, value, rel=1e-6, abs=1e-12):
+        self.value, self.near = value, {"rel_tol": rel, "abs_tol": abs}
+
+    def __eq__(self, other):
+        if isinstance(self.value, list | tuple):
+            return len(other) == len(self.value) and all(
+                Approx(one, *self.near.values()) == got for one, got in zip(self.value, other))
+        return __import__("math").isclose(self.value, other, **self.near)
+
+
 def from_solution(name):
     """For a test that begins with `from solution import f`."""
     try:
@@ -533,10 +558,11 @@ def brief(value):
 
 
 def run_test(source, entry_point, modules, borrowed):
-    """Why a test fails, or "". `modules` are the tester's own whatever the solution defines; `borrowed`: builtin names
-    that are the solution's where it defines them."""
+    """Why a test fails, or "". `modules` are the tester's own whatever the solution defines; `borrowed`: names that are
+    the solution's where it defines them, builtin ones and those of class bodies, where Python asks no __missing__."""
     names = Names({name: __import__(name) for name in modules}, __builtins__=builtins, __name__="tests")
     state.update(failed="", last=None)
+    fetched.clear()
     try:
         for name in borrowed:
             if ask("defines", name) is True:
@@ -569,6 +595,9 @@ def tester(out):
     entry_point, tests = decode(iter(read_all(0).decode("ascii").split("\n")), [], None)
     add_operators()
     solution.__getattr__ = from_solution
+    sys.modules["pytest"] = pytest = type(sys)("pytest")  # what tests of functions use of it
+    pytest.approx = Approx
+    pytest.raises = lambda kind, match="": __import__("unittest").TestCase().assertRaisesRegex(kind, match)
     try:
         ask("load")
         say("")
@@ -586,14 +615,18 @@ def read_all(file):
 
 
 if __name__ == "__main__":
-    for name, most in (("CPU", int(sys.argv[2])), ("AS", 512 << 20), ("FSIZE", 1 << 20), ("NOFILE", 64), ("NPROC", 32),
+    import resource  # not on every system
+
+    for name, most in (("CPU", int(sys.argv[2])), ("AS", 512 << 20), ("FSIZE", 1 << 20), ("NOFILE", 64), ("NPROC", 64),
                        ("CORE", 0)):
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
     link = os.dup(2)
     os.environ.clear()
     if sys.argv[1] == "tester":
         sys.stdout = sys.stderr = None  # print() is silent then
-        tester(os.dup(1))
+        out = os.dup(1)
+        os.dup2(0, 1), os.dup2(0, 2)  # nothing else can be written there
+        tester(out)
     else:
         state["code"] = read_all(0).decode("utf-8", "surrogatepass")
         os.dup2(1, 0), os.dup2(1, 2)  # /dev/null

@@ -141,8 +141,8 @@ def parse_test(source, number=0, entry_point=None):
             else:
                 idle.append(one)
         live = [node for one in tree.body if one not in idle for node in ast.walk(one)]
-        if not any(isinstance(node, ast.Assert | ast.Raise) or getattr(node, "attr", "").startswith(("assert", "fail"))
-                   for node in live):
+        if not any(isinstance(node, ast.Assert | ast.Raise)
+                   or getattr(node, "attr", "").startswith(("assert", "fail", "raises")) for node in live):
             refuse('Python that can fail, like "assert f(2) == 4"')
         for node in nodes:
             if isinstance(node, ast.Assert):
@@ -155,7 +155,10 @@ def parse_test(source, number=0, entry_point=None):
         bases = {getattr(node.value, "id", None) for node in nodes if isinstance(node, ast.Attribute)}
         modules = sorted((bases & sys.stdlib_module_names) - bound - called - {entry_point})
         alone = loads - bound <= set(dir(builtins)) and not loads & {"candidate", entry_point}
-        return ["\n".join([ast.unparse(tree), *calls]), modules, sorted(called - bound) if alone else []]
+        inner = {one.id for node in nodes if isinstance(node, ast.ClassDef) for one in ast.walk(node)
+                 if isinstance(one, ast.Name)} - bound - set(dir(builtins)) - set(modules)
+        borrowed = sorted(inner | (called - bound if alone else set()))
+        return ["\n".join([ast.unparse(tree), *calls]), modules, borrowed]
     except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError) as error:
         if isinstance(error, BadInput):
             raise

@@ -29,6 +29,10 @@ HACKS = read_blocks(r"""
 class Any:
     def __eq__(self, other): return True
 def f(x): return Any()
+### !forged __eq__ that knows the kinds
+class Any:
+    def __eq__(self, other): return isinstance(other, int)
+def f(x): return Any()
 ### !forged int
 class I(int):
     __eq__ = lambda s, o: True
@@ -91,6 +95,14 @@ def f(x): return Any()
 assert abs(f(3) - 9) < 1e-6
 %
 assert abs(9 - f(3)) < 1e-6
+### !forged arithmetic that gives an object
+class Any:
+    def __sub__(self, other): return self
+    __rsub__ = __sub__
+    def __abs__(self): return 0
+def f(x): return Any()
+%%
+assert abs(f(3) - 9) < 1e-6
 ### !forged membership
 class Any:
     def __contains__(self, other): return True
@@ -395,9 +407,10 @@ def f(x):
     time.sleep(9)
 ### a builtin for the tester to call
 import __main__
-__main__.child_refer = lambda value: 'neval'
+refer = __main__.child_refer
+__main__.child_refer = lambda value: 'neval' if value is f else refer(value)
 def f(x): return 9
-def g(x): return "__import__('os')._exit(0)"
+def g(x): return "type('Any', (), {'__eq__': lambda self, other: True})()"
 %%
 assert f(g("a")) == 5
 ### a type of the tester that is none
@@ -946,6 +959,21 @@ while got:
 assert values == [3, 2, 1]
 %
 assert g(iter([1, 2])) == g(x + 1 for x in (0, 1)) == g({1: 0, 2: 0}.keys()) == [1, 2]
+### a tree that the test builds
+class Node:
+    def __init__(self, value): self.value, self.children, self.names = value, [], {}
+    def total(self): return self.value + sum(child.total() for child in self.children)
+def f(root): return root.total(), sorted(root.names)
+%%
+import copy
+root = Node(1)
+root.children.append(Node(2))
+root.children[0].children.append(Node(3))
+root.names["a"] = 1
+assert f(root) == (6, ["a"])
+other = copy.deepcopy(root)
+other.children.pop()
+assert f(other)[0] == 1 and f(root)[0] == 6
 ### dataclasses
 from dataclasses import dataclass, field, asdict
 @dataclass(order=True)
@@ -1209,8 +1237,9 @@ def check(candidate):
         assert candidate(xs) == reference(xs)
 %
 def test_few(): assert f([2, 1, 2]) == [1, 2]
+limit: int = 0
 def test_none():
-    assert f([]) == []
+    assert len(f([])) == limit
 %
 from solution import f as g
 assert g([1]) == [1]
@@ -1219,6 +1248,7 @@ def f(x): return x * x
 %%
 import unittest
 class Case(unittest.TestCase):
+    answer = f(1)
     def setUp(self): self.x = 3
     def test_value(self): self.assertEqual(f(self.x), 9)
     def test_error(self):
@@ -1235,6 +1265,18 @@ x = 3
 xs = [9]
 def check(candidate):
     assert candidate(x) == xs[0]
+### pytest
+def f(x):
+    if x < 0: raise ValueError('negative')
+    return x ** 0.5, x / 3
+%%
+import pytest
+with pytest.raises(ValueError, match="neg"):
+    f(-1)
+%
+import pytest
+def test_values():
+    assert f(2) == pytest.approx((1.41421356, 0.66666667)) and f(2)[0] != pytest.approx(1.4)
 ### a module that it imports and the test uses
 import math, collections
 def f(x): return math.sqrt(x)

@@ -182,7 +182,7 @@ def test_limits():
 def f(): return {name: resource.getrlimit(getattr(resource, 'RLIMIT_' + name)) for name in
                  ('AS', 'NPROC', 'FSIZE', 'NOFILE', 'CORE', 'CPU')}
 def g(mb): return len(bytearray(mb << 20))"""
-    limits = {"AS": 512 << 20, "NPROC": 32, "FSIZE": 1 << 20, "NOFILE": 64, "CORE": 0, "CPU": 16}
+    limits = {"AS": 512 << 20, "NPROC": 64, "FSIZE": 1 << 20, "NOFILE": 64, "CORE": 0, "CPU": 16}
     tests = [f"assert f() == { {name: (most, most) for name, most in limits.items()} }",
              "try:\n    g(600)\nexcept MemoryError: pass\nelse: assert False\nassert g(300)"]
     assert run_tests(code, tests, timeout=15)["ok"]
