@@ -285,7 +285,7 @@ def base_figures():
 def judge_figures():
     """How far the tiny judge agrees with the truth on judge_test.jsonl, asked as judge.py asks."""
     (judge, tokenizer), constitution = load(TINY / "judge"), read_constitution(TINY / "constitution.md")
-    share_prompts(judge)
+    share_prompts(judge.requires_grad_(False))
     lines = [line for _, line in read_jsonl(TINY / "judge_test.jsonl")]
     scores, pairs, asked = {}, [], []
     for line in lines:

@@ -487,8 +487,8 @@ def test_items_of_type_judge(base, other, judge_folder, tmp_path, capsys):
         made = [json.loads(line) for line in (tmp_path / "out" / f"answers-{role}.jsonl").read_text().splitlines()]
         for item in items:
             texts = [[{"role": "assistant", "content": row["text"]}] for row in made if row["id"] == item["id"]]
-            scores, _ = judge_answers(model, tokenizer, read, [{"role": "user", "content": item["prompt"]}], texts,
-                                      "math")
+            [(scores, _)] = judge_answers(model, tokenizer, read, [
+                ([{"role": "user", "content": item["prompt"]}], texts, "math", None)])
             means = [(3 * s["true"]["score"] + s["kind"]["score"] + s["safe"]["score"]) / 25 for s in scores
                      if None not in [one["score"] for one in s.values()]]
             own = [row for row in compared if row["id"] == item["id"]]

@@ -9,7 +9,8 @@ from conftest import make_model
 
 import packed
 from common import BadInput, completion_logps
-from packed import HeadLogps, base_of, lay_out, line_tokens, logps_after, seq_logps, share_prompts, shares_prompts
+from packed import (HeadLogps, base_of, lay_out, lay_out_tree, line_tokens, logps_after, seq_logps, share_prompts,
+                    shares_prompts)
 
 SIZE = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2,
@@ -132,13 +133,43 @@ def test_the_line_by_hand():
             {"ids": [5, 6, 9], "mask": [0, 0, 1]}]
     line = lay_out(seqs)
     assert line["ids"].tolist() == [5, 6, 7, 8, 9, 4, 3] and line["positions"].tolist() == [0, 1, 2, 3, 2, 0, 1]
-    assert line["segments"] == [(0, 0, 0, 4), (0, 2, 4, 5), (5, 5, 5, 7)]
+    assert line["segments"] == [([], 0, 4), ([(0, 2)], 4, 5), ([], 5, 7)]
     assert line["source"].tolist() == [1, 2, 1, 5] and line["target"].tolist() == [7, 8, 9, 3]
     assert line["row"].tolist() == [0, 0, 2, 1]
     assert line_tokens(seqs) == 7 and line_tokens(seqs[:1]) == 4 and line_tokens(seqs[::2]) == 5
     after = lay_out([{"ids": [5, 6, 1, 2], "mask": [0, 0, 1, 1]}], memory=line)  # the prompt's last token once more
     assert after["ids"].tolist() == [6, 1, 2] and after["positions"].tolist() == [1, 2, 3]
-    assert after["segments"] == [(0, 1, 0, 3)] and after["source"].tolist() == [0, 1]
+    assert after["segments"] == [([(0, 1)], 0, 3)] and after["source"].tolist() == [0, 1]
+
+
+def test_a_tree_by_hand():
+    """[1, 2, 3, 4], [1, 2, 5], [1, 2, 5, 6] and [7]: 1 2 3 4 5 6 7 on the line; 6 sees 1 2, 5 and itself."""
+    line = lay_out_tree([[1, 2, 3, 4], [1, 2, 5], [1, 2, 5, 6], [7]], [0, 2, 3, 0])
+    assert line["ids"].tolist() == [1, 2, 3, 4, 5, 6, 7] and line["positions"].tolist() == [0, 1, 2, 3, 2, 3, 0]
+    assert line["segments"] == [([], 0, 4), ([(0, 2)], 4, 5), ([(0, 2), (4, 5)], 5, 6), ([], 6, 7)]
+    assert line["source"].tolist() == [3, 4, 5, 6]
+    same = lay_out_tree([[1, 2], [1, 2], [1, 2, 3]], [0, 2, 2])
+    assert same["ids"].tolist() == [1, 2, 3] and same["source"].tolist() == [1, 1, 2]
+
+
+def test_trees_of_every_family(tmp_path):
+    """Random trees, with and without a window: the logits of each row alone; many small branches share calls."""
+    draw = random.Random(1)
+    for name, window in (("llama", None), ("mistral", 6)):
+        config = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                  "num_attention_heads": 4, "num_key_value_heads": 2}
+        kind = {"llama": transformers.LlamaConfig, "mistral": transformers.MistralConfig}[name]
+        config = kind(**config) if window is None else kind(**config, sliding_window=window)
+        torch.manual_seed(0)
+        made = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+        parts = [[draw.randrange(64) for _ in range(draw.randint(1, 9))] for _ in range(12)]
+        rows = [sum((parts[draw.randrange(12)] for _ in range(draw.randint(1, 4))), []) for _ in range(40)]
+        alone = [made(input_ids=torch.tensor([row])).logits[0, -1] for row in rows]
+        share_prompts(made)
+        for limit in (4096, 50):
+            for numbers, logits, _ in packed.tree_logits(made, rows, limit):
+                for number, one in zip(numbers, logits):
+                    assert torch.allclose(one, alone[number], atol=1e-5), (name, limit, number)
 
 
 def varlen_by_hand(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_size, enable_gqa):
@@ -209,7 +240,7 @@ def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
     broken = [lambda module, q, k, v, mask, **options: (real(q, k, v, is_causal=True).transpose(1, 2), None)]
 
     def cut_off(module, q, k, v, mask, line=None, **options):
-        line = line and line | {"segments": [(a, a, c, d) for a, b, c, d in line["segments"]]}
+        line = line and line | {"blocks": [([], start, end, members) for _, start, end, members in line["blocks"]]}
         return packed_attend(module, q, k, v, mask, line=line, **options)
 
     packed_attend = packed.attend
