@@ -56,7 +56,7 @@ def parse_args(argv=None):
     p.add_argument("--model-temperature", type=at_least(0, float), help="another one for --model (a control: cooler)")
     p.add_argument("--greedy", action="store_true", help="one greedy answer more per prompt, reported beside the k")
     p.add_argument("--max-tokens", type=at_least(1), default=512, help="longest answer")
-    p.add_argument("--judge", help="model that scores the items of type judge")
+    p.add_argument("--judge", nargs="+", action="extend", help="model that scores the items of type judge")
     p.add_argument("--constitution", help="for --judge")
     p.add_argument("--run-code", action="store_true", help="run unit tests on model-written code, in a sandbox")
     p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
@@ -321,6 +321,9 @@ def report_text(report):
 
 
 def main(args):
+    if args.judge and len(args.judge) > 1:
+        raise BadInput("--judge: the gate takes one judge")
+    args.judge = args.judge[0] if args.judge else None
     if bool(args.judge) != bool(args.constitution):
         raise BadInput("--judge and --constitution go together")
     items, profile = read_suite(args.suite, args.limit), PROFILES[args.profile]

@@ -15,11 +15,12 @@ from scipy.stats import norm
 
 import judge
 from common import PLAIN_TEMPLATE, BadInput, judge_tokens, read_records, seed_for
+from models import family_of, related
 from packed import share_prompts, tree_logits
 from scoring import (choice_ids, digit_scores, judge_answers, judge_ids, judge_pairs, overall_score, pair_ids,
                      read_constitution, signature, transcript)
-from judge import (BROKEN, agreement, ask_more, calibrate, grade, jury_kappa, make_labels, make_pairs, pick_pair,
-                   preference)
+from judge import (BROKEN, agreement, ask_more, calibrate, certainty, grade, jury_kappa, make_labels, make_pairs,
+                   pick_pair, preference)
 
 TEXT = """# Constitution: test
 Words before the first criterion say nothing.
@@ -454,11 +455,29 @@ def test_make_pairs():
     assert all(0.5 <= p["p"] <= 1 for p in pairs)
 
 
-def test_keep_is_by_margin_within_a_slice():
+def test_keep_takes_the_surest_of_a_slice():
     pairs, outcomes = make_pairs(judged_rows(), 1.0, 0.5)
     assert [p["id"] for p in pairs] == ["q0", "q1", "q4"], "the best half of a, and b keeps its own"
     assert Counter(outcomes.values()) == {("a", "kept"): 2, ("a", "below --keep"): 2, ("b", "kept"): 1,
                                           ("b", "tied"): 1}
+
+
+def test_certainty():
+    """What a verifier tells apart comes first, then gaps in spreads; the gap alone where a judge gives no spread."""
+    sure, wide = (answer(4, sd=0.1), answer(3, sd=0.1)), (answer(5, sd=2.0), answer(1, sd=2.0))
+    told = answer(3.2, ok=True, sd=None), answer(1.8, ok=False, sd=None)
+    assert certainty(*told) > certainty(*sure) > certainty(*wide)
+    assert certainty(answer(5, sd=None), answer(1, sd=None)) == (False, 4)
+    assert certainty(answer(4, sd=0.6), answer(3, sd=0.8)) == (False, pytest.approx(1.0))
+
+
+def test_families(tmp_path, base):
+    """A vocabulary tells more than a name; an endpoint's model has a name alone."""
+    assert related("qwen", "qwen/12") and related("gpt", "gpt") and not related("", "")
+    assert not related("llama/12", "llama/34") and related("smollm/12", "tuned/12")
+    assert family_of("gpt-4o-mini@http://x") == "gpt" and family_of("Qwen/Qwen3-4B") == "qwen"
+    assert family_of("meta-llama/Meta-Llama-3-8B") == "llama"
+    assert related(family_of(base), family_of(save_judge(tmp_path / "other-name")))
 
 
 def test_make_labels():
