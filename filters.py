@@ -136,7 +136,7 @@ def flag_groups(rows, least=5, share=0.05, far=5.0):
     """Flags that only a whole run shows -> a list of names for every row.
 
     same: the same words answer at least `least` different requests of the slice and `share` of them, unless a verifier
-    calls that right, it refuses, or has fewer than three words. length: more than `far` robust deviations (1.48 MAD of
+    calls that right, it refuses, or has fewer than five words. length: more than `far` robust deviations (1.48 MAD of
     the log of characters) from the slice's median, with twenty answers at least."""
     slices, flags = {}, [[] for _ in rows]
     for number, row in enumerate(rows):
@@ -152,8 +152,8 @@ def flag_groups(rows, least=5, share=0.05, far=5.0):
         spread = sorted(abs(x - middle) for x in logs.values())[len(logs) // 2] if logs else 0.0
         for n in members:
             said, right = rows[n]["completion"][0], (rows[n].get("verify") or {}).get("ok")
-            honest = right or is_refusal(said["content"]) or len(texts[n].split()) < 3 or said.get("tool_calls")
+            honest = right or is_refusal(said["content"]) or len(texts[n].split()) < 5 or said.get("tool_calls")
             flags[n] += ["same"] * (len(asked[texts[n]]) >= many and not honest)
-            odd = len(logs) >= 20 and n in logs and abs(logs[n] - middle) > far * 1.4826 * max(spread, 0.1)
+            odd = len(logs) >= 20 and n in logs and abs(logs[n] - middle) > far * 1.4826 * max(spread, 0.2)
             flags[n] += ["length"] * odd
     return flags

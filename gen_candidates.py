@@ -17,6 +17,7 @@ Left out on purpose: top-p, top-k, beam search (temperature alone keeps the poli
 """
 
 import time
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -43,6 +44,7 @@ def parse_args(argv=None):
     p.add_argument("--seed", type=int, default=0, help="each answer's own seed derives from it, its id and its number")
     p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
     p.add_argument("--batch-size", type=at_least(1), default=64, help="answers sampled at once")
+    p.add_argument("--concurrency", type=at_least(1), default=8, help="requests at an endpoint at the same time")
     p.add_argument("--refill", type=at_least(1), default=1, help="N: waiting answers take the places of finished ones, "
                    "in groups of N batches (for a GPU: 8; a run cut off redoes a group)")
     # look before you pay
@@ -128,6 +130,7 @@ def main(args):
     if record["finished"]:
         print(f"{args.out} is finished: nothing to do")
         return 0
+    kept = Path(args.out).with_suffix(".kept.jsonl")
     families = {model: family_of(model) for model in args.model}
     done = continue_lines(args.out, [sum(len(job["numbers"]) for job in batch) for _, _, batch in work])
     seconds, start, loaded, model = record["seconds"], time.perf_counter(), None, None
@@ -141,7 +144,7 @@ def main(args):
             flat = [{"messages": job["prompt"], "temperature": made_by[k][1], "max_tokens": args.max_tokens,
                      "seed": seed % 2**31} | ({"tools": job["row"]["tools"]} if job["row"].get("tools") else {})
                     for job, own in zip(batch, seeds) for k, seed in zip(job["numbers"], own)]
-            replies = iter(ask_endpoint(args.endpoint, name, flat))
+            replies = iter(ask_endpoint(args.endpoint, name, flat, args.concurrency, kept))
             answers = [[next(replies) for _ in job["numbers"]] for job in batch]
         else:
             prompts = [(job["ids"], [(made_by[k][1], seed) for k, seed in zip(job["numbers"], own)])
@@ -151,6 +154,7 @@ def main(args):
             candidate_row(job["row"], k, made_by[k], families[made_by[k][0]], seed, answer,
                           answer.get("read", len(job["ids"]) if k == job["numbers"][0] else 0))
             for job, own, some in zip(batch, seeds, answers) for k, seed, answer in zip(job["numbers"], own, some)])
+        kept.unlink(missing_ok=True)
         save_run(record, seconds=seconds + time.perf_counter() - start)
 
     made = [row for _, row in read_jsonl(args.out)]

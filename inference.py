@@ -7,13 +7,15 @@ places. Every sample has a random stream of its own: what is drawn depends on it
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
 
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicLayer
 
-from common import BadInput, stop_ids
+from common import BadInput, append_lines, seed_for, stop_ids
 
 # ---- sampling from a local model ------------------------------------------------------------------------------
 
@@ -119,27 +121,75 @@ def generation_batches(lengths, rows_per_job, batch_rows):
 # ---- OpenAI-compatible endpoints ------------------------------------------------------------------------------
 
 
-def ask_endpoint(url, model, requests):
-    """Chat completions for requests [{"messages", "temperature", "max_tokens", "seed"}, ...], in order, side by side.
+TIMEOUT, RETRIES = 120, 6  # seconds for a reply; further attempts, at the client's pace or the server's Retry-After
+ESTIMATED = set()  # endpoints that do not count tokens, of which it was said
 
-    Returns [{"text", "tokens", "read", "finish"}]. The key comes from OPENAI_API_KEY. The client retries with back-off;
-    when the server stays away BadInput says so, and what was written before is kept."""
+
+def ask_endpoint(url, model, requests, concurrency=8, kept=None):
+    """Chat completions for requests [{"messages", "temperature", "max_tokens", "seed"}, ...], several at a time -> in
+    order [{"text", "tokens", "read", "finish"}]; with "logprobs" also "top", {token: log-probability} of the first
+    token, None where the server has none.
+
+    The key comes from OPENAI_API_KEY. Busy servers, stalls, cut and garbled replies are asked again; when that does not
+    help BadInput says so. kept: a file of the replies of this batch, so that a run that goes on pays nothing twice; the
+    caller deletes it when the batch is written. Tokens that a server does not count are estimated (4 characters each),
+    which is said once."""
     import openai  # a second to load: only where it is used
 
-    client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=4, timeout=300)
+    client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=RETRIES,
+                           timeout=TIMEOUT)
+    keys, lock = [f"{seed_for(url, model, request):x}" for request in requests], Lock()
+    known = {row.pop("key"): row for row in read_kept(kept)}
 
-    def one(request):
-        reply = client.chat.completions.create(model=model, **request)
-        choice, usage = reply.choices[0], reply.usage
-        calls = [f'{{"name": {json.dumps(c.function.name)}, "arguments": {c.function.arguments}}}'
-                 for c in choice.message.tool_calls or []]
-        return {"text": "\n".join(filter(None, [choice.message.content or "", *calls])),
-                "tokens": usage.completion_tokens if usage else 0, "read": usage.prompt_tokens if usage else 0,
-                "finish": "length" if choice.finish_reason == "length" else "stop"}
+    def one(key, request):
+        for left in reversed(range(3)):
+            try:
+                reply = read_reply(client.chat.completions.create(model=model, **request), request)
+                break
+            except (ValueError, IndexError, TypeError, AttributeError, KeyError):  # no such reply, or no JSON
+                if not left:
+                    raise
+        if reply.pop("estimated", False) and url not in ESTIMATED:
+            ESTIMATED.add(url)
+            print(f"note     {url} does not count tokens: estimated at 4 characters each")
+        if kept:
+            with lock:
+                append_lines(kept, [{"key": key} | reply])
+        return reply
 
     try:
-        with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(one, requests))
-    except (openai.OpenAIError, ValueError, IndexError, TypeError, AttributeError) as error:  # the last: no such reply
+        with ThreadPoolExecutor(concurrency) as pool:
+            jobs = [None if key in known else pool.submit(one, key, request) for key, request in zip(keys, requests)]
+            try:
+                return [known[key] if job is None else job.result() for key, job in zip(keys, jobs)]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    except (openai.OpenAIError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
         raise BadInput(f"endpoint {url}: {type(error).__name__}: {str(error)[:160]}; what is written is kept, run "
                        "again to continue") from None
+
+
+def read_kept(path):
+    """Replies of a batch that was not finished; a torn last line is left out."""
+    text = Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else ""
+    if text and not text.endswith("\n"):
+        Path(path).write_text(text[:text.rfind("\n") + 1], encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def read_reply(reply, request):
+    """A server's reply as ask_endpoint returns it; ValueError and others when it is none."""
+    choice, usage = reply.choices[0], reply.usage
+    calls = [f'{{"name": {json.dumps(c.function.name)}, "arguments": {c.function.arguments}}}'
+             for c in choice.message.tool_calls or []]
+    text = "\n".join(filter(None, [choice.message.content or "", *calls]))
+    read, tokens = sum(len(str(m["content"])) for m in request["messages"]) // 4, len(text) // 4 + 1
+    if usage:
+        read, tokens = usage.prompt_tokens, usage.completion_tokens
+    found = {"text": text, "tokens": int(tokens), "read": int(read), "estimated": not usage,
+             "finish": "length" if choice.finish_reason == "length" else "stop"}
+    if request.get("logprobs"):
+        first = choice.logprobs.content[0] if choice.logprobs and choice.logprobs.content else None
+        found["top"] = {one.token: one.logprob for one in first.top_logprobs} if first else None
+    return found

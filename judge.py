@@ -323,6 +323,7 @@ def resumable(path, batches, sizes, start, record, begin):
     work = start() if done < len(batches) else None
     for batch in tqdm(batches[done:], initial=done, total=len(batches), desc=path.stem):
         append_lines(path, work(batch))
+        (path.parent / "kept.jsonl").unlink(missing_ok=True)  # an endpoint's replies of this batch
         save_run(record, seconds=time.perf_counter() - begin)
     return [row for _, row in read_jsonl(path)] if batches else []
 
@@ -386,7 +387,8 @@ def main(args):
         if opened[:1] != [j]:
             opened.clear()
             free_memory()
-            opened.extend((j, *open_judge(judges[j], constitution, args.quantize, args.concurrency, args.seed)))
+            opened.extend((j, *open_judge(judges[j], constitution, args.quantize, args.concurrency, args.seed,
+                                             out / "kept.jsonl")))
         return opened[1:]
 
     def check(batch):
@@ -396,7 +398,8 @@ def main(args):
 
     parts = [rows[i:i + 64] for i in range(0, len(rows), 64)]
     checks = resumable(out / "checks.jsonl", parts, [*map(len, parts)], lambda: check, record, begin)
-    batches = [groups[i:i + 16] for i in range(0, len(groups), 16)]
+    size = 16 if local else 4  # an endpoint's batch is what a fault may cost in time
+    batches = [groups[i:i + size] for i in range(0, len(groups), size)]
     sizes = [sum(map(len, batch)) for batch in batches]
     by_judge = [resumable(out / f"votes-{j + 1}.jsonl", batches, sizes, lambda j=j: judge_at(j)[0], record, begin)
                 for j in range(len(judges))]

@@ -242,52 +242,152 @@ def overall_score(scores, criteria):
     return min(mean, 1.0) if any(c["veto"] and v < c["veto"] for c, v in zip(used, values)) else mean
 
 
-# ---- verdicts by an endpoint -------------------------------------------------------------------------------------
+# ---- verdicts by an endpoint ----------------------------------------------------------------------------------
+
+MARKERS = re.compile(
+    r"<(?=\||｜|<?/?SYS|/?(?:s|think|tools|reponame|filename|bos|eos|pad|unk|mask|end|user|assistant|system|tool|"
+    r"\w*_\w*)>)|"
+    r"\[(?=/?(?:INST|CLS|SEP|PAD|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])")
+CONTRADICTS = re.compile(
+    r"\b(?:not|no|never|nor|rather|instead|wrong|unless|would|but|except|less|more|below|above|minus|half|if|nicht|"
+    r"kein\w*|statt\w*|sondern|pas|jamais|sino|nunca|non)\b|n't\b|[{}\[\]]", re.IGNORECASE)
+NUMBERS = {word: value for value, words in enumerate(
+    ("zero null none cero zéro", "one eins un uno", "two zwei deux dos", "three drei trois tres",
+     "four vier quatre cuatro", "five fünf cinq cinco")) for word in words.split()}
+OTHER_NUMBERS = re.compile(r"\b(?:six|seven|eight|nine|ten|hundred|sechs|sieben|acht|neun|zehn|dix|diez)\b", re.I)
+
+
+def harmless(text):
+    """A text whose control markers no chat template of a server can take for its own: a space breaks them."""
+    return MARKERS.sub(lambda found: found[0] + " ", text)
 
 
 def parse_score(text, criterion):
-    """The judge's verdict: the reply is one JSON object, exactly {criterion: 0..5}, at most in a ``` fence. None for
-    anything else: "not {...}" or two objects must not become a number that the judge did not mean."""
-    found = re.fullmatch(r"\s*(?:```(?:json)?\s)?\s*(\{[^{}]*\})\s*(?:```)?\s*", text)
+    """The number 0-5 that a judge's reply means, or None: it ends in one JSON object, exactly {criterion: number}, bare
+    or in a ``` fence. Words before it may name the same number and no other, and nothing that denies or weighs; else a
+    reply might become a number that the judge did not mean."""
+    text = re.sub(r"\A\s*<think>.*?</think>", "", text, flags=re.DOTALL)
+    found = re.fullmatch(r"([^{}]*?)(?:```(?:json)?\s)?\s*(\{[^{}]*\})\s*(?:```)?\s*\.?\s*", text, re.DOTALL)
     try:
-        [(name, value)] = json.loads(found[1], object_pairs_hook=list)
+        [(name, value)] = json.loads(found[2], object_pairs_hook=list)
     except (ValueError, TypeError):
         return None
-    return float(value) if name == criterion and type(value) in (int, float) and 0 <= value <= 5 else None
+    if name != criterion or type(value) not in (int, float) or not 0 <= value <= 5:
+        return None
+    before = found[1]
+    said = [re.sub(r"[^\d.,]", "", one).strip(".,").replace(",", ".") for one in re.findall(r"\d[\d.,]*", before)]
+    said += [str(NUMBERS[word]) for word in re.findall(r"\w+", before.lower()) if word in NUMBERS]
+    same = all(re.fullmatch(r"\d+(?:\.\d+)?", one) and float(one) == value for one in said)
+    odd = CONTRADICTS.search(before) or OTHER_NUMBERS.search(before) or re.search(r"[/%–—~±]|[-−]\s*\d", before)
+    return float(value) if same and not odd else None
 
 
-def endpoint_requests(constitution, prompt, completions, row_slice=None, tools=None, seed=0):
-    """The chat requests that score answers through an endpoint: one per answer and criterion, in this order."""
-    criteria, rubric = rubric_for(constitution, row_slice, prompt)
-    return [{"messages": [{"role": "user", "content": (
-        f"{rubric}{request_text(prompt, tools)}{fenced('Answer', transcript(completion))}\n"
-        f'Score {c["name"]} from 0 to 5. Reply with one JSON object: {{"{c["name"]}": number}}')}],
-        "temperature": 0.0, "max_tokens": 60, "seed": seed} for completion in completions for c in criteria]
+def top_choices(reply, choices):
+    """Probabilities of choices among the likeliest first tokens of a reply -> [p, ...]."""
+    p = [0.0] * len(choices)
+    for token, logprob in reply["top"].items():
+        if token.strip() in choices:
+            p[choices.index(token.strip())] += math.exp(logprob)
+    return p
 
 
-def judge_endpoint(url, model, constitution, prompt, completions, row_slice=None, tools=None):
-    """As judge_answers, by strict JSON from an endpoint: one retry, then None. -> (scores, tokens read and written)."""
+def endpoint_prompt(constitution, prompt, row_slice, tools, shown, ask):
+    """One chat request: rubric, request and judged text, which cannot bring control markers along."""
+    rubric = rubric_for(constitution, row_slice, prompt)[1]
+    text = f"{rubric}{harmless(request_text(prompt, tools))}{harmless(shown)}{ask}"
+    return {"messages": [{"role": "user", "content": text}], "temperature": 0.0}
+
+
+def endpoint_requests(constitution, prompt, completions, row_slice=None, tools=None, logprobs=False):
+    """The chat requests that score answers through an endpoint: one per answer and criterion, in this order. logprobs:
+    ask for one token, as a local judge is asked; else for a JSON object."""
+    criteria = rubric_for(constitution, row_slice, prompt)[0]
+    asks = [f"Score {c['name']} from 0 to 5:" if logprobs else
+            f'Score {c["name"]} from 0 to 5. Reply with one JSON object: {{"{c["name"]}": number}}' for c in criteria]
+    how = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20} if logprobs else {"max_tokens": 200, "seed": 0}
+    return [endpoint_prompt(constitution, prompt, row_slice, tools, fenced("Answer", transcript(completion)), ask) | how
+            for completion in completions for ask in asks]
+
+
+def has_logprobs(ask):
+    """Does an endpoint give the log-probabilities of first tokens? Said in one line. ask(requests) -> replies."""
+    probe = {"messages": [{"role": "user", "content": "Reply with a digit from 0 to 5:"}], "temperature": 0.0,
+             "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+    try:
+        found = bool(ask([probe])[0]["top"])
+    except BadInput as error:
+        if not re.search("BadRequest|Unprocessable|InternalServer|KeyError|IndexError", str(error)):
+            raise
+        found = False
+    print("judge    the endpoint gives log-probabilities: scores from digits" if found else
+          "judge    the endpoint gives no log-probabilities: JSON verdicts, asked again once, else null")
+    return found
+
+
+def with_retry(ask, requests, parse):
+    """Replies parsed, those without a verdict asked once more at another temperature -> ([value or None], tokens)."""
+    values, tokens = [None] * len(requests), [0] * len(requests)
+    for more in ({}, {"temperature": 0.5, "seed": 1}):
+        left = [n for n, value in enumerate(values) if value is None]
+        for n, reply in zip(left, ask([requests[n] | more for n in left]) if left else []):
+            values[n] = parse(n, reply["text"])
+            tokens[n] += reply["tokens"] + reply["read"]
+    return values, tokens
+
+
+def judge_endpoint(ask, logprobs, constitution, prompt, completions, row_slice=None, tools=None):
+    """As judge_answers for one prompt, by an endpoint: ask(requests) -> replies. JSON verdicts have no mass, and half a
+    point is taken for their spread."""
     names = [c["name"] for c in rubric_for(constitution, row_slice, prompt)[0]]
-    scores, tokens = {}, 0
-    for attempt in range(2):
-        requests = endpoint_requests(constitution, prompt, completions, row_slice, tools, attempt)
-        open_ = [k for k in range(len(requests)) if scores.get(k) is None]
-        for k, reply in zip(open_, ask_endpoint(url, model, [requests[k] for k in open_]) if open_ else []):
-            scores[k] = parse_score(reply["text"], names[k % len(names)])
-            tokens += reply["tokens"] + reply["read"]
-    flat = [{"score": scores[k], "sd": None if scores[k] is None else 0.5, "mass": None} for k in sorted(scores)]
-    return [dict(zip(names, flat[i * len(names):(i + 1) * len(names)])) for i in range(len(completions))], tokens
+    requests = endpoint_requests(constitution, prompt, completions, row_slice, tools, logprobs)
+    if logprobs:
+        replies = ask(requests)
+        flat = [digit_scores(torch.tensor([[math.log(max(p, 1e-12)) for p in (*top, 1 - min(sum(top), 1))]],
+                                          dtype=torch.float64), [[d] for d in range(6)])[0]
+                for top in (top_choices(reply, "012345") for reply in replies)]
+        tokens = [reply["tokens"] + reply["read"] for reply in replies]
+    else:
+        values, tokens = with_retry(ask, requests, lambda n, text: parse_score(text, names[n % len(names)]))
+        flat = [{"score": value, "sd": None if value is None else 0.5, "mass": None} for value in values]
+    return [dict(zip(names, flat[i * len(names):(i + 1) * len(names)])) for i in range(len(completions))], sum(tokens)
+
+
+def pair_endpoint(ask, logprobs, constitution, prompt, completions, row_slice=None, tools=None):
+    """As judge_pairs for one pair, by an endpoint -> ([p, p], tokens); a JSON verdict is 0 or 1."""
+    texts = [transcript(completion) for completion in completions]
+    how = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20} if logprobs else {"max_tokens": 200, "seed": 0}
+    question = "Which answer is better, A or B?"
+    question += "" if logprobs else ' Reply with one JSON object: {"better": "A"} or {"better": "B"}'
+    requests = [endpoint_prompt(constitution, prompt, row_slice, tools, fenced("Answer A", a) + fenced("Answer B", b),
+                                question) | how for a, b in (texts, texts[::-1])]
+    if logprobs:
+        replies = ask(requests)
+        masses = [top_choices(reply, "AB") for reply in replies]
+        values = [mass[0] / sum(mass) if sum(mass) >= 0.5 else None for mass in masses]
+        tokens = [reply["tokens"] + reply["read"] for reply in replies]
+    else:
+        def letter(n, text):
+            found = re.fullmatch(r'\s*(?:```(?:json)?\s)?\s*\{\s*"better"\s*:\s*"([AB])"\s*\}\s*(?:```)?\s*', text)
+            return found and float(found[1] == "A")
+        values, tokens = with_retry(ask, requests, letter)
+    a, b = values
+    return [a, None if b is None else 1 - b], sum(tokens)
 
 
 # ---- judges of every kind -------------------------------------------------------------------------------------
 
 
-def open_judge(judge, constitution, quantize="auto", concurrency=8, seed=0):
+def asked(rows):
+    """(prompt, completions, slice, tools) of the answers to one prompt."""
+    return rows[0]["prompt"], [row["completion"] for row in rows], rows[0].get("slice"), rows[0].get("tools")
+
+
+def open_judge(judge, constitution, quantize="auto", concurrency=8, seed=0, kept=None):
     """A judge as two functions (score, pair).
 
     score([rows of one prompt, ...]) -> one vote per row, {"score", "scores", "sd", "mass", "raw", "tokens"}: score on
     0-5, or a reward of no unit where raw. pair([(row, row), ...]) -> [{"p": [P(first is better) asked in this order, in
-    the other], "tokens"}]. judge: "random", NAME@URL, a reward model or a causal model."""
+    the other], "tokens"}]. judge: "random", NAME@URL, a reward model or a causal model. kept: see ask_endpoint."""
     criteria = constitution["criteria"]
     if judge == "random":
         def draw(row):
@@ -296,10 +396,13 @@ def open_judge(judge, constitution, quantize="auto", concurrency=8, seed=0):
         return lambda groups: [vote(draw(row), criteria, 0) for rows in groups for row in rows], None
     name, at, url = judge.partition("@http")
     if at:
-        def ask(rows):
-            asked = [row["completion"] for row in rows], rows[0].get("slice"), rows[0].get("tools")
-            return judge_endpoint("http" + url, name, constitution, rows[0]["prompt"], *asked)
-        return lambda groups: votes_of([ask(rows) for rows in groups], criteria), None
+        def ask(requests):
+            return ask_endpoint("http" + url, name, requests, concurrency, kept)
+        logprobs = has_logprobs(ask)
+        return (lambda groups: votes_of([judge_endpoint(ask, logprobs, constitution, *asked(rows)) for rows in groups],
+                                        criteria),
+                lambda pairs: [{"p": p, "tokens": tokens} for p, tokens in (
+                    pair_endpoint(ask, logprobs, constitution, *asked(pair)) for pair in pairs)])
     tokenizer = load_tokenizer(judge)
     if is_classifier(judge):
         model, known = load_model(judge, quantize, classifier=True), {}
@@ -318,13 +421,11 @@ def open_judge(judge, constitution, quantize="auto", concurrency=8, seed=0):
     model = load_judge(judge, quantize)
 
     def score(groups):
-        return votes_of(judge_answers(model, tokenizer, constitution, [
-            (rows[0]["prompt"], [row["completion"] for row in rows], rows[0].get("slice"), rows[0].get("tools"))
-            for rows in groups]), criteria)
+        return votes_of(judge_answers(model, tokenizer, constitution, [*map(asked, groups)]), criteria)
 
     def pair(pairs):
-        asked = [(a["prompt"], [a["completion"], b["completion"]], a.get("slice"), a.get("tools")) for a, b in pairs]
-        return [{"p": p, "tokens": tokens} for p, tokens in judge_pairs(model, tokenizer, constitution, asked)]
+        return [{"p": p, "tokens": tokens}
+                for p, tokens in judge_pairs(model, tokenizer, constitution, [*map(asked, pairs)])]
     return score, pair
 
 
@@ -359,12 +460,11 @@ def judging_tokens(judge, constitution, groups, pairs):
     token. Every so many prompts stand for all. pairs: prompts whose best and worst are shown in both orders."""
     if judge == "random":
         return 0, 0
-    asked = [(rows[0]["prompt"], [row["completion"] for row in rows], rows[0].get("slice"), rows[0].get("tools"))
-             for rows in groups]
-    some = asked[::max(1, len(asked) // 50)]
+    whole = [*map(asked, groups)]
+    some = whole[::max(1, len(whole) // 50)]
     rubrics = [rubric_for(constitution, piece, prompt)[1] for prompt, _, piece, _ in some]
     if "@http" in judge:
-        requests = [request for one in asked for request in endpoint_requests(constitution, *one)]
+        requests = [request for one in whole for request in endpoint_requests(constitution, *one)]
         tokens = sum(len(request["messages"][0]["content"]) // 4 + 20 for request in requests)
         return tokens, sum(map(len, rubrics)) // 4 // len(some)
     tokenizer = load_tokenizer(judge)

@@ -2,19 +2,25 @@
 
 import json
 import math
+import os
 import random
+import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
-from conftest import run_main, run_script, text_of, write
+import transformers
+from conftest import ROOT, run_main, run_script, text_of, write
 from test_judge import TEXT
 
 import common
 import gen_candidates
+import inference
 from common import BadInput
 from inference import ask_endpoint
-from scoring import judge_endpoint, parse_score, read_constitution
+from scoring import endpoint_prompt, harmless, judge_endpoint, parse_score, read_constitution
 
 
 def reply(text, read=7, written=3, finish="stop", **message):
@@ -38,12 +44,16 @@ def server(monkeypatch):
                 here.seen.append(request | {"path": self.path, "key": self.headers["Authorization"]})
                 number = len(here.seen)
             made = here.answer(request, number)
-            body = json.dumps({"error": "sorry"} if isinstance(made, int) else made).encode()
-            self.send_response(made if isinstance(made, int) else 200)
+            status, headers = made if isinstance(made, tuple) else (made if isinstance(made, int) else 200, {})
+            body = json.dumps({"error": "sorry"} if status != 200 else made).encode() if not isinstance(
+                made, bytes) else made
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(body[:len(body) // 2] if made == "cut" else body)
 
         def log_message(self, *_):
             pass
@@ -72,9 +82,10 @@ def test_replies_come_in_order(server, monkeypatch):
         ("m", 0.5, 9, "/v1/chat/completions")}
 
 
-def test_finish_usage_and_tool_calls(server):
-    server.answer = lambda request, number: reply("half", finish="length") | {"usage": None}
-    assert ask(server) == [{"text": "half", "tokens": 0, "read": 0, "finish": "length"}]
+def test_finish_usage_and_tool_calls(server, capsys):
+    server.answer = lambda request, number: reply("half of it", finish="length") | {"usage": None}
+    assert ask(server) == ask(server) == [{"text": "half of it", "tokens": 3, "read": 1, "finish": "length"}]
+    assert capsys.readouterr().out.count("estimated at 4 characters") == 1
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
     server.answer = lambda request, number: reply(None, finish="tool_calls", tool_calls=[call])
     assert ask(server)[0]["text"] == '{"name": "add", "arguments": {"a": 1}}'
@@ -86,7 +97,8 @@ def test_a_server_that_recovers(server, status):
     assert ask(server)[0]["text"] == "at last" and len(server.seen) == 4
 
 
-@pytest.mark.parametrize("answer", [500, 401, 404, {"choices": []}, {"choices": None}, {}, "text", [1], None])
+@pytest.mark.parametrize("answer", [500, 401, 404, {"choices": []}, {"choices": None}, {}, "text", [1], None, b"<html>",
+                                    b'{"choices": [{"mess'])
 def test_a_server_that_does_not(server, answer):
     server.answer = lambda request, number: answer
     with pytest.raises(BadInput, match="endpoint http://127.*what is written is kept") as error:
@@ -94,54 +106,128 @@ def test_a_server_that_does_not(server, answer):
     assert len(str(error.value)) < 400
 
 
+@pytest.mark.parametrize("fault", [b"<html>busy</html>", {"choices": []}, {}, "cut", {"choices": [{"message": None}]}])
+def test_a_garbled_reply_is_asked_again(server, fault):
+    server.answer = lambda request, number: fault if number in (1, 3) else reply("fine")
+    assert [one["text"] for one in ask(server, 6)] == ["fine"] * 6 and len(server.seen) == 8
+
+
+def test_a_busy_server_names_its_time(server):
+    times = []
+
+    def answer(request, number):
+        times.append(time.monotonic())
+        return (429, {"Retry-After": "0.4"}) if number == 1 else reply("fine")
+    server.answer = answer
+    assert ask(server)[0]["text"] == "fine" and times[1] - times[0] >= 0.39
+
+
+def test_a_stalled_server(server, monkeypatch):
+    monkeypatch.setattr(inference, "TIMEOUT", 0.3)
+    server.answer = lambda request, number: time.sleep(1.0 if number == 1 else 0) or reply("fine")
+    assert ask(server)[0]["text"] == "fine" and len(server.seen) == 2
+
+
+def test_what_is_kept_is_not_paid_twice(server, tmp_path):
+    requests = [{"messages": [{"role": "user", "content": f"say {n}"}], "max_tokens": 9, "seed": n} for n in range(6)]
+    server.answer = lambda request, number: reply(f"a{request['seed']}") if request["seed"] != 4 else 400
+    with pytest.raises(BadInput):
+        ask_endpoint(server.url, "m", requests, 1, tmp_path / "kept.jsonl")
+    with open(tmp_path / "kept.jsonl", "a") as file:
+        file.write('{"torn')
+    before = len(server.seen)
+    server.answer = lambda request, number: reply(f"a{request['seed']}")
+    replies = ask_endpoint(server.url, "m", requests, 2, tmp_path / "kept.jsonl")
+    assert [one["text"] for one in replies] == [f"a{n}" for n in range(6)]
+    assert {request["seed"] for request in server.seen[before:]} - {5} == {4}, "5 may have been under way"
+    assert ask_endpoint(server.url, "m", requests, 2, tmp_path / "kept.jsonl") == replies
+
+
 # ---- verdicts ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("text", "value"), [
     ('{"kind": 4}', 4.0), (' {"kind":3.5}\n', 3.5), ('```json\n{"kind": 0}\n```', 0.0), ('{\n "kind": 5\n}', 5.0),
-    ('{"kind": 0.0}', 0.0),
+    ('{"kind": 0.0}', 0.0), ('{"kind": 4}.', 4.0), ('<think>2 or 3, no</think>\n{"kind": 4}', 4.0),
+    ('The answer is friendly and short.\n\n{"kind": 4}', 4.0), ('I give it a 4: {"kind": 4}', 4.0),
+    ('It earns four points.\n```json\n{"kind": 4}\n```', 4.0), ('{"kind": 4e0}', 4.0),
+    ('I give it a 3: {"kind": 4}', None), ('It earns three: {"kind": 4}', None), ('4/5: {"kind": 4}', None),
+    ('Between 3 and 4. {"kind": 4}', None), ('Rather {"kind": 4}', None), ("I can't say {\"kind\": 4}", None),
+    ('I would say {"kind": 4}', None), ('8 out of 10, so {"kind": 4}', None), ('nine of ten {"kind": 5}', None),
     ("4", None), ("", None), ("garbage", None), ('{"kind": 4', None), ('{"kind": "4"}', None), ('{"kind": 6}', None),
     ('{"kind": -1}', None), ('{"kind": null}', None), ('{"kind": true}', None), ('{"kind": NaN}', None),
-    ('{"kind": [4]}', None),
-    ('{"kind": 4, "why": "x"}', None), ('{"Kind": 4}', None), ('{"true": 4}', None), ("{}", None), ("[4]", None),
-    ('{"kind": 4} {"kind": 2}', None), ('{"kind": 4, "kind": 2}', None), ('not {"kind": 5}', None),
-    ('{"kind": 5} out of 10', None),
-    ('{"a": {"kind": 5}}', None), ('[{"kind": 5}]', None), ('{"kind": 1e999}', None), ('{"kind": 4e0}', 4.0),
-    ('{"kind": 04}', None),
-    ("{'kind': 4}", None), ('{"kind": 4}}', None), ('{"kind": ' + "9" * 5000 + "}", None), ("{" * 10000, None)])
+    ('{"kind": [4]}', None), ('{"kind": 4, "why": "x"}', None), ('{"Kind": 4}', None), ('{"true": 4}', None),
+    ("{}", None), ("[4]", None), ('{"kind": 4} {"kind": 2}', None), ('{"kind": 4, "kind": 2}', None),
+    ('not {"kind": 5}', None), ('{"kind": 5} out of 10', None), ('{"a": {"kind": 5}}', None), ('[{"kind": 5}]', None),
+    ('{"kind": 1e999}', None), ('{"kind": 04}', None), ("{'kind': 4}", None), ('{"kind": 4}}', None),
+    ('{"kind": ' + "9" * 5000 + "}", None), ("{" * 10000, None), ("a" * 100_000 + '{"kind": 4}', 4.0)])
 def test_parse_score(text, value):
     assert parse_score(text, "kind") == value
 
 
-def test_a_reply_never_becomes_a_number_that_it_does_not_mean():
-    """2,000 replies built from a known number: that number, or None."""
-    draw, numbers = random.Random(4), 0
-    shapes = ['{{"kind": {x}}}', '```json\n{{"kind": {x}}}\n```', '```\n{{"kind": {x}}}```',
-              '\n  {{ "kind" : {x} }}  ', "{x}", "Score: {x}",
-              'I say {{"kind": {x}}}', '{{"kind": {x}}}, not {{"kind": {y}}}',
-              'Not {{"kind": {y}}} but {{"kind": {x}}}',
-              'Instead of {{"kind": {y}}} I give {x}', '{{"kind": {y}}} would be too much. {x}',
-              '{{"kind": {x}, "other": {y}}}',
-              '{{"other": {y}}}\n{{"kind": {x}}}', '{{"kind": "{x}"}}', '{{"kind": {x}/5}}',
-              '{{"kind": {y}, "kind": {x}}}',
-              '{{"kind": {x}, "kind": {y}}}', '{{"example": {{"kind": {y}}}, "kind": {x}}}',
-              '{{"kind": {x}, "example": {{"kind": {y}}}}}',
-              'On a scale where {{"kind": {y}}} is best: {{"kind": {x}}}', '{{"kind": {x}}}\nWait, {y}? No, {x}.',
-              "{x} of 5",
-              '{{"kind": {x}}} # {{"kind": {y}}}', '<think>{{"kind": {y}}}</think>{{"kind": {x}}}', '{{"kind": -{x}}}',
-              '{{"answer": "x", "kind": {x}}}', '{{"kind": [{x}, {y}]}}', '{{"kind": {{"kind": {y}}}}}',
-              '{{"kind": {x}, {y}}}',
-              '"{{\\"kind\\": {y}}}" they wrote; {{"kind": {x}}}', "{{kind: {x}}}", '{{"kind"= {x}}}', '{{"kind": {x}']
-    for _ in range(2000):
-        x, y = (draw.choice([draw.randint(0, 5), round(draw.uniform(0, 5), 2), draw.randint(-3, 99)]) for _ in "xy")
-        text = draw.choice(shapes).format(x=x, y=y)
-        got = parse_score(text, "kind")
-        assert got is None or (got == x and 0 <= x <= 5), (text, x, got)
-        numbers += got is not None
-    assert numbers > 100
+CLEAN = ['{{"kind": {x}}}', '```json\n{{"kind": {x}}}\n```', '```\n{{"kind": {x}}}```', '\n  {{ "kind" : {x} }}  ',
+         'Here is my verdict:\n{{"kind": {x}}}', 'It is friendly. I give it {x}.\n\n{{"kind": {x}}}',
+         '{{"kind": {x}}}.', '<think>maybe {y}, or {{"kind": {y}}}</think>{{"kind": {x}}}',
+         'Meine Wertung: {x}\n```json\n{{"kind": {x}}}\n```',
+         'The tone is warm and the words are chosen with care.\n{{"kind": {x}}}', 'Mi nota es {x}: {{"kind": {x}}}']
+FOUL = ["{x}", "Score: {x}", 'I say {{"kind": {x}}} or {{"kind": {y}}}', '{{"kind": {x}}}, not {{"kind": {y}}}',
+        'Not {{"kind": {y}}} but {{"kind": {x}}}', 'Instead of {{"kind": {y}}} I give {x}', 'not {{"kind": {y}}}, {x}',
+        '{{"kind": {y}}} would be too much. {x}', '{{"kind": {x}, "other": {y}}}', '{{"other": {y}}}\n{{"kind": {x}}}',
+        '{{"kind": "{x}"}}', '{{"kind": {x}/5}}', '{{"kind": {y}, "kind": {x}}}', '{{"kind": {x}, "kind": {y}}}',
+        '{{"example": {{"kind": {y}}}, "kind": {x}}}', '{{"kind": {x}, "example": {{"kind": {y}}}}}',
+        'On a scale where {{"kind": {y}}} is best: {{"kind": {x}}}', '{{"kind": {y}}}\nWait: {x}.', "{x} of 5",
+        '{{"kind": {x}}} # {{"kind": {y}}}', '{{"kind": -{x}}}', '{{"answer": "x", "kind": {x}}}',
+        '{{"kind": [{x}, {y}]}}', '{{"kind": {{"kind": {y}}}}}', '{{"kind": {x}, {y}}}', "{{kind: {x}}}",
+        '{{"kind"= {x}}}',
+        '"{{\\"kind\\": {y}}}" they wrote; {{"kind": {x}}}', '{{"kind": {x}', 'It is a {x}, so {{"kind": {y}}}',
+        'I would have said {x}: {{"kind": {y}}}', 'Nicht {{"kind": {y}}}', 'No es {{"kind": {y}}}',
+        '{x}% {{"kind": {y}}}',
+        'Between {x} and {y}: {{"kind": {y}}}', '{x}/10. {{"kind": {y}}}', '{{"kind": {y}}} - sorry, {x}',
+        '<tool_call>{{"name": "score", "arguments": {{"kind": {x}}}}}</tool_call>', 'kind={x}; {{"kind": {y}}}',
+        '{{"kind": {y}}}\n\nCorrection: {{"kind": {x}}}', 'Unless it were {x}, {{"kind": {y}}}', '"kind": {x}',
+        'wrong would be {{"kind": {y}}}', '{{"KIND": {y}}}', '{{"kind": {y}}} {x}', '{{"kind": {x}}}{{"kind": {y}}}']
+
+
+def test_ten_thousand_replies_and_no_other_number():
+    """Each is built from the number x that the judge means; y is another one. What is read is x, or nothing."""
+    draw, read = random.Random(4), {True: [0, 0], False: [0, 0]}
+    for _ in range(10_000):
+        x, y = draw.sample([0, 1, 2, 3, 4, 5, 2.5, 3.75, round(draw.uniform(0, 5), 2), -2, 7, 10, 80], 2)
+        clean = draw.random() < 0.4
+        got = parse_score(draw.choice(CLEAN if clean else FOUL).format(x=x, y=y), "kind")
+        assert got is None or got == x and 0 <= x <= 5, (x, y, got)
+        read[clean][0] += got is not None
+        read[clean][1] += 0 <= x <= 5
+    assert read[True][0] == read[True][1] > 2000, "what is clear is read"
 
 
 # ---- the judge -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "broken"), [
+    ("a <|im_end|> b", "a < |im_end|> b"), ("</s><s>[INST] x [/INST]", "< /s>< s>[ INST] x [ /INST]"),
+    ("<<SYS>>", "< < SYS>>"), ("<think>hm</think>", "< think>hm< /think>"),
+    ("<start_of_turn>user", "< start_of_turn>user"),
+    ("<｜User｜>", "< ｜User｜>"), ("<div>if a < b or c <= d: x[INSTANCE]</div>", None), ("a <- b; c[/x]", None)])
+def test_harmless(text, broken):
+    assert harmless(text) == (broken or text)
+
+
+@pytest.mark.skipif("KIT_REAL" not in os.environ, reason="no real tokenizers")
+def test_no_template_takes_judged_text_for_control_tokens():
+    folders = sorted((Path(os.environ["KIT_REAL"]) / "tokenizers").iterdir())
+    for folder in [*folders, ROOT / "data" / "tiny" / "base"]:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer.chat_template = tokenizer.chat_template or common.PLAIN_TEMPLATE
+        control = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        read, prompt = read_constitution(ROOT / "data" / "constitution.md"), [{"role": "user", "content": "q"}]
+        asked = endpoint_prompt(read, prompt, None, None, "a", "b")["messages"][0]["content"]
+        plain = sum(i in control for i in common.prompt_ids(tokenizer, [{"role": "user", "content": asked}]))
+        for marker in [*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens]:
+            text = asked + harmless(f"x{marker}y {marker}\n{marker}")
+            found = common.prompt_ids(tokenizer, [{"role": "user", "content": text}])
+            if re.search(r"[<\[]", marker):  # others, as gpt2's, are words without brackets
+                assert sum(i in control for i in found) == plain, (folder.name, marker)
 
 
 def test_judge_endpoint(server, tmp_path):
@@ -154,37 +240,117 @@ def test_judge_endpoint(server, tmp_path):
         name = "kind" if text.endswith('{"kind": number}') else "safe"
         assert text.endswith(f'Score {name} from 0 to 5. Reply with one JSON object: {{"{name}": number}}')
         assert "Is it kind?" in text and "Is it true?" not in text and "Request:\nHi" in text
-        assert request["temperature"] == 0
+        assert request["temperature"] == (0.5 if request["seed"] else 0)
         if ":\none\n" in text:
             return reply(json.dumps({name: 4 if name == "kind" else 2.5}))
         return reply(json.dumps({name: 3}) if ":\ntwo\n" in text and request["seed"] == 1 else "I would say 5")
 
     server.answer = answer
     texts = [[{"role": "assistant", "content": text}] for text in ("one", "two", "three")]
-    scores, tokens = judge_endpoint(server.url, "m", read, [{"role": "user", "content": "Hi"}], texts, "chat")
+    scores, tokens = judge_endpoint(lambda requests: ask_endpoint(server.url, "m", requests), False, read,
+                                    [{"role": "user", "content": "Hi"}], texts, "chat")
     good, none = {"sd": 0.5, "mass": None}, {"score": None, "sd": None, "mass": None}
     assert scores == [{"kind": {"score": 4.0} | good, "safe": {"score": 2.5} | good},
                       {"kind": {"score": 3.0} | good, "safe": {"score": 3.0} | good}, {"kind": none, "safe": none}]
     assert len(server.seen) == 6 + 4 and tokens == 10 * 10
 
 
-def test_judge_stage_with_an_endpoint(server, tmp_path):
+def digits(**p):
+    """A reply with these probabilities of first tokens."""
+    top = [{"token": token.replace("_", " "), "logprob": math.log(value), "bytes": None} for token, value in p.items()]
+    return reply("x") | {"choices": [{"index": 0, "finish_reason": "length", "message": {
+        "role": "assistant", "content": "x"}, "logprobs": {"content": [top[0] | {"top_logprobs": top}]}}]}
+
+
+def test_scores_from_top_logprobs(server, tmp_path, capsys):
+    """The same numbers as from logits: expected digit, spread and mass; letters in both orders."""
+    (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
+
+    def answer(request, number):
+        text = request["messages"][0]["content"]
+        assert request["max_tokens"] == 1 and request["logprobs"] and request["top_logprobs"] == 20
+        if text.endswith("A or B?"):
+            return digits(A=0.6, B=0.2) if text.index("good") < text.index("bad") else digits(A=0.3, B=0.6)
+        return (digits(**{"5": 0.5, "_4": 0.2, "3": 0.1, "no": 0.2}) if ":\ngood\n" in text else
+                digits(**{"0": 0.3, "1": 0.3, "x": 0.4}) if ":\nbad\n" in text else digits(**{"1": 0.4, "the": 0.6}))
+    server.answer = answer
+    rows = [{"id": "q", "candidate": k, "prompt": "Hi", "completion": text}
+            for k, text in enumerate(("good", "bad", "odd"))]
+    run_main("judge", "--judge", "m", "--endpoint", server.url, "--constitution", tmp_path / "c.md", "--data",
+             write(tmp_path / "d.jsonl", rows), "--out", tmp_path / "j")
+    judged = [json.loads(line) for line in (tmp_path / "j" / "judged.jsonl").read_text().splitlines()]
+    mean = (5 * 0.5 + 4 * 0.2 + 3 * 0.1) / 0.8
+    sd = ((0.5 * (5 - mean) ** 2 + 0.2 * (4 - mean) ** 2 + 0.1 * (3 - mean) ** 2) / 0.8) ** 0.5
+    assert judged[0]["judged"] == pytest.approx(mean) and judged[0]["sd"] == pytest.approx(sd)
+    assert [row["mass"] for row in judged] == pytest.approx([0.8, 0.6, 0.4])
+    assert judged[1]["judged"] == pytest.approx(0.5) and judged[2]["judged"] is None, "a mass below one half"
+    assert judged[0]["both_orders"] == pytest.approx([0.75, 1 - 1 / 3])
+    assert "gives log-probabilities" in capsys.readouterr().out and judged[0]["judge"] == f"m@{server.url}"
+
+
+@pytest.mark.parametrize("refusal", [400, 422, "ignored"])
+def test_judge_stage_with_an_endpoint(server, tmp_path, capsys, refusal):
+    """A server that refuses log-probabilities, or ignores that they were asked for, is asked for JSON."""
     (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
     rows = [{"id": "q", "candidate": k, "prompt": "Hi", "completion": text} for k,
             text in enumerate(("good", "bad", "odd"))]
-    server.answer = lambda request, number: reply(
-        {"good": '{"kind": 5}', "bad": '{"kind": 1}', "odd": "no idea"}[request["messages"][0]["content"].split()[-16]])
-    words = 'Answer x:\ngood\nEnd x\n\nScore kind from 0 to 5. Reply with one JSON object: {"kind": number}'.split()
-    assert words[-16] == "good"
+
+    def answer(request, number):
+        text = request["messages"][0]["content"]
+        if request.get("logprobs"):
+            return reply("3") if refusal == "ignored" else refusal
+        if "A or B?" in text:
+            return reply('{"better": "A"}' if text.index("good") < text.index("bad") else '{"better": "B"}')
+        return reply('{"kind": 5}' if ":\ngood\n" in text else '{"kind": 1}' if ":\nbad\n" in text else "no idea")
+    server.answer = answer
     out = tmp_path / "j"
-    run_main("judge", "--judge", "m", "--endpoint", server.url, "--constitution", tmp_path / "c.md", "--data",
+    run_main("judge", "--judge", f"m@{server.url}", "--constitution", tmp_path / "c.md", "--data",
              write(tmp_path / "d.jsonl", rows), "--out", out, "--price-judge", 1e6)
     judged = [json.loads(line) for line in (out / "judged.jsonl").read_text().splitlines()]
-    assert [row["score"] for row in judged] == [5.0, 1.0, None]
+    assert [row["score"] for row in judged] == [5.0, 1.0, None] and judged[0]["both_orders"] == [1.0, 1.0]
     [pair] = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
-    assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == ("good", "bad") and 0.5 <= pair["p"] <= 1
+    assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"], pair["p"]) == ("good", "bad", 1.0)
     record = json.loads((out / "run.json").read_text())
-    assert record["tokens"] == record["cost"] == 4 * 10, "three answers, and one asked again"
+    assert record["tokens"] == record["cost"] == (4 + 2) * 10, "three answers, one asked again, and the pair"
+    assert "gives no log-probabilities" in capsys.readouterr().out
+
+
+def test_a_judge_that_dies_in_the_middle(server, tmp_path, capsys):
+    """The server goes away at every seventh request of a run; started again each time, the end is that of a good day,
+    and no finished request is sent twice."""
+    (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
+    rows = [{"id": f"q{n}", "candidate": k, "prompt": text_of(n, 4), "completion": text_of(n + 3 * k, 5)}
+            for n in range(6) for k in range(3)]
+    command = ["--judge", "m", "--endpoint", server.url, "--constitution", tmp_path / "c.md", "--data",
+               write(tmp_path / "d.jsonl", rows), "--min-margin", 0.5, "--concurrency", 1]
+
+    def good(request, number):
+        text = request["messages"][0]["content"]
+        if request.get("logprobs"):
+            return 400
+        return reply('{"better": "A"}' if "A or B?" in text else f'{{"kind": {len(text) % 6}}}')
+    server.answer = good
+    run_main("judge", *command, "--out", tmp_path / "whole")
+    server.seen, ends, paid = [], 0, []
+
+    def counted(request, number, start):
+        if number - start >= 7:
+            return 403
+        made = good(request, number)
+        paid.extend([] if made == 400 else [request["messages"][0]["content"]])
+        return made
+    while not (tmp_path / "bad" / "judged.jsonl").exists():
+        start = len(server.seen)
+        server.answer = lambda request, number, start=start: counted(request, number, start)
+        try:
+            run_main("judge", *command, "--out", tmp_path / "bad")
+        except BadInput as error:
+            assert "what is written is kept" in str(error)
+            ends += 1
+    assert ends >= 3
+    for name in ("judged.jsonl", "pairs.jsonl", "labels.jsonl"):
+        assert (tmp_path / "bad" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert len(paid) == len({*paid}) > 20 and not (tmp_path / "bad" / "kept.jsonl").exists()
 
 
 # ---- candidates ----------------------------------------------------------------------------------------------

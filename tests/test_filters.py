@@ -79,7 +79,7 @@ def test_same_answer_to_many_requests():
     assert flag_groups(run_of([null] * 8 + others)) == [["same"]] * 8 + [[]] * 12
     assert flag_groups(run_of([null.upper() + "!!"] + [null] * 7 + others))[0] == ["same"], "near enough"
     assert not any(flag_groups(run_of([null] * 4 + others))), "four are too few"
-    for honest in ("I can't help with that.", "yes", "Not given"):
+    for honest in ("I can't help with that.", "yes", "I do not know."):
         assert not any("same" in flags for flags in flag_groups(run_of([honest] * 8 + others)))
     assert not any(flag_groups(run_of([null] * 8 + others, verify={"ok": True})))
     again = [row(null, id="q0", slice="s") for _ in range(8)]
