@@ -5,8 +5,13 @@ import math
 import os
 import random
 import re
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -404,3 +409,54 @@ def test_a_dead_server_is_one_line_and_code_2(tmp_path):
                        tmp_path / "c.jsonl")
     assert ended.returncode == 2 and ended.stderr.count("Traceback") == 0 and ended.stderr.splitlines()[-1].startswith(
         "gen_candidates.py: endpoint http://127.0.0.1:9/v1: APIConnectionError")
+
+
+# ---- a real server -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """`transformers serve` with the tiny SFT data's base model -> its URL."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", "--host", "127.0.0.1", "--port", str(port),
+               "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT,
+                               start_new_session=True, env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                break
+            except OSError:
+                assert process.poll() is None, "the server ended"
+                time.sleep(0.25)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_transformers_serve(serve, tmp_path, capsys):
+    """A real server to the end: answers with counted tokens, and JSON verdicts (it refuses log-probabilities): the tiny
+    base knows no JSON, so every verdict is null, and that is said."""
+    model = str(ROOT / "data" / "tiny" / "base")
+    rows = [{"id": f"q{n}", "prompt": text_of(n, 4)} for n in range(3)]
+    assert run_main("gen_candidates", "--model", model, "--endpoint", serve, "--data",
+                    write(tmp_path / "p.jsonl", rows), "--out", tmp_path / "c.jsonl", "--n", 2, "--max-tokens", 12,
+                    "--concurrency", 2) == 0
+    made = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
+    assert len(made) == 6 and all(row["tokens"] > 0 and row["read"] > 0 for row in made)
+    assert "does not count tokens" not in capsys.readouterr().out
+    (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
+    assert run_main("judge", "--judge", model, "--endpoint", serve, "--constitution", tmp_path / "c.md", "--data",
+                    tmp_path / "c.jsonl", "--out", tmp_path / "j", "--concurrency", 2) == 0
+    printed = capsys.readouterr().out
+    assert "gives no log-probabilities" in printed and "6 of 6 answers without a score" in printed
+    judged = [json.loads(line) for line in (tmp_path / "j" / "judged.jsonl").read_text().splitlines()]
+    assert all(row["judged"] is None and row["scores"] == {"kind": None} for row in judged)
+    assert sum(row["judge_tokens"] for row in judged) > 100
