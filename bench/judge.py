@@ -46,7 +46,7 @@ def parse_args(argv=None):
     p.add_argument("--vocab", type=int, default=32000, help="its vocabulary")
     p.add_argument("--model", help="a model folder instead, on prompts and answers of data/tiny/sft.jsonl")
     p.add_argument("--constitution", help="of --model")
-    p.add_argument("--prompts", type=int, default=8, help="prompts, with four answers each")
+    p.add_argument("--prompts", type=int, default=3, help="prompts, with four answers each")
     p.add_argument("--repeats", type=int, default=3, help="turns of each way")
     p.add_argument("--seed", type=int, default=0, help="of weights, texts and lengths")
     return p.parse_args(argv)
