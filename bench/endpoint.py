@@ -145,7 +145,8 @@ def main(args):
     both = [(a["correct"], b["correct"]) for (one, _), (other, _) in zip(local, served) for a, b in zip(one, other)]
     known = [abs(a["score"] - b["score"]) for a, b in both if None not in (a["score"], b["score"])]
     line = {"bench": "endpoint", "server": "llama.cpp", "logprobs": logprobs, "answers": len(both),
-            "scored": len(known), "largest_difference": round(max(known, default=9.0), 5), "seconds_local": round(middle - begin, 2),
+            "scored": len(known), "largest_difference": round(max(known, default=9.0), 5),
+            "seconds_local": round(middle - begin, 2),
             "seconds_endpoint": round(end - middle, 2)}
     print(json.dumps(line))
     return 1 if not logprobs or line["largest_difference"] > 0.02 or len(known) < len(both) else 0
