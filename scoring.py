@@ -245,16 +245,30 @@ def overall_score(scores, criteria):
 # ---- verdicts by an endpoint ----------------------------------------------------------------------------------
 
 MARKERS = re.compile(
-    r"<(?=\||｜|<?/?SYS|/?(?:s|think|tools|reponame|filename|bos|eos|pad|unk|mask|end|user|assistant|system|tool|"
-    r"\w*_\w*)>)|"
-    r"\[(?=/?(?:INST|CLS|SEP|PAD|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])")
-CONTRADICTS = re.compile(
-    r"\b(?:not|no|never|nor|rather|instead|wrong|unless|would|but|except|less|more|below|above|minus|half|if|nicht|"
-    r"kein\w*|statt\w*|sondern|pas|jamais|sino|nunca|non)\b|n't\b|[{}\[\]]", re.IGNORECASE)
+    r"<(?=\||｜|<?/?SYS|/?(?:s|think|tools|toolcall|reponame|filename|bos|eos|pad|unk|mask|sep|cls|sop|eop|end|user|"
+    r"assistant|system|tool|image|audio|video|seed:\w+|\w*_\w*)>|/?\w+\|>)|"
+    r"\[(?=/?(?:INST|CLS|SEP|PAD|UNK|MASK|[gs]MASK|BOS|EOS|IMG\w*|THINK|ARGS|CALL_ID|\w*TOOL\w*|SYSTEM_PROMPT|PREFIX|"
+    r"MIDDLE|SUFFIX)\]|\|)|\](?=~)", re.IGNORECASE)
+DENIES = re.compile(  # what denies, corrects, weighs, quotes, or halves; numbers above five
+    r"\b(?:not|cannot|(?:is|are|was|does|did|do|wo|ca|could|would|should|has|have)nt|no|never|n?either|n?or|without|"
+    r"hardly|rather|instead|wrong\w*|false\w*|incorrect\w*|mistake\w*|correct(?:ion|ed|ing)|sorry|wait|actually|unless|"
+    r"if|would|could|should|might|but|however|although|except|less|more|below|above|under|over|minus|plus|half|point|"
+    r"times|twice|double|thirds?|quarters?|fourths?|fifths?|says?|said|wrote|writes|claims?|quotes?|reads|examples?|"
+    r"format|ignore\w*|"
+    r"percent|dozen|invert\w*|nicht|nie|kein\w*|statt\w*|sondern|falsch\w*|ohne|aber|oder|eher|wäre|würde|"
+    r"\w*halb\w*|komma|niet|geen|maar|pas|ne|jamais|plutôt|mais|sans|ou|faux|serait|demie?|virgule|sino|nunca|pero|o|"
+    r"sería|medio|media|coma|não|nem|mas|meia|non|mai|ma|sarebbe|mezz[oa]|virgola|inte|"
+    r"ikke|değil|"
+    r"\w*(?:six|seven|eight|nine|eleven|twelve)\w*|ten|\w+teen|(?:twen|thir|for|fif)ty\w*|hundred|"
+    r"\w*(?:sechs|sieben|acht|neun|zehn|zwölf)\w*|elf|hundert|sept|huit|neuf|dix|onze|douze|vingt|cent|seis|siete|ocho|"
+    r"nueve|diez|cien|sei|sette|otto|nove|dieci|sete|oito|dez|zes|zeven|negen|tien|[ivx]{2,4})\b|n['’]t\b|['’]d\b",
+    re.IGNORECASE)
+FOREIGN = re.compile(r"[^\x00-\x7f\u00a0-\u00b1\u00b4-\u00b8\u00ba\u00bb\u00bf-\u024f\u2018-\u201f\u2026]|"
+                     r"[{}<>\[\]/%+±~^*=–—−|\\]|-\s*\d|\d\s*-")  # °, é, quotes pass; other scripts, signs, stars do not
 NUMBERS = {word: value for value, words in enumerate(
-    ("zero null none cero zéro", "one eins un uno", "two zwei deux dos", "three drei trois tres",
-     "four vier quatre cuatro", "five fünf cinq cinco")) for word in words.split()}
-OTHER_NUMBERS = re.compile(r"\b(?:six|seven|eight|nine|ten|hundred|sechs|sieben|acht|neun|zehn|dix|diez)\b", re.I)
+    ("zero null none cero zéro nul", "one eins uno",
+     "two zwei deux dos due dois duas twee", "three drei trois tres tre três drie",
+     "four vier quatre cuatro quattro quatro", "five fünf cinq cinco cinque vijf")) for word in words.split()}
 
 
 def harmless(text):
@@ -262,24 +276,30 @@ def harmless(text):
     return MARKERS.sub(lambda found: found[0] + " ", text)
 
 
-def parse_score(text, criterion):
-    """The number 0-5 that a judge's reply means, or None: it ends in one JSON object, exactly {criterion: number}, bare
-    or in a ``` fence. Words before it may name the same number and no other, and nothing that denies or weighs; else a
-    reply might become a number that the judge did not mean."""
-    text = re.sub(r"\A\s*<think>.*?</think>", "", text, flags=re.DOTALL)
-    found = re.fullmatch(r"([^{}]*?)(?:```(?:json)?\s)?\s*(\{[^{}]*\})\s*(?:```)?\s*\.?\s*", text, re.DOTALL)
+def verdict(text):
+    """(words before, name, value) of the JSON object of one key that a reply ends with, bare or in a ``` fence; None
+    where there is none. Thoughts up to </think> are left out."""
+    text = text.rpartition("</think>")[2].strip().removesuffix(".").rstrip().removesuffix("```").rstrip()
+    before, brace, inside = text.rpartition("{")
     try:
-        [(name, value)] = json.loads(found[2], object_pairs_hook=list)
-    except (ValueError, TypeError):
+        [(name, value)] = json.loads(brace + inside, object_pairs_hook=list)
+    except (ValueError, TypeError, RecursionError):
         return None
+    return re.sub(r"```(?:json)?\Z", "", before.rstrip()).rstrip(), name, value
+
+
+def parse_score(text, criterion):
+    """The number 0-5 that a judge's reply means, or None: it ends in one JSON object, exactly {criterion: number}.
+    Sentences before it (in Latin letters) may name the same number and no other, and nothing that denies or weighs;
+    else a reply might become a number that the judge did not mean."""
+    before, name, value = verdict(text) or ("", None, None)
     if name != criterion or type(value) not in (int, float) or not 0 <= value <= 5:
         return None
-    before = found[1]
-    said = [re.sub(r"[^\d.,]", "", one).strip(".,").replace(",", ".") for one in re.findall(r"\d[\d.,]*", before)]
+    said = [one.strip(".,").replace(",", ".") for one in re.findall(r"\d[\d.,]*", before)]
     said += [str(NUMBERS[word]) for word in re.findall(r"\w+", before.lower()) if word in NUMBERS]
-    same = all(re.fullmatch(r"\d+(?:\.\d+)?", one) and float(one) == value for one in said)
-    odd = CONTRADICTS.search(before) or OTHER_NUMBERS.search(before) or re.search(r"[/%–—~±]|[-−]\s*\d", before)
-    return float(value) if same and not odd else None
+    same = all(re.fullmatch(r"\d(?:\.\d{1,2})?", one) and float(one) == value for one in said)
+    begins = not before or before[-1] in ".:!?0123456789"  # within a sentence it may be denied or quoted in many ways
+    return float(value) if same and begins and not DENIES.search(before) and not FOREIGN.search(before) else None
 
 
 def top_choices(reply, choices):

@@ -165,7 +165,13 @@ def test_what_is_kept_is_not_paid_twice(server, tmp_path):
     ("{}", None), ("[4]", None), ('{"kind": 4} {"kind": 2}', None), ('{"kind": 4, "kind": 2}', None),
     ('not {"kind": 5}', None), ('{"kind": 5} out of 10', None), ('{"a": {"kind": 5}}', None), ('[{"kind": 5}]', None),
     ('{"kind": 1e999}', None), ('{"kind": 04}', None), ("{'kind': 4}", None), ('{"kind": 4}}', None),
-    ('{"kind": ' + "9" * 5000 + "}", None), ("{" * 10000, None), ("a" * 100_000 + '{"kind": 4}', 4.0)])
+    ('{"kind": ' + "9" * 5000 + "}", None), ("{" * 10000, None), ("a" * 100_000 + '.\n{"kind": 4}', 4.0),
+    ('{"kind": ' + "[" * 100_000 + "}", None), (" " * 100_000, None), ('{"kind": 4}' + " " * 100_000 + "x", None),
+    ('Three or four, hmm </think>\n\n{"kind": 4}', 4.0), ('<think>Perhaps\n{"kind": 4}', None),
+    ('I cannot say so.\n{"kind": 5}', None), ('Viereinhalb.\n{"kind": 4}', None), ('★★☆☆☆\n{"kind": 4}', None),
+    ('Four point four.\n{"kind": 4}', None), ('The answer wants me to end in {"kind": 5}', None),
+    ('It says:\n{"kind": 5}', None), ('这个回答很好。\n{"kind": 4}', None), ('Eine gute Antwort.\n{"kind": 4}', 4.0),
+    ("It\u2019s pleasant, correct and brings the points that matter.\n{\"kind\": 5}", 5.0)])
 def test_parse_score(text, value):
     assert parse_score(text, "kind") == value
 
@@ -173,8 +179,10 @@ def test_parse_score(text, value):
 CLEAN = ['{{"kind": {x}}}', '```json\n{{"kind": {x}}}\n```', '```\n{{"kind": {x}}}```', '\n  {{ "kind" : {x} }}  ',
          'Here is my verdict:\n{{"kind": {x}}}', 'It is friendly. I give it {x}.\n\n{{"kind": {x}}}',
          '{{"kind": {x}}}.', '<think>maybe {y}, or {{"kind": {y}}}</think>{{"kind": {x}}}',
-         'Meine Wertung: {x}\n```json\n{{"kind": {x}}}\n```',
-         'The tone is warm and the words are chosen with care.\n{{"kind": {x}}}', 'Mi nota es {x}: {{"kind": {x}}}']
+         'Meine Wertung: {x}\n```json\n{{"kind": {x}}}\n```', '{y} at first sight </think>\n{{"kind": {x}}}',
+         'The tone is warm and the words are chosen with care.\n{{"kind": {x}}}', 'Mi nota es {x}: {{"kind": {x}}}',
+         'The answer is different from what was asked, and excellent.\n\n```json\n{{"kind": {x}}}\n```',
+         'Bewertung: {{"kind": {x}}}', 'Une réponse aimable et complète.\n{{"kind": {x}}}', '{{"kind":{x}}}\r\n']
 FOUL = ["{x}", "Score: {x}", 'I say {{"kind": {x}}} or {{"kind": {y}}}', '{{"kind": {x}}}, not {{"kind": {y}}}',
         'Not {{"kind": {y}}} but {{"kind": {x}}}', 'Instead of {{"kind": {y}}} I give {x}', 'not {{"kind": {y}}}, {x}',
         '{{"kind": {y}}} would be too much. {x}', '{{"kind": {x}, "other": {y}}}', '{{"other": {y}}}\n{{"kind": {x}}}',
@@ -183,14 +191,30 @@ FOUL = ["{x}", "Score: {x}", 'I say {{"kind": {x}}} or {{"kind": {y}}}', '{{"kin
         'On a scale where {{"kind": {y}}} is best: {{"kind": {x}}}', '{{"kind": {y}}}\nWait: {x}.', "{x} of 5",
         '{{"kind": {x}}} # {{"kind": {y}}}', '{{"kind": -{x}}}', '{{"answer": "x", "kind": {x}}}',
         '{{"kind": [{x}, {y}]}}', '{{"kind": {{"kind": {y}}}}}', '{{"kind": {x}, {y}}}', "{{kind: {x}}}",
-        '{{"kind"= {x}}}',
+        '{{"kind"= {x}}}', '[{{"kind": {y}}}, {{"kind": {x}}}]', '{{"safe": {y}}}', '{{"scores": {{"kind": {y}}}}}',
         '"{{\\"kind\\": {y}}}" they wrote; {{"kind": {x}}}', '{{"kind": {x}', 'It is a {x}, so {{"kind": {y}}}',
         'I would have said {x}: {{"kind": {y}}}', 'Nicht {{"kind": {y}}}', 'No es {{"kind": {y}}}',
-        '{x}% {{"kind": {y}}}',
-        'Between {x} and {y}: {{"kind": {y}}}', '{x}/10. {{"kind": {y}}}', '{{"kind": {y}}} - sorry, {x}',
+        '{x}% {{"kind": {y}}}', 'Between {x} and {y}: {{"kind": {y}}}', '{x}/10. {{"kind": {y}}}',
         '<tool_call>{{"name": "score", "arguments": {{"kind": {x}}}}}</tool_call>', 'kind={x}; {{"kind": {y}}}',
+        '<tool_call>\n{{"kind": {y}}}', '<answer>{{"kind": {y}}}', '{{"kind": {y}}}</s>',
         '{{"kind": {y}}}\n\nCorrection: {{"kind": {x}}}', 'Unless it were {x}, {{"kind": {y}}}', '"kind": {x}',
-        'wrong would be {{"kind": {y}}}', '{{"KIND": {y}}}', '{{"kind": {y}}} {x}', '{{"kind": {x}}}{{"kind": {y}}}']
+        'wrong would be {{"kind": {y}}}', '{{"KIND": {y}}}', '{{"kind": {y}}} {x}', '{{"kind": {x}}}{{"kind": {y}}}',
+        '{{"kind": {y}}}\n```\nThat is wrong: {x}', '{{"kind": {y}}}\n* I mean {x}', "{{'kind': {y}}}",
+        '<think>{x}? Or\n{{"kind": {y}}}', '{{"kind": {y}, }}', '{{"kind": {y} }} }}', '// {x}\n{{"kind": {y}}}']
+WORDS = {  # what a judge may say of its number (or of one it turns down) before an object with another number
+    "numbers": ["{0}.", "Score {0}:", "I give it {0} points.", "Es ist eine {0}.", "C'est {0}:", "Mi nota: {0}.",
+                "Between {0} and a bit more.", "It earns {0}, in my opinion.", "Punkte:\n\n{0}\n", "Een {0}.",
+                "Dou {0}."],
+    "denials": ["I cannot give:", "It isn't:", "It isn’t:", "It isnt:", "Never say:", "Das ist nicht:",
+                "Kein Fall von:", "Ce n'est pas:", "No es:", "Não é:", "Non è:", "Dat is niet:", "Это не:", "不是:",
+                "Rather than:", "Instead of this:", "The wrong reply:", "It'd be:", "Incorrect:", "Değil:", "لا:",
+                "An example:", "Far from", "The answer wants me to reply", "It ends in", "Ignore this:", "Ignore this",
+                "A cheat writes:", "It says:"]}
+NAMES = {0: "zero null cero zéro nul", 1: "one eins uno", 2: "two zwei deux dos due", 3: "three drei trois tres tre",
+         4: "four vier quatre cuatro quattro", 5: "five fünf cinq cinco cinque",
+         2.5: "two-and-a-half zweieinhalb ２.５",
+         3.5: "3½ dreieinhalb 3,5", 4.5: "4½ viereinhalb 四点五", 7: "seven sieben sept siete ７ 七 VII",
+         8: "eight acht huit ocho otto ٨", 10: "ten zehn dix diez X/X", 80: "80% eighty achtzig"}
 
 
 def test_ten_thousand_replies_and_no_other_number():
@@ -198,9 +222,20 @@ def test_ten_thousand_replies_and_no_other_number():
     draw, read = random.Random(4), {True: [0, 0], False: [0, 0]}
     for _ in range(10_000):
         x, y = draw.sample([0, 1, 2, 3, 4, 5, 2.5, 3.75, round(draw.uniform(0, 5), 2), -2, 7, 10, 80], 2)
-        clean = draw.random() < 0.4
-        got = parse_score(draw.choice(CLEAN if clean else FOUL).format(x=x, y=y), "kind")
-        assert got is None or got == x and 0 <= x <= 5, (x, y, got)
+        clean, form = draw.random() < 0.3, draw.choice(CLEAN[:4])
+        if clean:
+            text = draw.choice(CLEAN).format(x=x, y=y)
+        elif draw.random() < 0.4:
+            text = draw.choice(FOUL).format(x=x, y=y)
+        elif draw.random() < 0.5:
+            x = draw.choice([*NAMES])
+            y = draw.choice([n for n in range(6) if n != x])
+            said = draw.choice(WORDS["numbers"]).format(draw.choice([*NAMES[x].split(), x, f"{x:.1f}"]))
+            text = said + draw.choice(" \n") + form.format(x=y, y=y)
+        else:
+            text = draw.choice(WORDS["denials"]) + draw.choice(" \n") + form.format(x=y, y=y)
+        got = parse_score(text, "kind")
+        assert got is None or got == x and 0 <= x <= 5, (text, x, y, got)
         read[clean][0] += got is not None
         read[clean][1] += 0 <= x <= 5
     assert read[True][0] == read[True][1] > 2000, "what is clear is read"
