@@ -244,6 +244,8 @@ def overall_score(scores, criteria):
 
 # ---- verdicts by an endpoint ----------------------------------------------------------------------------------
 
+LOGPROBS = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}  # how a judge is asked for one token
+JSON = {"max_tokens": 200, "seed": 0}  # and for an object
 MARKERS = re.compile(
     r"<(?=\||｜|<?/?SYS|/?(?:s|think|tools|toolcall|reponame|filename|bos|eos|pad|unk|mask|sep|cls|sop|eop|end|user|"
     r"assistant|system|tool|image|audio|video|seed:\w+|\w*_\w*)>|/?\w+\|>)|"
@@ -305,7 +307,7 @@ def parse_score(text, criterion):
 def top_choices(reply, choices):
     """Probabilities of choices among the likeliest first tokens of a reply -> [p, ...]."""
     p = [0.0] * len(choices)
-    for token, logprob in reply["top"].items():
+    for token, logprob in reply["top"] or []:
         if token.strip() in choices:
             p[choices.index(token.strip())] += math.exp(logprob)
     return p
@@ -324,21 +326,21 @@ def endpoint_requests(constitution, prompt, completions, row_slice=None, tools=N
     criteria = rubric_for(constitution, row_slice, prompt)[0]
     asks = [f"Score {c['name']} from 0 to 5:" if logprobs else
             f'Score {c["name"]} from 0 to 5. Reply with one JSON object: {{"{c["name"]}": number}}' for c in criteria]
-    how = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20} if logprobs else {"max_tokens": 200, "seed": 0}
+    how = LOGPROBS if logprobs else JSON
     return [endpoint_prompt(constitution, prompt, row_slice, tools, fenced("Answer", transcript(completion)), ask) | how
             for completion in completions for ask in asks]
 
 
 def has_logprobs(ask):
     """Does an endpoint give the log-probabilities of first tokens? Said in one line. ask(requests) -> replies."""
-    probe = {"messages": [{"role": "user", "content": "Reply with a digit from 0 to 5:"}], "temperature": 0.0,
-             "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+    plain = {"messages": [{"role": "user", "content": "Reply with a digit from 0 to 5:"}], "temperature": 0.0,
+             "max_tokens": 1}
     try:
-        found = bool(ask([probe])[0]["top"])
+        found = bool(ask([plain | LOGPROBS])[0]["top"])
     except BadInput as error:
-        if not re.search("BadRequest|Unprocessable|InternalServer|KeyError|IndexError", str(error)):
+        if "APIConnection" in str(error) or "APITimeout" in str(error):
             raise
-        found = False
+        found = not ask([plain])  # False; a server that refuses this, too, is ill
     print("judge    the endpoint gives log-probabilities: scores from digits" if found else
           "judge    the endpoint gives no log-probabilities: JSON verdicts, asked again once, else null")
     return found
@@ -375,7 +377,7 @@ def judge_endpoint(ask, logprobs, constitution, prompt, completions, row_slice=N
 def pair_endpoint(ask, logprobs, constitution, prompt, completions, row_slice=None, tools=None):
     """As judge_pairs for one pair, by an endpoint -> ([p, p], tokens); a JSON verdict is 0 or 1."""
     texts = [transcript(completion) for completion in completions]
-    how = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20} if logprobs else {"max_tokens": 200, "seed": 0}
+    how = LOGPROBS if logprobs else JSON
     question = "Which answer is better, A or B?"
     question += "" if logprobs else ' Reply with one JSON object: {"better": "A"} or {"better": "B"}'
     requests = [endpoint_prompt(constitution, prompt, row_slice, tools, fenced("Answer A", a) + fenced("Answer B", b),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import transformers
-from conftest import ROOT, run_main, run_script, text_of, write
+from conftest import ROOT, run_main, text_of, write
 from test_judge import TEXT
 
 import common
@@ -37,10 +37,9 @@ def reply(text, read=7, written=3, finish="stop", **message):
 @pytest.fixture
 def server(monkeypatch):
     """server.answer(request, number of the request) -> reply, or an HTTP status; server.seen: what was asked."""
-    import openai._base_client
-
-    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.02)
+    monkeypatch.setattr(inference, "PAUSE", 0.01)
+    monkeypatch.setattr(inference, "PATIENCE", 0.2)
+    monkeypatch.setattr(inference, "SAID", set())
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -106,7 +105,7 @@ def test_a_server_that_recovers(server, status):
                                     b'{"choices": [{"mess'])
 def test_a_server_that_does_not(server, answer):
     server.answer = lambda request, number: answer
-    with pytest.raises(BadInput, match="endpoint http://127.*what is written is kept") as error:
+    with pytest.raises(BadInput, match="endpoint http://127[^\\n]*; what is written is kept[^\\n]*$") as error:
         ask(server, 12)
     assert len(str(error.value)) < 400
 
@@ -377,7 +376,8 @@ def test_a_judge_that_dies_in_the_middle(server, tmp_path, capsys):
         if number - start >= 7:
             return 403
         made = good(request, number)
-        paid.extend([] if made == 400 else [request["messages"][0]["content"]])
+        asked = request["messages"][0]["content"]
+        paid.extend([] if made == 400 or asked.startswith("Reply with a digit") else [asked])
         return made
     while not (tmp_path / "bad" / "judged.jsonl").exists():
         start = len(server.seen)
@@ -437,13 +437,49 @@ def test_a_server_that_dies_keeps_what_is_written(server, tmp_path, capsys):
     assert len({(row["id"], row["candidate"]) for row in made}) == 12 and math.isfinite(made[0]["seed"])
 
 
-@pytest.mark.slow
-def test_a_dead_server_is_one_line_and_code_2(tmp_path):
+def test_a_dead_server_is_one_line_and_code_2(server, tmp_path, capsys):
     data = write(tmp_path / "p.jsonl", [{"id": "q", "prompt": "Hi"}])
-    ended = run_script("gen_candidates", "--model", "m", "--endpoint", "http://127.0.0.1:9/v1", "--data", data, "--out",
-                       tmp_path / "c.jsonl")
-    assert ended.returncode == 2 and ended.stderr.count("Traceback") == 0 and ended.stderr.splitlines()[-1].startswith(
-        "gen_candidates.py: endpoint http://127.0.0.1:9/v1: APIConnectionError")
+    arguments = gen_candidates.parse_args(["--model", "m", "--endpoint", "http://127.0.0.1:9/v1", "--data", data,
+                                           "--out", str(tmp_path / "c.jsonl")])
+    with pytest.raises(SystemExit) as ended:
+        common.run(gen_candidates.main, arguments)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and "endpoint http://127.0.0.1:9/v1: APIConnectionError" in last
+    assert "check the URL and that the server runs" in last
+
+
+@pytest.mark.parametrize(("answer", "remedy"), [(401, "OPENAI_API_KEY"), (404, "model's name"), (400, "refuses"),
+                                                ((429, {"Retry-After": "86400"}), "or wait")])
+def test_what_asking_again_does_not_help(server, answer, remedy):
+    server.answer = lambda request, number: answer
+    with pytest.raises(BadInput, match=remedy):
+        ask(server)
+    assert len(server.seen) == 1
+
+
+def test_a_storm_of_429_loses_nothing(server, monkeypatch, capsys):
+    """The server takes two requests at a time and turns all others away: each is asked until it has its reply."""
+    monkeypatch.setattr(inference, "PATIENCE", 5)
+    working = threading.Semaphore(2)
+
+    def answer(request, number):
+        if not working.acquire(blocking=False):
+            return 429
+        time.sleep(0.02)
+        working.release()
+        return reply(f"a{request['seed']}")
+    server.answer = answer
+    replies = ask_endpoint(server.url, "m", [{"messages": [{"role": "user", "content": "x"}], "seed": n}
+                                             for n in range(40)], 16)
+    assert [one["text"] for one in replies] == [f"a{n}" for n in range(40)] and len(server.seen) > 60
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": 3}, "many", [1]])
+def test_half_an_emoji_and_odd_usage(server, tmp_path, usage):
+    """Neither stops a run: the text can be written, tokens are estimated."""
+    server.answer = lambda request, number: reply("so \ud83d") | {"usage": usage}
+    [one] = ask_endpoint(server.url, "m", [{"messages": [{"role": "user", "content": "x" * 40}]}], 1, tmp_path / "k")
+    assert one == {"text": "so ?", "tokens": 2, "read": 10, "finish": "stop"}
 
 
 # ---- a real server -------------------------------------------------------------------------------------------
