@@ -278,16 +278,17 @@ def harmless(text):
     return MARKERS.sub(lambda found: found[0] + " ", text)
 
 
-def verdict(text):
+def verdict(text, kind=(int, float)):
     """(words before, name, value) of the JSON object of one key that a reply ends with, bare or in a ``` fence; None
-    where there is none. Thoughts up to </think> are left out."""
+    where there is none, or no value of this kind. Thoughts up to </think> are left out."""
     text = text.rpartition("</think>")[2].strip().removesuffix(".").rstrip().removesuffix("```").rstrip()
     before, brace, inside = text.rpartition("{")
     try:
         [(name, value)] = json.loads(brace + inside, object_pairs_hook=list)
     except (ValueError, TypeError, RecursionError):
         return None
-    return re.sub(r"```(?:json)?\Z", "", before.rstrip()).rstrip(), name, value
+    before = re.sub(r"```(?:json)?\Z", "", before.rstrip()).rstrip()
+    return (before, name, value) if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
 def parse_score(text, criterion):
@@ -295,7 +296,7 @@ def parse_score(text, criterion):
     Sentences before it (in Latin letters) may name the same number and no other, and nothing that denies or weighs;
     else a reply might become a number that the judge did not mean."""
     before, name, value = verdict(text) or ("", None, None)
-    if name != criterion or type(value) not in (int, float) or not 0 <= value <= 5:
+    if name != criterion or not 0 <= value <= 5:
         return None
     said = [one.strip(".,").replace(",", ".") for one in re.findall(r"\d[\d.,]*", before)]
     said += [str(NUMBERS[word]) for word in re.findall(r"\w+", before.lower()) if word in NUMBERS]
@@ -352,48 +353,51 @@ def with_retry(ask, requests, parse):
     for more in ({}, {"temperature": 0.5, "seed": 1}):
         left = [n for n, value in enumerate(values) if value is None]
         for n, reply in zip(left, ask([requests[n] | more for n in left]) if left else []):
-            values[n] = parse(n, reply["text"])
+            values[n] = parse(n, reply["text"]) if reply["finish"] == "stop" else None  # cut off: perhaps mid-sentence
             tokens[n] += reply["tokens"] + reply["read"]
     return values, tokens
 
 
-def judge_endpoint(ask, logprobs, constitution, prompt, completions, row_slice=None, tools=None):
-    """As judge_answers for one prompt, by an endpoint: ask(requests) -> replies. JSON verdicts have no mass, and half a
-    point is taken for their spread."""
-    names = [c["name"] for c in rubric_for(constitution, row_slice, prompt)[0]]
-    requests = endpoint_requests(constitution, prompt, completions, row_slice, tools, logprobs)
+def judge_endpoint(ask, logprobs, constitution, groups):
+    """As judge_answers, by an endpoint: ask(requests) -> replies. JSON verdicts have no mass, and half a point is taken
+    for their spread."""
+    names = [[c["name"] for c in rubric_for(constitution, piece, prompt)[0]] for prompt, _, piece, _ in groups]
+    wanted = [name for own, group in zip(names, groups) for _ in group[1] for name in own]
+    requests = [request for group in groups for request in endpoint_requests(constitution, *group, logprobs)]
     if logprobs:
         replies = ask(requests)
-        flat = [digit_scores(torch.tensor([[math.log(max(p, 1e-12)) for p in (*top, 1 - min(sum(top), 1))]],
-                                          dtype=torch.float64), [[d] for d in range(6)])[0]
-                for top in (top_choices(reply, "012345") for reply in replies)]
-        tokens = [reply["tokens"] + reply["read"] for reply in replies]
+        p = [top_choices(reply, "012345") for reply in replies]
+        logits = torch.tensor([[*one, 1 - min(sum(one), 1)] for one in p], dtype=torch.float64).clamp(1e-12).log()
+        scores, tokens = digit_scores(logits, [[d] for d in range(6)]), [r["tokens"] + r["read"] for r in replies]
     else:
-        values, tokens = with_retry(ask, requests, lambda n, text: parse_score(text, names[n % len(names)]))
-        flat = [{"score": value, "sd": None if value is None else 0.5, "mass": None} for value in values]
-    return [dict(zip(names, flat[i * len(names):(i + 1) * len(names)])) for i in range(len(completions))], sum(tokens)
+        values, tokens = with_retry(ask, requests, lambda n, text: parse_score(text, wanted[n]))
+        scores = [{"score": value, "sd": None if value is None else 0.5, "mass": None} for value in values]
+    scored, judged = iter(zip(wanted, scores, tokens)), []
+    for own, (_, completions, _, _) in zip(names, groups):
+        some = [[next(scored) for _ in own] for _ in completions]
+        judged.append(([{name: score for name, score, _ in one} for one in some],
+                       sum(count for one in some for _, _, count in one)))
+    return judged
 
 
-def pair_endpoint(ask, logprobs, constitution, prompt, completions, row_slice=None, tools=None):
-    """As judge_pairs for one pair, by an endpoint -> ([p, p], tokens); a JSON verdict is 0 or 1."""
-    texts = [transcript(completion) for completion in completions]
-    how = LOGPROBS if logprobs else JSON
+def pair_endpoint(ask, logprobs, constitution, pairs):
+    """As judge_pairs, by an endpoint; a JSON verdict is 0 or 1."""
     question = "Which answer is better, A or B?"
     question += "" if logprobs else ' Reply with one JSON object: {"better": "A"} or {"better": "B"}'
-    requests = [endpoint_prompt(constitution, prompt, row_slice, tools, fenced("Answer A", a) + fenced("Answer B", b),
-                                question) | how for a, b in (texts, texts[::-1])]
+    requests = []
+    for prompt, completions, row_slice, tools in pairs:
+        texts = [transcript(completion) for completion in completions]
+        requests += [endpoint_prompt(constitution, prompt, row_slice, tools, fenced("Answer A", a) + fenced(
+            "Answer B", b), question) | (LOGPROBS if logprobs else JSON) for a, b in (texts, texts[::-1])]
     if logprobs:
         replies = ask(requests)
-        masses = [top_choices(reply, "AB") for reply in replies]
+        masses, tokens = [top_choices(r, "AB") for r in replies], [r["tokens"] + r["read"] for r in replies]
         values = [mass[0] / sum(mass) if sum(mass) >= 0.5 else None for mass in masses]
-        tokens = [reply["tokens"] + reply["read"] for reply in replies]
     else:
-        def letter(n, text):
-            found = re.fullmatch(r'\s*(?:```(?:json)?\s)?\s*\{\s*"better"\s*:\s*"([AB])"\s*\}\s*(?:```)?\s*', text)
-            return found and float(found[1] == "A")
-        values, tokens = with_retry(ask, requests, letter)
-    a, b = values
-    return [a, None if b is None else 1 - b], sum(tokens)
+        values, tokens = with_retry(ask, requests, lambda n, text: {
+            ("", "better", "A"): 1.0, ("", "better", "B"): 0.0}.get(verdict(text, str)))
+    return [([a, None if b is None else 1 - b], sum(tokens[2 * n:2 * n + 2]))
+            for n, (a, b) in enumerate(zip(values[::2], values[1::2]))]
 
 
 # ---- judges of every kind -------------------------------------------------------------------------------------
@@ -421,10 +425,9 @@ def open_judge(judge, constitution, quantize="auto", concurrency=8, seed=0, kept
         def ask(requests):
             return ask_endpoint("http" + url, name, requests, concurrency, kept)
         logprobs = has_logprobs(ask)
-        return (lambda groups: votes_of([judge_endpoint(ask, logprobs, constitution, *asked(rows)) for rows in groups],
-                                        criteria),
-                lambda pairs: [{"p": p, "tokens": tokens} for p, tokens in (
-                    pair_endpoint(ask, logprobs, constitution, *asked(pair)) for pair in pairs)])
+        return (lambda groups: votes_of(judge_endpoint(ask, logprobs, constitution, [*map(asked, groups)]), criteria),
+                lambda pairs: [{"p": p, "tokens": tokens} for p, tokens in pair_endpoint(
+                    ask, logprobs, constitution, [*map(asked, pairs)])])
     tokenizer = load_tokenizer(judge)
     if is_classifier(judge):
         model, known = load_model(judge, quantize, classifier=True), {}

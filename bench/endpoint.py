@@ -137,7 +137,7 @@ def main(args):
         local = scoring.judge_answers(model, tokenizer, constitution, groups)
         middle = time.perf_counter()
         logprobs = scoring.has_logprobs(ask)
-        served = [scoring.judge_endpoint(ask, logprobs, constitution, *group) for group in groups]
+        served = scoring.judge_endpoint(ask, logprobs, constitution, groups)
         end = time.perf_counter()
     finally:
         os.killpg(server.pid, signal.SIGKILL)

@@ -286,12 +286,14 @@ def test_judge_endpoint(server, tmp_path):
 
     server.answer = answer
     texts = [[{"role": "assistant", "content": text}] for text in ("one", "two", "three")]
-    scores, tokens = judge_endpoint(lambda requests: ask_endpoint(server.url, "m", requests), False, read,
-                                    [{"role": "user", "content": "Hi"}], texts, "chat")
+    prompt = [{"role": "user", "content": "Hi"}]
+    [(scores, tokens), (again, _)] = judge_endpoint(
+        lambda requests: ask_endpoint(server.url, "m", requests), False, read,
+        [(prompt, texts, "chat", None), (prompt, texts[:1], "chat", None)])
     good, none = {"sd": 0.5, "mass": None}, {"score": None, "sd": None, "mass": None}
     assert scores == [{"kind": {"score": 4.0} | good, "safe": {"score": 2.5} | good},
                       {"kind": {"score": 3.0} | good, "safe": {"score": 3.0} | good}, {"kind": none, "safe": none}]
-    assert len(server.seen) == 6 + 4 and tokens == 10 * 10
+    assert again == scores[:1] and len(server.seen) == 6 + 4 + 2 and tokens == 10 * 10
 
 
 def digits(**p):
