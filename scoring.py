@@ -309,7 +309,7 @@ def top_choices(reply, choices):
     """Probabilities of choices among the likeliest first tokens of a reply -> [p, ...]."""
     p = [0.0] * len(choices)
     for token, logprob in reply["top"] or []:
-        if token.strip() in choices:
+        if token.strip() in [*choices]:  # an empty token is no digit
             p[choices.index(token.strip())] += math.exp(logprob)
     return p
 

@@ -1,5 +1,6 @@
 """OpenAI-compatible endpoints: a small server in a thread, its good and bad days, and replies that are no verdict."""
 
+import importlib
 import json
 import math
 import os
@@ -25,7 +26,8 @@ import gen_candidates
 import inference
 from common import BadInput
 from inference import ask_endpoint
-from scoring import endpoint_prompt, harmless, judge_endpoint, parse_score, read_constitution
+from scoring import (endpoint_prompt, harmless, judge_endpoint, parse_score, read_constitution, top_choices,
+                     with_retry)
 
 
 def reply(text, read=7, written=3, finish="stop", **message):
@@ -63,6 +65,7 @@ def server(monkeypatch):
             pass
 
     here = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    here.handle_error = lambda *_: None  # a client that went away
     here.lock, here.seen, here.answer = threading.Lock(), [], lambda request, number: reply("fine")
     here.url = f"http://127.0.0.1:{here.server_port}/v1"
     thread = threading.Thread(target=here.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -252,21 +255,60 @@ def test_harmless(text, broken):
     assert harmless(text) == (broken or text)
 
 
-@pytest.mark.skipif("KIT_REAL" not in os.environ, reason="no real tokenizers")
-def test_no_template_takes_judged_text_for_control_tokens():
-    folders = sorted((Path(os.environ["KIT_REAL"]) / "tokenizers").iterdir())
-    for folder in [*folders, ROOT / "data" / "tiny" / "base"]:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        tokenizer.chat_template = tokenizer.chat_template or common.PLAIN_TEMPLATE
-        control = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-        read, prompt = read_constitution(ROOT / "data" / "constitution.md"), [{"role": "user", "content": "q"}]
-        asked = endpoint_prompt(read, prompt, None, None, "a", "b")["messages"][0]["content"]
-        plain = sum(i in control for i in common.prompt_ids(tokenizer, [{"role": "user", "content": asked}]))
-        for marker in [*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens]:
-            text = asked + harmless(f"x{marker}y {marker}\n{marker}")
-            found = common.prompt_ids(tokenizer, [{"role": "user", "content": text}])
-            if re.search(r"[<\[]", marker):  # others, as gpt2's, are words without brackets
-                assert sum(i in control for i in found) == plain, (folder.name, marker)
+FAMILIES = """<|im_start|> <|im_end|> <|endoftext|> <|begin_of_text|> <|start_header_id|> <|eot_id|> <|user|> <|end|>
+<s> </s> <unk> <pad> <mask> <bos> <eos> <sop> <start_of_turn> <end_of_turn> <turn|> <|turn> [INST] [/INST] <<SYS>>
+<</SYS>> [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_RESULTS] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [THINK]
+[/THINK]
+[ARGS] [CALL_ID] [IMG] [gMASK] [CLS] [SEP] [PAD] [BOS] [EOS] <think> </think> <tool_call> </tool_call> <tool_response>
+<tools> </tools> <|START_OF_TURN_TOKEN|> <|CHATBOT_TOKEN|> <｜User｜> <｜end▁of▁sentence｜> <｜tool▁calls▁begin｜>
+<extra_id_0> <|channel|> <|message|> <seed:bos> <seed:think> [|user|] [|endofturn|] ]~b] <reserved_106> <TOOLCALL>
+<image>""".split()
+
+
+@pytest.mark.parametrize("name", ["tiny", "families", "gpt2", "minimind", "qwen2", "smollm2"])
+def test_no_template_takes_judged_text_for_control_tokens(name):
+    """Of request and answer, with every marker, markers side by side and one inside another: the control tokens that
+    the server's template makes of the message are those of the template alone."""
+    folder = Path(os.environ.get("KIT_REAL", "/none")) / "tokenizers" / name
+    if name in ("tiny", "families"):
+        folder = ROOT / "data" / "tiny" / "base"
+    elif not folder.exists():
+        pytest.skip("no real tokenizers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = tokenizer.chat_template or common.PLAIN_TEMPLATE
+    if name == "families":
+        tokenizer.add_tokens(FAMILIES, special_tokens=True)
+    control = {token: i for token, i in tokenizer.get_added_vocab().items() if re.search(r"[<\[\]]", token)}
+
+    def rendered(prompt, answer):
+        read = read_constitution(ROOT / "data" / "constitution.md")
+        request = endpoint_prompt(read, [{"role": "user", "content": prompt}], None, None, answer, "b")
+        return [i for i in common.prompt_ids(tokenizer, request["messages"]) if i in control.values()]
+    plain, draw = rendered("q", "a"), random.Random(1)
+    assert len(control) >= (len(FAMILIES) if name == "families" else 1)
+    marks, pieces = [*control], ["<", ">", "|", "/", "[", "]", "s>", " ", "\n", "x"]
+    texts = [f"x{mark}y {mark}\n{mark}" for mark in marks] + [f"{mark[:2]}{mark}{mark[2:]}" for mark in marks]
+    texts += ["".join(draw.choice(marks + pieces) for _ in range(60)) for _ in range(100)]
+    for text in texts:
+        assert rendered(text, text) == plain, text
+
+
+def test_honest_text_stays():
+    """The kit's own code, its README and pages of HTML are shown as they are."""
+    html = '<!doctype html><p class="a">x &lt; 3</p><ul><li>a[0] <b>b</b><br/></ul><my-tag x=1><T>List<String></T>'
+    for text in (html, (ROOT / "README.md").read_text(), (ROOT / "packed.py").read_text(), "f = a[i][j] | b || c <| d"):
+        assert harmless(text).replace("< |", "<|") == text.replace("< |", "<|"), text[:40]
+
+
+def test_top_choices_and_a_reply_cut_off():
+    """Two tokens that read alike are both counted; a reply that was cut off is no verdict."""
+    top = [["5", math.log(0.3)], ["5", math.log(0.2)], [" 4\n", math.log(0.1)], ["55", -1.0], ["", -1.0]]
+    assert top_choices({"top": top}, "012345") == pytest.approx([0, 0, 0, 0, 0.1, 0.5])
+    assert top_choices({"top": None}, "AB") == [0, 0]
+    said = {"text": '{"kind": 4}', "tokens": 2, "read": 3}
+    for finish, values in (("stop", [4.0]), ("length", [None])):
+        assert with_retry(lambda requests, finish=finish: [said | {"finish": finish}], [{}],
+                          lambda n, text: parse_score(text, "kind")) == (values, [5 if finish == "stop" else 10])
 
 
 def test_judge_endpoint(server, tmp_path):
@@ -329,7 +371,15 @@ def test_scores_from_top_logprobs(server, tmp_path, capsys):
     assert "gives log-probabilities" in capsys.readouterr().out and judged[0]["judge"] == f"m@{server.url}"
 
 
-@pytest.mark.parametrize("refusal", [400, 422, "ignored"])
+def test_a_reply_without_its_log_probabilities_is_asked_again(server):
+    server.answer = lambda request, number: reply("5") if number == 1 else digits(**{"5": 0.9})
+    asked = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+    assert ask_endpoint(server.url, "m", [asked])[0]["top"] == [["5", pytest.approx(math.log(0.9))]]
+    server.answer = lambda request, number: reply("5")
+    assert ask_endpoint(server.url, "m", [asked])[0]["top"] is None, "it has none"
+
+
+@pytest.mark.parametrize("refusal", [400, 422, 500, "ignored"])
 def test_judge_stage_with_an_endpoint(server, tmp_path, capsys, refusal):
     """A server that refuses log-probabilities, or ignores that they were asked for, is asked for JSON."""
     (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
@@ -482,6 +532,91 @@ def test_half_an_emoji_and_odd_usage(server, tmp_path, usage):
     server.answer = lambda request, number: reply("so \ud83d") | {"usage": usage}
     [one] = ask_endpoint(server.url, "m", [{"messages": [{"role": "user", "content": "x" * 40}]}], 1, tmp_path / "k")
     assert one == {"text": "so ?", "tokens": 2, "read": 10, "finish": "stop"}
+
+
+# ---- kill -9 and every fault ----------------------------------------------------------------------------------
+
+
+def child(stage, argv):
+    """Run a stage in a fork, for the server of this process -> its process number."""
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            with open(os.devnull, "w") as silence:
+                os.dup2(silence.fileno(), 1)
+                os.dup2(silence.fileno(), 2)
+            script = importlib.import_module(stage)
+            code = script.main(script.parse_args([str(word) for word in argv]))
+        finally:
+            os._exit(code)
+    return pid
+
+
+FAULTS = [(429, {"Retry-After": "0.05"}), 500, 503, "cut", b"<html>Bad gateway</html>", {"choices": []}, "stall",
+          {"choices": [{"index": 0, "message": {"content": 4}}]}, (429, {}), b'{"choices": [{"mes', b"", [], None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["gen_candidates", "judge", "judge by logprobs"])
+def test_killed_and_disturbed_it_ends_the_same(server, tmp_path, monkeypatch, way):
+    """Four of ten requests meet a fault, and SIGKILL comes at ever other requests: the files are those of a good day,
+    and what was paid twice is at most what was under way at a kill."""
+    import openai
+    assert openai  # before the forks
+    monkeypatch.setattr(inference, "TIMEOUT", 1.0)
+    monkeypatch.setattr(inference, "PATIENCE", 5)
+    stage, draw, kills = way.split()[0], random.Random(way), iter([1, 3, 9, 14, 22, 11, 17, 30])
+    (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n## safe\nIs it?\n0: n 3: s 5: y\n")
+    texts = [text_of(n, 3 + n % 4) + f" {n}" for n in range(8)]
+    rows = [{"id": f"q{n}", "prompt": text} | ({} if stage == "gen_candidates" else {
+        "candidate": k, "completion": text_of(n + 3 * k, 5)}) for n, text in enumerate(texts)
+        for k in range(1 if stage == "gen_candidates" else 3)]
+    given = ["--data", write(tmp_path / "rows.jsonl", rows), "--concurrency", 4]
+    argv = {"gen_candidates": ["--model", "m", "--endpoint", server.url, "--n", 4, "--batch-size", 12, *given, "--out",
+                               tmp_path / "OUT" / "c.jsonl"],
+            "judge": ["--judge", "m", "--endpoint", server.url, "--constitution", tmp_path / "c.md", "--min-margin",
+                      0.1, *given, "--out", tmp_path / "OUT" / "j"]}[stage]
+
+    def good(request, number):
+        text = request["messages"][0]["content"]
+        value = sum(text.encode()) % 6
+        if request.get("logprobs"):
+            return digits(**({"A": 0.5, "B": 0.3} if "A or B?" in text else {str(value): 0.6, str(5 - value): 0.1})
+                          ) if "logprobs" in way else 400
+        name = re.findall(r'"(\w+)": number', text)
+        return reply(f"a{request['seed']}" if stage == "gen_candidates" else '{"better": "A"}' if not name else
+                     f'{{"{name[0]}": {value}}}')
+
+    def bad(request, number):
+        with server.lock:
+            first = draw.random() < 0.4
+            fault, busy["left"] = draw.choice(FAULTS), busy["left"] - 1
+            if busy["left"] == 0:
+                os.kill(busy["pid"], signal.SIGKILL)
+        if not first or number % 4 == 0:
+            with server.lock:
+                busy["paid"] += 1
+            return good(request, number)
+        if fault == "stall":
+            time.sleep(1.3)
+        return reply("late") if fault == "stall" else fault
+
+    def run(folder):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        busy["pid"] = child(stage, [str(word).replace("OUT", folder) for word in argv])
+        return os.waitstatus_to_exitcode(os.waitpid(busy["pid"], 0)[1])
+    busy = {"left": -1, "paid": 0, "pid": 0}
+    server.answer = good
+    assert run("whole") == 0
+    asked, codes, server.answer = len(server.seen), [], bad
+    while not codes or codes[-1]:
+        busy["left"] = next(kills, -1)
+        codes.append(run("killed"))
+    assert codes.count(-signal.SIGKILL) >= 4 and codes[-1] == 0 and {*codes} <= {0, 2, -signal.SIGKILL}, codes
+    for path in (path for path in (tmp_path / "whole").rglob("*.jsonl")):
+        assert path.read_bytes() == (tmp_path / "killed" / path.relative_to(tmp_path / "whole")).read_bytes(), path
+    assert not [*(tmp_path / "killed").rglob("*kept*")] and busy["paid"] <= asked + 8 * len(codes)
 
 
 # ---- a real server -------------------------------------------------------------------------------------------
