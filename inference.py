@@ -4,11 +4,16 @@ Local sampling reads each prompt once for all its samples; rows leave the batch 
 places. Every sample has a random stream of its own: what is drawn depends on its seed, never on the rows beside it.
 """
 
+import itertools
 import json
 import os
+import random
+import re
+import time
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 
 import torch
 import torch.nn.functional as F
@@ -121,37 +126,55 @@ def generation_batches(lengths, rows_per_job, batch_rows):
 # ---- OpenAI-compatible endpoints ------------------------------------------------------------------------------
 
 
-TIMEOUT, RETRIES = 120, 6  # seconds for a reply; further attempts, at the client's pace or the server's Retry-After
-ESTIMATED = set()  # endpoints that do not count tokens, of which it was said
+TIMEOUT, PATIENCE, PAUSE = 300, 60, 0.5  # seconds: for a reply; without any reply; before the second attempt
+LONGEST = 600  # seconds that a server may ask us to wait
+REMEDY = {"AuthenticationError": "set OPENAI_API_KEY", "PermissionDeniedError": "set OPENAI_API_KEY",
+          "NotFoundError": "check the URL (it ends in /v1) and the model's name there",
+          "APIConnectionError": "check the URL and that the server runs", "APITimeoutError": "lower --concurrency",
+          "RateLimitError": "lower --concurrency or wait", "BadRequestError": "the server refuses such requests",
+          "UnprocessableEntityError": "the server refuses such requests"}
+SAID = set()  # notes that are printed once
 
 
 def ask_endpoint(url, model, requests, concurrency=8, kept=None):
     """Chat completions for requests [{"messages", "temperature", "max_tokens", "seed"}, ...], several at a time -> in
-    order [{"text", "tokens", "read", "finish"}]; with "logprobs" also "top", {token: log-probability} of the first
-    token, None where the server has none.
+    order [{"text", "tokens", "read", "finish"}]; with "logprobs" also "top", [[token, log-probability], ...] of the
+    first token, None where the server has none.
 
-    The key comes from OPENAI_API_KEY. Busy servers, stalls, cut and garbled replies are asked again; when that does not
-    help BadInput says so. kept: a file of the replies of this batch, so that a run that goes on pays nothing twice; the
-    caller deletes it when the batch is written. Tokens that a server does not count are estimated (4 characters each),
-    which is said once."""
+    The key comes from OPENAI_API_KEY. Busy servers, stalls, cut and garbled replies are asked again, all requests
+    pausing together, until none has been answered for PATIENCE seconds: then BadInput says what to do. kept: a file of
+    this batch's replies, so that a run that goes on pays nothing twice; the caller deletes it when the batch is
+    written. Tokens that a server does not count are estimated (4 characters each), which is said once."""
     import openai  # a second to load: only where it is used
 
-    client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=RETRIES,
+    client = openai.OpenAI(base_url=url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=0,
                            timeout=TIMEOUT)
-    keys, lock = [f"{seed_for(url, model, request):x}" for request in requests], Lock()
+    keys, lock, ended = [f"{seed_for(url, model, request):x}" for request in requests], Lock(), Event()
     known = {row.pop("key"): row for row in read_kept(kept)}
+    clock = {"open": 0.0, "answered": time.monotonic()}  # from when on to ask again; the latest reply
 
     def one(key, request):
-        for left in reversed(range(3)):
+        garbled = 0
+        for attempt in itertools.count():
+            ended.wait(clock["open"] - time.monotonic())
             try:
                 reply = read_reply(client.chat.completions.create(model=model, **request), request)
+                if request.get("logprobs") and not reply["top"] and attempt < 2:
+                    continue
                 break
-            except (ValueError, IndexError, TypeError, AttributeError, KeyError):  # no such reply, or no JSON
-                if not left:
+            except (openai.OpenAIError, *GARBLED) as error:
+                garbled += isinstance(error, GARBLED)  # paid for: a few times only
+                wait = seconds_to_wait(error, attempt)
+                alone = time.monotonic() - clock["answered"] > PATIENCE and attempt > 2
+                if ended.is_set() or wait is None or garbled > 3 or alone:
                     raise
-        if reply.pop("estimated", False) and url not in ESTIMATED:
-            ESTIMATED.add(url)
-            print(f"note     {url} does not count tokens: estimated at 4 characters each")
+                clock["open"] = max(clock["open"], time.monotonic() + wait)
+                ended.wait(random.uniform(0, wait / 2))  # not all at the same moment
+                if attempt == 3:
+                    say(f"{url}: {describe(error)}; asked again until {PATIENCE} s pass without any reply")
+        clock["answered"] = time.monotonic()
+        if reply.pop("estimated", False):
+            say(f"{url} does not count tokens: estimated at 4 characters each")
         if kept:
             with lock:
                 append_lines(kept, [{"key": key} | reply])
@@ -163,11 +186,43 @@ def ask_endpoint(url, model, requests, concurrency=8, kept=None):
             try:
                 return [known[key] if job is None else job.result() for key, job in zip(keys, jobs)]
             except BaseException:
+                ended.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-    except (openai.OpenAIError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
-        raise BadInput(f"endpoint {url}: {type(error).__name__}: {str(error)[:160]}; what is written is kept, run "
-                       "again to continue") from None
+    except (openai.OpenAIError, *GARBLED) as error:
+        raise BadInput(f"endpoint {url}: {describe(error)}; {REMEDY.get(type(error).__name__, 'is the server well?')}; "
+                       "what is written is kept, run again to continue") from None
+
+
+GARBLED = (ValueError, IndexError, TypeError, AttributeError, KeyError)  # what reading such a reply raises
+
+
+def describe(error):
+    """An error of a server in a few words, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def say(note):
+    """Print a note, once."""
+    if note not in SAID:
+        SAID.add(note)
+        print(f"note     {note}")
+
+
+def seconds_to_wait(error, attempt):
+    """Seconds before a failed request is sent again: what the server names, else longer and longer; None: asking again
+    does not help."""
+    status, headers = getattr(error, "status_code", None), getattr(getattr(error, "response", None), "headers", {})
+    if status and status < 500 and status not in (408, 409, 425, 429) or getattr(error, "code", "") == \
+            "insufficient_quota":
+        return None
+    named = headers.get("retry-after", "")
+    try:
+        named = float(named) if re.fullmatch(r"[\d.]+", named) else \
+            parsedate_to_datetime(named).timestamp() - time.time()
+        return max(named, 0.0) if named <= LONGEST else None
+    except ValueError:  # none named
+        return min(PAUSE * 2 ** attempt, 20)
 
 
 def read_kept(path):
@@ -184,12 +239,15 @@ def read_reply(reply, request):
     calls = [f'{{"name": {json.dumps(c.function.name)}, "arguments": {c.function.arguments}}}'
              for c in choice.message.tool_calls or []]
     text = "\n".join(filter(None, [choice.message.content or "", *calls]))
-    read, tokens = sum(len(str(m["content"])) for m in request["messages"]) // 4, len(text) // 4 + 1
-    if usage:
-        read, tokens = usage.prompt_tokens, usage.completion_tokens
-    found = {"text": text, "tokens": int(tokens), "read": int(read), "estimated": not usage,
+    text = text.encode("utf-8", "replace").decode()  # half an emoji
+    tokens, read = (getattr(usage, name, None) for name in ("completion_tokens", "prompt_tokens"))
+    estimated = type(tokens) is not int or type(read) is not int
+    if estimated:
+        read, tokens = sum(len(str(m["content"])) for m in request["messages"]) // 4, len(text) // 4 + 1
+    found = {"text": text, "tokens": tokens, "read": read, "estimated": estimated,
              "finish": "length" if choice.finish_reason == "length" else "stop"}
     if request.get("logprobs"):
-        first = choice.logprobs.content[0] if choice.logprobs and choice.logprobs.content else None
-        found["top"] = {one.token: one.logprob for one in first.top_logprobs} if first else None
+        first = (getattr(choice.logprobs, "content", None) or [None])[0]
+        found["top"] = [[one.token + "", min(float(one.logprob), 0.0)] for one in first.top_logprobs or []
+                        ] if first else None
     return found

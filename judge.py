@@ -398,8 +398,7 @@ def main(args):
 
     parts = [rows[i:i + 64] for i in range(0, len(rows), 64)]
     checks = resumable(out / "checks.jsonl", parts, [*map(len, parts)], lambda: check, record, begin)
-    size = 16 if local else 4  # an endpoint's batch is what a fault may cost in time
-    batches = [groups[i:i + size] for i in range(0, len(groups), size)]
+    batches = [groups[i:i + 16] for i in range(0, len(groups), 16)]
     sizes = [sum(map(len, batch)) for batch in batches]
     by_judge = [resumable(out / f"votes-{j + 1}.jsonl", batches, sizes, lambda j=j: judge_at(j)[0], record, begin)
                 for j in range(len(judges))]

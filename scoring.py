@@ -244,17 +244,33 @@ def overall_score(scores, criteria):
 
 # ---- verdicts by an endpoint ----------------------------------------------------------------------------------
 
+LOGPROBS = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}  # how a judge is asked for one token
+JSON = {"max_tokens": 200, "seed": 0}  # and for an object
 MARKERS = re.compile(
-    r"<(?=\||｜|<?/?SYS|/?(?:s|think|tools|reponame|filename|bos|eos|pad|unk|mask|end|user|assistant|system|tool|"
-    r"\w*_\w*)>)|"
-    r"\[(?=/?(?:INST|CLS|SEP|PAD|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])")
-CONTRADICTS = re.compile(
-    r"\b(?:not|no|never|nor|rather|instead|wrong|unless|would|but|except|less|more|below|above|minus|half|if|nicht|"
-    r"kein\w*|statt\w*|sondern|pas|jamais|sino|nunca|non)\b|n't\b|[{}\[\]]", re.IGNORECASE)
+    r"<(?=\||｜|<?/?SYS|/?(?:s|think|tools|toolcall|reponame|filename|bos|eos|pad|unk|mask|sep|cls|sop|eop|end|user|"
+    r"assistant|system|tool|image|audio|video|seed:\w+|\w*_\w*)>|/?\w+\|>)|"
+    r"\[(?=/?(?:INST|CLS|SEP|PAD|UNK|MASK|[gs]MASK|BOS|EOS|IMG\w*|THINK|ARGS|CALL_ID|\w*TOOL\w*|SYSTEM_PROMPT|PREFIX|"
+    r"MIDDLE|SUFFIX)\]|\|)|\](?=~)", re.IGNORECASE)
+DENIES = re.compile(  # what denies, corrects, weighs, quotes, or halves; numbers above five
+    r"\b(?:not|cannot|(?:is|are|was|does|did|do|wo|ca|could|would|should|has|have)nt|no|never|n?either|n?or|without|"
+    r"hardly|rather|instead|wrong\w*|false\w*|incorrect\w*|mistake\w*|correct(?:ion|ed|ing)|sorry|wait|actually|unless|"
+    r"if|would|could|should|might|but|however|although|except|less|more|below|above|under|over|minus|plus|half|point|"
+    r"times|twice|double|thirds?|quarters?|fourths?|fifths?|says?|said|wrote|writes|claims?|quotes?|reads|examples?|"
+    r"format|ignore\w*|"
+    r"percent|dozen|invert\w*|nicht|nie|kein\w*|statt\w*|sondern|falsch\w*|ohne|aber|oder|eher|wäre|würde|"
+    r"\w*halb\w*|komma|niet|geen|maar|pas|ne|jamais|plutôt|mais|sans|ou|faux|serait|demie?|virgule|sino|nunca|pero|o|"
+    r"sería|medio|media|coma|não|nem|mas|meia|non|mai|ma|sarebbe|mezz[oa]|virgola|inte|"
+    r"ikke|değil|"
+    r"\w*(?:six|seven|eight|nine|eleven|twelve)\w*|ten|\w+teen|(?:twen|thir|for|fif)ty\w*|hundred|"
+    r"\w*(?:sechs|sieben|acht|neun|zehn|zwölf)\w*|elf|hundert|sept|huit|neuf|dix|onze|douze|vingt|cent|seis|siete|ocho|"
+    r"nueve|diez|cien|sei|sette|otto|nove|dieci|sete|oito|dez|zes|zeven|negen|tien|[ivx]{2,4})\b|n['’]t\b|['’]d\b",
+    re.IGNORECASE)
+FOREIGN = re.compile(r"[^\x00-\x7f\u00a0-\u00b1\u00b4-\u00b8\u00ba\u00bb\u00bf-\u024f\u2018-\u201f\u2026]|"
+                     r"[{}<>\[\]/%+±~^*=–—−|\\]|-\s*\d|\d\s*-")  # °, é, quotes pass; other scripts, signs, stars do not
 NUMBERS = {word: value for value, words in enumerate(
-    ("zero null none cero zéro", "one eins un uno", "two zwei deux dos", "three drei trois tres",
-     "four vier quatre cuatro", "five fünf cinq cinco")) for word in words.split()}
-OTHER_NUMBERS = re.compile(r"\b(?:six|seven|eight|nine|ten|hundred|sechs|sieben|acht|neun|zehn|dix|diez)\b", re.I)
+    ("zero null none cero zéro nul", "one eins uno",
+     "two zwei deux dos due dois duas twee", "three drei trois tres tre três drie",
+     "four vier quatre cuatro quattro quatro", "five fünf cinq cinco cinque vijf")) for word in words.split()}
 
 
 def harmless(text):
@@ -262,31 +278,38 @@ def harmless(text):
     return MARKERS.sub(lambda found: found[0] + " ", text)
 
 
-def parse_score(text, criterion):
-    """The number 0-5 that a judge's reply means, or None: it ends in one JSON object, exactly {criterion: number}, bare
-    or in a ``` fence. Words before it may name the same number and no other, and nothing that denies or weighs; else a
-    reply might become a number that the judge did not mean."""
-    text = re.sub(r"\A\s*<think>.*?</think>", "", text, flags=re.DOTALL)
-    found = re.fullmatch(r"([^{}]*?)(?:```(?:json)?\s)?\s*(\{[^{}]*\})\s*(?:```)?\s*\.?\s*", text, re.DOTALL)
+def verdict(text, kind=(int, float)):
+    """(words before, name, value) of the JSON object of one key that a reply ends with, bare or in a ``` fence; None
+    where there is none, or no value of this kind. Thoughts up to </think> are left out."""
+    text = text.rpartition("</think>")[2].strip().removesuffix(".").rstrip().removesuffix("```").rstrip()
+    before, brace, inside = text.rpartition("{")
     try:
-        [(name, value)] = json.loads(found[2], object_pairs_hook=list)
-    except (ValueError, TypeError):
+        [(name, value)] = json.loads(brace + inside, object_pairs_hook=list)
+    except (ValueError, TypeError, RecursionError):
         return None
-    if name != criterion or type(value) not in (int, float) or not 0 <= value <= 5:
+    before = re.sub(r"```(?:json)?\Z", "", before.rstrip()).rstrip()
+    return (before, name, value) if isinstance(value, kind) and not isinstance(value, bool) else None
+
+
+def parse_score(text, criterion):
+    """The number 0-5 that a judge's reply means, or None: it ends in one JSON object, exactly {criterion: number}.
+    Sentences before it (in Latin letters) may name the same number and no other, and nothing that denies or weighs;
+    else a reply might become a number that the judge did not mean."""
+    before, name, value = verdict(text) or ("", None, None)
+    if name != criterion or not 0 <= value <= 5:
         return None
-    before = found[1]
-    said = [re.sub(r"[^\d.,]", "", one).strip(".,").replace(",", ".") for one in re.findall(r"\d[\d.,]*", before)]
+    said = [one.strip(".,").replace(",", ".") for one in re.findall(r"\d[\d.,]*", before)]
     said += [str(NUMBERS[word]) for word in re.findall(r"\w+", before.lower()) if word in NUMBERS]
-    same = all(re.fullmatch(r"\d+(?:\.\d+)?", one) and float(one) == value for one in said)
-    odd = CONTRADICTS.search(before) or OTHER_NUMBERS.search(before) or re.search(r"[/%–—~±]|[-−]\s*\d", before)
-    return float(value) if same and not odd else None
+    same = all(re.fullmatch(r"\d(?:\.\d{1,2})?", one) and float(one) == value for one in said)
+    begins = not before or before[-1] in ".:!?0123456789"  # within a sentence it may be denied or quoted in many ways
+    return float(value) if same and begins and not DENIES.search(before) and not FOREIGN.search(before) else None
 
 
 def top_choices(reply, choices):
     """Probabilities of choices among the likeliest first tokens of a reply -> [p, ...]."""
     p = [0.0] * len(choices)
-    for token, logprob in reply["top"].items():
-        if token.strip() in choices:
+    for token, logprob in reply["top"] or []:
+        if token.strip() in [*choices]:  # an empty token is no digit
             p[choices.index(token.strip())] += math.exp(logprob)
     return p
 
@@ -304,21 +327,21 @@ def endpoint_requests(constitution, prompt, completions, row_slice=None, tools=N
     criteria = rubric_for(constitution, row_slice, prompt)[0]
     asks = [f"Score {c['name']} from 0 to 5:" if logprobs else
             f'Score {c["name"]} from 0 to 5. Reply with one JSON object: {{"{c["name"]}": number}}' for c in criteria]
-    how = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20} if logprobs else {"max_tokens": 200, "seed": 0}
+    how = LOGPROBS if logprobs else JSON
     return [endpoint_prompt(constitution, prompt, row_slice, tools, fenced("Answer", transcript(completion)), ask) | how
             for completion in completions for ask in asks]
 
 
 def has_logprobs(ask):
     """Does an endpoint give the log-probabilities of first tokens? Said in one line. ask(requests) -> replies."""
-    probe = {"messages": [{"role": "user", "content": "Reply with a digit from 0 to 5:"}], "temperature": 0.0,
-             "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+    plain = {"messages": [{"role": "user", "content": "Reply with a digit from 0 to 5:"}], "temperature": 0.0,
+             "max_tokens": 1}
     try:
-        found = bool(ask([probe])[0]["top"])
+        found = bool(ask([plain | LOGPROBS])[0]["top"])
     except BadInput as error:
-        if not re.search("BadRequest|Unprocessable|InternalServer|KeyError|IndexError", str(error)):
+        if "APIConnection" in str(error) or "APITimeout" in str(error):
             raise
-        found = False
+        found = not ask([plain])  # False; a server that refuses this, too, is ill
     print("judge    the endpoint gives log-probabilities: scores from digits" if found else
           "judge    the endpoint gives no log-probabilities: JSON verdicts, asked again once, else null")
     return found
@@ -330,48 +353,51 @@ def with_retry(ask, requests, parse):
     for more in ({}, {"temperature": 0.5, "seed": 1}):
         left = [n for n, value in enumerate(values) if value is None]
         for n, reply in zip(left, ask([requests[n] | more for n in left]) if left else []):
-            values[n] = parse(n, reply["text"])
+            values[n] = parse(n, reply["text"]) if reply["finish"] == "stop" else None  # cut off: perhaps mid-sentence
             tokens[n] += reply["tokens"] + reply["read"]
     return values, tokens
 
 
-def judge_endpoint(ask, logprobs, constitution, prompt, completions, row_slice=None, tools=None):
-    """As judge_answers for one prompt, by an endpoint: ask(requests) -> replies. JSON verdicts have no mass, and half a
-    point is taken for their spread."""
-    names = [c["name"] for c in rubric_for(constitution, row_slice, prompt)[0]]
-    requests = endpoint_requests(constitution, prompt, completions, row_slice, tools, logprobs)
+def judge_endpoint(ask, logprobs, constitution, groups):
+    """As judge_answers, by an endpoint: ask(requests) -> replies. JSON verdicts have no mass, and half a point is taken
+    for their spread."""
+    names = [[c["name"] for c in rubric_for(constitution, piece, prompt)[0]] for prompt, _, piece, _ in groups]
+    wanted = [name for own, group in zip(names, groups) for _ in group[1] for name in own]
+    requests = [request for group in groups for request in endpoint_requests(constitution, *group, logprobs)]
     if logprobs:
         replies = ask(requests)
-        flat = [digit_scores(torch.tensor([[math.log(max(p, 1e-12)) for p in (*top, 1 - min(sum(top), 1))]],
-                                          dtype=torch.float64), [[d] for d in range(6)])[0]
-                for top in (top_choices(reply, "012345") for reply in replies)]
-        tokens = [reply["tokens"] + reply["read"] for reply in replies]
+        p = [top_choices(reply, "012345") for reply in replies]
+        logits = torch.tensor([[*one, 1 - min(sum(one), 1)] for one in p], dtype=torch.float64).clamp(1e-12).log()
+        scores, tokens = digit_scores(logits, [[d] for d in range(6)]), [r["tokens"] + r["read"] for r in replies]
     else:
-        values, tokens = with_retry(ask, requests, lambda n, text: parse_score(text, names[n % len(names)]))
-        flat = [{"score": value, "sd": None if value is None else 0.5, "mass": None} for value in values]
-    return [dict(zip(names, flat[i * len(names):(i + 1) * len(names)])) for i in range(len(completions))], sum(tokens)
+        values, tokens = with_retry(ask, requests, lambda n, text: parse_score(text, wanted[n]))
+        scores = [{"score": value, "sd": None if value is None else 0.5, "mass": None} for value in values]
+    scored, judged = iter(zip(wanted, scores, tokens)), []
+    for own, (_, completions, _, _) in zip(names, groups):
+        some = [[next(scored) for _ in own] for _ in completions]
+        judged.append(([{name: score for name, score, _ in one} for one in some],
+                       sum(count for one in some for _, _, count in one)))
+    return judged
 
 
-def pair_endpoint(ask, logprobs, constitution, prompt, completions, row_slice=None, tools=None):
-    """As judge_pairs for one pair, by an endpoint -> ([p, p], tokens); a JSON verdict is 0 or 1."""
-    texts = [transcript(completion) for completion in completions]
-    how = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20} if logprobs else {"max_tokens": 200, "seed": 0}
+def pair_endpoint(ask, logprobs, constitution, pairs):
+    """As judge_pairs, by an endpoint; a JSON verdict is 0 or 1."""
     question = "Which answer is better, A or B?"
     question += "" if logprobs else ' Reply with one JSON object: {"better": "A"} or {"better": "B"}'
-    requests = [endpoint_prompt(constitution, prompt, row_slice, tools, fenced("Answer A", a) + fenced("Answer B", b),
-                                question) | how for a, b in (texts, texts[::-1])]
+    requests = []
+    for prompt, completions, row_slice, tools in pairs:
+        texts = [transcript(completion) for completion in completions]
+        requests += [endpoint_prompt(constitution, prompt, row_slice, tools, fenced("Answer A", a) + fenced(
+            "Answer B", b), question) | (LOGPROBS if logprobs else JSON) for a, b in (texts, texts[::-1])]
     if logprobs:
         replies = ask(requests)
-        masses = [top_choices(reply, "AB") for reply in replies]
+        masses, tokens = [top_choices(r, "AB") for r in replies], [r["tokens"] + r["read"] for r in replies]
         values = [mass[0] / sum(mass) if sum(mass) >= 0.5 else None for mass in masses]
-        tokens = [reply["tokens"] + reply["read"] for reply in replies]
     else:
-        def letter(n, text):
-            found = re.fullmatch(r'\s*(?:```(?:json)?\s)?\s*\{\s*"better"\s*:\s*"([AB])"\s*\}\s*(?:```)?\s*', text)
-            return found and float(found[1] == "A")
-        values, tokens = with_retry(ask, requests, letter)
-    a, b = values
-    return [a, None if b is None else 1 - b], sum(tokens)
+        values, tokens = with_retry(ask, requests, lambda n, text: {
+            ("", "better", "A"): 1.0, ("", "better", "B"): 0.0}.get(verdict(text, str)))
+    return [([a, None if b is None else 1 - b], sum(tokens[2 * n:2 * n + 2]))
+            for n, (a, b) in enumerate(zip(values[::2], values[1::2]))]
 
 
 # ---- judges of every kind -------------------------------------------------------------------------------------
@@ -399,10 +425,9 @@ def open_judge(judge, constitution, quantize="auto", concurrency=8, seed=0, kept
         def ask(requests):
             return ask_endpoint("http" + url, name, requests, concurrency, kept)
         logprobs = has_logprobs(ask)
-        return (lambda groups: votes_of([judge_endpoint(ask, logprobs, constitution, *asked(rows)) for rows in groups],
-                                        criteria),
-                lambda pairs: [{"p": p, "tokens": tokens} for p, tokens in (
-                    pair_endpoint(ask, logprobs, constitution, *asked(pair)) for pair in pairs)])
+        return (lambda groups: votes_of(judge_endpoint(ask, logprobs, constitution, [*map(asked, groups)]), criteria),
+                lambda pairs: [{"p": p, "tokens": tokens} for p, tokens in pair_endpoint(
+                    ask, logprobs, constitution, [*map(asked, pairs)])])
     tokenizer = load_tokenizer(judge)
     if is_classifier(judge):
         model, known = load_model(judge, quantize, classifier=True), {}

@@ -1,12 +1,13 @@
-"""Judging through a llama.cpp server: top_logprobs against the local judge's own digit scores, and answers a second.
+"""Judging through a llama.cpp server: top_logprobs against the local judge's own logits, and the throughput.
 
     python3 -m venv runs/llama && runs/llama/bin/pip install "llama-cpp-python[server]" gguf      # builds for minutes
     python bench/endpoint.py --python runs/llama/bin/python
 
 The judge (a Llama folder with a byte-level BPE tokenizer) is written as GGUF in fp32, served on a free port, and asked
-about the answers of data/tiny/judge_test.jsonl as judge.py asks an endpoint. Prints one JSON line: how many scores both
-have, their largest difference, nulls, and the seconds of each. Exit code 1: scores differ by more than 0.02, or the
-server gives none. Texts with an underscore are left out: llama.cpp has no pre-tokeniser that keeps it inside a word.
+about the answers of data/tiny/judge_test.jsonl as judge.py asks an endpoint. Prints JSON lines, one for scores and one
+for pairs in both orders: how many both have, their largest difference, and what each judges a second. Exit code 1:
+scores differ by more than 0.02, probabilities by more than 0.01, or the server gives none. Texts with an
+underscore are left out: llama.cpp has no pre-tokeniser that keeps it inside a word.
 """
 
 import json
@@ -133,23 +134,31 @@ def main(args):
                    row.get("tools")) for line, row in ((line, from_id(line["id"])) for line in lines)
                   if "_" not in json.dumps([line, row["prompt"], row.get("tools")])]
         groups = groups[::max(1, len(groups) // args.prompts)]
-        begin = time.perf_counter()
-        local = scoring.judge_answers(model, tokenizer, constitution, groups)
-        middle = time.perf_counter()
-        logprobs = scoring.has_logprobs(ask)
-        served = [scoring.judge_endpoint(ask, logprobs, constitution, *group) for group in groups]
-        end = time.perf_counter()
+        pairs = [(p, texts[:2], piece, tools) for p, texts, piece, tools in groups if len(texts) > 1]
+        logprobs, ok = scoring.has_logprobs(ask), True
+        for kind, given, here, there, limit in (
+                ("scores", groups, scoring.judge_answers, scoring.judge_endpoint, 0.02),
+                ("pairs", pairs, scoring.judge_pairs, scoring.pair_endpoint, 0.01)):
+            clock = [time.perf_counter()]
+            local = here(model, tokenizer, constitution, given)
+            clock.append(time.perf_counter())
+            served = there(ask, logprobs, constitution, given)
+            clock.append(time.perf_counter())
+            values = [[x["correct"]["score"] if kind == "scores" else x for one, _ in some for x in one]
+                      for some in (local, served)]
+            known = [abs(a - b) for a, b in zip(*values) if None not in (a, b)]
+            seconds = [end - start for start, end in zip(clock, clock[1:])]
+            line = {"bench": "endpoint", "server": "llama.cpp", "logprobs": logprobs, "kind": kind,
+                    "asked": len(values[0]), "both": len(known), "largest_difference": round(max(known, default=9.), 5),
+                    "local_per_second": round(len(values[0]) / seconds[0], 1),
+                    "endpoint_per_second": round(len(values[0]) / seconds[1], 1),
+                    "endpoint_tokens_per_second": round(sum(tokens for _, tokens in served) / seconds[1])}
+            print(json.dumps(line))
+            ok = ok and logprobs and line["largest_difference"] <= limit and len(known) == len(values[0])
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-    both = [(a["correct"], b["correct"]) for (one, _), (other, _) in zip(local, served) for a, b in zip(one, other)]
-    known = [abs(a["score"] - b["score"]) for a, b in both if None not in (a["score"], b["score"])]
-    line = {"bench": "endpoint", "server": "llama.cpp", "logprobs": logprobs, "answers": len(both),
-            "scored": len(known), "largest_difference": round(max(known, default=9.0), 5),
-            "seconds_local": round(middle - begin, 2),
-            "seconds_endpoint": round(end - middle, 2)}
-    print(json.dumps(line))
-    return 1 if not logprobs or line["largest_difference"] > 0.02 or len(known) < len(both) else 0
+    return 0 if ok else 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """OpenAI-compatible endpoints: a small server in a thread, its good and bad days, and replies that are no verdict."""
 
+import importlib
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import transformers
-from conftest import ROOT, run_main, run_script, text_of, write
+from conftest import ROOT, run_main, text_of, write
 from test_judge import TEXT
 
 import common
@@ -25,7 +26,8 @@ import gen_candidates
 import inference
 from common import BadInput
 from inference import ask_endpoint
-from scoring import endpoint_prompt, harmless, judge_endpoint, parse_score, read_constitution
+from scoring import (endpoint_prompt, harmless, judge_endpoint, parse_score, read_constitution, top_choices,
+                     with_retry)
 
 
 def reply(text, read=7, written=3, finish="stop", **message):
@@ -37,10 +39,9 @@ def reply(text, read=7, written=3, finish="stop", **message):
 @pytest.fixture
 def server(monkeypatch):
     """server.answer(request, number of the request) -> reply, or an HTTP status; server.seen: what was asked."""
-    import openai._base_client
-
-    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.02)
+    monkeypatch.setattr(inference, "PAUSE", 0.01)
+    monkeypatch.setattr(inference, "PATIENCE", 0.2)
+    monkeypatch.setattr(inference, "SAID", set())
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -64,6 +65,7 @@ def server(monkeypatch):
             pass
 
     here = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    here.handle_error = lambda *_: None  # a client that went away
     here.lock, here.seen, here.answer = threading.Lock(), [], lambda request, number: reply("fine")
     here.url = f"http://127.0.0.1:{here.server_port}/v1"
     thread = threading.Thread(target=here.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -106,7 +108,7 @@ def test_a_server_that_recovers(server, status):
                                     b'{"choices": [{"mess'])
 def test_a_server_that_does_not(server, answer):
     server.answer = lambda request, number: answer
-    with pytest.raises(BadInput, match="endpoint http://127.*what is written is kept") as error:
+    with pytest.raises(BadInput, match="endpoint http://127[^\\n]*; what is written is kept[^\\n]*$") as error:
         ask(server, 12)
     assert len(str(error.value)) < 400
 
@@ -165,7 +167,13 @@ def test_what_is_kept_is_not_paid_twice(server, tmp_path):
     ("{}", None), ("[4]", None), ('{"kind": 4} {"kind": 2}', None), ('{"kind": 4, "kind": 2}', None),
     ('not {"kind": 5}', None), ('{"kind": 5} out of 10', None), ('{"a": {"kind": 5}}', None), ('[{"kind": 5}]', None),
     ('{"kind": 1e999}', None), ('{"kind": 04}', None), ("{'kind': 4}", None), ('{"kind": 4}}', None),
-    ('{"kind": ' + "9" * 5000 + "}", None), ("{" * 10000, None), ("a" * 100_000 + '{"kind": 4}', 4.0)])
+    ('{"kind": ' + "9" * 5000 + "}", None), ("{" * 10000, None), ("a" * 100_000 + '.\n{"kind": 4}', 4.0),
+    ('{"kind": ' + "[" * 100_000 + "}", None), (" " * 100_000, None), ('{"kind": 4}' + " " * 100_000 + "x", None),
+    ('Three or four, hmm </think>\n\n{"kind": 4}', 4.0), ('<think>Perhaps\n{"kind": 4}', None),
+    ('I cannot say so.\n{"kind": 5}', None), ('Viereinhalb.\n{"kind": 4}', None), ('★★☆☆☆\n{"kind": 4}', None),
+    ('Four point four.\n{"kind": 4}', None), ('The answer wants me to end in {"kind": 5}', None),
+    ('It says:\n{"kind": 5}', None), ('这个回答很好。\n{"kind": 4}', None), ('Eine gute Antwort.\n{"kind": 4}', 4.0),
+    ("It\u2019s pleasant, correct and brings the points that matter.\n{\"kind\": 5}", 5.0)])
 def test_parse_score(text, value):
     assert parse_score(text, "kind") == value
 
@@ -173,8 +181,10 @@ def test_parse_score(text, value):
 CLEAN = ['{{"kind": {x}}}', '```json\n{{"kind": {x}}}\n```', '```\n{{"kind": {x}}}```', '\n  {{ "kind" : {x} }}  ',
          'Here is my verdict:\n{{"kind": {x}}}', 'It is friendly. I give it {x}.\n\n{{"kind": {x}}}',
          '{{"kind": {x}}}.', '<think>maybe {y}, or {{"kind": {y}}}</think>{{"kind": {x}}}',
-         'Meine Wertung: {x}\n```json\n{{"kind": {x}}}\n```',
-         'The tone is warm and the words are chosen with care.\n{{"kind": {x}}}', 'Mi nota es {x}: {{"kind": {x}}}']
+         'Meine Wertung: {x}\n```json\n{{"kind": {x}}}\n```', '{y} at first sight </think>\n{{"kind": {x}}}',
+         'The tone is warm and the words are chosen with care.\n{{"kind": {x}}}', 'Mi nota es {x}: {{"kind": {x}}}',
+         'The answer is different from what was asked, and excellent.\n\n```json\n{{"kind": {x}}}\n```',
+         'Bewertung: {{"kind": {x}}}', 'Une réponse aimable et complète.\n{{"kind": {x}}}', '{{"kind":{x}}}\r\n']
 FOUL = ["{x}", "Score: {x}", 'I say {{"kind": {x}}} or {{"kind": {y}}}', '{{"kind": {x}}}, not {{"kind": {y}}}',
         'Not {{"kind": {y}}} but {{"kind": {x}}}', 'Instead of {{"kind": {y}}} I give {x}', 'not {{"kind": {y}}}, {x}',
         '{{"kind": {y}}} would be too much. {x}', '{{"kind": {x}, "other": {y}}}', '{{"other": {y}}}\n{{"kind": {x}}}',
@@ -183,14 +193,30 @@ FOUL = ["{x}", "Score: {x}", 'I say {{"kind": {x}}} or {{"kind": {y}}}', '{{"kin
         'On a scale where {{"kind": {y}}} is best: {{"kind": {x}}}', '{{"kind": {y}}}\nWait: {x}.', "{x} of 5",
         '{{"kind": {x}}} # {{"kind": {y}}}', '{{"kind": -{x}}}', '{{"answer": "x", "kind": {x}}}',
         '{{"kind": [{x}, {y}]}}', '{{"kind": {{"kind": {y}}}}}', '{{"kind": {x}, {y}}}', "{{kind: {x}}}",
-        '{{"kind"= {x}}}',
+        '{{"kind"= {x}}}', '[{{"kind": {y}}}, {{"kind": {x}}}]', '{{"safe": {y}}}', '{{"scores": {{"kind": {y}}}}}',
         '"{{\\"kind\\": {y}}}" they wrote; {{"kind": {x}}}', '{{"kind": {x}', 'It is a {x}, so {{"kind": {y}}}',
         'I would have said {x}: {{"kind": {y}}}', 'Nicht {{"kind": {y}}}', 'No es {{"kind": {y}}}',
-        '{x}% {{"kind": {y}}}',
-        'Between {x} and {y}: {{"kind": {y}}}', '{x}/10. {{"kind": {y}}}', '{{"kind": {y}}} - sorry, {x}',
+        '{x}% {{"kind": {y}}}', 'Between {x} and {y}: {{"kind": {y}}}', '{x}/10. {{"kind": {y}}}',
         '<tool_call>{{"name": "score", "arguments": {{"kind": {x}}}}}</tool_call>', 'kind={x}; {{"kind": {y}}}',
+        '<tool_call>\n{{"kind": {y}}}', '<answer>{{"kind": {y}}}', '{{"kind": {y}}}</s>',
         '{{"kind": {y}}}\n\nCorrection: {{"kind": {x}}}', 'Unless it were {x}, {{"kind": {y}}}', '"kind": {x}',
-        'wrong would be {{"kind": {y}}}', '{{"KIND": {y}}}', '{{"kind": {y}}} {x}', '{{"kind": {x}}}{{"kind": {y}}}']
+        'wrong would be {{"kind": {y}}}', '{{"KIND": {y}}}', '{{"kind": {y}}} {x}', '{{"kind": {x}}}{{"kind": {y}}}',
+        '{{"kind": {y}}}\n```\nThat is wrong: {x}', '{{"kind": {y}}}\n* I mean {x}', "{{'kind': {y}}}",
+        '<think>{x}? Or\n{{"kind": {y}}}', '{{"kind": {y}, }}', '{{"kind": {y} }} }}', '// {x}\n{{"kind": {y}}}']
+WORDS = {  # what a judge may say of its number (or of one it turns down) before an object with another number
+    "numbers": ["{0}.", "Score {0}:", "I give it {0} points.", "Es ist eine {0}.", "C'est {0}:", "Mi nota: {0}.",
+                "Between {0} and a bit more.", "It earns {0}, in my opinion.", "Punkte:\n\n{0}\n", "Een {0}.",
+                "Dou {0}."],
+    "denials": ["I cannot give:", "It isn't:", "It isn’t:", "It isnt:", "Never say:", "Das ist nicht:",
+                "Kein Fall von:", "Ce n'est pas:", "No es:", "Não é:", "Non è:", "Dat is niet:", "Это не:", "不是:",
+                "Rather than:", "Instead of this:", "The wrong reply:", "It'd be:", "Incorrect:", "Değil:", "لا:",
+                "An example:", "Far from", "The answer wants me to reply", "It ends in", "Ignore this:", "Ignore this",
+                "A cheat writes:", "It says:"]}
+NAMES = {0: "zero null cero zéro nul", 1: "one eins uno", 2: "two zwei deux dos due", 3: "three drei trois tres tre",
+         4: "four vier quatre cuatro quattro", 5: "five fünf cinq cinco cinque",
+         2.5: "two-and-a-half zweieinhalb ２.５",
+         3.5: "3½ dreieinhalb 3,5", 4.5: "4½ viereinhalb 四点五", 7: "seven sieben sept siete ７ 七 VII",
+         8: "eight acht huit ocho otto ٨", 10: "ten zehn dix diez X/X", 80: "80% eighty achtzig"}
 
 
 def test_ten_thousand_replies_and_no_other_number():
@@ -198,9 +224,20 @@ def test_ten_thousand_replies_and_no_other_number():
     draw, read = random.Random(4), {True: [0, 0], False: [0, 0]}
     for _ in range(10_000):
         x, y = draw.sample([0, 1, 2, 3, 4, 5, 2.5, 3.75, round(draw.uniform(0, 5), 2), -2, 7, 10, 80], 2)
-        clean = draw.random() < 0.4
-        got = parse_score(draw.choice(CLEAN if clean else FOUL).format(x=x, y=y), "kind")
-        assert got is None or got == x and 0 <= x <= 5, (x, y, got)
+        clean, form = draw.random() < 0.3, draw.choice(CLEAN[:4])
+        if clean:
+            text = draw.choice(CLEAN).format(x=x, y=y)
+        elif draw.random() < 0.4:
+            text = draw.choice(FOUL).format(x=x, y=y)
+        elif draw.random() < 0.5:
+            x = draw.choice([*NAMES])
+            y = draw.choice([n for n in range(6) if n != x])
+            said = draw.choice(WORDS["numbers"]).format(draw.choice([*NAMES[x].split(), x, f"{x:.1f}"]))
+            text = said + draw.choice(" \n") + form.format(x=y, y=y)
+        else:
+            text = draw.choice(WORDS["denials"]) + draw.choice(" \n") + form.format(x=y, y=y)
+        got = parse_score(text, "kind")
+        assert got is None or got == x and 0 <= x <= 5, (text, x, y, got)
         read[clean][0] += got is not None
         read[clean][1] += 0 <= x <= 5
     assert read[True][0] == read[True][1] > 2000, "what is clear is read"
@@ -218,21 +255,60 @@ def test_harmless(text, broken):
     assert harmless(text) == (broken or text)
 
 
-@pytest.mark.skipif("KIT_REAL" not in os.environ, reason="no real tokenizers")
-def test_no_template_takes_judged_text_for_control_tokens():
-    folders = sorted((Path(os.environ["KIT_REAL"]) / "tokenizers").iterdir())
-    for folder in [*folders, ROOT / "data" / "tiny" / "base"]:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        tokenizer.chat_template = tokenizer.chat_template or common.PLAIN_TEMPLATE
-        control = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-        read, prompt = read_constitution(ROOT / "data" / "constitution.md"), [{"role": "user", "content": "q"}]
-        asked = endpoint_prompt(read, prompt, None, None, "a", "b")["messages"][0]["content"]
-        plain = sum(i in control for i in common.prompt_ids(tokenizer, [{"role": "user", "content": asked}]))
-        for marker in [*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens]:
-            text = asked + harmless(f"x{marker}y {marker}\n{marker}")
-            found = common.prompt_ids(tokenizer, [{"role": "user", "content": text}])
-            if re.search(r"[<\[]", marker):  # others, as gpt2's, are words without brackets
-                assert sum(i in control for i in found) == plain, (folder.name, marker)
+FAMILIES = """<|im_start|> <|im_end|> <|endoftext|> <|begin_of_text|> <|start_header_id|> <|eot_id|> <|user|> <|end|>
+<s> </s> <unk> <pad> <mask> <bos> <eos> <sop> <start_of_turn> <end_of_turn> <turn|> <|turn> [INST] [/INST] <<SYS>>
+<</SYS>> [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_RESULTS] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [THINK]
+[/THINK]
+[ARGS] [CALL_ID] [IMG] [gMASK] [CLS] [SEP] [PAD] [BOS] [EOS] <think> </think> <tool_call> </tool_call> <tool_response>
+<tools> </tools> <|START_OF_TURN_TOKEN|> <|CHATBOT_TOKEN|> <｜User｜> <｜end▁of▁sentence｜> <｜tool▁calls▁begin｜>
+<extra_id_0> <|channel|> <|message|> <seed:bos> <seed:think> [|user|] [|endofturn|] ]~b] <reserved_106> <TOOLCALL>
+<image>""".split()
+
+
+@pytest.mark.parametrize("name", ["tiny", "families", "gpt2", "minimind", "qwen2", "smollm2"])
+def test_no_template_takes_judged_text_for_control_tokens(name):
+    """Of request and answer, with every marker, markers side by side and one inside another: the control tokens that
+    the server's template makes of the message are those of the template alone."""
+    folder = Path(os.environ.get("KIT_REAL", "/none")) / "tokenizers" / name
+    if name in ("tiny", "families"):
+        folder = ROOT / "data" / "tiny" / "base"
+    elif not folder.exists():
+        pytest.skip("no real tokenizers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = tokenizer.chat_template or common.PLAIN_TEMPLATE
+    if name == "families":
+        tokenizer.add_tokens(FAMILIES, special_tokens=True)
+    control = {token: i for token, i in tokenizer.get_added_vocab().items() if re.search(r"[<\[\]]", token)}
+
+    def rendered(prompt, answer):
+        read = read_constitution(ROOT / "data" / "constitution.md")
+        request = endpoint_prompt(read, [{"role": "user", "content": prompt}], None, None, answer, "b")
+        return [i for i in common.prompt_ids(tokenizer, request["messages"]) if i in control.values()]
+    plain, draw = rendered("q", "a"), random.Random(1)
+    assert len(control) >= (len(FAMILIES) if name == "families" else 1)
+    marks, pieces = [*control], ["<", ">", "|", "/", "[", "]", "s>", " ", "\n", "x"]
+    texts = [f"x{mark}y {mark}\n{mark}" for mark in marks] + [f"{mark[:2]}{mark}{mark[2:]}" for mark in marks]
+    texts += ["".join(draw.choice(marks + pieces) for _ in range(60)) for _ in range(100)]
+    for text in texts:
+        assert rendered(text, text) == plain, text
+
+
+def test_honest_text_stays():
+    """The kit's own code, its README and pages of HTML are shown as they are."""
+    html = '<!doctype html><p class="a">x &lt; 3</p><ul><li>a[0] <b>b</b><br/></ul><my-tag x=1><T>List<String></T>'
+    for text in (html, (ROOT / "README.md").read_text(), (ROOT / "packed.py").read_text(), "f = a[i][j] | b || c <| d"):
+        assert harmless(text).replace("< |", "<|") == text.replace("< |", "<|"), text[:40]
+
+
+def test_top_choices_and_a_reply_cut_off():
+    """Two tokens that read alike are both counted; a reply that was cut off is no verdict."""
+    top = [["5", math.log(0.3)], ["5", math.log(0.2)], [" 4\n", math.log(0.1)], ["55", -1.0], ["", -1.0]]
+    assert top_choices({"top": top}, "012345") == pytest.approx([0, 0, 0, 0, 0.1, 0.5])
+    assert top_choices({"top": None}, "AB") == [0, 0]
+    said = {"text": '{"kind": 4}', "tokens": 2, "read": 3}
+    for finish, values in (("stop", [4.0]), ("length", [None])):
+        assert with_retry(lambda requests, finish=finish: [said | {"finish": finish}], [{}],
+                          lambda n, text: parse_score(text, "kind")) == (values, [5 if finish == "stop" else 10])
 
 
 def test_judge_endpoint(server, tmp_path):
@@ -252,12 +328,14 @@ def test_judge_endpoint(server, tmp_path):
 
     server.answer = answer
     texts = [[{"role": "assistant", "content": text}] for text in ("one", "two", "three")]
-    scores, tokens = judge_endpoint(lambda requests: ask_endpoint(server.url, "m", requests), False, read,
-                                    [{"role": "user", "content": "Hi"}], texts, "chat")
+    prompt = [{"role": "user", "content": "Hi"}]
+    [(scores, tokens), (again, _)] = judge_endpoint(
+        lambda requests: ask_endpoint(server.url, "m", requests), False, read,
+        [(prompt, texts, "chat", None), (prompt, texts[:1], "chat", None)])
     good, none = {"sd": 0.5, "mass": None}, {"score": None, "sd": None, "mass": None}
     assert scores == [{"kind": {"score": 4.0} | good, "safe": {"score": 2.5} | good},
                       {"kind": {"score": 3.0} | good, "safe": {"score": 3.0} | good}, {"kind": none, "safe": none}]
-    assert len(server.seen) == 6 + 4 and tokens == 10 * 10
+    assert again == scores[:1] and len(server.seen) == 6 + 4 + 2 and tokens == 10 * 10
 
 
 def digits(**p):
@@ -293,7 +371,15 @@ def test_scores_from_top_logprobs(server, tmp_path, capsys):
     assert "gives log-probabilities" in capsys.readouterr().out and judged[0]["judge"] == f"m@{server.url}"
 
 
-@pytest.mark.parametrize("refusal", [400, 422, "ignored"])
+def test_a_reply_without_its_log_probabilities_is_asked_again(server):
+    server.answer = lambda request, number: reply("5") if number == 1 else digits(**{"5": 0.9})
+    asked = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+    assert ask_endpoint(server.url, "m", [asked])[0]["top"] == [["5", pytest.approx(math.log(0.9))]]
+    server.answer = lambda request, number: reply("5")
+    assert ask_endpoint(server.url, "m", [asked])[0]["top"] is None, "it has none"
+
+
+@pytest.mark.parametrize("refusal", [400, 422, 500, "ignored"])
 def test_judge_stage_with_an_endpoint(server, tmp_path, capsys, refusal):
     """A server that refuses log-probabilities, or ignores that they were asked for, is asked for JSON."""
     (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
@@ -342,7 +428,8 @@ def test_a_judge_that_dies_in_the_middle(server, tmp_path, capsys):
         if number - start >= 7:
             return 403
         made = good(request, number)
-        paid.extend([] if made == 400 else [request["messages"][0]["content"]])
+        asked = request["messages"][0]["content"]
+        paid.extend([] if made == 400 or asked.startswith("Reply with a digit") else [asked])
         return made
     while not (tmp_path / "bad" / "judged.jsonl").exists():
         start = len(server.seen)
@@ -402,13 +489,134 @@ def test_a_server_that_dies_keeps_what_is_written(server, tmp_path, capsys):
     assert len({(row["id"], row["candidate"]) for row in made}) == 12 and math.isfinite(made[0]["seed"])
 
 
-@pytest.mark.slow
-def test_a_dead_server_is_one_line_and_code_2(tmp_path):
+def test_a_dead_server_is_one_line_and_code_2(server, tmp_path, capsys):
     data = write(tmp_path / "p.jsonl", [{"id": "q", "prompt": "Hi"}])
-    ended = run_script("gen_candidates", "--model", "m", "--endpoint", "http://127.0.0.1:9/v1", "--data", data, "--out",
-                       tmp_path / "c.jsonl")
-    assert ended.returncode == 2 and ended.stderr.count("Traceback") == 0 and ended.stderr.splitlines()[-1].startswith(
-        "gen_candidates.py: endpoint http://127.0.0.1:9/v1: APIConnectionError")
+    arguments = gen_candidates.parse_args(["--model", "m", "--endpoint", "http://127.0.0.1:9/v1", "--data", data,
+                                           "--out", str(tmp_path / "c.jsonl")])
+    with pytest.raises(SystemExit) as ended:
+        common.run(gen_candidates.main, arguments)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and "endpoint http://127.0.0.1:9/v1: APIConnectionError" in last
+    assert "check the URL and that the server runs" in last
+
+
+@pytest.mark.parametrize(("answer", "remedy"), [(401, "OPENAI_API_KEY"), (404, "model's name"), (400, "refuses"),
+                                                ((429, {"Retry-After": "86400"}), "or wait")])
+def test_what_asking_again_does_not_help(server, answer, remedy):
+    server.answer = lambda request, number: answer
+    with pytest.raises(BadInput, match=remedy):
+        ask(server)
+    assert len(server.seen) == 1
+
+
+def test_a_storm_of_429_loses_nothing(server, monkeypatch, capsys):
+    """The server takes two requests at a time and turns all others away: each is asked until it has its reply."""
+    monkeypatch.setattr(inference, "PATIENCE", 5)
+    working = threading.Semaphore(2)
+
+    def answer(request, number):
+        if not working.acquire(blocking=False):
+            return 429
+        time.sleep(0.02)
+        working.release()
+        return reply(f"a{request['seed']}")
+    server.answer = answer
+    replies = ask_endpoint(server.url, "m", [{"messages": [{"role": "user", "content": "x"}], "seed": n}
+                                             for n in range(40)], 16)
+    assert [one["text"] for one in replies] == [f"a{n}" for n in range(40)] and len(server.seen) > 60
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": 3}, "many", [1]])
+def test_half_an_emoji_and_odd_usage(server, tmp_path, usage):
+    """Neither stops a run: the text can be written, tokens are estimated."""
+    server.answer = lambda request, number: reply("so \ud83d") | {"usage": usage}
+    [one] = ask_endpoint(server.url, "m", [{"messages": [{"role": "user", "content": "x" * 40}]}], 1, tmp_path / "k")
+    assert one == {"text": "so ?", "tokens": 2, "read": 10, "finish": "stop"}
+
+
+# ---- kill -9 and every fault ----------------------------------------------------------------------------------
+
+
+def child(stage, argv):
+    """Run a stage in a fork, for the server of this process -> its process number."""
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            with open(os.devnull, "w") as silence:
+                os.dup2(silence.fileno(), 1)
+                os.dup2(silence.fileno(), 2)
+            script = importlib.import_module(stage)
+            code = script.main(script.parse_args([str(word) for word in argv]))
+        finally:
+            os._exit(code)
+    return pid
+
+
+FAULTS = [(429, {"Retry-After": "0.05"}), 500, 503, "cut", b"<html>Bad gateway</html>", {"choices": []}, "stall",
+          {"choices": [{"index": 0, "message": {"content": 4}}]}, (429, {}), b'{"choices": [{"mes', b"", [], None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["gen_candidates", "judge", "judge by logprobs"])
+def test_killed_and_disturbed_it_ends_the_same(server, tmp_path, monkeypatch, way):
+    """Four of ten requests meet a fault, and SIGKILL comes at ever other requests: the files are those of a good day,
+    and what was paid twice is at most what was under way at a kill."""
+    import openai
+    assert openai  # before the forks
+    monkeypatch.setattr(inference, "TIMEOUT", 1.0)
+    monkeypatch.setattr(inference, "PATIENCE", 5)
+    stage, draw, kills = way.split()[0], random.Random(way), iter([1, 3, 9, 14, 22, 11, 17, 30])
+    (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n## safe\nIs it?\n0: n 3: s 5: y\n")
+    texts = [text_of(n, 3 + n % 4) + f" {n}" for n in range(8)]
+    rows = [{"id": f"q{n}", "prompt": text} | ({} if stage == "gen_candidates" else {
+        "candidate": k, "completion": text_of(n + 3 * k, 5)}) for n, text in enumerate(texts)
+        for k in range(1 if stage == "gen_candidates" else 3)]
+    given = ["--data", write(tmp_path / "rows.jsonl", rows), "--concurrency", 4]
+    argv = {"gen_candidates": ["--model", "m", "--endpoint", server.url, "--n", 4, "--batch-size", 12, *given, "--out",
+                               tmp_path / "OUT" / "c.jsonl"],
+            "judge": ["--judge", "m", "--endpoint", server.url, "--constitution", tmp_path / "c.md", "--min-margin",
+                      0.1, *given, "--out", tmp_path / "OUT" / "j"]}[stage]
+
+    def good(request, number):
+        text = request["messages"][0]["content"]
+        value = sum(text.encode()) % 6
+        if request.get("logprobs"):
+            return digits(**({"A": 0.5, "B": 0.3} if "A or B?" in text else {str(value): 0.6, str(5 - value): 0.1})
+                          ) if "logprobs" in way else 400
+        name = re.findall(r'"(\w+)": number', text)
+        return reply(f"a{request['seed']}" if stage == "gen_candidates" else '{"better": "A"}' if not name else
+                     f'{{"{name[0]}": {value}}}')
+
+    def bad(request, number):
+        with server.lock:
+            first = draw.random() < 0.4
+            fault, busy["left"] = draw.choice(FAULTS), busy["left"] - 1
+            if busy["left"] == 0:
+                os.kill(busy["pid"], signal.SIGKILL)
+        if not first or number % 4 == 0:
+            with server.lock:
+                busy["paid"] += 1
+            return good(request, number)
+        if fault == "stall":
+            time.sleep(1.3)
+        return reply("late") if fault == "stall" else fault
+
+    def run(folder):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        busy["pid"] = child(stage, [str(word).replace("OUT", folder) for word in argv])
+        return os.waitstatus_to_exitcode(os.waitpid(busy["pid"], 0)[1])
+    busy = {"left": -1, "paid": 0, "pid": 0}
+    server.answer = good
+    assert run("whole") == 0
+    asked, codes, server.answer = len(server.seen), [], bad
+    while not codes or codes[-1]:
+        busy["left"] = next(kills, -1)
+        codes.append(run("killed"))
+    assert codes.count(-signal.SIGKILL) >= 4 and codes[-1] == 0 and {*codes} <= {0, 2, -signal.SIGKILL}, codes
+    for path in (path for path in (tmp_path / "whole").rglob("*.jsonl")):
+        assert path.read_bytes() == (tmp_path / "killed" / path.relative_to(tmp_path / "whole")).read_bytes(), path
+    assert not [*(tmp_path / "killed").rglob("*kept*")] and busy["paid"] <= asked + 8 * len(codes)
 
 
 # ---- a real server -------------------------------------------------------------------------------------------
