@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from conftest import ROOT, text_of
 from common import BadInput
 from filters import BROKEN, find_flags, flag_groups, language, read_words
 
-sys.path.insert(0, str(ROOT / "bench"))
 GERMAN = "Das ist eine gute Frage, und die Antwort ist nicht so einfach, wie man denkt."
 
 

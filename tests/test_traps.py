@@ -223,7 +223,7 @@ def test_sequences_beyond_the_models_positions(model, capsys):
 
 def test_one_id_for_two_prompts_is_refused(base, tmp_path):
     rows = [{"id": "1", "candidate": n, "prompt": prompt, "completion": "x"} for n, prompt in enumerate(("a?", "b?"))]
-    (tmp_path / "c.md").write_text("## good\nGood?\n0: no\n5: yes\n")
+    (tmp_path / "c.md").write_text("## good\nGood?\n0: no\n3: so\n5: yes\n")
     with pytest.raises(BadInput, match="two different prompts"):
         run_main("judge", "--judge", "random", "--constitution", tmp_path / "c.md", "--data",
                  write(tmp_path / "c.jsonl", rows), "--out", tmp_path / "out")
@@ -231,7 +231,7 @@ def test_one_id_for_two_prompts_is_refused(base, tmp_path):
 
 def test_the_random_judge_uses_no_filter(tmp_path):
     rows = [{"id": "1", "candidate": n, "prompt": "a?", "completion": "x" * n, "finish": "length"} for n in range(4)]
-    (tmp_path / "c.md").write_text("## good\nGood?\n0: no\n5: yes\n")
+    (tmp_path / "c.md").write_text("## good\nGood?\n0: no\n3: so\n5: yes\n")
     run_main("judge", "--judge", "random", "--constitution", tmp_path / "c.md", "--data",
              write(tmp_path / "c.jsonl", rows), "--out", tmp_path / "out")
     judged = [json.loads(line) for line in (tmp_path / "out" / "judged.jsonl").read_text().splitlines()]

@@ -359,4 +359,4 @@ def test_nothing_hangs():
     for text in texts:
         start = time.monotonic()
         assert v.verify(row, text)["ok"] is False
-        assert time.monotonic() - start < 2, text[:20]
+        assert time.monotonic() - start < 6, text[:20]
