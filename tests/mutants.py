@@ -205,7 +205,7 @@ MUTANTS = [
      ["tests/test_endpoint.py::test_scores_from_top_logprobs"]),
     ("inference.py", "return max(named, 0.0) if named <= LONGEST", "return PAUSE if named <= LONGEST",
      ["tests/test_endpoint.py::test_a_busy_server_names_its_time"]),
-    ("inference.py", "if named <= LONGEST else None", "if True else None",
+    ("inference.py", "if named <= LONGEST else None", "if named <= LONGEST else 0.0",
      ["tests/test_endpoint.py::test_what_asking_again_does_not_help"]),
     ("inference.py", "not in (408, 409, 425, 429)", "not in ()",
      ["tests/test_endpoint.py::test_a_storm_of_429_loses_nothing"]),

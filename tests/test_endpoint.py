@@ -592,7 +592,7 @@ def test_killed_and_disturbed_it_ends_the_same(server, tmp_path, monkeypatch, wa
         with server.lock:
             first = draw.random() < 0.4
             fault, busy["left"] = draw.choice(FAULTS), busy["left"] - 1
-            if busy["left"] == 0:
+            if busy["left"] == 0 and busy["pid"]:  # never a number that no longer is our child's
                 os.kill(busy["pid"], signal.SIGKILL)
         if not first or number % 4 == 0:
             with server.lock:
@@ -605,7 +605,10 @@ def test_killed_and_disturbed_it_ends_the_same(server, tmp_path, monkeypatch, wa
     def run(folder):
         (tmp_path / folder).mkdir(exist_ok=True)
         busy["pid"] = child(stage, [str(word).replace("OUT", folder) for word in argv])
-        return os.waitstatus_to_exitcode(os.waitpid(busy["pid"], 0)[1])
+        os.waitid(os.P_PID, busy["pid"], os.WEXITED | os.WNOWAIT)
+        with server.lock:
+            pid, busy["pid"] = busy["pid"], 0
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     busy = {"left": -1, "paid": 0, "pid": 0}
     server.answer = good
     assert run("whole") == 0
