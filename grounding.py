@@ -83,7 +83,7 @@ def invented(arguments, schema, conversation):
         elif isinstance(value, list):
             for number, one in enumerate(value):
                 visit(one, field.get("items"), f"{path}[{number}]")
-        elif not said(str(value).casefold()):
+        elif value in (math.inf, -math.inf) or not said(str(value).casefold()):  # 1e999 is no number
             made_up.append(f"{path}: {str(value)[:40]}")
 
     def said(value):

@@ -35,9 +35,12 @@ from sandbox import find_code, parse_test, run_tests
 MAX_TEXT = 200_000  # characters; a longer completion fails unread
 FIELDS = ("answer", "call", "sql", "constraints", "expected", "tests")
 CONSTRAINTS = {name: takes for takes, names in {  # name -> type of its "value"
-    int: "max_words min_words exact_words exact_lines bullets max_sentences", list: "json_keys",
-    str: "starts_with ends_with contains not_contains", type(None): "json lowercase uppercase no_commas"
-    }.items() for name in names.split()}
+    int: "max_words min_words exact_words exact_lines bullets max_sentences min_sentences paragraphs responses "
+         "min_highlights min_placeholders", list: "json_keys",
+    str: "starts_with ends_with contains not_contains", type(None): "json lowercase uppercase no_commas title",
+    dict: "occurs letters capital_words paragraph_starts"}.items() for name in names.split()}
+SHAPES = {"occurs": '{"text", "min" and/or "max"}', "letters": '{"text", "min" and/or "max"}',
+          "capital_words": '{"min" and/or "max"}', "paragraph_starts": '{"number" from 1, "word"}'}
 
 
 def verify(row, completion, run_code=False, unsafe=False):
@@ -224,7 +227,8 @@ def schema_error(texts):
         jsonschema.Draft202012Validator.check_schema(schema)
         checker = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
         return next((error.message[:100] for value in values for error in checker.iter_errors(value)), "")
-    except (jsonschema.SchemaError, referencing.exceptions.Unresolvable, RecursionError, re.error) as error:
+    except (jsonschema.SchemaError, referencing.exceptions.Unresolvable, RecursionError, OverflowError,
+            re.error) as error:
         return str(getattr(error, "message", error))[:100]
 
 
@@ -260,6 +264,8 @@ def why_not_grounded(message, tools, conversation):
     schema, arguments = schemas[call["name"]], json.dumps(call["arguments"])
     if len(arguments) > 10_000:
         return "arguments of more than 10,000 characters"
+    closed = "properties" in schema and not schema.keys() & {"patternProperties", "$ref", "allOf", "anyOf", "oneOf"}
+    schema = {"additionalProperties": False} | schema if closed else schema  # an argument that no tool has is made up
     why = schema_error(json.dumps([without_patterns(schema), call["arguments"]]))
     made_up = [] if why else invented(call["arguments"], schema, conversation)
     return why or (f"made up: {', '.join(made_up)[:80]}" if made_up else "")
@@ -307,32 +313,64 @@ ABBREVIATION = re.compile(r"\b(?:[A-Za-z]\.[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|vs|etc|
 
 
 def check_constraint(text, constraint, number=0):
-    """Does a text obey {"type": NAME, "value": ...}? Words are split at white space, empty lines do not count, contains
-    and not_contains ignore case, json_keys wants exactly these keys. An empty text obeys nothing."""
+    """Does a text obey {"type": NAME, "value": ...}? An empty text obeys nothing; empty lines do not count.
+
+    words are split at white space; paragraphs lie between empty lines or lines of asterisks; responses between lines of
+    six asterisks, and differ; highlights are *so* or **so**, placeholders [so]; a title is <<so>>, alone on a line.
+    starts_with, ends_with: exactly; contains, not_contains: in any case; occurs: how often as a whole word, letters:
+    how often anywhere, both in any case; capital_words: words of two letters or more, all capitals; paragraph_starts:
+    the first word of paragraph {"number"}, in any case; json_keys: exactly these."""
     kind, value = (constraint.get("type"), constraint.get("value")) if isinstance(constraint, dict) else (None, None)
     takes = CONSTRAINTS.get(kind) if isinstance(kind, str) else None
     if (takes is None or type(value) is not takes or value == "" or set(constraint) - {"type", "value"}
-            or takes is list and {type(one) for one in value} != {str}):
+            or takes is list and {type(one) for one in value} != {str} or takes is dict and not fits_kind(kind, value)):
         raise BadInput(f"field 'constraints[{number}]': expected a type of {', '.join(CONSTRAINTS)} with the \"value\" "
-                       f"it takes{f' ({takes.__name__})' if takes else ''}, got {str(constraint)[:80]}")
+                       f"it takes{f' ({SHAPES.get(kind, takes.__name__)})' if takes else ''}, got "
+                       f"{str(constraint)[:80]}")
     text = text.strip()
-    words, lines = len(text.split()), [line.strip() for line in text.splitlines() if line.strip()]
+    folded, lines = text.casefold(), [line.strip() for line in text.splitlines() if line.strip()]
+    paragraphs = [part.strip() for part in re.split(r"\n(?:[^\S\n]*\**[^\S\n]*\n)+", text) if part.strip("* \n")]
     try:
         data = strict_json(text) if kind.startswith("json") else None
     except ValueError:
         return False
-    bullets = [line for line in lines if re.match(r"(?:[-*•+]|[0-9]{1,3}[.)])\s+\S", line)]
-    sentences = [part for part in SENTENCE_END.split(ABBREVIATION.sub("x", text)) if re.search(r"\w", part)]
+    if kind in ("occurs", "letters", "capital_words"):
+        wanted = re.escape(value.get("text", "").casefold())
+        found = (len(re.findall(rf"(?<!\w){wanted}(?!\w)" if value["text"][0].isalnum() else wanted, folded))
+                 if kind == "occurs" else folded.count(value["text"].casefold()) if kind == "letters" else
+                 sum(len(word) > 1 for word in re.findall(r"[^\W\d_]+", text) if word.isupper()))
+        return bool(text) and value.get("min", 0) <= found <= value.get("max", math.inf)
+    responses = [part.strip() for part in re.split(r"^[^\S\n]*\*{6}[^\S\n]*$", text, flags=re.MULTILINE)]
+    counts = {"words": len(text.split()), "lines": len(lines), "sentences": sum(bool(
+                  re.search(r"\w", part)) for part in SENTENCE_END.split(ABBREVIATION.sub("x", text))),
+              "paragraphs": len(paragraphs), "responses": len(responses) * (len({*responses} - {""}) == len(responses)),
+              "bullets": sum(bool(re.match(r"(?:[-*•+]|[0-9]{1,3}[.)])\s+\S", line)) for line in lines),
+              "highlights": len(re.findall(r"(?<!\*)(\*{1,2})(?=[^\s*])[^*\n]*(?<!\s)\1(?!\*)", text)),
+              "placeholders": len(re.findall(r"\[[^][\n]*\w[^][\n]*\]", text))}
+    how, _, unit = kind.rpartition("_")
+    if unit in counts:
+        return bool(text) and (counts[unit] <= value if how == "max" else counts[unit] >= value if how == "min" else
+                               counts[unit] == value)
     return bool(text) and bool(
-        words <= value if kind == "max_words" else words >= value if kind == "min_words" else
-        words == value if kind == "exact_words" else len(lines) == value if kind == "exact_lines" else
-        len(bullets) == value if kind == "bullets" else len(sentences) <= value if kind == "max_sentences" else
         True if kind == "json" else isinstance(data, dict) and data.keys() == set(value) if kind == "json_keys" else
         text == text.lower() != text.upper() if kind == "lowercase" else
         text == text.upper() != text.lower() if kind == "uppercase" else
         not set(",，、،") & set(text) if kind == "no_commas" else
+        any(re.fullmatch(r"<<[^<>]*\w[^<>]*>>", line) for line in lines) if kind == "title" else
+        len(paragraphs) >= value["number"] and value["word"].casefold() == (re.findall(
+            r"\w+", paragraphs[value["number"] - 1].casefold()) or [""])[0] if kind == "paragraph_starts" else
         text.startswith(value) if kind == "starts_with" else text.endswith(value) if kind == "ends_with" else
-        (value.casefold() in text.casefold()) == (kind == "contains"))
+        (value.casefold() in folded) == (kind == "contains"))
+
+
+def fits_kind(kind, value):
+    """Is an object the value of a constraint that takes one (SHAPES)?"""
+    words, counts = {"occurs": (["text"], ["min", "max"]), "letters": (["text"], ["min", "max"]),
+                     "capital_words": ([], ["min", "max"]), "paragraph_starts": (["word"], ["number"])}[kind]
+    given = [value[name] for name in counts if name in value]
+    return (bool(given) and {*words} <= value.keys() <= {*words, *counts} and value.get("number", 1) != 0
+            and all(type(number) is int and number >= 0 for number in given)
+            and all(isinstance(value[name], str) and value[name].strip() for name in words))
 
 
 SORRY = (r"(?:(?:i'm|i am|we are|we're)? ?(?:very |so |really )?(?:sorry|afraid)(?: about that)?|(?:my )?apologies|"

@@ -7,7 +7,8 @@
 
 Prints JSON lines: a flag's hits among the honest (with the upper end of Wilson's 95 % interval), then the share of
 planted answers that are broken. `refusal`, `words` and `truncated` are no errors of a filter and not listed. Of the
-planted lists, "fresh" was written last and no pattern was changed for it: what it misses is what will be missed.
+planted lists, "fresh" was written last and no pattern was changed for it; "other" (bench/attacks.jsonl) was written
+without seeing any, and the patterns were widened after its first look.
 --median asks a judge too: are null answers scored below the median of their slice, by itself and after the filters?
 """
 
@@ -128,7 +129,8 @@ def main(args):
             print(json.dumps({"bench": "filters", "flag": flag, "honest": len(rows), "hits": len(hits),
                               "share": round(len(hits) / len(rows), 5),
                               "at_most": round(upper(len(hits), len(rows)), 5)}))
-    for name, texts in (("null", NULLS), ("attacks", ATTACKS), ("fresh", FRESH)) * (not args.show):
+    other = [row["text"] for _, row in read_jsonl(ROOT / "bench/attacks.jsonl") if row["kind"] != "constant"]
+    for name, texts in (("null", NULLS), ("attacks", ATTACKS), ("fresh", FRESH), ("other", other)) * (not args.show):
         missed = [text for text in texts
                   if not BROKEN & set(find_flags({"completion": as_messages(text, "assistant", "text")}))]
         print(json.dumps({"bench": "filters", "planted": name, "answers": len(texts),

@@ -125,3 +125,14 @@ def test_real_calls_and_real_contexts():
                     other = re.sub(r"\d", lambda m: str((int(m[0]) + dice.randint(1, 8)) % 10), claim)
                     changed.update(check_facts(other, [context]))
     assert honest["contradict"] <= 0.03 * honest.total() and changed["contradict"] >= 0.9 * changed.total() > 180
+
+
+@pytest.mark.parametrize(("schema", "arguments", "right"), [
+    ({"properties": {"x": {"multipleOf": 0.1}}}, '{"x": ' + "9" * 4000 + "}", False),
+    ({"properties": {"x": {}}}, '{"x": 1e400}', False), ({"properties": {"x": {}}}, '{"y": "made up"}', False),
+    ({"properties": {"x": {}}, "additionalProperties": True}, '{"y": "free"}', True), ({}, '{"y": "free"}', True),
+    ({"properties": {"x": {}}, "patternProperties": {"^y": {}}}, '{"y": "free"}', True)])
+def test_hostile_and_unknown_arguments(schema, arguments, right):
+    row = {"prompt": [{"role": "user", "content": "Go."}], "tools": [{"function": {"name": "f", "parameters": schema}}],
+           "call": "grounded"}
+    assert verify(row, f'{{"name": "f", "arguments": {arguments}}}')["ok"] is right
