@@ -55,11 +55,10 @@ def lay_out(seqs, device="cpu", memory=None):
 
 
 def as_line(values, device, segments):
-    """A line of these lists of numbers; its segments are read one by one."""
+    """A line from lists of numbers and its segments."""
     line = {name: torch.tensor(numbers, device=device) for name, numbers in values.items()}
     return UserDict(line | {  # of a plain dict FSDP hands on a copy, and the layers write into this one
-        "segments": segments, "blocks": [(*segment, [segment]) for segment in segments], "kept": {}, "past": None,
-        "cache": {}, "windows": 0})
+        "segments": segments, "kept": {}, "past": None, "cache": {}, "windows": 0})
 
 
 def line_tokens(seqs):
@@ -86,31 +85,7 @@ def lay_out_tree(rows, shared, device="cpu"):
             ids += row[common:]
             positions += range(common, len(row))
         source.append(len(ids) - 1)
-    line = as_line({"ids": ids, "positions": positions, "source": source}, device, segments)
-    return line | {"blocks": join_segments(segments)}
-
-
-def join_segments(segments, call=4000, copy=20):
-    """Neighbours that one masked call of attention reads faster than a call for each -> blocks [(seen, start, end,
-    segments)]. A call costs as much as `call` products of a query and a key, a key that is copied as `copy` of them."""
-
-    def block(members):
-        start, end, seen = members[0][1], members[-1][2], {}
-        for first, last in (one for ranges, _, _ in members for one in ranges if one[0] < start):
-            seen[first] = max(last, seen.get(first, 0))
-        keys, queries = sum(last - first for first, last in seen.items()) + end - start, end - start
-        masked = seen or len(members) > 1
-        return call + keys * (queries + copy if masked else queries / 2), ([*seen.items()], start, end, members)
-
-    blocks = []
-    for segment in segments:
-        alone = block([segment])
-        joined = block([*blocks[-1][1][3], segment]) if blocks else None
-        if joined and joined[0] <= blocks[-1][0] + alone[0]:
-            blocks[-1] = joined
-        else:
-            blocks.append(alone)
-    return [found for _, found in blocks]
+    return as_line({"ids": ids, "positions": positions, "source": source}, device, segments)
 
 
 def cut_lines(fresh, whole, limit):
@@ -181,42 +156,22 @@ def attend(module, query, key, value, attention_mask, scaling=None, sliding_wind
     before = line["past"][module.layer_idx] if line["past"] else None
     if line.get("varlen"):
         return attend_varlen(query, key, value, line, before, scaling, sliding_window), None
-    sizes = [end - start for _, start, end, _ in line["blocks"]]
-    outputs, places = [], {}  # where a segment starts: keys and values it lies in, its place in them
-    parts = zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2))
-    for (seen, start, end, members), (q, k, v) in zip(line["blocks"], parts):
-        places |= {first: (k, v, first - start) for _, first, _ in members}
+    sizes = [end - start for _, start, end in line["segments"]]
+    outputs, parts = [], {}  # where a segment starts: its keys and values
+    pieces = zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2))
+    for (seen, start, end), (q, k, v) in zip(line["segments"], pieces):
+        parts[start] = k, v
         if seen:
-            old = [(*((*before, first) if before else places[first]), last - first) for first, last in seen]
-            k, v = (torch.cat([*(part[i][:, :, part[2]:part[2] + part[3]] for part in old), new], 2)
-                    for i, new in enumerate((k, v)))
+            old = [[x[:, :, a:b] for x in before] if before else [x[:, :, :b - a] for x in parts[a]] for a, b in seen]
+            k, v = (torch.cat(same, 2) for same in zip(*old, (k, v)))
         mask = None
-        if seen or len(members) > 1 or (sliding_window or end) < end - start:
-            mask = block_mask(line, seen, start, end, members, sliding_window, q.device)
+        if seen or (sliding_window or end) < end - start:
+            mask = causal_mask(line, end - start, k.shape[2] - q.shape[2], sliding_window, q.device)
         if mask is not None and q.is_cuda:  # no fused kernel takes both a mask and shared heads
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         outputs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling,
                                                       enable_gqa=q.shape[1] != k.shape[1]))
     return torch.cat(outputs, 2).transpose(1, 2), None
-
-
-def block_mask(line, seen, start, end, members, window, device):
-    """The masks of a block's segments as one: [queries, keys that the block sees + its own] bool. Kept for the layers
-    that follow."""
-    if len(members) == 1:
-        return causal_mask(line, end - start, sum(last - first for first, last in seen), window, device)
-    if ("block", start, window) not in line["cache"]:
-        columns, width = {}, 0
-        for first, last in seen:
-            columns[first], width = width, width + last - first
-        columns |= {first: width + first - start for _, first, _ in members}
-        mask = torch.zeros(end - start, width + end - start, dtype=torch.bool, device=device)
-        for ranges, first, last in members:
-            own = [columns[a] + i for a, b in (*ranges, (first, last)) for i in range(b - a)]
-            mask[first - start:last - start, own] = causal_mask(line, last - first, len(own) - last + first, window,
-                                                                device)
-        line["cache"]["block", start, window] = mask
-    return line["cache"]["block", start, window]
 
 
 def causal_mask(line, queries, before, window, device):

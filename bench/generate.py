@@ -109,7 +109,7 @@ def ours(model, prompts, lengths, temperature):
 def generated(model, prompts, lengths, temperature, copies=1):
     """Answers of one call of generate: a row for each of `lengths`; num_return_sequences = copies."""
     rows = [prompt for prompt in prompts for _ in range(len(lengths) // len(prompts) // copies)]
-    ids, attention = inference._padded(rows, 0, model.device, left=True)
+    ids, attention = inference.padded_ids(rows, 0, model.device, left=True)
 
     def ending(input_ids, scores):
         end_rows(scores, lengths, input_ids.shape[1] - ids.shape[1])

@@ -9,8 +9,8 @@ from conftest import make_model
 
 import packed
 from common import BadInput, completion_logps
-from packed import (HeadLogps, base_of, lay_out, lay_out_tree, line_tokens, logps_after, seq_logps, share_prompts,
-                    shares_prompts)
+from packed import (HeadLogps, base_of, cut_lines, lay_out, lay_out_tree, line_tokens, logps_after, seq_logps,
+                    share_prompts, shares_prompts)
 
 SIZE = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2,
@@ -152,26 +152,6 @@ def test_a_tree_by_hand():
     assert same["ids"].tolist() == [1, 2, 3] and same["source"].tolist() == [1, 1, 2]
 
 
-def test_trees_of_every_family(tmp_path):
-    """Random trees, with and without a window: the logits of each row alone; many small branches share calls."""
-    draw = random.Random(1)
-    for name, window in (("llama", None), ("mistral", 6)):
-        config = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-                  "num_attention_heads": 4, "num_key_value_heads": 2}
-        kind = {"llama": transformers.LlamaConfig, "mistral": transformers.MistralConfig}[name]
-        config = kind(**config) if window is None else kind(**config, sliding_window=window)
-        torch.manual_seed(0)
-        made = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-        parts = [[draw.randrange(64) for _ in range(draw.randint(1, 9))] for _ in range(12)]
-        rows = [sum((parts[draw.randrange(12)] for _ in range(draw.randint(1, 4))), []) for _ in range(40)]
-        alone = [made(input_ids=torch.tensor([row])).logits[0, -1] for row in rows]
-        share_prompts(made)
-        for limit in (4096, 50):
-            for numbers, logits, _ in packed.tree_logits(made, rows, limit):
-                for number, one in zip(numbers, logits):
-                    assert torch.allclose(one, alone[number], atol=1e-5), (name, limit, number)
-
-
 def varlen_by_hand(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_size, enable_gqa):
     """What torch's kernel computes, as it is documented: segments apart, queries and keys aligned at their ends."""
     assert enable_gqa == (q.shape[1] != k.shape[1]) and window_size[1] == 0
@@ -187,6 +167,50 @@ def varlen_by_hand(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_
         out.append(torch.nn.functional.scaled_dot_product_attention(
             *parts, attn_mask=seen, scale=scale, enable_gqa=enable_gqa)[0].transpose(0, 1))
     return torch.cat(out)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_trees_of_every_family(name, monkeypatch, capsys):
+    """Rows of random trees, on one line, on several, and by the kernel for a GPU: the logits of each row alone."""
+    monkeypatch.setattr(packed, "varlen_kernel", lambda: varlen_by_hand)
+    rng = random.Random(1)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(FAMILIES[name][0]).float().eval().requires_grad_(False)
+    parts = [[rng.randrange(3, 300) for _ in range(rng.randint(1, 9))] for _ in range(8)]
+    rows = [sum(rng.choices(parts, k=rng.randint(1, 4)), []) for _ in range(24)]
+    alone = [model(input_ids=torch.tensor([row])).logits[0, -1] for row in rows]
+    share_prompts(model)
+    read = []
+    for packed_as, limit in (("segments", 4096), ("segments", 30), ("varlen", 4096)):
+        base_of(model).packed = base_of(model).packed and packed_as
+        found = [*packed.tree_logits(model, rows, limit)]
+        assert sorted(n for numbers, _, _ in found for n in numbers) == [*range(24)]
+        for numbers, logits, _ in found:
+            for number, one in zip(numbers, logits):
+                assert (one - alone[number]).abs().max() < 1e-5 * alone[number].abs().max(), (packed_as, limit, number)
+        read.append(sum(sum(tokens) for _, _, tokens in found))
+    once, each = len({tuple(row[:k]) for row in rows for k in range(1, len(row) + 1)}), sum(map(len, rows))
+    assert read[0] == once and once < read[1] < each if shares_prompts(model) else read == [each] * 3
+
+
+@pytest.mark.parametrize("limit", [1, 7, 12, 40])
+def test_lines_are_cut_where_least_is_read_twice(limit):
+    """No way to cut nine rows into lines of that many tokens reads fewer; a longer row has a line of its own."""
+    rng = random.Random(2)
+    splits = [[0, *(k for k in range(1, 9) if cuts >> (k - 1) & 1), 9] for cuts in range(1 << 8)]
+
+    def cost(lines, whole, fresh):
+        sizes = [whole[start] + sum(fresh[start + 1:end]) for start, end in lines]
+        fits = all(size <= limit or end - start == 1 for size, (start, end) in zip(sizes, lines))
+        return sum(sizes) if fits else float("inf")
+
+    for _ in range(30):
+        whole = [rng.randint(1, 9) for _ in range(9)]
+        fresh = [size - rng.randint(0, min(size, before)) for before, size in zip([0, *whole], whole)]
+        lines = cut_lines(fresh, whole, limit)
+        assert [n for line in lines for n in range(*line)] == [*range(9)]
+        assert cost(lines, whole, fresh) == min(cost([*zip(ends, ends[1:])], whole, fresh) for ends in splits)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "mistral with a window", "gemma3, soft cap and windows"])
@@ -240,7 +264,7 @@ def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
     broken = [lambda module, q, k, v, mask, **options: (real(q, k, v, is_causal=True).transpose(1, 2), None)]
 
     def cut_off(module, q, k, v, mask, line=None, **options):
-        line = line and line | {"blocks": [([], start, end, members) for _, start, end, members in line["blocks"]]}
+        line = line and line | {"segments": [([], start, end) for _, start, end in line["segments"]]}
         return packed_attend(module, q, k, v, mask, line=line, **options)
 
     packed_attend = packed.attend
