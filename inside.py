@@ -42,9 +42,8 @@ def plain_kind(value):
 
 
 def encode(value, lines, known, refer):
-    """Append the lines of a value: scalars and collections (a subclass as its base), STANDARD kinds; for anything else
-    `refer` gives the line. known {id: (number, object)} holds the collections that can change and that the other side
-    has under the same number: one that occurs again is the same one there, too."""
+    """Append the lines of a value, a subclass as its base; what has no kind gets the line refer(value). known {id:
+    (number, object)}: the collections that can change; of one that occurs again goes the number, it is the same there."""
     kind = plain_kind(value)
     if kind in SCALARS:
         letter, write, _ = SCALARS[kind]
@@ -288,8 +287,8 @@ def ask(verb, /, *args, **kwargs):
     except BaseException as error:  # the message makes no sense
         state["broken"] = str(error) if isinstance(error, Broken) else GONE
         raise Broken(state["broken"]) from None
-    if verb in ("call", "next"):
-        state["last"] = said == "value" and (value,)
+    if verb in ("call", "next") or state["last"] is None:
+        state["last"] = (value,) if said == "value" else ()
     if said == "raise":
         raise value
     if verb == "getattr" and isinstance(value, list | dict | set):
@@ -332,14 +331,16 @@ class Names(dict):
 def run_test(text, entry_point):
     """Why a test fails, or ""; an empty one loads the solution."""
     names = Names(__builtins__=builtins, __name__="tests")
-    state.update(failed="", last=None)
     fetched.clear()
     try:
         if not text:
             ask("load")
         elif entry_point:
             names["candidate"] = names[entry_point] = names.fetch(entry_point)
+        state.update(failed="", last=None)
         exec(compile(text, "<test>", "exec"), names)
+        if text and state["last"] is None:
+            return "the test uses nothing of the solution"
         return state["broken"] or state["failed"]
     except BaseException as error:
         trace, line = error.__traceback__, 1
@@ -355,7 +356,6 @@ def run_test(text, entry_point):
 
 if __name__ == "__main__":
     import resource  # not on every system
-
     for name, most in dict(CPU=int(sys.argv[2]), AS=512 << 20, FSIZE=1 << 20, NOFILE=64, NPROC=64, CORE=0).items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
     link = os.dup(2)

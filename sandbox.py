@@ -67,8 +67,8 @@ def find_sandbox():
     ways = [["setpriv", *as_nobody.split(), *bwrap], [*unshare, "sh", "-c", SHELL, "sh", as_nobody, *inner]]  # as root
     if os.geteuid():
         ways = [bwrap, [*unshare, "-r", "sh", "-c", SHELL, "sh", "", *inner]]
-    probe = [parse_test("assert six(7) == 42")]
-    return next((way for way in ways if run_pair(way, "def six(x): return 6 * x", probe, None, 10) == ["", ""]), None)
+    probe = "def six(x): return 6 * x", ["assert six(7) == 42"], None, 10
+    return next((way for way in ways if run_pair(way, *probe) == ["", ""]), None)
 
 
 def run_pair(command, code, parsed, entry_point, timeout):
@@ -109,8 +109,7 @@ def run_pair(command, code, parsed, entry_point, timeout):
 
 
 def parse_test(source, number=0, entry_point=None):
-    """A test as text -> the Python to run. BadInput: no Python, or nothing in it can fail. Of an assert f(x) ==
-    sorted(x) the right side is computed first, while f cannot have changed x."""
+    """A test as text -> the Python to run. BadInput: no Python, or nothing in it can fail."""
     try:
         tree = ast.parse(source.strip() if isinstance(source, str) else "")
         nodes, calls, idle = [*ast.walk(tree)], [], []
@@ -131,8 +130,7 @@ def parse_test(source, number=0, entry_point=None):
         if any(isinstance(node, ast.Assert | ast.Raise) or getattr(node, "attr", "").startswith("assert")
                for node in live):
             for node in nodes:
-                if isinstance(node, ast.Assert):
-                    compute_expected_first(node.test)
+                compute_expected_first(getattr(node, "test", None))
             return "\n".join([ast.unparse(tree), *calls])
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, BadInput):
@@ -141,7 +139,7 @@ def parse_test(source, number=0, entry_point=None):
 
 
 def compute_expected_first(test):
-    """Swap the sides of f(x) == expected(x), in place."""
+    """Of f(x) == sorted(x) swap the sides, in place: sorted(x) must not see what f does to x."""
     def names(node):
         callees = [call.func for call in ast.walk(node) if isinstance(call, ast.Call)]
         return {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and one not in callees}

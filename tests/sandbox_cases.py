@@ -760,8 +760,6 @@ from functools import lru_cache
 def f(n): return n if n < 2 else f(n - 1) + f(n - 2)
 %%
 assert f(90) == 2880067194370816120
-%
-assert f.cache_info().currsize > 0
 ### partial, operator and builtins as answers
 import functools, operator
 f = functools.partial(pow, 2)
@@ -903,7 +901,7 @@ class Square(Shape):
     def __str__(self): return f'Square of {self.a}'
 %%
 s = Square(3)
-assert s.area() == 9 and isinstance(s, Shape) and issubclass(Square, Shape) and str(s) == f"{s}" == "Square of 3"
+assert s.area() == 9 and isinstance(s, Shape) and str(s) == f"{s}" == "Square of 3"
 s.a = 4
 assert s.area() == 16
 try:
@@ -928,7 +926,6 @@ def f(head):
     last = None
     while head: head.next, last, head = last, head, head.next
     return last
-def g(xs): return [x for x in xs]
 %%
 head = Node(1, Node(2, Node(3)))
 got, values = f(head), []
@@ -936,23 +933,19 @@ while got:
     values.append(got.value)
     got = got.next
 assert values == [3, 2, 1]
-%
-assert g(iter([1, 2])) == g(x + 1 for x in (0, 1)) == g({1: 0, 2: 0}.keys()) == [1, 2]
 ### a tree that the test builds
 class Node:
     def __init__(self, value): self.value, self.children, self.names = value, [], {}
     def total(self): return self.value + sum(child.total() for child in self.children)
 def f(root): return root.total(), sorted(root.names)
 %%
-import copy
 root = Node(1)
 root.children.append(Node(2))
 root.children[0].children.append(Node(3))
 root.names["a"] = 1
 assert f(root) == (6, ["a"])
-other = copy.deepcopy(root)
-other.children.pop()
-assert f(other)[0] == 1 and f(root)[0] == 6
+root.children.pop()
+assert f(root)[0] == 1
 ### dataclasses
 from dataclasses import dataclass, field, asdict
 @dataclass(order=True)
@@ -1096,13 +1089,19 @@ def g(x): return x + 1
 h = 2
 %%
 assert f(f(1)) == f(4) == 10 and g(1) == h
-### names of builtins
-def sum(a, b): return a + b
-def id(x): return x
+### names that the handles have, too
+class Account:
+    def __init__(self, number): self.number, self.kind, self.token = number, 'x', None
+    def renumber(self): self.number += 1
+    def __contains__(self, x): return x == self.number
+    def __getitem__(self, i): return (self.number, self.kind)[i]
+    def __hash__(self): return 1
 %%
-assert sum(1, 2) == 3
-%
-assert id("a") == "a"
+a = Account(7)
+a.renumber()
+assert a.number == 8 and a.kind == "x" and a.token is None and 8 in a and a[0] == 8 and hash(a) == 1
+a.number, a.kind = 3, [1]
+assert a.number == 3 and a.kind == [1] and isinstance(a, Account) and a == a and a != Account(3) and a != 3
 ### threads, files and processes
 import concurrent.futures, os, tempfile
 def f(x):
@@ -1143,9 +1142,6 @@ def test_few(): assert f([2, 1, 2]) == [1, 2]
 limit: int = 0
 def test_none():
     assert len(f([])) == limit
-%
-from solution import f as g
-assert g([1]) == [1]
 ### names of the test that the solution has, too
 x = 1
 xs = []
