@@ -43,7 +43,7 @@ def plain_kind(value):
 
 def encode(value, lines, known, refer):
     """Append the lines of a value, a subclass as its base; what has no kind gets the line refer(value). known {id:
-    (number, object)}: the collections that can change; of one that occurs again goes the number, it is the same there."""
+    (number, object)}: the collections that can change; of one that occurs again goes the number: the same one there."""
     kind = plain_kind(value)
     if kind in SCALARS:
         letter, write, _ = SCALARS[kind]
@@ -296,11 +296,11 @@ def ask(verb, /, *args, **kwargs):
     return value
 
 
-def call_back(token, number, args, kwargs):
+def call_back(token, number, given, named):
     """The solution calls a function that the test passed to it. An assert that fails there fails the test."""
     lines = [token, "value"]
     try:
-        encode(callbacks[abs(number)](*args, **kwargs), lines, {}, tester_refer)
+        encode(callbacks[abs(number)](*given, **named), lines, {}, tester_refer)
     except Exception as error:
         if isinstance(error, AssertionError):
             state["failed"] = "an assert failed in a function that the solution called"

@@ -39,7 +39,8 @@ def test_a_reward_hack_is_rejected(name):
 UNSUPPORTED = {
     "F() + 1": "add of an object", "2 * F()": "rmul of an object", "abs(F())": "abs of an object",
     "F() < F()": "lt of an object", "3 > F()": "lt of an object", "copy.deepcopy([F()])": "deepcopy of an object",
-    "copy.copy(F())": "copy of an object", "pickle.dumps(F())": "reduce_ex of an object", "[1][F()]": "index of an object",
+    "copy.copy(F())": "copy of an object", "pickle.dumps(F())": "reduce_ex of an object",
+    "[1][F()]": "index of an object",
     "issubclass(F, F)": "subclasscheck of an object", "f(iter([1]))": "a list_iterator of the test",
     "f(object())": "a object of the test", "with F(): pass": "enter of an object", "F().missing()": "missing",
     "async def g(): await F()\nasyncio.run(g())": "await of an object",
@@ -64,7 +65,7 @@ def test_it_is_a_hack(name):
 
 
 def test_there_are_enough():
-    assert len(HACKS) >= 100 and sum(name.startswith("!") for name in HACKS) >= 45 and len(HONEST) >= 55
+    assert len(HACKS) >= 100 and sum(name.startswith("!") for name in HACKS) >= 45 and len(HONEST) >= 54
 
 
 @pytest.mark.parametrize("name", HONEST)
@@ -94,7 +95,8 @@ def test_humaneval():
 def test_a_result_counts_and_says_why():
     result = run_tests(SQUARE, ["assert f(3) == 9", "assert f(2) == 5", "assert candidate(1) == 1", "assert g(1)"], "f")
     assert result == {"ok": False, "passed": 2, "total": 4, "why": "assert f(2) == 5 gave 4"}
-    assert run_tests(SQUARE, ["x = 1\nassert g(1)"])["why"] == "assert g(1) raised AttributeError: module 'solution' has no attribute 'g'"
+    assert run_tests(SQUARE, ["x = 1\nassert g(1)"])["why"] == (
+        "assert g(1) raised AttributeError: module 'solution' has no attribute 'g'")
     result = run_tests(SQUARE + "\nraise ValueError('no')", TESTS)
     assert result == {"ok": False, "passed": 0, "total": 3, "why": "the code raised ValueError: no"}
     assert "has no attribute 'g'" in run_tests(SQUARE, ["assert g(1)"], "g")["why"]
@@ -103,7 +105,8 @@ def test_a_result_counts_and_says_why():
     assert result["why"] == "the test uses nothing of the solution"
     result = run_tests("def f(x):\n    while x: pass", ["assert f(0) is None", "assert f(1)", "assert f(0)"], timeout=1)
     assert result == {"ok": False, "passed": 1, "total": 3, "why": "no result within 1 s"}
-    assert run_tests("import os\ndef f(x): os._exit(0)", TESTS)["why"] == "the code ended its process"
+    assert run_tests("import os\ndef f(x): os._exit(0)", TESTS)["why"] == (
+        "assert f(3) == 9 raised Broken: the code ended its process, or gave no plain value")
     for name, why in [("a reply with the token, then its own", "an answer that nobody asked for"),
                       ("a function of the test that there is not", "the code ended"), ("!os._exit", "the code ended"),
                       ("a length of 4 GB", "the code ended"), ("a builtin for the tester to call", "no plain value"),
@@ -122,7 +125,8 @@ def test_wrong_values_are_wrong():
 
 
 BAD = ["import os", "f(1) == 1", "assert f(1", 7, "", "assert " + "(" * 5000, "def g():\n    assert f(1)", "x = f(2)",
-       "def check():\n    assert f(1)", "async def test_f():\n    assert f(1)", "if x:\n  assert y\n z", "def test_f(x): assert f(x)"]
+       "def check():\n    assert f(1)", "async def test_f():\n    assert f(1)",
+       "class TestF:\n    def test_f(self): assert f(1)", "if x:\n  assert y\n z", "def test_f(x): assert f(x)"]
 
 
 @pytest.mark.parametrize("test", BAD)
@@ -272,7 +276,7 @@ def test_values_survive_a_message():
 @pytest.mark.parametrize("lines", ["", "i", "ixyz", "s0", "sff", "l2\nN", "l99999999999", "u1\nl0", "r0",
                                    "r-1", "t1\nr0", "m\nN", "xos.system\nt1\ns61", "xbuiltins.eval\nt1\ns61", "x", "q",
                                    "d2\nl0\nN", "lx", "b6", "xdatetime.date\nt1\nN", "nN", "peval", "neval", "o",
-                                   "ox", "k", "o1 x", "e1", "B", "xdatetime.datetime\nt1\nN"])
+                                   "ox", "k", "o1 x", "e1", "xdatetime.datetime\nt1\nN"])
 def test_no_other_text_is_a_value(lines):
     with pytest.raises(Exception) as found:
         inside.decode(iter(lines.split("\n")), [], inside.tester_resolve)
