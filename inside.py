@@ -242,7 +242,7 @@ def tester_refer(value):
     if getattr(builtins, str(getattr(value, "__name__", "")), None) is value:
         return "n" + value.__name__
     if isinstance(value, type) or not callable(value):
-        raise Broken(f"a {type(value).__name__} of the test cannot be passed to the solution")
+        raise Broken(f"the test's {type(value).__name__} cannot be passed to the solution")
     callbacks.append(value)
     return f"p{len(callbacks) - 1}"
 

@@ -41,8 +41,8 @@ UNSUPPORTED = {
     "F() < F()": "lt of an object", "3 > F()": "lt of an object", "copy.deepcopy([F()])": "deepcopy of an object",
     "copy.copy(F())": "copy of an object", "pickle.dumps(F())": "reduce_ex of an object",
     "[1][F()]": "index of an object",
-    "issubclass(F, F)": "subclasscheck of an object", "f(iter([1]))": "a list_iterator of the test",
-    "f(object())": "a object of the test", "with F(): pass": "enter of an object", "F().missing()": "missing",
+    "issubclass(F, F)": "subclasscheck of an object", "f(iter([1]))": "the test's list_iterator",
+    "f(object())": "the test's object", "with F(): pass": "enter of an object", "F().missing()": "missing",
     "async def g(): await F()\nasyncio.run(g())": "await of an object",
     "with contextlib.redirect_stdout(io.StringIO()): f(1)": "redirected output"}
 
