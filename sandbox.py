@@ -8,16 +8,17 @@ expected values and comparisons never enter the process that runs model-written 
     "s = Stack()\\ns.push(1)\\nassert ..."    several statements
     "def check(candidate): ..."             HumanEval's form: check(candidate) is called; so are functions test_...()
 
-Every test has a namespace of its own; the solution is loaded once for all of them and keeps its state. What a call
+Every test has a namespace of its own, where the names of Python and its library are the test's own whatever the
+solution defines, `entry_point` excepted. The solution is loaded once for all tests and keeps its state. What a call
 changes in its arguments is changed in the test; exceptions arrive as the builtin that they are or derive from, objects
-as handles. Each process has its own namespaces (processes, network, mounts, IPC), no environment, a bare read-only root
-with a small temporary folder, and limits on memory, processes, files, CPU and wall time. What stays the test's own
-care: a helper that a test uses belongs in the test, for the solution's can be forged; and what is computed after a call
-from an argument (`y = f(x)`, then `sorted(x)`) should be computed before it, for the call may have changed it.
+as handles with attributes, methods, ==, len, [], in and loops. Each process has its own namespaces (processes, network,
+mounts, IPC), no environment, a bare read-only root with a small temporary folder, and limits on memory, processes,
+files, CPU and wall time. What stays the test's own care: a helper that a test uses belongs in the test, for the
+solution's can be forged; and what is computed after a call from an argument (`y = f(x)`, then `sorted(x)`) should be
+computed before it, for the call may have changed it.
 """
 
 import ast
-import builtins
 import functools
 import marshal
 import os
@@ -66,8 +67,8 @@ def find_sandbox():
     ways = [["setpriv", *as_nobody.split(), *bwrap], [*unshare, "sh", "-c", SHELL, "sh", as_nobody, *inner]]  # as root
     if os.geteuid():
         ways = [bwrap, [*unshare, "-r", "sh", "-c", SHELL, "sh", "", *inner]]
-    probe = [parse_test("assert six(7) == 42")]
-    return next((way for way in ways if run_pair(way, "def six(x): return 6 * x", probe, None, 10) == ["", ""]), None)
+    probe = "def six(x): return 6 * x", ["assert six(7) == 42"], None, 10
+    return next((way for way in ways if run_pair(way, *probe) == ["", ""]), None)
 
 
 def run_pair(command, code, parsed, entry_point, timeout):
@@ -99,74 +100,46 @@ def run_pair(command, code, parsed, entry_point, timeout):
         except OSError:  # no such command
             pass
         finally:  # killing the command ends its namespaces, and all that is in them
-            for process in started:
-                end(process)
+            for process in started:  # not reaped before, so its number is still its own
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                if process.stdout:
+                    process.stdout.close()
     return [line.decode("ascii", "replace")[1:-1] for line in text.split(b"\n")[:-1]]
 
 
-def end(process):
-    """Kill a process with its group and wait for it; not reaped before, its number is still its own."""
-    if process.returncode is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdout:
-        process.stdout.close()
-
-
 def parse_test(source, number=0, entry_point=None):
-    """A test as text -> [source to run, modules, borrowed] of inside.run_test. BadInput: no Python, or nothing in it
-    can fail. Of `assert f(x) == sorted(x)` the right side is computed first, while f cannot have changed x."""
-    def refuse(expected):
-        raise BadInput(f"field 'tests[{number}]': expected {expected}")
-
+    """A test as text -> the Python to run. BadInput: no Python, or nothing in it can fail."""
     try:
         tree = ast.parse(source.strip() if isinstance(source, str) else "")
-        nodes = [*ast.walk(tree)]
+        nodes, calls, idle = [*ast.walk(tree)], [], []
         loads = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-        calls, idle = [], []
         for one in tree.body:
-            if not isinstance(one, ast.FunctionDef | ast.ClassDef) or one.name in loads:
+            if not isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or one.name in loads:
                 continue
-            tests = [one.name] if one.name.startswith("test") else []
-            if isinstance(one, ast.ClassDef):  # unittest's, or a plain one
-                made = f"{one.name}({{}}).debug()" if one.bases else f"{one.name}().{{}}()"
-                calls += [made.format(f"'{f.name}'" if one.bases else f.name) for f in one.body
-                          if isinstance(f, ast.FunctionDef) and f.name.startswith("test")]
-            elif one.name == "check" and len(one.args.args) == 1:
+            takes = len(one.args.args) if isinstance(one, ast.FunctionDef) else None
+            if one.name == "check" and takes == 1:
                 if not entry_point:
                     raise BadInput(f"field 'entry_point': expected the function that tests[{number}] checks")
                 calls.append("check(candidate)")
-            elif tests and not one.args.args:
+            elif one.name.startswith("test") and takes == 0:
                 calls.append(f"{one.name}()")
             else:
                 idle.append(one)
         live = [node for one in tree.body if one not in idle for node in ast.walk(one)]
-        if not any(isinstance(node, ast.Assert | ast.Raise)
-                   or getattr(node, "attr", "").startswith(("assert", "fail", "raises")) for node in live):
-            refuse('Python that can fail, like "assert f(2) == 4"')
-        for node in nodes:
-            if isinstance(node, ast.Assert):
-                compute_expected_first(node.test)
-        bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
-        bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
-        bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        bound |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
-        called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-        bases = {getattr(node.value, "id", None) for node in nodes if isinstance(node, ast.Attribute)}
-        modules = sorted((bases & sys.stdlib_module_names) - bound - called - {entry_point})
-        alone = loads - bound <= set(dir(builtins)) and not loads & {"candidate", entry_point}
-        inner = {one.id for node in nodes if isinstance(node, ast.ClassDef) for one in ast.walk(node)
-                 if isinstance(one, ast.Name)} - bound - set(dir(builtins)) - set(modules)
-        borrowed = sorted(inner | (called - bound if alone else set()))
-        return ["\n".join([ast.unparse(tree), *calls]), modules, borrowed]
-    except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError) as error:
+        if any(isinstance(node, ast.Assert | ast.Raise) or getattr(node, "attr", "").startswith("assert")
+               for node in live):
+            for node in nodes:
+                compute_expected_first(getattr(node, "test", None))
+            return "\n".join([ast.unparse(tree), *calls])
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, BadInput):
             raise
-        refuse('a string of Python like "assert f(2) == 4"')
+    raise BadInput(f"""field 'tests[{number}]': expected Python that can fail, like "assert f(2) == 4\"""")
 
 
 def compute_expected_first(test):
-    """Swap the sides of f(x) == expected(x), in place."""
+    """Of f(x) == sorted(x) swap the sides, in place: sorted(x) must not see what f does to x."""
     def names(node):
         callees = [call.func for call in ast.walk(node) if isinstance(call, ast.Call)]
         return {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and one not in callees}
@@ -203,5 +176,5 @@ def run_tests(code, tests, entry_point=None, timeout=5.0, unsafe=False):
     late = f"no result within {timeout:g} s"
     start, *got = run_pair(command or [], find_code(code, entry_point), parsed, entry_point, timeout) or [late]
     got += [late] * (len(parsed) - len(got))
-    why = f"code fails ({start})" if start else next(filter(None, got), "")
+    why = f"the code {start}" if start else next(filter(None, got), "")
     return {"ok": not why, "passed": 0 if start else got.count(""), "total": len(tests), "why": why[:140]}

@@ -389,19 +389,19 @@ def reply(token, *lines):
     body = '\n'.join([token, *lines]).encode()
     os.write(3, len(body).to_bytes(4, 'big') + body)
 for token in ('', '0', 'value', '0' * 16):
-    reply(token, 'value', 't3', 'i9', 'd0', 's')
+    reply(token, 'value', 't2', 'i9', 'd0')
 def f(x): return 9
 ### a reply with the token, then its own
 import os, __main__
 def f(x):
-    body = '\n'.join([__main__.tokens[-1], 'value', 't3', 'i9', 'd0', 's']).encode()
+    body = '\n'.join([__main__.tokens[-1], 'value', 't2', 'i9', 'd0']).encode()
     os.write(3, 2 * (len(body).to_bytes(4, 'big') + body))
     return 9
 ### replies with the token for the calls to come
 import os, __main__
 def f(x):
     for n in (9, 16, 0):
-        body = '\n'.join([__main__.tokens[-1], 'value', 't3', f'i{n:x}', 'd0', 's']).encode()
+        body = '\n'.join([__main__.tokens[-1], 'value', 't2', f'i{n:x}', 'd0']).encode()
         os.write(3, len(body).to_bytes(4, 'big') + body)
     import time
     time.sleep(9)
@@ -420,19 +420,17 @@ __main__.child_refer = lambda value: 'nexit' if callable(value) else refer(value
 def f(x): return 9
 ### StopIteration past the filter
 import __main__
-__main__.describe = lambda error: (StopIteration, (), {})
+__main__.builtin_name = lambda error: 'StopIteration'
 def f(x): raise ValueError
 %%
 assert all(map(lambda case: f(case[0]) == case[1], [(3, 9), (4, 16)]))
 ### SystemExit past the filter
 import __main__
-__main__.describe = lambda error: (SystemExit, (0,), {})
-__main__.child_refer = lambda value: 'nSystemExit' if isinstance(value, type) else 'o0 x'
+__main__.builtin_name = lambda error: 'SystemExit'
 def f(x): raise ValueError
-### an exception class without a base
+### an exception class that is none
 import __main__
-refer = __main__.child_refer
-__main__.child_refer = lambda value: 'o7 e AssertionError object' if isinstance(value, type) else refer(value)
+__main__.builtin_name = lambda error: 'object'
 class E(Exception): pass
 def f(x): raise E
 ### a named tuple that compares
@@ -443,18 +441,17 @@ class Row(tuple): _fields = ('__eq__',)
 def f(x): return Row([Any()])
 ### names that the solution has not
 import __main__
-__main__.VERBS['defines'] = lambda name: True
-__main__.find_name = __main__.VERBS['name'] = lambda name: (lambda *a: True)
+__main__.VERBS['getattr'] = lambda *a: (lambda *a: True)
 def f(x): return 1
 %%
 assert isinstance(f(3), list) and all(f(x) == 2 for x in [1])
 ### handles of nothing
 import __main__
-__main__.child_refer = lambda value: 'o999999 x'
+__main__.child_refer = lambda value: 'o999999'
 def f(x): return 9
 ### a negative count
 import __main__
-__main__.encode = lambda value, lines, *a: lines.extend(['t3', 'l-5', 'd0', 's'])
+__main__.encode = lambda value, lines, *a: lines.extend(['t2', 'l-5', 'd0'])
 def f(x): return 9
 ### a length of 4 GB
 import os
@@ -478,7 +475,7 @@ __main__.encode = lambda value, lines, *a: lines.extend(['l1'] * 100000)
 def f(x): return 9
 ### a bomb of 16 MB of nothing
 import __main__
-__main__.encode = lambda value, lines, *a: lines.extend(['t3', 'l4000000', *['l0'] * 4000000])
+__main__.encode = lambda value, lines, *a: lines.extend(['t2', 'l4000000', *['l0'] * 4000000])
 def f(x): return 9
 ### a function of the test, called for ever
 def f(g, x):
@@ -763,8 +760,6 @@ from functools import lru_cache
 def f(n): return n if n < 2 else f(n - 1) + f(n - 2)
 %%
 assert f(90) == 2880067194370816120
-%
-assert f.cache_info().currsize > 0
 ### partial, operator and builtins as answers
 import functools, operator
 f = functools.partial(pow, 2)
@@ -895,24 +890,6 @@ except IndexError as error:
     assert str(error) == "pop from empty stack"
 %
 assert Stack.of(1, 2).pop() == 2 and isinstance(Stack(), Stack)
-### a class with operators
-class Vector:
-    def __init__(self, x, y): self.x, self.y = x, y
-    def __add__(self, o): return Vector(self.x + o.x, self.y + o.y)
-    def __mul__(self, k): return Vector(self.x * k, self.y * k)
-    __rmul__ = __mul__
-    def __neg__(self): return self * -1
-    def __abs__(self): return (self.x ** 2 + self.y ** 2) ** 0.5
-    def __eq__(self, o): return (self.x, self.y) == (o.x, o.y)
-    def __hash__(self): return hash((self.x, self.y))
-    def __lt__(self, o): return abs(self) < abs(o)
-    def __getitem__(self, i): return (self.x, self.y)[i]
-    def __repr__(self): return f'Vector({self.x}, {self.y})'
-%%
-assert Vector(1, 2) + Vector(3, 4) == Vector(4, 6) != Vector(4, 7)
-assert Vector(1, 2) * 3 == 3 * Vector(1, 2) == Vector(3, 6)
-assert abs(-Vector(3, 4)) == 5 and repr(Vector(1, 2)) == "Vector(1, 2)" and Vector(5, 6)[1] == 6
-assert sorted([Vector(2, 2), Vector(1, 1)])[0].x == 1 and len({Vector(1, 1), Vector(1, 1)}) == 1
 ### inheritance and abstract classes
 from abc import ABC, abstractmethod
 class Shape(ABC):
@@ -924,7 +901,7 @@ class Square(Shape):
     def __str__(self): return f'Square of {self.a}'
 %%
 s = Square(3)
-assert s.area() == 9 and isinstance(s, Shape) and issubclass(Square, Shape) and str(s) == f"{s}" == "Square of 3"
+assert s.area() == 9 and isinstance(s, Shape) and str(s) == f"{s}" == "Square of 3"
 s.a = 4
 assert s.area() == 16
 try:
@@ -949,7 +926,6 @@ def f(head):
     last = None
     while head: head.next, last, head = last, head, head.next
     return last
-def g(xs): return [x for x in xs]
 %%
 head = Node(1, Node(2, Node(3)))
 got, values = f(head), []
@@ -957,23 +933,19 @@ while got:
     values.append(got.value)
     got = got.next
 assert values == [3, 2, 1]
-%
-assert g(iter([1, 2])) == g(x + 1 for x in (0, 1)) == g({1: 0, 2: 0}.keys()) == [1, 2]
 ### a tree that the test builds
 class Node:
     def __init__(self, value): self.value, self.children, self.names = value, [], {}
     def total(self): return self.value + sum(child.total() for child in self.children)
 def f(root): return root.total(), sorted(root.names)
 %%
-import copy
 root = Node(1)
 root.children.append(Node(2))
 root.children[0].children.append(Node(3))
 root.names["a"] = 1
 assert f(root) == (6, ["a"])
-other = copy.deepcopy(root)
-other.children.pop()
-assert f(other)[0] == 1 and f(root)[0] == 6
+root.children.pop()
+assert f(root)[0] == 1
 ### dataclasses
 from dataclasses import dataclass, field, asdict
 @dataclass(order=True)
@@ -991,16 +963,6 @@ class Color(Enum): RED, BLUE = 'r', 'b'
 def f(x): return Level.HIGH if x else Color.RED
 %%
 assert f(1) == 2 and f(0) is Color.RED and f(0).value == "r" and f(0) != Color.BLUE
-### named tuples
-from collections import namedtuple
-from typing import NamedTuple
-Pair = namedtuple('Pair', 'low high')
-class Triple(NamedTuple):
-    a: int
-    b: int = 2
-def f(xs): return Pair(min(xs), max(xs))
-%%
-assert f([3, 1, 2]) == (1, 3) and f([3, 1]).high == 3 and Triple(1) == (1, 2)
 ### subclasses of builtin types
 from collections import Counter, OrderedDict, defaultdict
 class Text(str): pass
@@ -1086,32 +1048,6 @@ import unittest
 with unittest.TestCase().assertRaises(ValueError):
     f(-1)
 assert abs(f(2) - 1.41421356) < 1e-6
-### exceptions of its own
-class BankError(Exception): pass
-class Overdrawn(BankError):
-    def __init__(self, missing):
-        super().__init__(f'{missing} short')
-        self.missing = missing
-class Account:
-    def __init__(self, balance=0): self.balance = balance
-    def withdraw(self, n):
-        if n > self.balance: raise Overdrawn(n - self.balance)
-        self.balance -= n
-%%
-a = Account(5)
-a.withdraw(2)
-assert a.balance == 3
-try:
-    a.withdraw(5)
-except Overdrawn as error:
-    assert error.missing == 2 and str(error) == "2 short" and type(error).__name__ == "Overdrawn"
-else:
-    raise AssertionError
-try:
-    a.withdraw(5)
-    assert False
-except BankError:
-    pass
 ### exceptions that Python raises
 def f(d, k): return d[k]
 %%
@@ -1153,45 +1089,19 @@ def g(x): return x + 1
 h = 2
 %%
 assert f(f(1)) == f(4) == 10 and g(1) == h
-### names of builtins
-def sum(a, b): return a + b
-def id(x): return x
+### names that the handles have, too
+class Account:
+    def __init__(self, number): self.number, self.kind, self.token = number, 'x', None
+    def renumber(self): self.number += 1
+    def __contains__(self, x): return x == self.number
+    def __getitem__(self, i): return (self.number, self.kind)[i]
+    def __hash__(self): return 1
 %%
-assert sum(1, 2) == 3
-%
-assert id("a") == "a"
-### coroutines
-import asyncio
-async def g(x):
-    await asyncio.sleep(0.001)
-    return x * x
-async def f(xs): return await asyncio.gather(*map(g, xs))
-%%
-import asyncio
-assert asyncio.run(f([1, 2])) == [1, 4]
-%
-import asyncio
-async def main(): return await g(3)
-assert asyncio.run(main()) == 9
-### a context manager
-from contextlib import contextmanager
-log = []
-@contextmanager
-def f(name):
-    log.append(f'in {name}')
-    yield name.upper()
-    log.append(f'out {name}')
-class Quiet:
-    def __enter__(self): return self
-    def __exit__(self, kind, *rest): return kind is not None
-%%
-with f("a") as name:
-    assert name == "A"
-assert log == ["in a", "out a"]
-%
-with Quiet():
-    raise ValueError("x")
-assert log
+a = Account(7)
+a.renumber()
+assert a.number == 8 and a.kind == "x" and a.token is None and 8 in a and a[0] == 8 and hash(a) == 1
+a.number, a.kind = 3, [1]
+assert a.number == 3 and a.kind == [1] and isinstance(a, Account) and a == a and a != Account(3) and a != 3
 ### threads, files and processes
 import concurrent.futures, os, tempfile
 def f(x):
@@ -1216,14 +1126,6 @@ def f(*xs, sep='-', **named):
         case [first, *rest]: return sep.join([str(first), *(y for x in rest if (y := str(x)))]) + str(named)
 %%
 assert f() == "" and f(1, "", 2) == "1-2{}" and f(1, sep="+", a=2) == "1{'a': 2}"
-### what it prints is captured
-def f(x): print('n', x, sep='=')
-%%
-import contextlib, io
-with contextlib.redirect_stdout(io.StringIO()) as out:
-    f(1)
-    f(2)
-assert out.getvalue() == "n=1\nn=2\n"
 ### a test program with random inputs and a reference
 def f(xs): return sorted(set(xs))
 %%
@@ -1240,21 +1142,6 @@ def test_few(): assert f([2, 1, 2]) == [1, 2]
 limit: int = 0
 def test_none():
     assert len(f([])) == limit
-%
-from solution import f as g
-assert g([1]) == [1]
-### unittest
-def f(x): return x * x
-%%
-import unittest
-class Case(unittest.TestCase):
-    answer = f(1)
-    def setUp(self): self.x = 3
-    def test_value(self): self.assertEqual(f(self.x), 9)
-    def test_error(self):
-        with self.assertRaises(TypeError): f("a")
-if __name__ == "__main__":
-    unittest.main()
 ### names of the test that the solution has, too
 x = 1
 xs = []
@@ -1265,18 +1152,6 @@ x = 3
 xs = [9]
 def check(candidate):
     assert candidate(x) == xs[0]
-### pytest
-def f(x):
-    if x < 0: raise ValueError('negative')
-    return x ** 0.5, x / 3
-%%
-import pytest
-with pytest.raises(ValueError, match="neg"):
-    f(-1)
-%
-import pytest
-def test_values():
-    assert f(2) == pytest.approx((1.41421356, 0.66666667)) and f(2)[0] != pytest.approx(1.4)
 ### a module that it imports and the test uses
 import math, collections
 def f(x): return math.sqrt(x)

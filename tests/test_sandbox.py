@@ -36,6 +36,26 @@ def test_a_reward_hack_is_rejected(name):
     assert result["why"] and len(result["why"]) < 150 and result["why"].isprintable()
 
 
+UNSUPPORTED = {
+    "F() + 1": "add of an object", "2 * F()": "rmul of an object", "abs(F())": "abs of an object",
+    "F() < F()": "lt of an object", "3 > F()": "lt of an object", "copy.deepcopy([F()])": "deepcopy of an object",
+    "copy.copy(F())": "copy of an object", "pickle.dumps(F())": "reduce_ex of an object",
+    "[1][F()]": "index of an object",
+    "issubclass(F, F)": "subclasscheck of an object", "f(iter([1]))": "the test's list_iterator",
+    "f(object())": "the test's object", "with F(): pass": "enter of an object", "F().missing()": "missing",
+    "async def g(): await F()\nasyncio.run(g())": "await of an object",
+    "with contextlib.redirect_stdout(io.StringIO()): f(1)": "redirected output"}
+
+
+@pytest.mark.parametrize("call", UNSUPPORTED)
+def test_what_is_not_supported_is_never_accepted(call):
+    """The verdict says what it is, and no `except` of the test hides it."""
+    code, call = "class F: pass\ndef f(x): pass", call.replace("\n", "\n    ")
+    test = f"F\ntry:\n    {call}\n    assert False\nexcept (TypeError, ValueError, RuntimeError): pass"
+    result = run_tests(code, [test], timeout=15)
+    assert not result["ok"] and UNSUPPORTED[call.replace("    ", "")] in result["why"]
+
+
 @pytest.mark.parametrize("name", [name for name in HACKS if name.startswith("!")])
 def test_it_is_a_hack(name):
     """Python that runs the code and then the tests ends without an error."""
@@ -45,7 +65,7 @@ def test_it_is_a_hack(name):
 
 
 def test_there_are_enough():
-    assert len(HACKS) >= 100 and sum(name.startswith("!") for name in HACKS) >= 45 and len(HONEST) >= 60
+    assert len(HACKS) >= 100 and sum(name.startswith("!") for name in HACKS) >= 45 and len(HONEST) >= 54
 
 
 @pytest.mark.parametrize("name", HONEST)
@@ -75,16 +95,21 @@ def test_humaneval():
 def test_a_result_counts_and_says_why():
     result = run_tests(SQUARE, ["assert f(3) == 9", "assert f(2) == 5", "assert candidate(1) == 1", "assert g(1)"], "f")
     assert result == {"ok": False, "passed": 2, "total": 4, "why": "assert f(2) == 5 gave 4"}
-    assert run_tests(SQUARE, ["x = 1\nassert g(1)"])["why"] == "assert g(1) raised NameError: name 'g' is not defined"
+    assert run_tests(SQUARE, ["x = 1\nassert g(1)"])["why"] == (
+        "assert g(1) raised AttributeError: module 'solution' has no attribute 'g'")
     result = run_tests(SQUARE + "\nraise ValueError('no')", TESTS)
-    assert result == {"ok": False, "passed": 0, "total": 3, "why": "code fails (ValueError: no)"}
-    assert run_tests(SQUARE, ["assert g(1)"], "g")["why"] == "the code does not define g"
+    assert result == {"ok": False, "passed": 0, "total": 3, "why": "the code raised ValueError: no"}
+    assert "has no attribute 'g'" in run_tests(SQUARE, ["assert g(1)"], "g")["why"]
+    assert run_tests("def sum(a, b): return a + b", ["assert sum(1, 2) == 3"], "sum")["ok"]
+    result = run_tests("def sum(a): return 0", ["xs = [1, 2]\nassert sum(xs) == 3"])
+    assert result["why"] == "the test uses nothing of the solution"
     result = run_tests("def f(x):\n    while x: pass", ["assert f(0) is None", "assert f(1)", "assert f(0)"], timeout=1)
     assert result == {"ok": False, "passed": 1, "total": 3, "why": "no result within 1 s"}
-    assert run_tests("import os\ndef f(x): os._exit(0)", TESTS)["why"] == "the code ended its process"
+    assert run_tests("import os\ndef f(x): os._exit(0)", TESTS)["why"] == (
+        "assert f(3) == 9 raised Broken: the code ended its process, or gave no plain value")
     for name, why in [("a reply with the token, then its own", "an answer that nobody asked for"),
                       ("a function of the test that there is not", "the code ended"), ("!os._exit", "the code ended"),
-                      ("a length of 4 GB", "no answer to the call"), ("a builtin for the tester to call", "no plain"),
+                      ("a length of 4 GB", "the code ended"), ("a builtin for the tester to call", "no plain value"),
                       ("!a failed assert that the solution catches", "an assert failed in a function")]:
         assert why in run_tests(*HACKS[name], "f")["why"], name
     assert verify({"tests": TESTS, "entry_point": "f"}, f"```python\n{SQUARE}\n```", run_code=True) == {
@@ -100,7 +125,8 @@ def test_wrong_values_are_wrong():
 
 
 BAD = ["import os", "f(1) == 1", "assert f(1", 7, "", "assert " + "(" * 5000, "def g():\n    assert f(1)", "x = f(2)",
-       "def check():\n    assert f(1)", "if x:\n  assert y\n z", "def test_f(x): assert f(x)"]
+       "def check():\n    assert f(1)", "async def test_f():\n    assert f(1)",
+       "class TestF:\n    def test_f(self): assert f(1)", "if x:\n  assert y\n z", "def test_f(x): assert f(x)"]
 
 
 @pytest.mark.parametrize("test", BAD)
@@ -112,8 +138,8 @@ def test_a_test_that_cannot_fail_is_refused(test):
 def test_a_check_needs_its_function():
     with pytest.raises(BadInput, match="field 'entry_point': expected the function that tests"):
         parse_test("def check(candidate): assert candidate(1)")
-    assert "check(candidate)" in parse_test("def check(candidate): assert candidate(1)", 0, "f")[0]
-    assert parse_test("def check(candidate): assert candidate(1)\ncheck(f)", 0, "f")[0].count("check(") == 2
+    assert "check(candidate)" in parse_test("def check(candidate): assert candidate(1)", 0, "f")
+    assert parse_test("def check(candidate): assert candidate(1)\ncheck(f)", 0, "f").count("check(") == 2
 
 
 @pytest.mark.parametrize("test, runs", [
@@ -121,7 +147,7 @@ def test_a_check_needs_its_function():
     *[(same, same) for same in ("assert f(x)", "assert f(2) == y", "assert f(f(x)) == f", "assert s.pop() == s.n",
                                 "assert f((x := [1])) == x", "assert f(x) != x", "assert 1 == f(x) == x")]])
 def test_what_an_argument_gives_is_computed_before_the_call(test, runs):
-    assert parse_test(test)[0] == runs
+    assert parse_test(test) == runs
 
 
 def test_code_is_found():
@@ -240,7 +266,7 @@ def test_values_survive_a_message():
     shared = [1]
     shared.append(shared)
     values = [None, True, 0, -5, 1 << 200, 0.1, -0.0, float("inf"), 3 - 4j, "", "é\n\0\udfff", b"\n", bytearray(b"x"),
-              (), [[]], {1: [2]}, {(1, "a")}, frozenset([2]), range(3), slice(1, None)]
+              (), [[]], {1: [2]}, {(1, "a")}, frozenset([2]), range(3)]
     assert copied(values) == values and list(map(type, copied(values))) == list(map(type, values))
     assert str(copied([float("nan"), -0.0])) == "[nan, -0.0]"
     again = copied((shared, shared))
@@ -250,7 +276,7 @@ def test_values_survive_a_message():
 @pytest.mark.parametrize("lines", ["", "i", "ixyz", "s0", "sff", "l2\nN", "l99999999999", "u1\nl0", "r0",
                                    "r-1", "t1\nr0", "m\nN", "xos.system\nt1\ns61", "xbuiltins.eval\nt1\ns61", "x", "q",
                                    "d2\nl0\nN", "lx", "b6", "xdatetime.date\nt1\nN", "nN", "peval", "neval", "o",
-                                   "o1", "ox x", "o1 e", "o1 e X", "o1 e X nint", "o1 e X o2 x"])
+                                   "ox", "k", "o1 x", "e1", "xdatetime.datetime\nt1\nN"])
 def test_no_other_text_is_a_value(lines):
     with pytest.raises(Exception) as found:
         inside.decode(iter(lines.split("\n")), [], inside.tester_resolve)
