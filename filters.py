@@ -324,8 +324,8 @@ def flag_groups(rows, least=5, share=0.05, far=5.0):
             flags[members[n]] = ["same"]
     for members in slices.values():
         logs = {n: math.log(1 + len(texts[n])) for n in members if texts[n]}
-        middle = sorted(logs.values())[len(logs) // 2] if logs else 0.0
-        spread = sorted(abs(x - middle) for x in logs.values())[len(logs) // 2] if logs else 0.0
+        middle = statistics.median_high(logs.values()) if logs else 0.0
+        spread = statistics.median_high(abs(x - middle) for x in logs.values()) if logs else 0.0
         for n in logs if len(logs) >= 20 else ():
             flags[n] += ["length"] * (abs(logs[n] - middle) > far * 1.4826 * max(spread, 0.2))
     return flags

@@ -74,6 +74,14 @@ def parse_args(argv=None):
 # ---- the method -----------------------------------------------------------------------------------------------
 
 
+def by_prompt(rows):
+    """{id: rows of this prompt}, in the order of the first of each."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(row["id"], []).append(row)
+    return groups
+
+
 def calibrate(columns, raw):
     """Scores of several judges for the same answers -> one score 0-5 per answer, None where a judge has none.
 
@@ -126,6 +134,11 @@ def told_apart(chosen, rejected):
     return [(a["verify"] or {}).get("ok") for a in (chosen, rejected)] == [True, False]
 
 
+def spread(chosen, rejected):
+    """Standard deviation of the difference of two scores."""
+    return max((chosen["sd"] ** 2 + rejected["sd"] ** 2) ** 0.5, 1e-3)
+
+
 def preference(chosen, rejected):
     """Probability that chosen is better: 1 where the verifier tells them apart, the mean of both orders where they were
     asked, else from the judge's means and spreads (0.5 when it gave none)."""
@@ -135,8 +148,7 @@ def preference(chosen, rejected):
         return sum(chosen["both_orders"]) / 2
     if None in (chosen["sd"], rejected["sd"], chosen["judged"], rejected["judged"]):
         return 0.5
-    spread = max((chosen["sd"] ** 2 + rejected["sd"] ** 2) ** 0.5, 1e-3)
-    return max(0.5, float(norm.cdf((chosen["judged"] - rejected["judged"]) / spread)))
+    return max(0.5, float(norm.cdf((chosen["judged"] - rejected["judged"]) / spread(chosen, rejected))))
 
 
 def certainty(chosen, rejected):
@@ -145,7 +157,7 @@ def certainty(chosen, rejected):
     gap = chosen["score"] - rejected["score"]
     if told_apart(chosen, rejected) or None in (chosen["sd"], rejected["sd"]):
         return told_apart(chosen, rejected), gap
-    return False, gap / max((chosen["sd"] ** 2 + rejected["sd"] ** 2) ** 0.5, 1e-3)
+    return False, gap / spread(chosen, rejected)
 
 
 OF_ANSWER = {"candidate", "completion", "generator", "family", "temperature", "system", "seed", "tokens", "read",
@@ -155,10 +167,8 @@ OF_ANSWER = {"candidate", "completion", "generator", "family", "temperature", "s
 
 def make_pairs(judged, min_margin, keep):
     """judged rows -> (pairs, {id: (slice, outcome)}). `keep` is the share kept within each slice, the surest first."""
-    groups, pairs, outcomes, sure = {}, [], {}, {}
-    for row in judged:
-        groups.setdefault(row["id"], []).append(row)
-    for name, answers in groups.items():
+    pairs, outcomes, sure = [], {}, {}
+    for name, answers in by_prompt(judged).items():
         chosen, rejected, reason = pick_pair(answers, min_margin)
         piece = answers[0].get("slice", "all")
         asked = None if reason else chosen.get("both_orders")
@@ -195,10 +205,8 @@ def make_labels(judged, good, bad):
 
 def ask_more(judged, outcomes, good, bad):
     """Prompts that deserve more candidates, with "why": no answer is good, or the answers or the orders divide."""
-    groups, more = {}, []
-    for row in judged:
-        groups.setdefault(row["id"], []).append(row)
-    for name, answers in groups.items():
+    more = []
+    for name, answers in by_prompt(judged).items():
         scores = [-1.0 if a["score"] is None else a["score"] for a in answers]
         why = ("all fail" if max(scores) < good else "disagree" if min(scores) <= bad or outcomes[name][1] in
                ("orders disagree", "the pair says otherwise") else None)
@@ -214,11 +222,9 @@ def ask_more(judged, outcomes, good, bad):
 def answer_pairs(judged, a, b):
     """Pairs of answers to one prompt that differ in a(row) -> [(a(better) - a(worse), the same in b), ...]; rows where
     either is None are left out."""
-    groups, found = {}, []
-    for row in judged:
-        if a(row) is not None and b(row) is not None:
-            groups.setdefault(row["id"], []).append((a(row), b(row)))
-    for own in groups.values():
+    found = []
+    for rows in by_prompt(judged).values():
+        own = [(a(row), b(row)) for row in rows if a(row) is not None and b(row) is not None]
         for i, one in enumerate(own):
             found += [(max(one, two)[0] - min(one, two)[0], max(one, two)[1] - min(one, two)[1])
                       for two in own[:i] if one[0] != two[0]]
@@ -406,10 +412,8 @@ def main(args):
     generators = {g: family_of(g) for g in {row.get("generator", "") for row in rows}}
     judged = judged_rows(rows, checks, by_judge, judges, name, words, lambda row: any(related(
         family, row.get("family") or generators[row.get("generator", "")]) for family in families))
-    by_id, asked = {}, []
-    for row in judged:
-        by_id.setdefault(row["id"], []).append(row)
-    for answers in by_id.values():
+    asked = []
+    for answers in by_prompt(judged).values():
         chosen, rejected, reason = pick_pair(answers, args.min_margin)
         if not reason and not told_apart(chosen, rejected) and not args.no_orders:
             asked.append((chosen, rejected))

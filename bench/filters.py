@@ -17,6 +17,8 @@ import statistics
 import sys
 from pathlib import Path
 
+from scipy.stats import binomtest
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 from common import BadInput, as_messages, parser, read_jsonl, read_records, run
@@ -84,11 +86,6 @@ def honest_rows(path):
     return rows
 
 
-def upper(hits, n, z=1.96):
-    """Upper end of Wilson's 95 % interval."""
-    return (hits + z * z / 2 + z * (hits * (n - hits) / n + z * z / 4) ** 0.5) / (n + z * z)
-
-
 def below_median(args):
     """Every null answer is put beside the answers to every tenth prompt, and judged."""
     score, _ = open_judge(args.judge, read_constitution(args.constitution), seed=args.seed)
@@ -126,9 +123,9 @@ def main(args):
                 print(json.dumps({"id": row["id"], "request": row["prompt"][-1]["content"][-200:],
                                   "answer": row["completion"][0]["content"][:400]}, ensure_ascii=False))
         elif not args.show:
+            interval = binomtest(len(hits), len(rows)).proportion_ci(method="wilson")
             print(json.dumps({"bench": "filters", "flag": flag, "honest": len(rows), "hits": len(hits),
-                              "share": round(len(hits) / len(rows), 5),
-                              "at_most": round(upper(len(hits), len(rows)), 5)}))
+                              "share": round(len(hits) / len(rows), 5), "at_most": round(interval.high, 5)}))
     other = [row["text"] for _, row in read_jsonl(ROOT / "bench/attacks.jsonl") if row["kind"] != "constant"]
     for name, texts in (("null", NULLS), ("attacks", ATTACKS), ("fresh", FRESH), ("other", other)) * (not args.show):
         missed = [text for text in texts

@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from scipy.stats import binomtest
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 from world import from_id, truth
@@ -34,12 +36,6 @@ def parse_args(argv=None):
     p.add_argument("--slices", nargs="+", default=list(UNVERIFIED), help="slices that count")
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
     return p.parse_args(argv)
-
-
-def wilson(hits, n, z=1.96):
-    """95 % interval of a rate."""
-    middle, spread = hits + z * z / 2, z * (hits * (n - hits) / n + z * z / 4) ** 0.5
-    return [round((middle + sign * spread) / (n + z * z), 4) for sign in (-1, 1)]
 
 
 def verdicts(rows, orders, keep):
@@ -81,9 +77,10 @@ def main(args):
     found = {name: verdicts(rows, *way) for name, way in ways.items()}
     for name, worth in found.items():
         right, wrong = (sum(value == side for value in worth.values()) for side in (1, -1))
+        interval = binomtest(right, len(worth)).proportion_ci(method="wilson")
         line = {"bench": "judged", "way": name, "pairs": len(worth), "right": right, "wrong": wrong,
                 "even": len(worth) - right - wrong, "share_right": round(right / len(worth), 4),
-                "interval": wilson(right, len(worth)), "right_of_uneven": round(right / (right + wrong), 4)}
+                "interval": [round(end, 4) for end in interval], "right_of_uneven": round(right / (right + wrong), 4)}
         if name != "all pairs":
             line["gain"], line["gain_interval"] = gain(worth, found["all pairs"])
         print(json.dumps(line), flush=True)

@@ -505,7 +505,7 @@ MUTANTS = [
      ["tests/test_judge.py::test_the_verifier_beats_the_judge"]),
     ("judge.py", "key=sure.get, reverse=True)", "key=sure.get)",
      ["tests/test_judge.py::test_keep_takes_the_surest_of_a_slice"]),
-    ("judge.py", "return False, gap / max(", "return False, gap * max(", ["tests/test_judge.py::test_certainty"]),
+    ("judge.py", "return False, gap / spread(", "return False, gap * spread(", ["tests/test_judge.py::test_certainty"]),
     ("judge.py", '"orders disagree" if len(sides) > 1 else', '"orders disagree" if False else',
      ["tests/test_judge.py::test_pairs_whose_orders_disagree_are_ties"]),
     ("judge.py", 'return sum(chosen["both_orders"]) / 2', 'return chosen["both_orders"][0]',

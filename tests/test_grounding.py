@@ -23,6 +23,7 @@ SCHEMA = {"type": "object", "properties": {
 @pytest.mark.parametrize(("arguments", "said", "made_up"), [
     ({"city": "Rome"}, "Weather please", []), ({"people": 4}, "a table for 4", []), ({"people": 4}, "for four", []),
     ({"people": 5}, "a table for 4", ["people: 5"]), ({"people": 45}, "a table for 4 or 5", ["people: 45"]),
+    ({"order": "1.2.3"}, "version 1", ["order: 1.2.3"]),
     ({"people": 1234}, "1,234 guests", []), ({"people": 3.0}, "3 of us", []), ({"people": 5000}, "about 5k", []),
     ({"people": 0.05}, "a rate of 5%", []), ({"people": True}, "yes", []), ({"people": None}, "no", []),
     ({"order": "AB-1234"}, "order ab 1234", []), ({"order": "AB-1235"}, "order AB-1234", ["order: AB-1235"]),
