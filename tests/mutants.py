@@ -550,4 +550,8 @@ MUTANTS = [
     ("verify.py", "for key, one in schema.items() if names or key not in (",
      "for key, one in schema.items() if key not in (",
      ["tests/test_grounding.py::test_a_grounded_call"]),
+    ("scoring.py", "if kinds.setdefault(judge, logprobs) != logprobs:", "if False:",
+     ["tests/test_endpoint.py::test_two_kinds_of_scores_are_never_mixed"]),
+    ("scoring.py", "partial(ask, kept=None)", "partial(ask, kept=kept)",
+     ["tests/test_endpoint.py::test_two_kinds_of_scores_are_never_mixed"]),
 ]
