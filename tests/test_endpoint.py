@@ -538,7 +538,7 @@ def test_what_asking_again_does_not_help(server, answer, remedy):
 
 def test_a_storm_of_429_loses_nothing(server, monkeypatch, capsys):
     """The server takes two requests at a time and turns all others away: each is asked until it has its reply."""
-    monkeypatch.setattr(inference, "PATIENCE", 5)
+    monkeypatch.setattr(inference, "PATIENCE", 60)
     working = threading.Semaphore(2)
 
     def answer(request, number):
