@@ -1,0 +1,63 @@
+"""Where a model comes from: the run records (run.json) of its stages, back to the prompts; what they cost, who judged.
+
+No record is trusted further than it goes: a hub name has none, and its cost is not in any sum."""
+
+from pathlib import Path
+
+from common import digest, read_run, split_weight
+from models import family_of, related
+
+
+def lineage(name, until=None):
+    """Records of the runs that made a model or file, the newest first, each once; [] for what no run of ours made.
+
+    An input that has changed since, by its hash, is not followed: what made it then is not known. Relative paths are
+    those of the folder where the run was started. until: a model whose own making is left out (the baseline, whose cost
+    was spent before)."""
+    found, stop = {}, Path(until).resolve() if until else None
+
+    def visit(path, root, hash=None):
+        path = root / split_weight(str(path))[0]
+        places = [path.with_suffix(".run.json"), path / "run.json"] + [path.parent / "run.json"] * path.is_file()
+        place, record = next(((place, record) for place in places if (record := read_run(place))), (None, None))
+        if not record or path.resolve() in (stop, *found) or hash and digest(path) != hash:
+            return
+        here = str(place.resolve())
+        found[path.resolve()] = record | {"path": here}
+        root = Path(here.removesuffix(record["path"])) if here.endswith(record["path"]) else root
+        for part, hash in record["inputs"].items():
+            visit(part, root, hash)
+    visit(name, Path())
+    return [*{record["path"]: record for record in found.values()}.values()]
+
+
+def contaminated(judge, candidate):
+    """Why the gate's judge is no independent witness: it, or its family, labelled the candidate's training data; or
+    None."""
+    for record in lineage(candidate):
+        others = record["arguments"].get("judge") if record["script"] == "judge.py" else None
+        for other in [others] if isinstance(others, str) else others or []:
+            if other == judge or digest(other) == digest(judge) or related(family_of(other), family_of(judge)):
+                same = "also" if other == judge else f"is of one family with {other}, which"
+                return f"the judge {judge} {same} made the training data ({Path(record['path']).parent})"
+    return None
+
+
+def returned(candidate, baseline, points, winrate_points):
+    """What the step from baseline to candidate brought for what it cost, or None where no record says what it cost.
+    points: of the mean over all slices; winrate_points: above 50 %, or None."""
+    records = lineage(candidate, until=baseline)
+    spent, hours = (sum(record.get(key) or 0.0 for record in records) for key in ("cost", "seconds"))
+    hours /= 3600
+    if not records or not hours:
+        return None
+    return {"spent": spent, "gpu_hours": hours, "points": points, "winrate_points": winrate_points,
+            "points_per_money": points / spent if spent else None, "points_per_hour": points / hours,
+            "winrate_per_money": winrate_points / spent if spent and winrate_points is not None else None}
+
+
+def story(name):
+    """One line: the stages that made a model, the newest first, with the hash of what each read."""
+    return " <- ".join(record["script"].removesuffix(".py") + " (" + ", ".join(
+        f"{Path(path).name} {hash}" for path, hash in record["inputs"].items()) + ")"
+        for record in lineage(name)) or "no run of ours"
