@@ -105,7 +105,7 @@ def slice_part(report):
         head, rows = head[:-1], [row[:-1] for row in rows]
     cooler, whole = report["model_temperature"], report["overall"]
     lines = [f"All slices together: {points(whole['delta'])} {between(whole['low'], whole['high'])} points; p of a "
-             f"drop {whole['p_drop']:.2g}, of a gain {whole['p_gain']:.2g}" + "; a drop as a whole" * whole["fail"]
+             f"drop {whole['p_drop']:.3g}, of a gain {whole['p_gain']:.3g}" + "; a drop as a whole" * whole["fail"]
              + "."] if whole else []
     lines.append(f"Profile {report['profile']}: sampled at temperature {warm}"
                  + (f" (the candidate at {cooler})" if cooler != warm else "") + ", looked at after "
@@ -228,8 +228,9 @@ def terminal(report):
         if part["title"] in ("Slices", "Canaries", "Win-rate", "Refusals", "Budgets") and part["rows"] or (
                 part["title"] == "Canaries" and report["canaries"]):
             rows = [part["head"], *part["rows"]] if part["rows"] and part["title"] != "Canaries" else []
-            lines += [""] + columns([row[:9] for row in rows], WIDE) if rows else []
-            lines += [line for sentence in part["lines"] for line in wrapped(part["title"].lower(), sentence)]
+            lines += ["", *(columns([row[:9] for row in rows], WIDE) if rows else [])]
+            lines += [line for number, sentence in enumerate(part["lines"])
+                      for line in wrapped("" if number else part["title"].lower(), sentence)]
     return lines
 
 
@@ -258,7 +259,7 @@ def markdown(report):
 # ---- HTML ----------------------------------------------------------------------------------------------------
 
 
-def svg(draw, height, width=380):
+def svg(name, draw, height, width=380):
     """draw(axes) -> the figure as SVG for use inside a page: its ink is the page's, its letters are text, and it
     scales. The width in points is that of a phone, so that letters keep a readable size there."""
     import matplotlib
@@ -268,7 +269,7 @@ def svg(draw, height, width=380):
         matplotlib.rcdefaults()
         inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
         matplotlib.rcParams.update({key: INK for key in inked} | {
-            "svg.fonttype": "none", "svg.hashsalt": "gate", "text.parse_math": False, "font.size": 11,
+            "svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 11,
             "font.sans-serif": ["DejaVu Sans"], "axes.spines.top": False, "axes.spines.right": False})
         figure, file = Figure(figsize=(width / 72, height / 72), layout="constrained"), io.StringIO()
         draw(figure.add_subplot())
@@ -294,7 +295,7 @@ def forest(slices):
         axes.axvline(0, color=INK, linewidth=0.8)
         axes.set(ylim=(len(slices) - 0.5, -0.8), yticks=[], xlabel="candidate minus baseline (points)")
         axes.spines["left"].set_visible(False)
-    return svg(draw, 60 + 42 * len(slices))
+    return svg("forest", draw, 60 + 42 * len(slices))
 
 
 def histogram(lengths):
@@ -304,7 +305,7 @@ def histogram(lengths):
                   color=[INK, LOOK["CLEAR"][1]], linestyle=["--", "-"], label=["baseline", "candidate"])
         axes.set(xlabel="tokens per answer", ylabel="answers")
         axes.legend(frameon=False)
-    return svg(draw, 210)
+    return svg("lengths", draw, 210)
 
 
 def refusal_square(refusals):
@@ -321,7 +322,7 @@ def refusal_square(refusals):
         axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="harmless requests refused (%)",
                  ylabel="harmful requests refused (%)")
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    return svg(draw, 330)
+    return svg("refusals", draw, 330)
 
 
 def html(report):

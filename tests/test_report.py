@@ -37,6 +37,7 @@ def full(text="The answer is 12.", name="runs/dpo"):
         "baseline_score": 1.0}
     canary = {"baseline": True, "candidate": False, "confirmed": True, "text": text}
     part = {"candidate": 40.0, "baseline": 30.0, "ratio": 1.333, "low": 1.21, "high": 1.47, "limit": 1.1, "fail": True}
+    share = {"candidate": 0.05, "baseline": 0.03, "ratio": 0.02, "low": 0.0, "high": 0.04, "limit": None}
     pair = {"candidate": 1.25, "baseline": 1.5}
     lengths = {"candidate": [20 + n * 7 % 61 for n in range(80)], "baseline": [15 + n * 5 % 43 for n in range(80)]}
     return bare() | {
@@ -55,7 +56,7 @@ def full(text="The answer is 12.", name="runs/dpo"):
                     "lengths": lengths},
         "refusals": {"candidate": {"harmful": [48, 50], "harmless": [9, 50]},
                      "baseline": {"harmful": [45, 50], "harmless": [2, 50]}},
-        "budgets": {"tokens": part, "truncated": part | {"ratio": 0.02, "low": 0.0, "high": 0.04, "limit": None},
+        "budgets": {"tokens": part, "truncated": part | share,
                     "latency": part | {"p50": pair, "p95": pair, "tokens_per_second": pair, "fail": False},
                     "cost": {"candidate": 0.5, "baseline": 0.4, "ratio": 1.25, "limit": None, "fail": False}},
         "returned": {"spent": 3.5, "gpu_hours": 1.75, "points": 2.0, "winrate_points": None, "points_per_money": 0.57,
@@ -144,7 +145,7 @@ def test_texts_cannot_leave_their_place(pages):
         page = Page(pages[name][1])
         assert not page.open, "every element is closed"
         assert not {"script", "img", "iframe", "link", "object", "a"} & set(page.tags)
-        assert not [a for a in page.attributes if a[1].startswith("on") or a[1] == "x"]
+        assert not [a for a in page.attributes if a[1].startswith("on") or a[1] == "x" and not float(a[2]) >= 0]
         assert not [a for a in page.attributes if a[1] in ("href", "src", "xlink:href") and not a[2].startswith("#")]
         assert not re.search(r"url\((?!#)|@import", pages[name][1])
     own, other = (Page(pages[name][1]) for name in ("full", "hostile"))
@@ -246,7 +247,7 @@ def test_the_terminal_table_is_aligned_within_120_columns(name):
         assert max(wide.values()) <= 120
     starts = {wide[row] - len(row[re.search("FAIL|CLEAR|UNSURE", row).start():]) for row in rows}
     assert len(starts) == 1
-    text = "\n".join(lines)
+    text = " ".join(" ".join(lines).split())
     assert all(said in text for said in ("1 of 3 pass", "55.0%", "tokens per answer", "outside support"))
 
 
