@@ -120,7 +120,7 @@ def test_the_parts_come_in_the_order_in_which_people_read(pages):
 
 def test_every_number_is_said(pages):
     page = html.unescape(re.sub(r"<svg.*?</svg>", "", pages["full"][1], flags=re.S))
-    for said in ("-12.0 [-15.0, -8.0]", "FAIL", "CLEAR (soft)", "120 in 40", "70.0% -> 75.0%", "460", "0.0003", "4.2",
+    for said in ("-12.0 [-15.0, -8.0]", "FAIL", "CLEAR (soft)", "120 (40 clusters)", "70.0% -> 75.0%", "460", "0.0003", "4.2",
                  "-5.0 [-8.0, 0.0]", "a drop as a whole", "the candidate at 0.3", "1 of 3 pass", "runs/dpo c1",
                  "Flaky, failed once, not again: c2", "60:45:12", "2.31 times", "outside support", "55.0%", "49.0%",
                  "[44.0%, 54.0%]", "48 of 50 (96.0%)", "9 of 50 (18.0%)", "1.33x [1.21x, 1.47x]", "1.1x",
@@ -203,7 +203,7 @@ def test_figures_take_their_ink_from_the_page(pages):
     figures = re.findall("<svg.*?</svg>", page, re.S)
     assert len(figures) == 3 and all("currentColor" in f and "<metadata" not in f for f in figures)
     assert all(color in figures[0] for color in ("#0072b2", "#d55e00")) and room.INK not in page
-    assert "arithmetic, spelled out  n 120, k 8  CLEAR (soft)" in figures[0] and "width=" not in figures[0][:99]
+    assert "arithmetic, spelled out · n 120 · k 8 · CLEAR (soft)" in figures[0] and "width=" not in figures[0][:99]
     ids = re.findall(r'\sid="([^"]*)"', page)
     doubled = {i for i in ids if ids.count(i) > 1}
     assert not doubled, doubled
