@@ -120,15 +120,15 @@ def test_the_parts_come_in_the_order_in_which_people_read(pages):
 
 def test_every_number_is_said(pages):
     page = html.unescape(re.sub(r"<svg.*?</svg>", "", pages["full"][1], flags=re.S))
-    for said in ("-12.0 [-15.0, -8.0]", "FAIL", "CLEAR (soft)", "120 (40 clusters)", "70.0% -> 75.0%", "460", "0.0003", "4.2",
-                 "-5.0 [-8.0, 0.0]", "a drop as a whole", "the candidate at 0.3", "1 of 3 pass", "runs/dpo c1",
-                 "Flaky, failed once, not again: c2", "60:45:12", "2.31 times", "outside support", "55.0%", "49.0%",
+    for said in ("-12.0 [-15.0, -8.0]", "FAIL", "CLEAR (soft)", "120 (40 clusters)", "70.0% -> 75.0%", "460",
+                 "0.0003", "4.2", "-5.0 [-8.0, 0.0]", "a drop as a whole", "the candidate at 0.3", "1 of 3 pass", "runs/dpo c1",
+                 "Flaky (failed once, not again): c2", "60:45:12", "2.31 times", "outside support", "55.0%", "49.0%",
                  "[44.0%, 54.0%]", "48 of 50 (96.0%)", "9 of 50 (18.0%)", "1.33x [1.21x, 1.47x]", "1.1x",
                  "+2.0% [0.0%, +4.0%]", "1.25x", "+2.00 verified points", "+0.57 points per unit of money",
                  "Requests in other languages", "runs/dpo m1, m2", "123,456 tokens", "scored 1.00"):
         for text in (page, room.markdown(full())):
             assert said in text.replace("+0.0%", "0.0%").replace("+0.0]", "0.0]"), said
-    assert "rate of failures at most 30.0% (95 %, 3/n)" in room.markdown(bare() | {
+    assert "rate of failures is at most 3/n = 30.0%" in room.markdown(bare() | {
         "canaries": [{"id": str(n), "baseline": n > 0, "candidate": True, "confirmed": None, "text": ""}
                      for n in range(11)]})
 
