@@ -71,13 +71,16 @@ def title(report):
 
 
 def parts(report, most=SHOWN):
-    """What follows the title -> [{"title", "lines": [sentences], "head": [...], "rows": [[cells]]}] as plain text; the
-    flips have "flips". Texts of models are cut to `most` characters. What was not measured says so."""
-    return [{"title": name, "lines": [], "head": [], "rows": []} | part for name, part in [
-        ("Slices", slice_part(report["slices"], report["overall"])), ("Worst flips", flip_part(report["flips"], most)),
-        ("Canaries", canary_part(report["canaries"], most)), ("Win-rate", winrate_part(report["winrate"])),
-        ("Refusals", refusal_part(report["refusals"])), ("Budgets", budget_part(report["budgets"], report["returned"])),
-        ("Not seen by this gate", blind_part(report)), ("Provenance", provenance_part(report, most))]]
+    """What follows the title -> [{"title", "lines": [sentences], "head": [...], "rows": [[cells]], "flips": [...]}],
+    every text visible and cut to `most` characters. What was not measured says so."""
+    found = [("Slices", slice_part(report["slices"], report["overall"])),
+             ("Worst flips", flip_part(report["flips"], most)), ("Canaries", canary_part(report["canaries"])),
+             ("Win-rate", winrate_part(report["winrate"])), ("Refusals", refusal_part(report["refusals"])),
+             ("Budgets", budget_part(report["budgets"], report["returned"])),
+             ("Not seen by this gate", blind_part(report)), ("Provenance", provenance_part(report))]
+    return [{"title": name, "head": part.get("head", []), "flips": part.get("flips", []),
+             "lines": [cut(line, most) for line in part.get("lines", [])],
+             "rows": [[cut(cell, most) for cell in row] for row in part.get("rows", [])]} for name, part in found]
 
 
 def slice_part(slices, overall):
@@ -106,11 +109,11 @@ def flip_part(flips, most):
         return "\n".join(f"{m['role']}: " + cut(m.get("content") or json.dumps(m.get("tool_calls")),
                                                 most // len(messages)) for m in messages)
     return {"lines": ["Items that lost most, worst first; one answer of each model."] if flips else ["None."],
-            "flips": [flip | {"prompt": said(flip["prompt"])} | {role: cut(flip[role], most) for role in (
-                "baseline", "candidate")} for flip in flips]}
+            "flips": [flip | {key: cut(flip[key], most) for key in ("id", "slice", "baseline", "candidate")}
+                      | {"prompt": said(flip["prompt"])} for flip in flips]}
 
 
-def canary_part(canaries, most):
+def canary_part(canaries):
     if not canaries:
         return {"lines": ["Not measured: the suite has no canaries."]}
     broken = [c for c in canaries if c["baseline"] and not c["candidate"]]
@@ -124,7 +127,7 @@ def canary_part(canaries, most):
               if own]
     shown = [(kind, c) for kind, (_, own) in kinds.items() for c in own][:20]
     return {"lines": lines, "head": ["canary", "id", "candidate's answer"],
-            "rows": [[kind, c["id"], cut(c["text"], most)] for kind, c in shown]}
+            "rows": [[kind, c["id"], c["text"]] for kind, c in shown]}
 
 
 def winrate_part(w):
@@ -181,15 +184,15 @@ def blind_part(report):
                      for name, s in report["slices"].items()]}
 
 
-def provenance_part(report, most):
+def provenance_part(report):
     cooler = report["model_temperature"]
     sampled = (f"profile {report['profile']}; temperature {report['temperature']}"
                + f", the candidate at {cooler}" * (cooler != report["temperature"])
                + f"; looks after {some(report['looks'])} answers; baseline draws: {report['baseline_draws']}")
     spent = f"{report['tokens']:,} tokens, {report['seconds']:.1f} s, {report['cost']:.2f} of money"
-    rows = [["candidate", report["candidate"]], ["baseline", report["baseline"]], ["sampling", sampled],
-            *report["provenance"], ["this gate spent", spent]]
-    return {"head": ["what", "which"], "rows": [[label, cut(text, most)] for label, text in rows]}
+    return {"head": ["what", "which"], "rows": [
+        ["candidate", report["candidate"]], ["baseline", report["baseline"]], ["sampling", sampled],
+        *report["provenance"], ["this gate spent", spent]]}
 
 
 # ---- terminal and Markdown -----------------------------------------------------------------------------------
@@ -237,7 +240,7 @@ def markdown(report):
              plain(f"{report['candidate']} against {report['baseline']}: {report['why']}.")]
     for part in parts(report):
         lines += ["", f"## {part['title']}", *(f"\n{plain(line)}" for line in part["lines"])]
-        for flip in part.get("flips", []):
+        for flip in part["flips"]:
             lines += ["", f"### {plain(flip['id'])} ({plain(flip['slice'])})", *fenced(flip["prompt"])]
             for role in ("baseline", "candidate"):
                 lines += ["", f"{role}, scored {flip[role + '_score']:.2f}:", *fenced(flip[role])]
@@ -264,9 +267,9 @@ def svg(draw, data, height):
             "font.sans-serif": ["DejaVu Sans"], "axes.spines.top": False, "axes.spines.right": False})
         figure, file = Figure(figsize=(380 / 72, height / 72), layout="constrained"), io.StringIO()
         draw(figure.add_subplot(), data)
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg"):], flags=re.DOTALL)
+        figure.savefig(file, format="svg", transparent=True)
+    text = file.getvalue()[file.getvalue().index("<svg"):]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)  # it has the date
     text = re.sub(r'<g id="\w+(\.\w+)?">', "<g>", text)  # nothing refers to groups
     text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', text, count=1)
     return text.replace(INK, "currentColor")
@@ -281,8 +284,10 @@ def forest(axes, slices):
         axes.plot([low, high], [row, row], color=color, linewidth=2)
         axes.plot(delta, row, marker, color=color, markersize=8, markerfacecolor="none" if marker == "s" else color)
         axes.plot([-100 * s["margin"]] * 2, [row - 0.25, row + 0.25], ":", color=INK, linewidth=2)
-        label = [one_line(cut(name, 24)), f"n {s['n']}", *([f"k {s['k']}"] if s["k"] else []), outcome(s)]
-        axes.text(0, row - 0.45, " · ".join(label), transform=axes.get_yaxis_transform(), va="center")
+        name = one_line(name)
+        label = [name if len(name) < 28 else name[:26] + "…", f"n {s['n']}", *([f"k {s['k']}"] if s["k"] else []), outcome(s)]
+        axes.text(0, row - 0.45, " · ".join(label), transform=axes.get_yaxis_transform(), va="center",
+                  in_layout=False)
     axes.set(ylim=(len(slices) - 0.5, -0.8), yticks=[], xlabel="candidate minus baseline (points)")
     axes.spines["left"].set_visible(False)
 

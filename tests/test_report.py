@@ -66,8 +66,8 @@ def full(text="The answer is 12.", name="runs/dpo"):
 
 
 HOSTILE = ("</style></pre></title>--><script>alert(1)</script><img src=x onerror=alert(1)>\" onfocus=alert(1) x=\"'"
-           "{{ 7 * 7 }}{% raw %}]]> | a `b` ```c\n````d\n# e [f](javascript:alert) & &lt; \x00\x1b[31m\r\u202egnp.exe"
-           "\u2066\u200b\u2028\ud800\U000e0041 😀👩‍👩‍👧 שלום مرحبا $x^{2}$ \\ " + "w" * 3000)
+           "{{ 7 * 7 }}{% raw %}]]> | a `b` ```c\n````d\n`````\n# e [f](javascript:alert) & &lt; "
+           "\x00\x1b[31m\r\u202egnp.exe\u2066\u200b\u2028\ud800\U000e0041 😀👩‍👩‍👧 שלום مرحبا $x^{2}$ \\ " + "w" * 3000)
 
 
 class Page(HTMLParser):
@@ -121,9 +121,10 @@ def test_the_parts_come_in_the_order_in_which_people_read(pages):
 def test_every_number_is_said(pages):
     page = html.unescape(re.sub(r"<svg.*?</svg>", "", pages["full"][1], flags=re.S))
     for said in ("-12.0 [-15.0, -8.0]", "FAIL", "CLEAR (soft)", "120 (40 clusters)", "70.0% -> 75.0%", "460",
-                 "0.0003", "4.2", "-5.0 [-8.0, 0.0]", "a drop as a whole", "the candidate at 0.3", "1 of 3 pass", "runs/dpo c1",
-                 "Flaky (failed once, not again): c2", "60:45:12", "2.31 times", "outside support", "55.0%", "49.0%",
-                 "[44.0%, 54.0%]", "48 of 50 (96.0%)", "9 of 50 (18.0%)", "1.33x [1.21x, 1.47x]", "1.1x",
+                 "0.0003", "4.2", "-5.0 [-8.0, 0.0]", "a drop as a whole", "the candidate at 0.3", "1 of 3 pass",
+                 "once more): runs/dpo c1.", "Flaky (failed once, not again): c2", "60:45:12", "2.31 times",
+                 "outside support", "55.0%", "49.0%", "[44.0%, 54.0%]", "48 of 50 (96.0%)", "9 of 50 (18.0%)",
+                 "1.33x [1.21x, 1.47x]", "1.1x",
                  "+2.0% [0.0%, +4.0%]", "1.25x", "+2.00 verified points", "+0.57 points per unit of money",
                  "Requests in other languages", "runs/dpo m1, m2", "123,456 tokens", "scored 1.00"):
         for text in (page, room.markdown(full())):
@@ -183,6 +184,7 @@ def test_markdown_keeps_texts_in_their_blocks():
 def test_the_page_stays_small(text):
     report = full(text) | {"missing": ["m"] * 10**4, "provenance": [["arguments", text]]}
     report["canaries"] *= 100
+    report["flips"] = [flip | {"id": text} for flip in report["flips"]]
     page = room.html(report)
     assert len(page.encode()) < 300_000 and "characters cut" in page
     assert len(room.markdown(report).encode()) < 2_000_000
@@ -204,6 +206,7 @@ def test_figures_take_their_ink_from_the_page(pages):
     assert len(figures) == 3 and all("currentColor" in f and "<metadata" not in f for f in figures)
     assert all(color in figures[0] for color in ("#0072b2", "#d55e00")) and room.INK not in page
     assert "arithmetic, spelled out · n 120 · k 8 · CLEAR (soft)" in figures[0] and "width=" not in figures[0][:99]
+    assert "$x^{2}$" in room.svg(room.forest, {"$x^{2}$": a_slice()}, 100), "a name is no formula"
     ids = re.findall(r'\sid="([^"]*)"', page)
     doubled = {i for i in ids if ids.count(i) > 1}
     assert not doubled, doubled

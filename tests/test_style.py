@@ -205,7 +205,8 @@ def test_a_mutant_fits_its_file(number):
     file, find, replacement, tests = MUTANTS[number]
     text = (ROOT / file).read_text(encoding="utf-8")
     assert text.count(find) == 1 and find != replacement and tests
-    compile(text.replace(find, replacement), file, "exec")
+    if file.endswith(".py"):
+        compile(text.replace(find, replacement), file, "exec")
     for test in tests:
         path, _, name = test.partition("::")
         source = (ROOT / path).read_text(encoding="utf-8")
