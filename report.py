@@ -284,10 +284,9 @@ def forest(axes, slices):
         axes.plot([low, high], [row, row], color=color, linewidth=2)
         axes.plot(delta, row, marker, color=color, markersize=8, markerfacecolor="none" if marker == "s" else color)
         axes.plot([-100 * s["margin"]] * 2, [row - 0.25, row + 0.25], ":", color=INK, linewidth=2)
-        name = one_line(name)
-        label = [name if len(name) < 28 else name[:26] + "…", f"n {s['n']}", *([f"k {s['k']}"] if s["k"] else []), outcome(s)]
-        axes.text(0, row - 0.45, " · ".join(label), transform=axes.get_yaxis_transform(), va="center",
-                  in_layout=False)
+        name, k = one_line(name), f" · k {s['k']}" if s["k"] else ""
+        label = f"{name if len(name) < 28 else name[:26] + '…'} · n {s['n']}{k} · {outcome(s)}"
+        axes.text(0, row - 0.45, label, transform=axes.get_yaxis_transform(), va="center", in_layout=False)
     axes.set(ylim=(len(slices) - 0.5, -0.8), yticks=[], xlabel="candidate minus baseline (points)")
     axes.spines["left"].set_visible(False)
 
