@@ -160,7 +160,7 @@ def budget_part(budgets, returned):
             at, own = form.format, b["p50"] if key == "latency" else b
             limit = ["none", "-"] if b["limit"] is None else [at(b["limit"]), "FAIL" if b["fail"] else "ok"]
             rows.append([name, cell.format(own["baseline"]), cell.format(own["candidate"]), at(b["ratio"]) + (
-                f" {between(b['low'], b['high'], at)}" if "low" in b else ""), *limit])
+                f" {between(b['low'], b['high'], at)}" if b.get("low") is not None else ""), *limit])
         if b and key == "latency":
             rows += [[name, cell.format(b[part]["baseline"]), cell.format(b[part]["candidate"]), "", "", ""] for part,
                      name in (("p95", "seconds, 95th percentile"), ("tokens_per_second", "tokens per second"))]

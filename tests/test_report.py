@@ -141,6 +141,18 @@ def test_a_report_without_parts_says_so(pages):
     assert room.terminal(bare()) == ["verdict  NOT ENOUGH DATA: the suite has no comparable slice."]
 
 
+def test_what_is_empty_or_without_an_end():
+    """One item, no interval, no requests of a kind, answers of one length, no budget with a limit: all three forms."""
+    report = full()
+    report["slices"] = {"one": a_slice(n=1, low=-float("inf"), high=float("nan"), p_drop=0.5)}
+    report["refusals"]["candidate"] = {"harmful": [0, 0], "harmless": [0, 0]}
+    report["winrate"]["lengths"] = {"candidate": [7, 7], "baseline": []}
+    report["budgets"] = {"tokens": None, "truncated": None, "latency": None, "cost": None}
+    report["flips"][0]["prompt"][1] |= {"content": "", "tool_calls": [{"function": {"name": "find"}}]}
+    for text in (room.html(report), room.markdown(report), "\n".join(room.terminal(report))):
+        assert "0 of 0" in text and "[-inf, +nan]" in text
+
+
 def test_texts_cannot_leave_their_place(pages):
     for name in ("full", "hostile"):
         page = Page(pages[name][1])
