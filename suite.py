@@ -1,0 +1,235 @@
+"""What the gate compares: suites, A/B logs, policies and the sample logs of lm-evaluation-harness, as checked items.
+
+A suite is a *.jsonl file, or a folder of them; a row is an item {"id", "slice", "type", "prompt", ...}. Where absent,
+id is the file's name with the line, slice the file's name, type "verify" and `cluster` the id: items of a cluster (one
+passage, one template, one user) count as one draw.
+
+    verify   the answers are graded by verify.py; the row has at least one of its fields
+    math exact code tool sql format comply refuse
+             verify, and the row must have its field: answer, answer, tests, call, sql, constraints; the last two say
+             what is `expected`
+    mc       `choices`, 2 to 10 different texts; `answer`, the right one: its index from 0, its letter, or its text
+    judge    an AI judge compares both models' answers
+    canary   as verify, but it must pass; it counts in no slice
+    budget   only the tokens and the time of its answers count
+    ab       no prompt; `winner`: "candidate", "baseline" or "tie", from live traffic
+
+A slice is scored in one way: verify, mc, judge and ab items cannot share one. What can be wrong in a file is said in
+one line, with its place. Left out on purpose: grading, and statistics.
+"""
+
+import contextlib
+import re
+from collections import Counter
+from pathlib import Path
+
+from common import BadInput, normalise, read_jsonl
+from verify import FIELDS, check_fields, is_number
+
+SCORED = ("verify", "mc", "judge", "ab")
+TYPES = (*SCORED, "canary", "budget")
+ALIASES = {"math": "answer", "exact": "answer", "code": "tests", "tool": "call", "sql": "sql", "format": "constraints",
+           "comply": "expected", "refuse": "expected"}  # type -> the verifier field that it demands
+METRICS = ("acc", "exact_match", "acc_norm", "pass@1", "pass_at_1", "prompt_level_strict_acc", "em", "f1")
+BUDGETS = {"tokens": 1.10, "truncated": 0.05, "latency": None, "cost": None}  # limits without a policy; None: no limit
+
+
+def need(good, field, expected, got=""):
+    """BadInput that names the field and what it is, unless `good`."""
+    if not good:
+        raise BadInput(f"field '{field}': expected {expected}{'' if got == '' else f', got {str(got)[:60]!r}'}")
+
+
+@contextlib.contextmanager
+def at(place):
+    """Whatever is refused inside is refused with its place, file:line."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{place}: {error}") from None
+
+
+def rows_of(path, limit=None):
+    """Rows of a file that must not be empty -> [(line number, row)]."""
+    rows = read_jsonl(path, limit)
+    if not rows:
+        raise BadInput(f"{path}: no records")
+    return rows
+
+
+# ---- suites ---------------------------------------------------------------------------------------------------
+
+
+def read_suite(path, limit=None):
+    """Items of a folder's *.jsonl, or of one file; `limit`: of each file only the first rows, the rest is not read.
+
+    Each has id, slice, cluster (strings) and type (of TYPES); those with a prompt have it as messages, mc items their
+    answer as index. BadInput: file:line, field and what was expected."""
+    path = Path(path)
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise BadInput(f"{path}: no *.jsonl in this folder")
+    items, ids, types = [], {}, {}
+    for file in files:
+        for number, row in rows_of(file, limit):
+            here = f"{file.name}:{number}"
+            with at(f"{file}:{number}"):
+                item = suite_item(row, file.stem.encode("utf-8", "replace").decode(), number)
+                first = ids.setdefault(item["id"], here)
+                need(first == here, "id", f"another one than that of {first}", item["id"])
+                if item["type"] in SCORED:
+                    kind, first = types.setdefault(item["slice"], (item["type"], here))
+                    need(kind == item["type"], "slice", f"another one for this {item['type']} item: at {first} it holds "
+                         f"items of type {kind}", item["slice"])
+            items.append(item)
+    return items
+
+
+def suite_item(row, stem, number):
+    """One row of a suite -> the checked item. stem: the name of its file."""
+    kind = "verify" if row.get("type") is None else row["type"]
+    need(isinstance(kind, str) and kind in (*TYPES, *ALIASES), "type", f"one of {', '.join((*TYPES, *ALIASES))}", kind)
+    row = normalise({"prompt": "-"} | row if kind == "ab" else row, "prompts")
+    item = {"id": f"{stem}-{number}", "slice": stem} | row | {"type": "verify" if kind in ALIASES else kind}
+    cluster = item["id"] if item.get("cluster") is None else item["cluster"]
+    item["cluster"] = str(cluster) if type(cluster) is int else cluster
+    for field in ("id", "slice", "cluster"):
+        need(isinstance(item[field], str) and item[field].strip() not in ("", "*"), field, "a name", item[field])
+    if kind == "ab":
+        del item["prompt"]
+        need(item.get("winner") in ("candidate", "baseline", "tie"), "winner", '"candidate", "baseline" or "tie"',
+             item.get("winner"))
+    elif kind == "mc":
+        item["answer"] = choice_index(item.get("choices"), item.get("answer"))
+    else:
+        if kind in ("comply", "refuse"):
+            need(item.setdefault("expected", kind) == kind, "expected", f'"{kind}", as the type', item["expected"])
+        need(ALIASES.get(kind, "id") in item, ALIASES.get(kind), f"it in an item of type {kind}, and it is missing")
+        check_fields(item)
+        need(item["type"] in ("judge", "budget") or {*FIELDS} & item.keys(), "type",
+             f"another one, or something to verify ({', '.join(FIELDS)})", kind)
+    return item
+
+
+def choice_index(choices, answer):
+    """Index of the right one of `choices`; `answer` is that index, its letter ("A" is the first) or its text."""
+    texts = [c.strip() for c in choices if isinstance(c, str) and c.strip()] if isinstance(choices, list) else []
+    need(2 <= len(texts) == len({*texts}) == len(choices) <= 10, "choices", "2 to 10 different texts", choices)
+    said = answer.strip() if isinstance(answer, str) else None
+    meant = [answer] if type(answer) is int else [n for n, text in enumerate(texts) if said in (text, "ABCDEFGHIJ"[n])]
+    need(len(meant) < 2, "answer", "an index: this is the letter of one choice and the text of another", answer)
+    need(meant and 0 <= meant[0] < len(texts), "answer", f"the index of a choice (0 to {len(texts) - 1}), its letter or "
+         "its text", answer)
+    return meant[0]
+
+
+# ---- policies -------------------------------------------------------------------------------------------------
+
+
+def read_policy(path, slices, defaults):
+    """({slice: {"margin", "min_n", "hard"}} for all of `slices`, {budget: limit or None}). path None: `defaults`
+    {"margin", "min_n"}, hard slices and BUDGETS.
+
+    A policy is JSONL: {"slice": NAME or "*", "margin": 0..1, "min_n": items, "hard": does its fall block?} and
+    {"budget": "tokens", "latency" or "cost", "limit": ratio to the baseline from 1} or {"budget": "truncated", "limit":
+    extra share of cut answers, 0..1}; null: no limit. A slice's own line outdoes "*". BadInput names file:line."""
+    lines = {}
+    for number, row in rows_of(path) if path is not None else []:
+        with at(f"{path}:{number}"):
+            need(("slice" in row) != ("budget" in row), "slice", 'either "slice" or "budget" in a line', [*row])
+            field = "slice" if "slice" in row else "budget"
+            allowed = ("*", *slices) if field == "slice" else (*BUDGETS,)
+            need(row[field] in allowed, field, f"one of {', '.join(allowed)[:300]}", row[field])
+            need((field, row[field]) not in lines, field, "one line for each", row[field])
+            keys = {"slice", "margin", "min_n", "hard"} if field == "slice" else {"budget", "limit"}
+            need({field} < row.keys() <= keys, field, f"beside it some of {', '.join(sorted(keys - {field}))}", [*row])
+            low, high = (0, 1) if row[field] == "truncated" else (1, 1000)
+            for key, good, expected in (
+                    ("margin", lambda v: is_number(v) and 0 < v <= 1, "a share above 0, at most 1"),
+                    ("min_n", lambda v: type(v) is int and 1 <= v <= 10**9, "a number of items from 1"),
+                    ("hard", lambda v: isinstance(v, bool), "true or false"),
+                    ("limit", lambda v: v is None or is_number(v) and low <= v <= high,  # noqa: B023
+                     f"a number from {low} to {high}, or null")):
+                need(key not in row or good(row[key]), key, expected, row.get(key))
+        lines[field, row[field]] = {key: row[key] for key in row if key != field}
+    base = {"margin": defaults["margin"], "min_n": defaults["min_n"], "hard": True} | lines.get(("slice", "*"), {})
+    return ({name: base | lines.get(("slice", name), {}) for name in slices},
+            {name: lines.get(("budget", name), {"limit": limit})["limit"] for name, limit in BUDGETS.items()})
+
+
+# ---- lm-evaluation-harness --------------------------------------------------------------------------------------
+
+
+def read_lm_eval(candidate, baseline, taken=()):
+    """Items {"id", "slice": task, "cluster", "type": "lm-eval", "candidate", "baseline": 0..1} of two runs of
+    `lm_eval run --log_samples --output_path FOLDER`; each path is that folder, or one of its samples_*.jsonl.
+
+    Documents are joined by doc_hash within a task; its score is the first of METRICS that all rows have, under the
+    first filter, or the first whose name has "strict". What was taken is printed. taken: names of the suite's slices.
+    BadInput: no shared task, other prompts or targets for one document, less than 95 % of a side's documents joined."""
+    sides = [sample_files(Path(candidate)), sample_files(Path(baseline))]
+    shared, alone = sorted(sides[0].keys() & sides[1].keys()), sorted(sides[0].keys() ^ sides[1].keys())
+    if not shared:
+        raise BadInput(f"{candidate} and {baseline} share no task of lm-eval ({', '.join(alone)[:200]})")
+    if {*shared} & {*taken}:
+        raise BadInput(f"{candidate}: the suite has a slice {min({*shared} & {*taken})}, too: rename it there")
+    if alone:
+        print(f"lm-eval  left out, for one side only has it: {', '.join(alone)}")
+    return [item for task in shared for item in join_task(task, sides[0][task], sides[1][task])]
+
+
+def sample_files(path):
+    """{task: newest file} of the samples_TASK_TIME.jsonl in a folder of lm-eval, or of one such file."""
+    found, name = {}, re.compile(r"samples_(.+)_(\d{4}-\d\d-\d\dT[\d.-]+)\.jsonl")
+    for file in path.rglob("*.jsonl") if path.is_dir() else [path]:
+        if match := name.fullmatch(file.name):
+            found.setdefault(match[1], []).append((match[2], file))
+    if not found or not path.exists():
+        raise BadInput(f"{path}: no samples_TASK_TIME.jsonl; run lm_eval with --log_samples and --output_path")
+    for task, files in found.items():
+        (_, old), (_, new) = min(files), max(files)
+        if len({file.parent for _, file in files}) > 1:
+            raise BadInput(f"{path}: task {task} is in {old.parent} and in {new.parent}: name one of them")
+        if new != old:
+            print(f"lm-eval  {task}: of {len(files)} files the newest, {new.name}")
+        found[task] = new
+    return found
+
+
+def join_task(task, *files):
+    """Items of one task from the candidate's file and the baseline's."""
+    read = [[row | {"where": f"{file}:{number}"} for number, row in rows_of(file)] for file in files]
+    for row in read[0] + read[1]:
+        with at(row["where"]):
+            for field in ("doc_hash", "prompt_hash", "target_hash", "filter"):
+                need(isinstance(row.get(field), str), field, "text, as lm-eval 0.4 logs it", row.get(field))
+            need(type(row.get("doc_id")) is int, "doc_id", "a number", row.get("doc_id"))
+    filters = [name for name in dict.fromkeys(row["filter"] for row in read[0])
+               if name in {row["filter"] for row in read[1]}]
+    chosen = next((name for name in filters if "strict" in name), [*filters, None][0])
+    read = [[row for row in rows if row["filter"] == chosen] for rows in read]
+    metric = next((name for name in METRICS if all(name in row for row in read[0] + read[1])), None)
+    if chosen is None or metric is None:
+        raise BadInput(f"{files[0]}: with {files[1]} no shared filter, or no shared metric of {', '.join(METRICS)}")
+    again = {name for rows in read for name, n in Counter(row["doc_hash"] for row in rows).items() if n > 1}
+    sides = []
+    for rows in read:
+        ids = Counter(row["doc_id"] for row in rows)
+        for row in rows:
+            with at(row["where"]):
+                need(ids[row["doc_id"]] == 1, "doc_id", f"a document once under the filter {chosen}", row["doc_id"])
+                need((isinstance(row[metric], bool) or is_number(row[metric])) and 0 <= row[metric] <= 1, metric,
+                     "a number from 0 to 1", row[metric])
+        sides.append({(row["doc_hash"], row["doc_hash"] in again and row["doc_id"]): row for row in rows})
+    pairs = [(row, sides[1][key]) for key, row in sides[0].items() if key in sides[1]]
+    for one, other in pairs:
+        with at(one["where"]):
+            for field in ("prompt_hash", "target_hash"):
+                need(one[field] == other[field], field, f"that of {other['where']}: run both with the same task, shots "
+                     "and chat template")
+    counts = f"{len(pairs)} documents of {len(read[0])} and {len(read[1])}"
+    if len(pairs) < 0.95 * max(map(len, read)):
+        raise BadInput(f"{files[0]}: with {files[1]} only {counts}: run both on the same data with the same --limit")
+    print(f"lm-eval  {task}: {metric}, filter {chosen} (of {len(filters)}), {counts}")
+    return [{"id": f"{task}:{one['doc_id']}", "slice": task, "cluster": one["doc_hash"], "type": "lm-eval",
+             "candidate": float(one[metric]), "baseline": float(other[metric])} for one, other in pairs]
