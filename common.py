@@ -234,11 +234,11 @@ def normalise(row, kind):
 
 
 def read_records(path, kind, limit=None):
-    """Normalised rows of a JSONL file or of hf:name[:split]; `id` is filled in where absent, and unique."""
+    """Normalised rows of a JSONL file or of hf:name[[:config]:split]; `id` is filled in where absent, and unique."""
     where, rows, seen = str(path), [], set()
     if where.startswith("hf:"):
         raw = [(n, {k: v for k, v in row.items() if v is not None or k in ("label_chosen", "label_rejected")})
-               for n, row in enumerate(_hub_rows(where[3:]), 1)]
+               for n, row in enumerate(hub_rows(where[3:]), 1)]
     else:
         raw = read_jsonl(path, limit)
     for number, row in raw[:limit]:
@@ -259,15 +259,17 @@ def read_records(path, kind, limit=None):
     return rows
 
 
-def _hub_rows(name):
+def hub_rows(name):
+    """Rows of NAME[[:CONFIG]:SPLIT], a data set of the hub or a local folder of the library `datasets`."""
     import datasets
 
-    name, _, split = name.partition(":")
+    name, _, rest = name.partition(":")
+    config, _, split = rest.rpartition(":")
     try:
         if (Path(name) / "state.json").exists() or (Path(name) / "dataset_dict.json").exists():
             data = datasets.load_from_disk(name)
             return data[split or "train"] if isinstance(data, datasets.DatasetDict) else data
-        return datasets.load_dataset(name, split=split or "train")
+        return datasets.load_dataset(name, config or None, split=split or "train")
     except Exception as error:  # the library raises a dozen kinds: no network, no such name, no such split
         raise BadInput(f"hf:{name}: cannot be loaded ({type(error).__name__}: {str(error)[:160]})") from None
 

@@ -79,8 +79,8 @@ def read_suite(path, limit=None):
                 need(first == here, "id", f"another one than that of {first}", item["id"])
                 if item["type"] in SCORED:
                     kind, first = types.setdefault(item["slice"], (item["type"], here))
-                    need(kind == item["type"], "slice", f"another one for this {item['type']} item: at {first} it holds "
-                         f"items of type {kind}", item["slice"])
+                    need(kind == item["type"], "slice", f"another one for this {item['type']} item, as {first} is of "
+                         f"type {kind}", item["slice"])
             items.append(item)
     return items
 
@@ -118,8 +118,8 @@ def choice_index(choices, answer):
     said = answer.strip() if isinstance(answer, str) else None
     meant = [answer] if type(answer) is int else [n for n, text in enumerate(texts) if said in (text, "ABCDEFGHIJ"[n])]
     need(len(meant) < 2, "answer", "an index: this is the letter of one choice and the text of another", answer)
-    need(meant and 0 <= meant[0] < len(texts), "answer", f"the index of a choice (0 to {len(texts) - 1}), its letter or "
-         "its text", answer)
+    need(meant and 0 <= meant[0] < len(texts), "answer", f"a choice's index (0 to {len(texts) - 1}), letter or text",
+         answer)
     return meant[0]
 
 
@@ -143,14 +143,13 @@ def read_policy(path, slices, defaults):
             need((field, row[field]) not in lines, field, "one line for each", row[field])
             keys = {"slice", "margin", "min_n", "hard"} if field == "slice" else {"budget", "limit"}
             need({field} < row.keys() <= keys, field, f"beside it some of {', '.join(sorted(keys - {field}))}", [*row])
+            margin, least, limit = row.get("margin", 1), row.get("min_n", 1), row.get("limit")
+            need(is_number(margin) and 0 < margin <= 1, "margin", "a share above 0, at most 1", margin)
+            need(type(least) is int and 1 <= least <= 10**9, "min_n", "a number of items from 1", least)
+            need(isinstance(row.get("hard", True), bool), "hard", "true or false", row.get("hard"))
             low, high = (0, 1) if row[field] == "truncated" else (1, 1000)
-            for key, good, expected in (
-                    ("margin", lambda v: is_number(v) and 0 < v <= 1, "a share above 0, at most 1"),
-                    ("min_n", lambda v: type(v) is int and 1 <= v <= 10**9, "a number of items from 1"),
-                    ("hard", lambda v: isinstance(v, bool), "true or false"),
-                    ("limit", lambda v: v is None or is_number(v) and low <= v <= high,  # noqa: B023
-                     f"a number from {low} to {high}, or null")):
-                need(key not in row or good(row[key]), key, expected, row.get(key))
+            need(limit is None or is_number(limit) and low <= limit <= high, "limit", f"{low} to {high} or null",
+                 limit)
         lines[field, row[field]] = {key: row[key] for key in row if key != field}
     base = {"margin": defaults["margin"], "min_n": defaults["min_n"], "hard": True} | lines.get(("slice", "*"), {})
     return ({name: base | lines.get(("slice", name), {}) for name in slices},
