@@ -22,6 +22,7 @@ import csv
 import re
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
@@ -29,13 +30,13 @@ from common import BadInput, at_least, hub_rows, parser, read_jsonl, run, write_
 from suite import at, need, suite_item
 from verify import NUMBER
 
-LAYOUTS = ("gsm8k", "mgsm", "mmlu", "arc", "hellaswag", "humaneval", "ifeval")
 END = "\n\nEnd your answer with the result, a number in the digits 0-9."
 
 
 def parse_args(argv=None):
     p = parser(__doc__)
-    p.add_argument("layout", choices=LAYOUTS, help="whose layout FILE has")
+    p.add_argument("layout", help="whose layout FILE has",
+                   choices=("gsm8k", "mgsm", "mmlu", "arc", "hellaswag", "humaneval", "ifeval"))
     p.add_argument("file", help="JSONL, CSV or hf:NAME[[:CONFIG]:SPLIT]")
     p.add_argument("--out", required=True, help="suite to write, *.jsonl")
     p.add_argument("--limit", type=at_least(1), help="only the first rows")
@@ -47,16 +48,17 @@ def parse_args(argv=None):
 def read_rows(file, limit):
     """[(row number, row)] of a file or hf: name. The CSV of MMLU has no header: question, choices, letter."""
     if file.startswith("hf:"):
-        return [(number, row) for number, row in zip(range(1, (limit or 10**9) + 1), hub_rows(file[3:]))]
+        return enumerate(islice(hub_rows(file[3:]), limit), 1)
     if not file.endswith(".csv"):
         return read_jsonl(file, limit)
     try:
         with open(file, encoding="utf-8", newline="") as lines:
-            return [(number, {"question": cells[0], "choices": cells[1:-1], "answer": cells[-1], "subject": re.sub(
-                "_(test|dev|val)$", "", Path(file).stem)}) for number, cells in zip(
-                    range(1, (limit or 10**9) + 1), filter(None, csv.reader(lines)))]
+            rows = [*islice(filter(None, csv.reader(lines)), limit)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{file}: not a CSV in UTF-8 ({str(error)[:100]})") from None
+    subject = re.sub("_(test|dev|val)$", "", Path(file).stem)
+    return enumerate(({"question": cells[0], "choices": cells[1:-1], "answer": cells[-1], "subject": subject}
+                      for cells in rows), 1)
 
 
 def text(row, *names):
@@ -99,25 +101,23 @@ def program(row):
             "entry_point": text(row, "entry_point")}
 
 
-def constraints(name, given):
-    """One instruction of IFEval (arXiv 2311.07911) as constraints with the same verdict on every text; [] where there
-    are none. Its keywords are regular expressions: only plain words are taken."""
-    def count(word, number, relation):
-        bound = {"min": number} if relation == "at least" else {"max": number - 1}
-        return {"type": "letters", "value": {"text": word} | bound}
-
-    words = given.get("keywords") or given.get("forbidden_words") or [given.get("keyword") or "word"]
-    if name.startswith("keywords:") and not all(re.fullmatch(r"\w+", word) for word in words):
-        return []
-    return ([{"type": "not_contains", "value": ","}] if name == "punctuation:no_comma" else
-            [{"type": "starts_with", "value": '"'}, {"type": "ends_with", "value": '"'}, count('"', 2, "at least")]
-            if name == "startend:quotation" else
-            [count(given["letter"], given["let_frequency"], given["let_relation"])]
-            if name == "keywords:letter_frequency" else
-            [count(words[0], given["frequency"], given["relation"])] if name == "keywords:frequency" else
-            [{"type": "contains", "value": word} for word in words] if name == "keywords:existence" else
-            [{"type": "occurs", "value": {"text": word, "max": 0}} for word in words]
-            if name == "keywords:forbidden_words" else [])
+def constraints(instruction, given):
+    """One instruction of IFEval (arXiv 2311.07911) as constraints with the same verdict on every text (but that ß
+    counts as ss); None: there are none. Its keywords are regular expressions, and its checker draws another letter for
+    one outside a-z: only plain words and such letters are taken."""
+    name, number = instruction.partition(":")[2], given.get("let_frequency") or given.get("frequency")
+    words = given.get("keywords") or given.get("forbidden_words") or [given.get("keyword") or given.get("letter") or ""]
+    plain = all(re.fullmatch(r"[A-Za-z]" if name == "letter_frequency" else r"\w+", word) for word in words)
+    if name in ("frequency", "letter_frequency") and plain:
+        bound = {"at least": {"min": number}, "less than": {"max": number - 1}}
+        bound = bound[given.get("let_relation") or given["relation"]]
+        return [{"type": "letters", "value": {"text": words[0]} | bound}]
+    return {"no_comma": [{"type": "not_contains", "value": ","}],
+            "quotation": [{"type": "starts_with", "value": '"'}, {"type": "ends_with", "value": '"'},
+                          {"type": "letters", "value": {"text": '"', "min": 2}}],
+            "existence": plain and [{"type": "contains", "value": word} for word in words],
+            "forbidden_words": plain and [{"type": "occurs", "value": {"text": word, "max": 0}} for word in words],
+            }.get(name)
 
 
 def instructions(row):
@@ -130,15 +130,9 @@ def instructions(row):
     try:
         made = [constraints(*pair) for pair in zip(names, given)]
     except (KeyError, TypeError) as error:
-        raise BadInput(f"field 'kwargs': expected what {', '.join(names)} need ({error})") from None
+        raise BadInput(f"field 'kwargs': expected what {', '.join(names)[:200]} need ({error})") from None
     return next((name for name, one in zip(names, made) if not one), None) or {
         "type": "format", "prompt": text(row, "prompt"), "constraints": sum(made, [])}
-
-
-def convert(layout, row, letters=False):
-    """One row of a benchmark -> an item without id and slice, or a text: why it is left out. BadInput: its field."""
-    return (sums(row) if layout in ("gsm8k", "mgsm") else program(row) if layout == "humaneval" else
-            instructions(row) if layout == "ifeval" else choice(row, letters))
 
 
 def main(args):
@@ -146,7 +140,8 @@ def main(args):
     by = "lang" if args.layout == "mgsm" else args.by
     for number, row in read_rows(args.file, args.limit):
         with at(f"{args.file}:{number}"):
-            made = convert(args.layout, row, args.letters)
+            made = (sums(row) if args.layout in ("gsm8k", "mgsm") else program(row) if args.layout == "humaneval" else
+                    instructions(row) if args.layout == "ifeval" else choice(row, args.letters))
             name = f"{args.layout}-{text(row, by)}" if by else args.layout
             seen[name] += 1
             if isinstance(made, str):
