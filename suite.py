@@ -27,7 +27,7 @@ from common import BadInput, normalise, read_jsonl
 from verify import FIELDS, check_fields, is_number
 
 SCORED = ("verify", "mc", "judge", "ab")
-TYPES = (*SCORED, "canary", "budget")
+TYPES, WINNERS = (*SCORED, "canary", "budget"), ("candidate", "baseline", "tie")
 ALIASES = {"math": "answer", "exact": "answer", "code": "tests", "tool": "call", "sql": "sql", "format": "constraints",
            "comply": "expected", "refuse": "expected"}  # type -> the verifier field that it demands
 METRICS = ("acc", "exact_match", "acc_norm", "pass@1", "pass_at_1", "prompt_level_strict_acc", "em", "f1")
@@ -49,14 +49,6 @@ def at(place):
         raise BadInput(f"{place}: {error}") from None
 
 
-def rows_of(path, limit=None):
-    """Rows of a file that must not be empty -> [(line number, row)]."""
-    rows = read_jsonl(path, limit)
-    if not rows:
-        raise BadInput(f"{path}: no records")
-    return rows
-
-
 # ---- suites ---------------------------------------------------------------------------------------------------
 
 
@@ -69,20 +61,19 @@ def read_suite(path, limit=None):
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files:
         raise BadInput(f"{path}: no *.jsonl in this folder")
-    items, ids, types = [], {}, {}
+    items, types = {}, {}
     for file in files:
-        for number, row in rows_of(file, limit):
-            here = f"{file.name}:{number}"
+        rows = read_jsonl(file, limit)
+        if not rows:
+            raise BadInput(f"{file}: no records")
+        for number, row in rows:
             with at(f"{file}:{number}"):
                 item = suite_item(row, file.stem.encode("utf-8", "replace").decode(), number)
-                first = ids.setdefault(item["id"], here)
-                need(first == here, "id", f"another one than that of {first}", item["id"])
-                if item["type"] in SCORED:
-                    kind, first = types.setdefault(item["slice"], (item["type"], here))
-                    need(kind == item["type"], "slice", f"another one for this {item['type']} item, as {first} is of "
-                         f"type {kind}", item["slice"])
-            items.append(item)
-    return items
+                need(item["id"] not in items, "id", "one that no other item of the suite has", item["id"])
+                kind = types.setdefault(item["slice"], item["type"]) if item["type"] in SCORED else item["type"]
+                need(kind == item["type"], "slice", f"one for items of type {item['type']}, not {kind}", item["slice"])
+            items[item["id"]] = item
+    return [*items.values()]
 
 
 def suite_item(row, stem, number):
@@ -97,8 +88,7 @@ def suite_item(row, stem, number):
         need(isinstance(item[field], str) and item[field].strip() not in ("", "*"), field, "a name", item[field])
     if kind == "ab":
         del item["prompt"]
-        need(item.get("winner") in ("candidate", "baseline", "tie"), "winner", '"candidate", "baseline" or "tie"',
-             item.get("winner"))
+        need(item.get("winner") in WINNERS, "winner", f"one of {', '.join(WINNERS)}", item.get("winner"))
     elif kind == "mc":
         item["answer"] = choice_index(item.get("choices"), item.get("answer"))
     else:
@@ -118,8 +108,7 @@ def choice_index(choices, answer):
     said = answer.strip() if isinstance(answer, str) else None
     meant = [answer] if type(answer) is int else [n for n, text in enumerate(texts) if said in (text, "ABCDEFGHIJ"[n])]
     need(len(meant) < 2, "answer", "an index: this is the letter of one choice and the text of another", answer)
-    need(meant and 0 <= meant[0] < len(texts), "answer", f"a choice's index (0 to {len(texts) - 1}), letter or text",
-         answer)
+    need(meant and meant[0] in range(len(texts)), "answer", f"index (up to {len(texts) - 1}), letter or text", answer)
     return meant[0]
 
 
@@ -134,7 +123,7 @@ def read_policy(path, slices, defaults):
     {"budget": "tokens", "latency" or "cost", "limit": ratio to the baseline from 1} or {"budget": "truncated", "limit":
     extra share of cut answers, 0..1}; null: no limit. A slice's own line outdoes "*". BadInput names file:line."""
     lines = {}
-    for number, row in rows_of(path) if path is not None else []:
+    for number, row in read_jsonl(path) if path is not None else []:
         with at(f"{path}:{number}"):
             need(("slice" in row) != ("budget" in row), "slice", 'either "slice" or "budget" in a line', [*row])
             field = "slice" if "slice" in row else "budget"
@@ -148,8 +137,7 @@ def read_policy(path, slices, defaults):
             need(type(least) is int and 1 <= least <= 10**9, "min_n", "a number of items from 1", least)
             need(isinstance(row.get("hard", True), bool), "hard", "true or false", row.get("hard"))
             low, high = (0, 1) if row[field] == "truncated" else (1, 1000)
-            need(limit is None or is_number(limit) and low <= limit <= high, "limit", f"{low} to {high} or null",
-                 limit)
+            need(limit is None or is_number(limit) and low <= limit <= high, "limit", f"{low} to {high}, null", limit)
         lines[field, row[field]] = {key: row[key] for key in row if key != field}
     base = {"margin": defaults["margin"], "min_n": defaults["min_n"], "hard": True} | lines.get(("slice", "*"), {})
     return ({name: base | lines.get(("slice", name), {}) for name in slices},
@@ -161,8 +149,10 @@ def read_policy(path, slices, defaults):
 
 def read_lm_eval(candidate, baseline, taken=()):
     """Items {"id", "slice": task, "cluster", "type": "lm-eval", "candidate", "baseline": 0..1} of two runs of
-    `lm_eval run --log_samples --output_path FOLDER`; each path is that folder, or one of its samples_*.jsonl.
 
+    lm_eval run --model hf --model_args pretrained=BASE,peft=runs/dpo --tasks gsm8k --log_samples --output_path FOLDER
+
+    (without peft= for BASE itself); each path is such a FOLDER, or one of its samples_*.jsonl.
     Documents are joined by doc_hash within a task; its score is the first of METRICS that all rows have, under the
     first filter, or the first whose name has "strict". What was taken is printed. taken: names of the suite's slices.
     BadInput: no shared task, other prompts or targets for one document, less than 95 % of a side's documents joined."""
@@ -197,15 +187,15 @@ def sample_files(path):
 
 def join_task(task, *files):
     """Items of one task from the candidate's file and the baseline's."""
-    read = [[row | {"where": f"{file}:{number}"} for number, row in rows_of(file)] for file in files]
+    read = [[row | {"where": f"{file}:{number}"} for number, row in read_jsonl(file)] for file in files]
     for row in read[0] + read[1]:
         with at(row["where"]):
             for field in ("doc_hash", "prompt_hash", "target_hash", "filter"):
                 need(isinstance(row.get(field), str), field, "text, as lm-eval 0.4 logs it", row.get(field))
             need(type(row.get("doc_id")) is int, "doc_id", "a number", row.get("doc_id"))
-    filters = [name for name in dict.fromkeys(row["filter"] for row in read[0])
-               if name in {row["filter"] for row in read[1]}]
-    chosen = next((name for name in filters if "strict" in name), [*filters, None][0])
+    names = [dict.fromkeys(row["filter"] for row in rows) for rows in read]
+    filters = [name for name in names[0] if name in names[1]]
+    chosen = min(filters, key=lambda name: "strict" not in name, default=None)  # the first strict one, or the first
     read = [[row for row in rows if row["filter"] == chosen] for rows in read]
     metric = next((name for name in METRICS if all(name in row for row in read[0] + read[1])), None)
     if chosen is None or metric is None:

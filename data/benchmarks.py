@@ -9,13 +9,13 @@ Writes  a suite, one item a line (suite.py says what an item is).
 
     gsm8k      type math: the last number of the answer is compared
     mgsm       the same, a slice for each language; a question and its translations are one cluster
-    mmlu       type mc (arc and hellaswag, too): the choices' texts are scored; --letters: shown in the prompt, and
-               their letters are scored, which models above some 7B parameters read better
+    mmlu       type mc (arc and hellaswag, too): the choices' texts are scored; --letters: they are shown in the
+               prompt, and their letters are scored
     humaneval  type code: run with --run-code
     ifeval     type format: only prompts all of whose instructions verify.py decides as IFEval's own checkers do
 
-What to look at: the last line says how many rows were left out, and why. Rows that are left out by --limit are the last
-ones; take a random part yourself where a file is sorted.
+What to look at: the line that it prints says how many rows were left out, and why. Where a file is sorted, as MMLU by
+subject, --limit takes the first subjects only.
 """
 
 import csv
@@ -53,12 +53,11 @@ def read_rows(file, limit):
         return read_jsonl(file, limit)
     try:
         with open(file, encoding="utf-8", newline="") as lines:
-            rows = [*islice(filter(None, csv.reader(lines)), limit)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{file}: not a CSV in UTF-8 ({str(error)[:100]})") from None
-    subject = re.sub("_(test|dev|val)$", "", Path(file).stem)
-    return enumerate(({"question": cells[0], "choices": cells[1:-1], "answer": cells[-1], "subject": subject}
-                      for cells in rows), 1)
+            return [(number, {"question": cells[0], "choices": cells[1:-1], "answer": cells[-1],
+                              "subject": Path(file).stem.rsplit("_", 1)[0]})  # law_test.csv
+                    for number, cells in enumerate(islice(csv.reader(lines), limit), 1)]
+    except (UnicodeDecodeError, csv.Error, IndexError) as error:
+        raise BadInput(f"{file}: not MMLU's CSV in UTF-8 ({str(error)[:100]})") from None
 
 
 def text(row, *names):
@@ -82,16 +81,14 @@ def choice(row, letters):
     labels, choices = (choices.get("label"), choices.get("text")) if isinstance(choices, dict) else (None, choices)
     need(isinstance(choices, list) and 2 <= len(choices) <= 10 and all(isinstance(c, str) and c for c in choices),
          "choices", "2 to 10 texts", choices)
-    names, digits = [*"ABCDEFGHIJ"[:len(choices)]], [*map(str, range(len(choices)))]
-    known = next((one for one in (labels, digits, names) if one and str(answer) in one), None)
+    question, names, digits = text(row, "question", "ctx"), [*"ABCDEFGHIJ"[:len(choices)]], "0123456789"[:len(choices)]
+    known = next((one for one in (labels, [*digits], names) if one and str(answer) in one), None)
     need(known and len(known) == len(choices), "answer", "index or label of a choice", answer)
-    question, index = text(row, "question", "ctx"), known.index(str(answer))
     if letters:
-        shown = "\n".join(f"{name}. {one}" for name, one in zip(names, choices))
-        return {"type": "mc", "prompt": f"{question}\n{shown}\nAnswer with the letter only.", "choices": names,
-                "answer": index}
+        shown = "".join(f"\n{name}. {one}" for name, one in zip(names, choices))
+        question, choices = f"{question}{shown}\nAnswer with the letter only.", names
     return ("two choices are the same" if len({one.strip() for one in choices}) < len(choices) else
-            {"type": "mc", "prompt": question, "choices": choices, "answer": index})
+            {"type": "mc", "prompt": question, "choices": choices, "answer": known.index(str(answer))})
 
 
 def program(row):
@@ -136,8 +133,7 @@ def instructions(row):
 
 
 def main(args):
-    items, left_out, seen = [], Counter(), Counter()
-    by = "lang" if args.layout == "mgsm" else args.by
+    items, left_out, seen, by = [], Counter(), Counter(), "lang" if args.layout == "mgsm" else args.by
     for number, row in read_rows(args.file, args.limit):
         with at(f"{args.file}:{number}"):
             made = (sums(row) if args.layout in ("gsm8k", "mgsm") else program(row) if args.layout == "humaneval" else
