@@ -82,7 +82,7 @@ def choice(row, letters):
     need(isinstance(choices, list) and 2 <= len(choices) <= 10 and all(isinstance(c, str) and c for c in choices),
          "choices", "2 to 10 texts", choices)
     question, names, digits = text(row, "question", "ctx"), [*"ABCDEFGHIJ"[:len(choices)]], "0123456789"[:len(choices)]
-    known = next((one for one in (labels, [*digits], names) if one and str(answer) in one), None)
+    known = next((one for one in (labels, [*digits], names) if isinstance(one, list) and str(answer) in one), None)
     need(known and len(known) == len(choices), "answer", "index or label of a choice", answer)
     if letters:
         shown = "".join(f"\n{name}. {one}" for name, one in zip(names, choices))
@@ -120,8 +120,8 @@ def constraints(instruction, given):
 def instructions(row):
     """IFEval: a prompt with its instructions. A text: the one for which the item is left out."""
     names, given = row.get("instruction_id_list"), row.get("kwargs")
-    need(isinstance(names, list) and names and all(isinstance(one, str) for one in names), "instruction_id_list",
-         "a list of names", names)
+    need(isinstance(names, list) and names and all(isinstance(one, str) and one for one in names),
+         "instruction_id_list", "a list of names", names)
     need(isinstance(given, list) and len(given) == len(names) and all(isinstance(one, dict) for one in given), "kwargs",
          "an object for each instruction", given)
     try:

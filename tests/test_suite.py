@@ -366,6 +366,42 @@ def test_a_bad_row_of_a_benchmark(tmp_path, layout, row, field):
     assert not (tmp_path / "suite.jsonl").exists()
 
 
+POLICY = [{"slice": "a", "margin": 0.1, "min_n": 3, "hard": True}, {"budget": "tokens", "limit": 1.1}]
+BENCHMARKS = {
+    "gsm8k": {"question": "Q", "answer": "#### 4"}, "mgsm": {"lang": "de", "question": "Q", "answer": "4"},
+    "mmlu": {"question": "Q", "choices": ["a", "b"], "answer": 1},
+    "arc": {"question": "Q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"},
+    "humaneval": {"prompt": "def f():", "test": "def check(candidate):\n assert candidate()", "entry_point": "f"},
+    "ifeval": {"prompt": "P", "instruction_id_list": ["x:no_comma", "x:frequency", "x:letter_frequency"], "kwargs": [
+        {}, {"keyword": "no", "frequency": 2, "relation": "less than"},
+        {"letter": "a", "let_frequency": 2, "let_relation": "at least"}]}}
+
+
+def test_bad_policies_samples_and_benchmarks_are_refused_in_one_line(tmp_path):
+    def written(path, *rows):
+        path.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode())
+        return path
+
+    rng, refused = random.Random(3), [0, 0, 0]
+    good = next(samples(tmp_path / "good", plain(2)).rglob("*.jsonl"))
+    rows = [json.loads(line) for line in good.read_text().splitlines()]
+    for number in range(1500):
+        layout = rng.choice([*BENCHMARKS])
+        try:
+            if number % 3 == 0:
+                read_policy(written(tmp_path / "x.jsonl", damaged(rng.choice(POLICY), rng)), ["a"], DEFAULTS)
+            elif number % 3 == 1:
+                bad = written(tmp_path / good.name, damaged(rows[0], rng), rows[1])
+                assert all(0 <= item["candidate"] <= 1 for item in read_lm_eval(bad, good))
+            else:
+                converted(tmp_path, layout, str(written(tmp_path / "x.jsonl", damaged(BENCHMARKS[layout], rng))))
+        except BadInput as error:
+            refused[number % 3] += 1
+            check_message(error, tmp_path, where=False)
+            assert str(error).startswith(str(tmp_path))
+    assert all(200 < count < 500 for count in refused)
+
+
 @pytest.mark.parametrize(("layout", "name", "count", "flags"), [
     ("gsm8k", "gsm8k_test", 1319, []), ("mmlu", "mmlu_test2000", 1998, []), ("mmlu", "mmlu_dev", 285, ["--letters"]),
     ("humaneval", "humaneval164", 164, []), ("ifeval", "ifeval541", 99, []), ("mgsm", "mgsm", 2750, [])])
