@@ -190,9 +190,9 @@ def join_task(task, *files):
     read = [[row | {"where": f"{file}:{number}"} for number, row in read_jsonl(file)] for file in files]
     for row in read[0] + read[1]:
         with at(row["where"]):
-            for field in ("doc_hash", "prompt_hash", "target_hash", "filter"):
-                need(isinstance(row.get(field), str), field, "text, as lm-eval 0.4 logs it", row.get(field))
-            need(type(row.get("doc_id")) is int, "doc_id", "a number", row.get("doc_id"))
+            for field in ("doc_hash", "prompt_hash", "target_hash", "filter", "doc_id"):
+                kind = int if field == "doc_id" else str
+                need(type(row.get(field)) is kind, field, f"what lm-eval 0.4 logs ({kind.__name__})", row.get(field))
     names = [dict.fromkeys(row["filter"] for row in rows) for rows in read]
     filters = [name for name in names[0] if name in names[1]]
     chosen = min(filters, key=lambda name: "strict" not in name, default=None)  # the first strict one, or the first
@@ -205,17 +205,16 @@ def join_task(task, *files):
     for rows in read:
         ids = Counter(row["doc_id"] for row in rows)
         for row in rows:
+            value = row[metric]
             with at(row["where"]):
                 need(ids[row["doc_id"]] == 1, "doc_id", f"a document once under the filter {chosen}", row["doc_id"])
-                need((isinstance(row[metric], bool) or is_number(row[metric])) and 0 <= row[metric] <= 1, metric,
-                     "a number from 0 to 1", row[metric])
+                need((isinstance(value, bool) or is_number(value)) and 0 <= value <= 1, metric, "0 to 1", value)
         sides.append({(row["doc_hash"], row["doc_hash"] in again and row["doc_id"]): row for row in rows})
     pairs = [(row, sides[1][key]) for key, row in sides[0].items() if key in sides[1]]
     for one, other in pairs:
-        with at(one["where"]):
-            for field in ("prompt_hash", "target_hash"):
-                need(one[field] == other[field], field, f"that of {other['where']}: run both with the same task, shots "
-                     "and chat template")
+        for field in ("prompt_hash", "target_hash"):
+            with at(one["where"]):
+                need(one[field] == other[field], field, f"that of {other['where']} (same task, shots, chat template)")
     counts = f"{len(pairs)} documents of {len(read[0])} and {len(read[1])}"
     if len(pairs) < 0.95 * max(map(len, read)):
         raise BadInput(f"{files[0]}: with {files[1]} only {counts}: run both on the same data with the same --limit")

@@ -4,7 +4,7 @@ Reads   FILE in the layout of its makers: JSONL, the CSV of MMLU, or hf:NAME[[:C
 Writes  a suite, one item a line (suite.py says what an item is).
 
     python data/benchmarks.py gsm8k hf:openai/gsm8k:main:test --out runs/suite/gsm8k.jsonl --limit 200
-    python data/benchmarks.py mmlu hf:cais/mmlu:all:test --out runs/suite/mmlu.jsonl --by subject
+    python data/benchmarks.py mmlu hf:cais/mmlu:all:test --out runs/suite/mmlu.jsonl --by subject --limit 20
     python data/benchmarks.py mgsm mgsm.jsonl --out runs/suite/mgsm.jsonl
 
     gsm8k      type math: the last number of the answer is compared
@@ -14,15 +14,13 @@ Writes  a suite, one item a line (suite.py says what an item is).
     humaneval  type code: run with --run-code
     ifeval     type format: only prompts all of whose instructions verify.py decides as IFEval's own checkers do
 
-What to look at: the line that it prints says how many rows were left out, and why. Where a file is sorted, as MMLU by
-subject, --limit takes the first subjects only.
+What to look at: the line that it prints says how many rows were left out, and why.
 """
 
 import csv
 import re
 import sys
 from collections import Counter
-from itertools import islice
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
@@ -39,23 +37,21 @@ def parse_args(argv=None):
                    choices=("gsm8k", "mgsm", "mmlu", "arc", "hellaswag", "humaneval", "ifeval"))
     p.add_argument("file", help="JSONL, CSV or hf:NAME[[:CONFIG]:SPLIT]")
     p.add_argument("--out", required=True, help="suite to write, *.jsonl")
-    p.add_argument("--limit", type=at_least(1), help="only the first rows")
+    p.add_argument("--limit", type=at_least(1), help="only the first rows of each slice")
     p.add_argument("--letters", action="store_true", help="multiple choice: show the choices, score their letters")
     p.add_argument("--by", help="field whose values become the slices, as subject in MMLU (default: one slice)")
     return p.parse_args(argv)
 
 
-def read_rows(file, limit):
+def read_rows(file):
     """[(row number, row)] of a file or hf: name. The CSV of MMLU has no header: question, choices, letter."""
-    if file.startswith("hf:"):
-        return enumerate(islice(hub_rows(file[3:]), limit), 1)
     if not file.endswith(".csv"):
-        return read_jsonl(file, limit)
+        return enumerate(hub_rows(file[3:]), 1) if file.startswith("hf:") else read_jsonl(file)
     try:
         with open(file, encoding="utf-8", newline="") as lines:
             return [(number, {"question": cells[0], "choices": cells[1:-1], "answer": cells[-1],
                               "subject": Path(file).stem.rsplit("_", 1)[0]})  # law_test.csv
-                    for number, cells in enumerate(islice(csv.reader(lines), limit), 1)]
+                    for number, cells in enumerate(csv.reader(lines), 1)]
     except (UnicodeDecodeError, csv.Error, IndexError) as error:
         raise BadInput(f"{file}: not MMLU's CSV in UTF-8 ({str(error)[:100]})") from None
 
@@ -134,12 +130,14 @@ def instructions(row):
 
 def main(args):
     items, left_out, seen, by = [], Counter(), Counter(), "lang" if args.layout == "mgsm" else args.by
-    for number, row in read_rows(args.file, args.limit):
+    for number, row in read_rows(args.file):
         with at(f"{args.file}:{number}"):
-            made = (sums(row) if args.layout in ("gsm8k", "mgsm") else program(row) if args.layout == "humaneval" else
-                    instructions(row) if args.layout == "ifeval" else choice(row, args.letters))
             name = f"{args.layout}-{text(row, by)}" if by else args.layout
             seen[name] += 1
+            if args.limit and seen[name] > args.limit:
+                continue
+            made = (sums(row) if args.layout in ("gsm8k", "mgsm") else program(row) if args.layout == "humaneval" else
+                    instructions(row) if args.layout == "ifeval" else choice(row, args.letters))
             if isinstance(made, str):
                 left_out[made] += 1
                 continue

@@ -266,7 +266,7 @@ def test_the_same_document_twice_is_joined_by_number(tmp_path):
     (plain(20, target_hash="u"), r"\.jsonl:1: field 'target_hash'"),
     (plain(18), "18 documents of 18 and 20: run both on the same data"),
     ([(n + 2, {}) for n in range(20)], "only 18 documents of 20 and 20"),
-    (plain(20, acc=1.5), r"\.jsonl:1: field 'acc': expected a number from 0 to 1, got '1.5'"),
+    (plain(20, acc=1.5), r"\.jsonl:1: field 'acc': expected 0 to 1, got '1.5'"),
     (plain(20, acc=None), "field 'acc'"), (plain(20, acc="1"), "field 'acc'"), (plain(20, acc=[1]), "field 'acc'"),
     (plain(20, acc=float("nan")), r"\.jsonl:1: not a JSON object"),
     (plain(20, filter="other"), "no shared filter"), (plain(20, filter=3), "field 'filter'"),
@@ -303,6 +303,7 @@ def test_sums(tmp_path):
     assert verify(item, "so 1004")["ok"] and not verify(item, "so 4")["ok"]
     rows = [{"lang": lang, "question": q, "answer": a} for lang in ("de", "en") for q, a in (("x", "18"), ("y", "3"))]
     items = converted(tmp_path, "mgsm", rows)
+    assert [i["id"] for i in converted(tmp_path, "mgsm", rows, "--limit", "1")] == ["mgsm-1", "mgsm-3"]
     assert [(i["slice"], i["cluster"]) for i in items] == [("mgsm-de", "mgsm-1"), ("mgsm-de", "mgsm-2"),
                                                            ("mgsm-en", "mgsm-1"), ("mgsm-en", "mgsm-2")]
 
