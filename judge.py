@@ -394,7 +394,7 @@ def main(args):
             opened.clear()
             free_memory()
             opened.extend((j, *open_judge(judges[j], constitution, args.quantize, args.concurrency, args.seed,
-                                             out / "kept.jsonl")))
+                                             out / "kept.jsonl", record.setdefault("logprobs", {}))))
         return opened[1:]
 
     def check(batch):

@@ -9,6 +9,7 @@ import json
 import math
 import random
 import re
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -408,12 +409,13 @@ def asked(rows):
     return rows[0]["prompt"], [row["completion"] for row in rows], rows[0].get("slice"), rows[0].get("tools")
 
 
-def open_judge(judge, constitution, quantize="auto", concurrency=8, seed=0, kept=None):
+def open_judge(judge, constitution, quantize="auto", concurrency=8, seed=0, kept=None, kinds=None):
     """A judge as two functions (score, pair).
 
     score([rows of one prompt, ...]) -> one vote per row, {"score", "scores", "sd", "mass", "raw", "tokens"}: score on
     0-5, or a reward of no unit where raw. pair([(row, row), ...]) -> [{"p": [P(first is better) asked in this order, in
-    the other], "tokens"}]. judge: "random", NAME@URL, a reward model or a causal model. kept: see ask_endpoint."""
+    the other], "tokens"}]. judge: "random", NAME@URL, a reward model or a causal model. kept: see ask_endpoint. kinds:
+    {judge: did its endpoint give log-probabilities when the run began?}, filled here; BadInput if that changed."""
     criteria = constitution["criteria"]
     if judge == "random":
         def draw(row):
@@ -422,9 +424,12 @@ def open_judge(judge, constitution, quantize="auto", concurrency=8, seed=0, kept
         return lambda groups: [vote(draw(row), criteria, 0) for rows in groups for row in rows], None
     name, at, url = judge.partition("@http")
     if at:
-        def ask(requests):
+        def ask(requests, kept=kept):
             return ask_endpoint("http" + url, name, requests, concurrency, kept)
-        logprobs = has_logprobs(ask)
+        logprobs, kinds = has_logprobs(partial(ask, kept=None)), {} if kinds is None else kinds
+        if kinds.setdefault(judge, logprobs) != logprobs:
+            raise BadInput(f"{judge} gave {'' if kinds[judge] else 'no '}log-probabilities when this run began, now it "
+                           "is the other way round: start that server as it was, or judge all into a new --out")
         return (lambda groups: votes_of(judge_endpoint(ask, logprobs, constitution, [*map(asked, groups)]), criteria),
                 lambda pairs: [{"p": p, "tokens": tokens} for p, tokens in pair_endpoint(
                     ask, logprobs, constitution, [*map(asked, pairs)])])

@@ -371,6 +371,33 @@ def test_scores_from_top_logprobs(server, tmp_path, capsys):
     assert "gives log-probabilities" in capsys.readouterr().out and judged[0]["judge"] == f"m@{server.url}"
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["lost", "gained"])
+def test_two_kinds_of_scores_are_never_mixed(server, tmp_path, first):
+    """A server that loses or gains its log-probabilities between the two halves of a run is refused."""
+    (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
+    rows = [{"id": f"q{n}", "candidate": k, "prompt": f"Hi {n}", "completion": f"{n} {k}"}
+            for n in range(20) for k in range(2)]
+    argv = ["judge", "--judge", "m", "--endpoint", server.url, "--constitution", tmp_path / "c.md", "--data",
+            write(tmp_path / "d.jsonl", rows), "--out", tmp_path / "j", "--no-orders"]
+
+    def answer(request, number):
+        if number > stop or request.get("logprobs") and not gives:
+            return 400
+        return digits(**{"5": 0.9}) if request.get("logprobs") else reply('{"kind": 5}')
+    gives, stop, server.answer = first, 36, answer
+    with pytest.raises(BadInput):
+        run_main(*argv)
+    votes = (tmp_path / "j" / "votes-1.jsonl").read_bytes()
+    assert votes.count(b"\n") == 32
+    gives, stop = not first, 10 ** 6
+    with pytest.raises(BadInput, match=f"gave {'' if first else 'no '}log-probabilities when this run began"):
+        run_main(*argv)
+    assert (tmp_path / "j" / "votes-1.jsonl").read_bytes() == votes
+    gives = first
+    run_main(*argv)
+    assert '"finished": true' in (tmp_path / "j" / "run.json").read_text()
+
+
 def test_a_reply_without_its_log_probabilities_is_asked_again(server):
     server.answer = lambda request, number: reply("5") if number == 1 else digits(**{"5": 0.9})
     asked = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
@@ -511,7 +538,7 @@ def test_what_asking_again_does_not_help(server, answer, remedy):
 
 def test_a_storm_of_429_loses_nothing(server, monkeypatch, capsys):
     """The server takes two requests at a time and turns all others away: each is asked until it has its reply."""
-    monkeypatch.setattr(inference, "PATIENCE", 5)
+    monkeypatch.setattr(inference, "PATIENCE", 60)
     working = threading.Semaphore(2)
 
     def answer(request, number):
