@@ -73,15 +73,23 @@ ROLES = {"human": "user", "gpt": "assistant", "observation": "tool",  # ShareGPT
          "system": "system", "user": "user", "assistant": "assistant", "tool": "tool", "developer": "system"}
 
 
-def read_jsonl(path):
-    """[(line number, row), ...] of a JSONL file. BadInput names file:line; NaN and Infinity are refused."""
+MAX_LINE = 1 << 24  # bytes of a JSONL line: a file without line breaks is refused before it fills the memory
+
+
+def read_jsonl(path, limit=None):
+    """[(line number, row), ...] of a JSONL file, of its first `limit` rows when given: the rest is not read. BadInput
+    names file:line; NaN and Infinity are refused."""
     path, rows = Path(path), []
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise BadInput(f"{path}: {'a folder or device, expected a file' if path.exists() else 'no such file'}")
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+            if len(line) > MAX_LINE:
+                raise BadInput(f"{path}:{number}: a line of more than {MAX_LINE >> 20} MiB; expected one record a line")
             if not line.strip():
                 continue
+            if len(rows) == limit:
+                break
             try:
                 row = json.loads(line.decode("utf-8-sig"))
                 json.dumps(row, ensure_ascii=False, allow_nan=False).encode()  # NaN, 1e999, lone surrogates
@@ -226,13 +234,13 @@ def normalise(row, kind):
 
 
 def read_records(path, kind, limit=None):
-    """Normalised rows of a JSONL file or of hf:name[:split]; `id` is filled in where absent, and unique."""
+    """Normalised rows of a JSONL file or of hf:name[[:config]:split]; `id` is filled in where absent, and unique."""
     where, rows, seen = str(path), [], set()
     if where.startswith("hf:"):
         raw = [(n, {k: v for k, v in row.items() if v is not None or k in ("label_chosen", "label_rejected")})
-               for n, row in enumerate(_hub_rows(where[3:]), 1)]
+               for n, row in enumerate(hub_rows(where[3:]), 1)]
     else:
-        raw = read_jsonl(path)
+        raw = read_jsonl(path, limit)
     for number, row in raw[:limit]:
         try:
             row = normalise(row, kind)
@@ -251,15 +259,17 @@ def read_records(path, kind, limit=None):
     return rows
 
 
-def _hub_rows(name):
+def hub_rows(name):
+    """Rows of NAME[[:CONFIG]:SPLIT], a data set of the hub or a local folder of the library `datasets`."""
     import datasets
 
-    name, _, split = name.partition(":")
+    name, _, rest = name.partition(":")
+    config, _, split = rest.rpartition(":")
     try:
         if (Path(name) / "state.json").exists() or (Path(name) / "dataset_dict.json").exists():
             data = datasets.load_from_disk(name)
             return data[split or "train"] if isinstance(data, datasets.DatasetDict) else data
-        return datasets.load_dataset(name, split=split or "train")
+        return datasets.load_dataset(name, config or None, split=split or "train")
     except Exception as error:  # the library raises a dozen kinds: no network, no such name, no such split
         raise BadInput(f"hf:{name}: cannot be loaded ({type(error).__name__}: {str(error)[:160]})") from None
 

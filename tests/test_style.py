@@ -13,13 +13,15 @@ from conftest import ROOT, run_script
 from mutants import MUTANTS
 
 FLOOR = ("common", "packed", "models", "training", "watch", "inference", "scoring", "inside", "sandbox", "grounding",
-         "verify", "filters", "report")
+         "verify", "filters", "suite", "decision", "answers", "lineage", "report")
 STAGES = tuple(sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in FLOOR))
 SOURCES = [ROOT / f"{name}.py" for name in FLOOR + STAGES]
 MAY_USE = {"common": set(), "packed": {"common"}, "models": {"common", "packed"}, "inference": {"common"},
            "training": {"common", "packed", "models"}, "inside": set(), "sandbox": {"common", "inside"},
            "grounding": set(), "verify": {"common", "grounding", "sandbox"}, "filters": {"common", "verify"},
            "report": set(),
+           "suite": {"common", "verify"},
+           "decision": set(), "answers": {"common", "packed", "inference", "verify"}, "lineage": {"common", "models"},
            "scoring": {"common", "packed", "models", "inference"},
            "watch": {"common", "packed", "models", "training", "inference"}}
 
