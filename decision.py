@@ -18,23 +18,23 @@ PROFILES = {"hobby": {"looks": (2, 4, 8, 16), "margin": 0.10, "min_n": 30},
 ALPHA = 0.05  # wrong blocks of an unchanged model, over all slices and looks; wrong clearings of a slice at its margin
 BASELINE_DRAWS = 2  # answers of the baseline for each of the candidate: they are cached, and halve its share of noise
 DUST = 0.01  # a drop below one point never blocks, however sure it is
-THIN, THIN_ALPHA = 0.03, 0.0125  # sampling goes on while the mean of all slices may have fallen by this much
+THIN, THIN_ALPHA = 0.03, 0.0125  # sampling goes on while the mean of 8 slices may have fallen by this (fewer: by more)
 RATES = (0.7, 1.0)  # mean and concentration of the pass rates assumed where nothing was measured: most are near 0 or 1
 
 
 # ---- one slice ------------------------------------------------------------------------------------------------
 
 
-def paired(d, groups):
+def paired(d, groups, floor=1):
     """(mean of d [n], standard error, clusters G). groups [n]: cluster of each item, as 0 .. G-1.
 
-    Cluster-robust: G/(G-1) x sum over clusters of (summed deviations)^2 / n^2. The error is never below 1/G, what one
-    flipped cluster would make: few items that all agree are no proof."""
+    Cluster-robust: G/(G-1) x sum over clusters of (summed deviations)^2 / n^2. The error is never below floor/G, what
+    one flipped cluster would make: few items that all agree are no proof."""
     n, mean = len(d), float(np.mean(d))
     sums = np.bincount(groups, d - mean)
     G = len(sums)
     error = math.sqrt(G / (G - 1) * float(sums @ sums)) / n if G > 1 else math.inf
-    return mean, max(error, 1 / G), G
+    return mean, max(error, floor / G), G
 
 
 @cache
@@ -72,15 +72,12 @@ def sequential(policies, looks, draw):
     the mean of all of them (a drop thin in each slice): an unchanged model is blocked in at most ALPHA of the runs. It
     is CLEAR, and is asked no more, when its lower bound at level ALPHA / looks lies above -margin (non-inferiority; all
     must clear, so slices need no correction: intersection-union). One failure ends the run. With all clear, sampling
-    goes on as long as the mean may have fallen by THIN.
+    goes on as long as the mean may have fallen by THIN. A slice that draw leaves out has no score, and no part in it.
     found {slice: (mean, error, G)}; ks {slice: answers per item seen}; failed [slices]; pooled: did the mean fall?"""
     hard = [name for name, policy in policies.items() if policy["hard"]]
     level = ALPHA / (len(hard) + 1)
     found, ks, clear, thin = {}, {}, set(), False
     for look, k in enumerate(looks):
-        if look == 1:
-            policies = {name: policy for name, policy in policies.items() if name in found}
-            hard = [name for name in hard if name in found]
         wanted = [name for name, policy in policies.items()
                   if not look or not policy["once"] and (thin or name not in clear)]
         if not wanted:
@@ -90,11 +87,16 @@ def sequential(policies, looks, draw):
             times = 1 if policies[name]["once"] else len(looks)
             if clears(found[name], policies[name], ALPHA / times):
                 clear.add(name)
-        failed = [name for name in hard if name in found and fell(*found[name][:2], found[name][2] - 1, level / (
+        policies = {name: policy for name, policy in policies.items() if name in found}  # those with any score
+        hard = [name for name in hard if name in found]
+        if not hard:
+            break
+        failed = [name for name in hard if fell(*found[name][:2], found[name][2] - 1, level / (
             1 if policies[name]["once"] else len(looks)))]
-        mean, error, df = pool({name: found[name] for name in hard or found})
-        fallen = bool(hard) and fell(mean, error, df, level / len(looks))
-        thin = clear.issuperset(hard) and mean - quantile(1 - THIN_ALPHA, df) * error < -THIN
+        mean, error, df = pool({name: found[name] for name in hard})
+        fallen = fell(mean, error, df, level / len(looks))
+        thin = clear.issuperset(hard) and mean - quantile(1 - THIN_ALPHA, df) * error < -THIN * max(
+            1, (8 / len(hard)) ** 0.5)
         if failed or fallen or clear.issuperset(hard) and not thin:
             return found, ks, failed, fallen
     return found, ks, [], False
@@ -115,8 +117,8 @@ def describe(found, policy, hypotheses, looks, failed):
     clear = clears(found, policy, ALPHA / times)
     verdict, need = "FAIL" if failed else "CLEAR" if clear else "UNSURE", None
     if verdict == "UNSURE" and mean > -policy["margin"] and math.isfinite(error):
-        need = max(policy["min_n"], G + 1)
-        while low_bound(mean, error * math.sqrt(G / need), need, ALPHA / times) <= -policy["margin"]:
+        need, spread = max(policy["min_n"], G + 1), error * math.sqrt(G) * (error > 1 / G)
+        while low_bound(mean, max(spread / math.sqrt(need), 1 / need), need, ALPHA / times) <= -policy["margin"]:
             need = math.ceil(need * 1.02)
     mde = (-quantile(ALPHA / hypotheses / times, G - 1) + quantile(0.8, G - 1)) * error
     return {"delta": mean, "low": max(mean - width, -1.0), "high": min(mean + width, 1.0), "clusters": G,
@@ -173,7 +175,7 @@ def win_rate(p, lengths, rivals, groups):
 
 def ratio_of(candidate, baseline, groups):
     """(ratio, low, high) of two positive quantities per item: exp of the mean log-ratio, 95 % t interval."""
-    mean, error, G = paired(np.log(np.asarray(candidate, float) / np.asarray(baseline, float)), groups)
+    mean, error, G = paired(np.log(np.asarray(candidate, float) / np.asarray(baseline, float)), groups, floor=0)
     width = quantile(0.975, G - 1) * error
     return tuple(math.exp(min(max(x, -50), 50)) for x in (mean, mean - width, mean + width))
 
