@@ -10,7 +10,6 @@ from collections import Counter
 from functools import cache
 
 import numpy as np
-from scipy.stats import norm
 from scipy.stats import t as student
 
 PROFILES = {"hobby": {"looks": (2, 4, 8, 16), "margin": 0.10, "min_n": 30},
@@ -18,7 +17,7 @@ PROFILES = {"hobby": {"looks": (2, 4, 8, 16), "margin": 0.10, "min_n": 30},
 ALPHA = 0.05  # wrong blocks of an unchanged model, over all slices and looks; wrong clearings of a slice at its margin
 BASELINE_DRAWS = 2  # answers of the baseline for each of the candidate: they are cached, and halve its share of noise
 DUST = 0.01  # a drop below one point never blocks, however sure it is
-THIN, THIN_ALPHA = 0.03, 0.0125  # sampling goes on while the mean of 8 slices may have fallen by this (fewer: by more)
+THIN, THIN_ALPHA = 0.03, 0.0125  # asked on while the mean of 8 slices may have fallen by this (of fewer: by more)
 RATES = (0.7, 1.0)  # mean and concentration of the pass rates assumed where nothing was measured: most are near 0 or 1
 
 
@@ -39,7 +38,7 @@ def paired(d, groups, floor=1):
 
 @cache
 def quantile(level, df):
-    """t quantile; one degree of freedom at least."""
+    """t quantile; one degree of freedom at least, math.inf for the normal."""
     return float(student.ppf(level, max(df, 1)))
 
 
@@ -49,15 +48,22 @@ def fell(mean, error, df, level):
 
 
 def low_bound(mean, error, G, level):
-    """One-sided lower bound. What G clusters never showed may still happen in 3/G of them (rule of three)."""
-    return mean - max(quantile(1 - level, G - 1) * error, 3 / G)
+    """One-sided lower bound. A loss may be rare and whole, which no t interval sees: x clusters that lost everything
+    may stand for x + z^2/2 + z sqrt(x + z^2/4) of them (score bound of a Poisson count at ALPHA), none for 3 (rule of
+    three). The prompts are the same at every look: this needs no correction for looks."""
+    z = quantile(1 - ALPHA, math.inf)
+    rare = max(3.0, z * z / 2 + z * math.sqrt(max(-mean, 0.0) * G + z * z / 4))
+    return mean - max(quantile(1 - level, G - 1) * error, rare / G)
 
 
 def pool(found):
-    """Mean of the slice means, its error, degrees of freedom. found: {slice: (mean, error, G)}."""
+    """Mean of the slice means, its error, degrees of freedom (Welch-Satterthwaite). found: {slice: (mean, error, G)}."""
     means, errors, sizes = zip(*found.values())
     error = math.sqrt(sum(e * e for e in errors)) / len(errors)
-    return sum(means) / len(means), error, sum(G - 1 for G in sizes)
+    largest = max(errors)  # inf where a slice has one cluster
+    df = sum((e / largest) ** 2 for e in errors) ** 2 / sum((e / largest) ** 4 / (G - 1) for e, G in zip(
+        errors, sizes)) if math.isfinite(largest) else 0
+    return sum(means) / len(means), error, math.floor(df)
 
 
 # ---- the rule -------------------------------------------------------------------------------------------------
@@ -85,18 +91,17 @@ def sequential(policies, looks, draw):
         for name, (d, groups) in draw(wanted, k).items():
             found[name], ks[name] = paired(d, groups), k
             times = 1 if policies[name]["once"] else len(looks)
-            if clears(found[name], policies[name], ALPHA / times):
-                clear.add(name)
-        policies = {name: policy for name, policy in policies.items() if name in found}  # those with any score
+            (clear.add if clears(found[name], policies[name], ALPHA / times) else clear.discard)(name)
+        policies = {name: policy for name, policy in policies.items() if name in found}  # the others have no item
         hard = [name for name in hard if name in found]
-        if not hard:
+        if not found:
             break
         failed = [name for name in hard if fell(*found[name][:2], found[name][2] - 1, level / (
             1 if policies[name]["once"] else len(looks)))]
-        mean, error, df = pool({name: found[name] for name in hard})
-        fallen = fell(mean, error, df, level / len(looks))
+        mean, error, df = pool({name: found[name] for name in hard or found})
+        fallen = bool(hard) and fell(mean, error, df, level / len(looks))
         thin = clear.issuperset(hard) and mean - quantile(1 - THIN_ALPHA, df) * error < -THIN * max(
-            1, (8 / len(hard)) ** 0.5)
+            1, (8 / max(len(hard), 1)) ** 0.5)
         if failed or fallen or clear.issuperset(hard) and not thin:
             return found, ks, failed, fallen
     return found, ks, [], False
@@ -155,6 +160,8 @@ def win_rate(p, lengths, rivals, groups):
                   np.mean(gap <= 0) >= 0.05 and np.mean(gap >= 0) >= 0.05)}
     columns = [np.ones(len(p))] + ([np.tanh(gap / gap.std())] if gap.std() > 0 else [])
     X, beta = np.stack(columns, 1), np.zeros(len(columns))
+    if G <= len(columns):
+        return result  # the sandwich of so few clusters is singular
     for _ in range(50):
         q = 1 / (1 + np.exp(-X @ beta))
         A = X.T @ (X * (q * (1 - q))[:, None])
@@ -168,7 +175,8 @@ def win_rate(p, lengths, rivals, groups):
     np.add.at(scores, groups, X * (p - q)[:, None])
     inverse = np.linalg.inv(A)
     V = inverse @ (scores.T @ scores * G / max(G - 1, 1)) @ inverse
-    controlled, width = 1 / (1 + math.exp(-beta[0])), quantile(0.975, G - 1) * math.sqrt(V[0, 0])
+    controlled = 1 / (1 + math.exp(-beta[0]))
+    width = quantile(0.975, G - 1) * max(math.sqrt(V[0, 0]), 1 / G / (controlled * (1 - controlled)))  # as in paired
     return result | {"length_controlled": controlled, "lc_low": 1 / (1 + math.exp(min(width - beta[0], 700))),
                      "lc_high": 1 / (1 + math.exp(-width - beta[0]))}
 
@@ -202,7 +210,7 @@ def budgets(rows, limits):
             ratio, low, high = ratio_of(own, base, groups)
         else:
             ratio, error, G = paired(own - base, groups)
-            low, high = (ratio + sign * quantile(0.975, G - 1) * error for sign in (-1, 1))
+            low, high = (min(max(ratio + sign * quantile(0.975, G - 1) * error, -1.0), 1.0) for sign in (-1, 1))
         found[name] = {"candidate": float(own.mean()), "baseline": float(base.mean()), "ratio": ratio, "low": low,
                        "high": high, "limit": limits[name], "fail": limits[name] is not None and low > limits[name]}
     return found
@@ -267,28 +275,32 @@ def lowered(rates, points, rng):
 def redraw(world, fixed, policies, looks, drops, rng, placebo=False):
     """One run of the rule on drawn answers -> (verdict, answers of the candidate, "slice" or "mean" where it failed).
 
-    world(rng) -> {slice: (pass rates [n], groups [n])}; fixed {slice: (d [n], groups [n])}, the slices of deterministic
-    outcomes, whose signs are flipped at random; drops {slice: points} are planted; placebo: items change slices."""
+    world(rng) -> {slice: (pass rates [n], groups [n])}; fixed {slice: (d [n], groups [n])}, the slices without pass
+    rates: d of one answer, whose sign is drawn anew for each answer (an unchanged model's is as often up as down; for
+    the whole cluster at once); drops {slice: points} are planted; placebo: items change slices."""
     rates = world(rng)
     if placebo and rates:
         everything = np.concatenate([p for p, _ in rates.values()])
         ends = np.cumsum([len(p) for p, _ in rates.values()])[:-1]
         rates = {name: (p, np.arange(len(p))) for name, p in zip(rates, np.split(rng.permutation(everything), ends))}
     lower = {name: lowered(p, drops[name], rng) if drops.get(name) else p for name, (p, _) in rates.items()}
-    right = {name: [np.zeros(len(p)), np.zeros(len(p)), 0] for name, (p, _) in rates.items()}
-    spent = 0
+    right, spent = {name: [0, 0, 0] for name in (*rates, *fixed)}, 0
+    hit = {name: rng.permutation(len(d)) < len(d) / 2 for name, (d, _) in fixed.items() if drops.get(name)}
 
     def draw(names, k):
         nonlocal spent
         drawn = {}
         for name in names:
+            own = right[name]
             if name in fixed:
                 d, groups = fixed[name]
-                signs = rng.choice((-1.0, 1.0), int(groups.max()) + 1)[groups]
-                hit = rng.permutation(len(d)) < len(d) / 2
-                drawn[name] = np.maximum(d * signs - 2 * drops.get(name, 0.0) * hit, -1.0), groups
+                m = 1 if policies[name]["once"] else k
+                own[0] += rng.binomial(m - own[2], 0.5, groups.max() + 1)
+                own[2] = m
+                d = d * (2 * own[0] / m - 1)[groups] - 2 * drops.get(name, 0.0) * hit.get(name, 0)
+                drawn[name] = np.clip(d, -1.0, 1.0), groups
                 continue
-            (p, groups), own = rates[name], right[name]
+            p, groups = rates[name]
             own[0] += rng.binomial(k - own[2], lower[name])
             own[1] += rng.binomial((k - own[2]) * BASELINE_DRAWS, p)
             spent += (k - own[2]) * len(p)
@@ -317,7 +329,7 @@ def repeat(runs, seed, *given, **options):
 
 def wilson(hits, n, level=0.95):
     """Wilson interval of a share."""
-    z = norm.ppf(0.5 + level / 2)
+    z = quantile(0.5 + level / 2, math.inf)
     middle, half = hits / n + z * z / 2 / n, z * math.sqrt(hits / n * (1 - hits / n) / n + z * z / 4 / n / n)
     return max((middle - half) / (1 + z * z / n), 0.0), min((middle + half) / (1 + z * z / n), 1.0)
 
@@ -339,7 +351,7 @@ def prompts_needed(policy, k, looks, rates=RATES, power=0.95):
     variance of a difference is E[p(1-p)] (1/k + 1/(k BASELINE_DRAWS)) per prompt."""
     mean, concentration = rates
     noise = mean * (1 - mean) * concentration / (concentration + 1) * (1 + 1 / BASELINE_DRAWS) / k
-    z = norm.ppf(1 - ALPHA / looks) + norm.ppf(power)
+    z = quantile(1 - ALPHA / looks, math.inf) + quantile(power, math.inf)
     return max(policy["min_n"], math.ceil(noise * (z / policy["margin"]) ** 2), math.floor(3 / policy["margin"]) + 1)
 
 
@@ -354,7 +366,7 @@ def known_rates(rows, policies, looks, runs):
             tried = np.array([row["answers"]["baseline"] for row in own])
             counts[name] = np.round(np.array([row["baseline"] for row in own]) * tried), tried, groups
         else:
-            fixed[name] = d, groups
+            fixed[name] = d * (1 if policies[name]["once"] else math.sqrt(own[0]["answers"]["candidate"])), groups
     return error_rates(measured(counts), fixed, {name: policies[name] for name in pieces}, looks, runs)
 
 

@@ -4,7 +4,7 @@ No record is trusted further than it goes: a hub name has none, and its cost is 
 
 from pathlib import Path
 
-from common import digest, read_run, split_weight
+from common import digest, read_run
 from models import family_of, related
 
 
@@ -17,14 +17,15 @@ def lineage(name, until=None):
     found, stop = {}, Path(until).resolve() if until else None
 
     def visit(path, root, hash=None):
-        path = root / split_weight(str(path))[0]
-        places = [path.with_suffix(".run.json"), path / "run.json"] + [path.parent / "run.json"] * path.is_file()
+        path = root / path
+        places = [path.with_suffix(".run.json"), path.parent / "run.json"] if path.suffix == ".jsonl" else [
+            path / "run.json"]
         place, record = next(((place, record) for place in places if (record := read_run(place))), (None, None))
         if not record or path.resolve() in (stop, *found) or hash and digest(path) != hash:
             return
         here = str(place.resolve())
         found[path.resolve()] = record | {"path": here}
-        root = Path(here.removesuffix(record["path"])) if here.endswith(record["path"]) else root
+        root = Path(here.removesuffix(record["path"]) or root) if here.endswith(record["path"]) else root
         for part, hash in record["inputs"].items():
             visit(part, root, hash)
     visit(name, Path())
