@@ -17,9 +17,10 @@ PROFILES = {"hobby": {"looks": (2, 4, 8, 16), "margin": 0.10, "min_n": 30},
 ALPHA = 0.05  # wrong blocks of an unchanged model, over all slices and looks; wrong clearings of a slice at its margin
 BASELINE_DRAWS = 2  # answers of the baseline for each of the candidate: they are cached, and halve its share of noise
 DUST = 0.01  # a drop below one point never blocks, however sure it is
-THIN, THIN_ALPHA = 0.03, 0.0125  # asked on while the mean of 8 slices may have fallen by this (of fewer: by more)
+THIN, THIN_ALPHA = 0.03, 0.0125  # asked on while the mean of 8 slices may be this far down (of fewer: further)
 RATES = (0.7, 1.0)  # mean and concentration of the pass rates assumed where nothing was measured: most are near 0 or 1
 
+DISCORDANT = 0.2  # share of items with one outcome (multiple choice) that two equal models answer differently, assumed
 
 # ---- one slice ------------------------------------------------------------------------------------------------
 
@@ -348,10 +349,12 @@ def error_rates(world, fixed, policies, looks, runs, seed=0, points=(0.03, 0.05,
 
 def prompts_needed(policy, k, looks, rates=RATES, power=0.95):
     """Prompts that a slice needs, at k answers each, to be cleared in `power` of the runs when nothing changed: the
-    variance of a difference is E[p(1-p)] (1/k + 1/(k BASELINE_DRAWS)) per prompt."""
+    variance of a difference is E[p(1-p)] (1/k + 1/(k BASELINE_DRAWS)) per prompt. k None: one outcome per item, of
+    which DISCORDANT differ between two equal models."""
     mean, concentration = rates
-    noise = mean * (1 - mean) * concentration / (concentration + 1) * (1 + 1 / BASELINE_DRAWS) / k
-    z = quantile(1 - ALPHA / looks, math.inf) + quantile(power, math.inf)
+    noise = DISCORDANT if k is None else mean * (1 - mean) * concentration / (concentration + 1) * (
+        1 + 1 / BASELINE_DRAWS) / k
+    z = quantile(1 - ALPHA / (1 if k is None else looks), math.inf) + quantile(power, math.inf)
     return max(policy["min_n"], math.ceil(noise * (z / policy["margin"]) ** 2), math.floor(3 / policy["margin"]) + 1)
 
 

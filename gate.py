@@ -35,8 +35,9 @@ import torch
 from answers import ROLES, borrow, choose, compare, grade, key_of, make_answers, time_requests
 from common import (BadInput, at_least, cost_line, forecast, money, parser, prompt_ids, read_jsonl, run, save_run,
                     seed_for, start_run, write_jsonl, write_whole)
-from decision import (BASELINE_DRAWS, PROFILES, assumed, budgets, describe, describe_mean, differences, error_rates,
-                      known_rates, promises, prompts_needed, rate_lines, ratio_of, repeat, sequential, win_rate)
+from decision import (BASELINE_DRAWS, DISCORDANT, PROFILES, assumed, budgets, describe, describe_mean, differences,
+                      error_rates, known_rates, promises, prompts_needed, rate_lines, ratio_of, repeat, sequential,
+                      win_rate)
 from lineage import contaminated, returned, story
 from models import fingerprint, free_memory, load_model, load_tokenizer
 from report import html, markdown, terminal
@@ -221,12 +222,16 @@ def read_items(args):
 def power(items, policies, looks):
     """What a suite can show if pass rates are as decision.py assumes; nothing is asked."""
     sizes = {name: len({item["cluster"] for item in items if item["slice"] == name}) for name in policies}
+    fixed = {name: (np.resize([1.0] + [0.0] * round(1 / DISCORDANT - 1), n), np.arange(n)) for name, n in sizes.items()
+             if policies[name]["once"]}
     print(f"{'slice':16}{'clusters':>9}{'margin':>8}   prompts that clear it, unchanged, in 95 % at k answers each")
     for name, n in sizes.items():
-        needs = [prompts_needed(policies[name], k, len(looks)) for k in looks]
-        print(f"{name[:15]:16}{n:9}{policies[name]['margin']:8.0%}   " + ", ".join(
-            f"k {k}: {need}" for k, need in zip(looks, needs)) + "   TOO FEW" * (n < needs[-1]))
-    print("\n".join(rate_lines(error_rates(assumed(sizes), {}, policies, looks, 400))))
+        needs = [prompts_needed(policies[name], k, len(looks)) for k in ([None] if name in fixed else looks)]
+        print(f"{name[:15]:16}{n:9}{policies[name]['margin']:8.0%}   " + (", ".join(
+            f"k {k}: {need}" for k, need in zip(looks, needs)) if len(needs) > 1 else f"one look: {needs[0]}")
+            + "   TOO FEW" * (n < needs[-1]))
+    world = assumed({name: n for name, n in sizes.items() if name not in fixed})
+    print("\n".join(rate_lines(error_rates(world, fixed, policies, looks, 400))))
     print("assumed: pass rates of 70 % in the mean, most of them near 0 or 1; --selftest knows better after a gate")
     return 0
 
