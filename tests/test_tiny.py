@@ -231,7 +231,7 @@ def test_table_of_a_gate(tmp_path, capsys):
               "seconds": 2.0, "tokens": 1}
     for name, cost, inputs in (("dpo", 0.5, ["judged/pairs.jsonl", "sft"]), ("judged", 0.75, [])):
         (tmp_path / name).mkdir()
-        more = {"path": f"{name}/run.json", "cost": cost, "inputs": {str(tmp_path / path): "hash" for path in inputs}}
+        more = {"path": f"{name}/run.json", "cost": cost, "inputs": {str(tmp_path / path): "" for path in inputs}}
         (tmp_path / name / "run.json").write_text(json.dumps(record | more))
     (folder / "items.jsonl").write_text("".join(json.dumps({
         "slice": "format", "greedy_candidate": c, "greedy_baseline": b}) + "\n" for c, b in ((1, 0), (0, 1), (0, 1))))
