@@ -10,6 +10,7 @@ from collections import Counter
 from functools import cache
 
 import numpy as np
+from scipy.special import expit
 from scipy.stats import t as student
 
 PROFILES = {"hobby": {"looks": (2, 4, 8, 16), "margin": 0.10, "min_n": 30},
@@ -112,6 +113,13 @@ def clears(found, policy, level):
     return low_bound(mean, error, G, level) > -policy["margin"] and G >= policy["min_n"]
 
 
+def enough(n, margin, level, expected):
+    """Clusters, n or more (to 2 %), that clear a margin where expected(n) -> (mean, error) is what they will show."""
+    while low_bound(*expected(n), n, level) <= -margin:
+        n = math.ceil(n * 1.02)
+    return n
+
+
 def describe(found, policy, hypotheses, looks, failed):
     """What a report says of a slice: delta with its interval, verdict, clusters that would decide it, smallest drop it
     would catch. The interval is a repeated one: it holds at whichever look the run ended (level ALPHA / looks)."""
@@ -121,9 +129,8 @@ def describe(found, policy, hypotheses, looks, failed):
     clear = clears(found, policy, ALPHA / times)
     verdict, need = "FAIL" if failed else "CLEAR" if clear else "UNSURE", None
     if verdict == "UNSURE" and mean > -policy["margin"] and math.isfinite(error):
-        need = max(policy["min_n"], G + 1)
-        while low_bound(mean, error * math.sqrt(G / need), need, ALPHA / times) <= -policy["margin"]:
-            need = math.ceil(need * 1.02)
+        need = enough(max(policy["min_n"], G + 1), policy["margin"], ALPHA / times,
+                      lambda n: (mean, error * math.sqrt(G / n)))
     mde = (-quantile(ALPHA / hypotheses / times, G - 1) + quantile(0.8, G - 1)) * error
     return {"delta": mean, "low": max(mean - width, -1.0), "high": min(mean + width, 1.0), "clusters": G,
             "p_drop": float(student.cdf(mean / error, max(G - 1, 1))) if math.isfinite(error) else 0.5,
@@ -162,9 +169,9 @@ def win_rate(p, lengths, rivals, groups):
     if G <= len(columns):
         return result  # the sandwich of so few clusters is singular
     for _ in range(50):
-        q = 1 / (1 + np.exp(-X @ beta))
+        q = expit(X @ beta)
         A = X.T @ (X * (q * (1 - q))[:, None])
-        if not np.isfinite(A).all() or np.linalg.cond(A) > 1e10:
+        if np.linalg.eigvalsh(A)[0] < 1e-6 * len(p):
             return result  # separable: all answers win, or length alone decides
         step = np.linalg.solve(A, X.T @ (p - q))
         beta += step
@@ -174,10 +181,9 @@ def win_rate(p, lengths, rivals, groups):
     np.add.at(scores, groups, X * (p - q)[:, None])
     inverse = np.linalg.inv(A)
     V = inverse @ (scores.T @ scores * G / max(G - 1, 1)) @ inverse
-    controlled = 1 / (1 + math.exp(-beta[0]))
-    width = quantile(0.975, G - 1) * max(math.sqrt(V[0, 0]), 1 / G / (controlled * (1 - controlled)))  # as in paired
-    return result | {"length_controlled": controlled, "lc_low": 1 / (1 + math.exp(min(width - beta[0], 700))),
-                     "lc_high": 1 / (1 + math.exp(-width - beta[0]))}
+    error = max(math.sqrt(V[0, 0]), (2 + 2 * math.cosh(beta[0])) / G)  # 1/G of the win-rate at least, as in `paired`
+    low, middle, high = (float(expit(beta[0] + sign * quantile(0.975, G - 1) * error)) for sign in (-1, 0, 1))
+    return result | {"length_controlled": middle, "lc_low": low, "lc_high": high}
 
 
 def ratio_of(candidate, baseline, groups):
@@ -350,8 +356,9 @@ def prompts_needed(policy, k, looks, rates=RATES, power=0.95):
     variance of a difference is E[p(1-p)] (1/k + 1/(k BASELINE_DRAWS)) per prompt."""
     mean, concentration = rates
     noise = mean * (1 - mean) * concentration / (concentration + 1) * (1 + 1 / BASELINE_DRAWS) / k
-    z = quantile(1 - ALPHA / looks, math.inf) + quantile(power, math.inf)
-    return max(policy["min_n"], math.ceil(noise * (z / policy["margin"]) ** 2), math.floor(3 / policy["margin"]) + 1)
+    unlucky = quantile(1 - power, math.inf) * math.sqrt(noise)
+    return enough(policy["min_n"], policy["margin"], ALPHA / looks,
+                  lambda n: (unlucky / math.sqrt(n), max(math.sqrt(noise / n), 1 / n)))
 
 
 def known_rates(rows, policies, looks, runs):
