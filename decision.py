@@ -58,13 +58,12 @@ def low_bound(mean, error, G, level):
 
 
 def pool(found):
-    """Mean of the slice means, its error, degrees of freedom (Welch-Satterthwaite). found: {slice: (mean, error, G)}."""
+    """Mean of the slice means, its error, degrees of freedom (Welch-Satterthwaite). found {slice: (mean, error, G)}."""
     means, errors, sizes = zip(*found.values())
-    error = math.sqrt(sum(e * e for e in errors)) / len(errors)
-    largest = max(errors)  # inf where a slice has one cluster
-    df = sum((e / largest) ** 2 for e in errors) ** 2 / sum((e / largest) ** 4 / (G - 1) for e, G in zip(
-        errors, sizes)) if math.isfinite(largest) else 0
-    return sum(means) / len(means), error, math.floor(df)
+    total, df = sum(e * e for e in errors), 0
+    if math.isfinite(total):  # no slice has one cluster
+        df = math.floor(total * total / sum(e ** 4 / (G - 1) for e, G in zip(errors, sizes)))
+    return sum(means) / len(means), math.sqrt(total) / len(errors), df
 
 
 # ---- the rule -------------------------------------------------------------------------------------------------
@@ -149,16 +148,18 @@ def describe_mean(found, looks, fallen):
 # ---- win-rate and budgets -------------------------------------------------------------------------------------
 
 
-def win_rate(p, lengths, rivals, groups):
+def win_rate(p, lengths, rivals, groups, looks=1):
     """Win-rate from the judge's probabilities p [n] that the candidate's answer is better; lengths, rivals [n]: tokens
-    of the two answers -> dict with "raw" and its 95 % interval, "length_controlled" and its own.
+    of the two answers -> dict with "raw" and its 95 % interval, "length_controlled" and its own. looks: how often the
+    rule may have looked before it stopped; the intervals are then repeated ones, as in `describe`.
 
     Length control is a fractional logit, logit E[p] = theta + phi tanh(gap / sd(gap)), read at gap 0: 1/(1+e^-theta)
     (arXiv 2404.04475 with one model pair; errors: sandwich A^-1 B A^-1 with B summed by cluster, delta method). It is
     an extrapolation where the answers hardly ever are of one length: "outside_support" then, or None without any."""
     p, gap = np.asarray(p, float), np.asarray(lengths, float) - np.asarray(rivals, float)
     mean, error, G = paired(p, groups)
-    width = quantile(0.975, G - 1) * error
+    t = quantile(1 - ALPHA / looks / 2, G - 1)
+    width = t * error
     ratio = float(np.median(np.asarray(lengths, float) / np.maximum(rivals, 1)))
     result = {"raw": mean, "low": max(mean - width, 0.0), "high": min(mean + width, 1.0), "wins": int(sum(p > 0.5)),
               "losses": int(sum(p < 0.5)), "ties": int(sum(p == 0.5)), "length_controlled": None, "lc_low": None,
@@ -182,7 +183,7 @@ def win_rate(p, lengths, rivals, groups):
     inverse = np.linalg.inv(A)
     V = inverse @ (scores.T @ scores * G / max(G - 1, 1)) @ inverse
     error = max(math.sqrt(V[0, 0]), (2 + 2 * math.cosh(beta[0])) / G)  # 1/G of the win-rate at least, as in `paired`
-    low, middle, high = (float(expit(beta[0] + sign * quantile(0.975, G - 1) * error)) for sign in (-1, 0, 1))
+    low, middle, high = (float(expit(beta[0] + sign * t * error)) for sign in (-1, 0, 1))
     return result | {"length_controlled": middle, "lc_low": low, "lc_high": high}
 
 

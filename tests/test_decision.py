@@ -120,7 +120,7 @@ def test_need_decides(found):
     need = describe(found, policy(), 9, 4, False)["need"]
     for n, clear in ((need, True), (int(0.6 * need), False)):
         assert clears((mean, error * math.sqrt(G / n), n), policy(), ALPHA / 4) is clear
-    assert describe((-0.1, error, G), policy(), 9, 4, False)["need"] is None, "no number of prompts clears a lost margin"
+    assert describe((-0.1, error, G), policy(), 9, 4, False)["need"] is None, "no number clears a margin that is lost"
     assert describe((0.0, 0.01, G + 100), policy(), 9, 4, False)["need"] is None
 
 
@@ -179,7 +179,8 @@ def test_clear_slices_are_asked_no_more():
 
 def test_the_last_look_is_the_last():
     got, asked = run({"a": {None: WIDE}})
-    assert [k for k, _ in asked] == [2, 4, 8, 16] and (got["failed"], got["fallen"], got["ks"]) == ([], False, {"a": 16})
+    assert [k for k, _ in asked] == [2, 4, 8, 16] and got["ks"] == {"a": 16}
+    assert got["failed"] == [] and got["fallen"] is False
 
 
 def test_a_failure_ends_the_run():
@@ -188,7 +189,7 @@ def test_a_failure_ends_the_run():
 
 
 def test_the_level_of_a_failure():
-    """ALPHA over three hypotheses (two slices, the mean) and four looks, or over the hypotheses for what is seen once."""
+    """ALPHA over three hypotheses (two slices, the mean) and four looks, or one look for what is seen once."""
     half, n = 0.4, 65
     error = half * math.sqrt(n / (n - 1)) / math.sqrt(n)
     for once, tests in ((False, 12), (True, 3)):
@@ -272,41 +273,42 @@ def clustered(sizes, size):
 
 
 @pytest.mark.parametrize("what", ["low rates", "high rates", "even rates", "steep rates", "unequal", "clusters",
-                                  "two few"])
+                                  "two few", "seen once"])
 def test_an_unchanged_model_is_rarely_blocked(what):
     given = {"low rates": world_of(EIGHT, rates=(0.3, 1.0)), "high rates": world_of(EIGHT, rates=(0.9, 1.0)),
              "even rates": world_of(EIGHT, rates=(0.7, 4.0)), "steep rates": world_of(EIGHT, rates=(0.7, 0.3)),
+             "seen once": (assumed({"a": 100}), {name: (np.random.default_rng(n).choice((-1.0, 0.0, 1.0), 80),
+                                                        np.arange(80)) for n, name in enumerate("bcd")},
+                           {"a": policy()} | {name: policy(once=True) for name in "bcd"}, LOOKS, {}),
              "unequal": world_of(UNEQUAL), "two few": world_of({"a": 8, "b": 300}),
-             "clusters": (clustered(EIGHT, 5), *world_of(EIGHT)[1:])}[what]
+             "clusters": (clustered(dict.fromkeys(EIGHT, 200), 5), *world_of(EIGHT)[1:])}[what]
     got = repeat(1000, 7, *given)
     assert got["BLOCK"] <= 0.05, f"{what}: {got}"
 
 
 def simulate(runs, seed, make, policies):
-    """Verdict counts of the rule where make(rng) -> draw(names, k)."""
-    rng, failed = np.random.default_rng(seed), 0
-    cleared = 0
+    """Shares of (BLOCK, SHIP) where make(rng) -> draw(names, k)."""
+    rng, blocked, shipped = np.random.default_rng(seed), 0, 0
     for _ in range(runs):
-        found, _, bad, fallen = sequential(policies, LOOKS, make(rng))
-        failed += bool(bad or fallen)
-        cleared += not bad and not fallen and all(clears(found[name], one, ALPHA / (1 if one["once"] else 4))
-                                                  for name, one in policies.items())
-    return failed / runs, cleared / runs
+        found, _, failed, fallen = sequential(policies, LOOKS, make(rng))
+        blocked += bool(failed or fallen)
+        shipped += not failed and not fallen and all(clears(found[name], policies[name], ALPHA / 4) for name in found)
+    return blocked / runs, shipped / runs
 
 
 def sampled(rates, own_rates, missing=0.0):
-    """make() for `simulate`: answers of prompts with these pass rates (rng -> [n] each), kept from look to look."""
+    """make() for `simulate`: answers at pass rates p = rates(rng) [n] of the baseline and own_rates(rng, p) [n] of the
+    candidate, kept from look to look; a share of the items is missing."""
     def make(rng):
-        p, q = rates(rng), own_rates
-        q = q(rng, p)
+        p = rates(rng)
+        q = own_rates(rng, p)
         kept = rng.random(len(p)) >= missing
-        own, base, seen = np.zeros(len(p)), np.zeros(len(p)), {}
+        own, base, seen = 0, 0, 0
 
         def draw(names, k):
-            nonlocal own, base
-            more = k - seen.get("k", 0)
-            own, base = own + rng.binomial(more, q), base + rng.binomial(BASELINE_DRAWS * more, p)
-            seen["k"] = k
+            nonlocal own, base, seen
+            own, base = own + rng.binomial(k - seen, q), base + rng.binomial(BASELINE_DRAWS * (k - seen), p)
+            seen = k
             d = (own / k - base / k / BASELINE_DRAWS)[kept]
             return {name: (d, np.arange(len(d))) for name in names}
         return draw
@@ -324,15 +326,12 @@ def test_neither_missing_items_nor_a_change_of_variance_block(what):
 
 @pytest.mark.parametrize("how", ["half of the prompts", "a tenth of the prompts", "all of the prompts"])
 def test_a_drop_of_the_margin_is_rarely_shipped(how):
-    """However the ten points are lost, one slice is cleared in at most 5 % of the runs."""
+    """However five points are lost, one slice is cleared in at most 5 % of the runs."""
     def own(rng, p):
         if how.startswith("half"):
-            return lowered(p, 0.1, rng)
-        if how.startswith("all"):
-            return p * (0.6 / 0.7)
-        return p * (rng.random(len(p)) >= 1 / 7)
-    make = sampled(lambda rng: rng.beta(0.7, 0.3, 100), own)
-    _, shipped = simulate(2000, 6, make, {"a": policy()})
+            return lowered(p, 0.05, rng)
+        return p * (0.65 / 0.7 if how.startswith("all") else rng.random(len(p)) >= 0.05 / 0.7)
+    _, shipped = simulate(2000, 6, sampled(lambda rng: rng.beta(0.7, 0.3, 100), own), {"a": policy(0.05)})
     assert shipped <= 0.05
 
 
@@ -361,18 +360,12 @@ def test_coverage_at_fixed_n(rate, cluster):
 
 
 def test_coverage_after_optional_stopping():
-    """The interval at whichever look the run ended, with drops of 0, 4 and 10 points."""
-    for drop in (0.0, 0.04, 0.1):
-        rng, hits, state = np.random.default_rng(9), [], {}
-
-        def own(rng, p, drop=drop, state=state):
-            q = lowered(p, drop, rng)
-            state["truth"] = float(np.mean(q - p))
-            return q
-        make = sampled(lambda rng: rng.beta(0.7, 0.3, 100), own)
+    """The interval at whichever look the run ended; one for a single look covers 87 % of drops of 2 points."""
+    for drop in (0.0, 0.02, 0.04, 0.1):
+        rng, hits = np.random.default_rng(9), []
+        make = sampled(lambda rng: rng.beta(0.7, 0.3, 100), lambda rng, p, drop=drop: lowered(p, drop, rng))
         for _ in range(700):
-            draw = make(rng)
-            found, _, failed, _ = sequential({"a": policy()}, LOOKS, draw)
+            found, _, failed, _ = sequential({"a": policy()}, LOOKS, make(rng))
             got = describe(found["a"], policy(), 2, 4, bool(failed))
             hits.append(got["low"] <= -drop <= got["high"])
         assert np.mean(hits) >= 0.93, drop
@@ -440,6 +433,16 @@ def test_roles_changed_change_sides():
         assert there[middle] == pytest.approx(1 - here[middle]) and there[low] == pytest.approx(1 - here[high])
         assert there[high] == pytest.approx(1 - here[low])
     assert (here["wins"], here["losses"], here["ties"]) == (there["losses"], there["wins"], 0)
+
+
+def test_looks_widen_the_intervals_of_a_win_rate():
+    given = judged(np.random.default_rng(22), 100, 0.2, 0.4)
+    once, often = win_rate(*given), win_rate(*given, looks=4)
+    wider = student.ppf(1 - 0.05 / 8, 99) / student.ppf(0.975, 99)
+    assert often["high"] - often["raw"] == pytest.approx(wider * (once["high"] - once["raw"]))
+    (low, middle), (wide, _) = ([math.log(got[key] / (1 - got[key])) for key in ("lc_low", "length_controlled")]
+                                for got in (once, often))
+    assert wide - middle == pytest.approx(wider * (low - middle))
 
 
 def test_copies_in_clusters_do_not_narrow_a_win_rate():
