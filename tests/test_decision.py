@@ -581,12 +581,15 @@ def test_worlds_that_were_measured_spread_like_the_truth(m, rates):
 def test_measured_draws_whole_clusters():
     groups = np.array([0, 1, 0, 2, 2, 2])
     right, tried = np.array([0.0, 500, 0, 1000, 1000, 1000]), np.full(6, 1000)
+    world, drawn = measured({"a": (right, tried, groups)}), set()
     for seed in range(20):
-        rates, own = measured({"a": (right, tried, groups)})(np.random.default_rng(seed))["a"]
+        rates, own = world(np.random.default_rng(seed))["a"]
+        drawn.add(len(rates))
         sizes = np.bincount(own)
         assert len(sizes) == 3 and set(sizes) <= {1, 2, 3}
         for g, size in enumerate(sizes):
             assert rates[own == g] == pytest.approx({2: 0.0, 1: 0.5, 3: 1.0}[size], abs=0.1)
+    assert drawn >= {3, 9}, "with replacement"
 
 
 def test_measured_without_a_spread():
@@ -649,6 +652,12 @@ def test_known_rates_of_a_gates_own_answers():
     assert everywhere[0.20]["BLOCK"] == 1.0 and everywhere[0.03]["BLOCK"] < everywhere[0.10]["BLOCK"]
     assert [len(line) for line in rate_lines(rates)] and any("in j" in line for line in rate_lines(rates))
     assert known_rates(rows, policies, LOOKS, 300) == rates, "seeded"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decision, "error_rates", lambda world, fixed, *given: (world, fixed))
+        world, fixed = known_rates(rows, policies, LOOKS, 300)
+    judged, chosen = (differences([row for row in rows if row["slice"] == name])[0] for name in "jm")
+    assert np.allclose(fixed["j"][0], 2 * judged), "one answer spreads twice as much as the mean of four"
+    assert np.allclose(fixed["m"][0], chosen) and {*world(np.random.default_rng(1))} == {*"ab"}
 
 
 def test_fixed_slices_grow_surer_as_real_ones_do():
