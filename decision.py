@@ -10,6 +10,7 @@ from collections import Counter
 from functools import cache
 
 import numpy as np
+from scipy.special import expit
 from scipy.stats import t as student
 
 PROFILES = {"hobby": {"looks": (2, 4, 8, 16), "margin": 0.10, "min_n": 30},
@@ -58,13 +59,12 @@ def low_bound(mean, error, G, level):
 
 
 def pool(found):
-    """Mean of the slice means, its error, degrees of freedom (Welch-Satterthwaite). found: {slice: (mean, error, G)}."""
+    """Mean of the slice means, its error, degrees of freedom (Welch-Satterthwaite). found {slice: (mean, error, G)}."""
     means, errors, sizes = zip(*found.values())
-    error = math.sqrt(sum(e * e for e in errors)) / len(errors)
-    largest = max(errors)  # inf where a slice has one cluster
-    df = sum((e / largest) ** 2 for e in errors) ** 2 / sum((e / largest) ** 4 / (G - 1) for e, G in zip(
-        errors, sizes)) if math.isfinite(largest) else 0
-    return sum(means) / len(means), error, math.floor(df)
+    total, df = sum(e * e for e in errors), 0
+    if math.isfinite(total):  # no slice has one cluster
+        df = math.floor(total * total / sum(e ** 4 / (G - 1) for e, G in zip(errors, sizes)))
+    return sum(means) / len(means), math.sqrt(total) / len(errors), df
 
 
 # ---- the rule -------------------------------------------------------------------------------------------------
@@ -114,6 +114,13 @@ def clears(found, policy, level):
     return low_bound(mean, error, G, level) > -policy["margin"] and G >= policy["min_n"]
 
 
+def enough(n, margin, level, expected):
+    """Clusters, n or more (to 2 %), that clear a margin where expected(n) -> (mean, error) is what they will show."""
+    while low_bound(*expected(n), n, level) <= -margin:
+        n = math.ceil(n * 1.02)
+    return n
+
+
 def describe(found, policy, hypotheses, looks, failed):
     """What a report says of a slice: delta with its interval, verdict, clusters that would decide it, smallest drop it
     would catch. The interval is a repeated one: it holds at whichever look the run ended (level ALPHA / looks)."""
@@ -123,9 +130,9 @@ def describe(found, policy, hypotheses, looks, failed):
     clear = clears(found, policy, ALPHA / times)
     verdict, need = "FAIL" if failed else "CLEAR" if clear else "UNSURE", None
     if verdict == "UNSURE" and mean > -policy["margin"] and math.isfinite(error):
-        need, spread = max(policy["min_n"], G + 1), error * math.sqrt(G) * (error > 1 / G)
-        while low_bound(mean, max(spread / math.sqrt(need), 1 / need), need, ALPHA / times) <= -policy["margin"]:
-            need = math.ceil(need * 1.02)
+        spread = error * math.sqrt(G) * (error > 1 / G)  # 0: only the floor, which more clusters lower faster
+        need = enough(max(policy["min_n"], G + 1), policy["margin"], ALPHA / times,
+                      lambda n: (mean, max(spread / math.sqrt(n), 1 / n)))
     mde = (-quantile(ALPHA / hypotheses / times, G - 1) + quantile(0.8, G - 1)) * error
     return {"delta": mean, "low": max(mean - width, -1.0), "high": min(mean + width, 1.0), "clusters": G,
             "p_drop": float(student.cdf(mean / error, max(G - 1, 1))) if math.isfinite(error) else 0.5,
@@ -144,16 +151,18 @@ def describe_mean(found, looks, fallen):
 # ---- win-rate and budgets -------------------------------------------------------------------------------------
 
 
-def win_rate(p, lengths, rivals, groups):
+def win_rate(p, lengths, rivals, groups, looks=1):
     """Win-rate from the judge's probabilities p [n] that the candidate's answer is better; lengths, rivals [n]: tokens
-    of the two answers -> dict with "raw" and its 95 % interval, "length_controlled" and its own.
+    of the two answers -> dict with "raw" and its 95 % interval, "length_controlled" and its own. looks: how often the
+    rule may have looked before it stopped; the intervals are then repeated ones, as in `describe`.
 
     Length control is a fractional logit, logit E[p] = theta + phi tanh(gap / sd(gap)), read at gap 0: 1/(1+e^-theta)
     (arXiv 2404.04475 with one model pair; errors: sandwich A^-1 B A^-1 with B summed by cluster, delta method). It is
     an extrapolation where the answers hardly ever are of one length: "outside_support" then, or None without any."""
     p, gap = np.asarray(p, float), np.asarray(lengths, float) - np.asarray(rivals, float)
     mean, error, G = paired(p, groups)
-    width = quantile(0.975, G - 1) * error
+    t = quantile(1 - ALPHA / looks / 2, G - 1)
+    width = t * error
     ratio = float(np.median(np.asarray(lengths, float) / np.maximum(rivals, 1)))
     result = {"raw": mean, "low": max(mean - width, 0.0), "high": min(mean + width, 1.0), "wins": int(sum(p > 0.5)),
               "losses": int(sum(p < 0.5)), "ties": int(sum(p == 0.5)), "length_controlled": None, "lc_low": None,
@@ -164,9 +173,9 @@ def win_rate(p, lengths, rivals, groups):
     if G <= len(columns):
         return result  # the sandwich of so few clusters is singular
     for _ in range(50):
-        q = 1 / (1 + np.exp(-X @ beta))
+        q = expit(X @ beta)
         A = X.T @ (X * (q * (1 - q))[:, None])
-        if not np.isfinite(A).all() or np.linalg.cond(A) > 1e10:
+        if np.linalg.eigvalsh(A)[0] < 1e-6 * len(p):
             return result  # separable: all answers win, or length alone decides
         step = np.linalg.solve(A, X.T @ (p - q))
         beta += step
@@ -176,10 +185,9 @@ def win_rate(p, lengths, rivals, groups):
     np.add.at(scores, groups, X * (p - q)[:, None])
     inverse = np.linalg.inv(A)
     V = inverse @ (scores.T @ scores * G / max(G - 1, 1)) @ inverse
-    controlled = 1 / (1 + math.exp(-beta[0]))
-    width = quantile(0.975, G - 1) * max(math.sqrt(V[0, 0]), 1 / G / (controlled * (1 - controlled)))  # as in paired
-    return result | {"length_controlled": controlled, "lc_low": 1 / (1 + math.exp(min(width - beta[0], 700))),
-                     "lc_high": 1 / (1 + math.exp(-width - beta[0]))}
+    error = max(math.sqrt(V[0, 0]), (2 + 2 * math.cosh(beta[0])) / G)  # 1/G of the win-rate at least, as in `paired`
+    low, middle, high = (float(expit(beta[0] + sign * t * error)) for sign in (-1, 0, 1))
+    return result | {"length_controlled": middle, "lc_low": low, "lc_high": high}
 
 
 def ratio_of(candidate, baseline, groups):
@@ -354,8 +362,9 @@ def prompts_needed(policy, k, looks, rates=RATES, power=0.95):
     mean, concentration = rates
     noise = DISCORDANT if k is None else mean * (1 - mean) * concentration / (concentration + 1) * (
         1 + 1 / BASELINE_DRAWS) / k
-    z = quantile(1 - ALPHA / (1 if k is None else looks), math.inf) + quantile(power, math.inf)
-    return max(policy["min_n"], math.ceil(noise * (z / policy["margin"]) ** 2), math.floor(3 / policy["margin"]) + 1)
+    unlucky = quantile(1 - power, math.inf) * math.sqrt(noise)
+    return enough(policy["min_n"], policy["margin"], ALPHA / (1 if k is None else looks),
+                  lambda n: (unlucky / math.sqrt(n), max(math.sqrt(noise / n), 1 / n)))
 
 
 def known_rates(rows, policies, looks, runs):

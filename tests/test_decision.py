@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
+from scipy.stats import beta as beta_dist
 from scipy.stats import binom, binomtest, ttest_rel
 from scipy.stats import t as student
 
@@ -118,8 +119,9 @@ def test_need_decides(found):
     mean, error, G = found
     need = describe(found, policy(), 9, 4, False)["need"]
     for n, clear in ((need, True), (int(0.6 * need), False)):
-        assert clears((mean, error * math.sqrt(G / n), n), policy(), ALPHA / 4) is clear
-    assert describe((-0.1, error, G), policy(), 9, 4, False)["need"] is None, "no number of prompts clears a lost margin"
+        expected = max(error * math.sqrt(G / n) * (error > 1 / G), 1 / n)  # the floor is no spread
+        assert clears((mean, expected, n), policy(), ALPHA / 4) is clear
+    assert describe((-0.1, error, G), policy(), 9, 4, False)["need"] is None, "no number clears a margin that is lost"
     assert describe((0.0, 0.01, G + 100), policy(), 9, 4, False)["need"] is None
 
 
@@ -178,7 +180,8 @@ def test_clear_slices_are_asked_no_more():
 
 def test_the_last_look_is_the_last():
     got, asked = run({"a": {None: WIDE}})
-    assert [k for k, _ in asked] == [2, 4, 8, 16] and (got["failed"], got["fallen"], got["ks"]) == ([], False, {"a": 16})
+    assert [k for k, _ in asked] == [2, 4, 8, 16] and got["ks"] == {"a": 16}
+    assert got["failed"] == [] and got["fallen"] is False
 
 
 def test_a_failure_ends_the_run():
@@ -187,7 +190,7 @@ def test_a_failure_ends_the_run():
 
 
 def test_the_level_of_a_failure():
-    """ALPHA over three hypotheses (two slices, the mean) and four looks, or over the hypotheses for what is seen once."""
+    """ALPHA over three hypotheses (two slices, the mean) and four looks, or one look for what is seen once."""
     half, n = 0.4, 65
     error = half * math.sqrt(n / (n - 1)) / math.sqrt(n)
     for once, tests in ((False, 12), (True, 3)):
@@ -213,7 +216,7 @@ def test_a_thin_drop_keeps_sampling_until_the_mean_is_known():
 
 def test_a_slice_that_is_clear_no_longer_is_asked_again():
     """b was clear at 2, was asked again for the mean's sake, and is open at 4: the run goes on while looks are left."""
-    thin = (-0.02, 0.14, 100)
+    thin = (-0.03, 0.2, 100)
     got, asked = run({"a": {2: thin, None: (0.02, 0.02, 100)}, "b": {2: thin, 4: (-0.02, 0.4, 100), None: SURE}})
     assert asked == [(2, ["a", "b"]), (4, ["a", "b"]), (8, ["b"])] and clears(got["found"]["b"], policy(), ALPHA / 4)
 
@@ -271,41 +274,42 @@ def clustered(sizes, size):
 
 
 @pytest.mark.parametrize("what", ["low rates", "high rates", "even rates", "steep rates", "unequal", "clusters",
-                                  "two few"])
+                                  "two few", "seen once"])
 def test_an_unchanged_model_is_rarely_blocked(what):
     given = {"low rates": world_of(EIGHT, rates=(0.3, 1.0)), "high rates": world_of(EIGHT, rates=(0.9, 1.0)),
              "even rates": world_of(EIGHT, rates=(0.7, 4.0)), "steep rates": world_of(EIGHT, rates=(0.7, 0.3)),
+             "seen once": (assumed({"a": 100}), {name: (np.random.default_rng(n).choice((-1.0, 0.0, 1.0), 80),
+                                                        np.arange(80)) for n, name in enumerate("bcd")},
+                           {"a": policy()} | {name: policy(once=True) for name in "bcd"}, LOOKS, {}),
              "unequal": world_of(UNEQUAL), "two few": world_of({"a": 8, "b": 300}),
-             "clusters": (clustered(EIGHT, 5), *world_of(EIGHT)[1:])}[what]
+             "clusters": (clustered(dict.fromkeys(EIGHT, 200), 5), *world_of(EIGHT)[1:])}[what]
     got = repeat(1000, 7, *given)
     assert got["BLOCK"] <= 0.05, f"{what}: {got}"
 
 
 def simulate(runs, seed, make, policies):
-    """Verdict counts of the rule where make(rng) -> draw(names, k)."""
-    rng, failed = np.random.default_rng(seed), 0
-    cleared = 0
+    """Shares of (BLOCK, SHIP) where make(rng) -> draw(names, k)."""
+    rng, blocked, shipped = np.random.default_rng(seed), 0, 0
     for _ in range(runs):
-        found, _, bad, fallen = sequential(policies, LOOKS, make(rng))
-        failed += bool(bad or fallen)
-        cleared += not bad and not fallen and all(clears(found[name], one, ALPHA / (1 if one["once"] else 4))
-                                                  for name, one in policies.items())
-    return failed / runs, cleared / runs
+        found, _, failed, fallen = sequential(policies, LOOKS, make(rng))
+        blocked += bool(failed or fallen)
+        shipped += not failed and not fallen and all(clears(found[name], policies[name], ALPHA / 4) for name in found)
+    return blocked / runs, shipped / runs
 
 
 def sampled(rates, own_rates, missing=0.0):
-    """make() for `simulate`: answers of prompts with these pass rates (rng -> [n] each), kept from look to look."""
+    """make() for `simulate`: answers at pass rates p = rates(rng) [n] of the baseline and own_rates(rng, p) [n] of the
+    candidate, kept from look to look; a share of the items is missing."""
     def make(rng):
-        p, q = rates(rng), own_rates
-        q = q(rng, p)
+        p = rates(rng)
+        q = own_rates(rng, p)
         kept = rng.random(len(p)) >= missing
-        own, base, seen = np.zeros(len(p)), np.zeros(len(p)), {}
+        own, base, seen = 0, 0, 0
 
         def draw(names, k):
-            nonlocal own, base
-            more = k - seen.get("k", 0)
-            own, base = own + rng.binomial(more, q), base + rng.binomial(BASELINE_DRAWS * more, p)
-            seen["k"] = k
+            nonlocal own, base, seen
+            own, base = own + rng.binomial(k - seen, q), base + rng.binomial(BASELINE_DRAWS * (k - seen), p)
+            seen = k
             d = (own / k - base / k / BASELINE_DRAWS)[kept]
             return {name: (d, np.arange(len(d))) for name in names}
         return draw
@@ -323,16 +327,13 @@ def test_neither_missing_items_nor_a_change_of_variance_block(what):
 
 @pytest.mark.parametrize("how", ["half of the prompts", "a tenth of the prompts", "all of the prompts"])
 def test_a_drop_of_the_margin_is_rarely_shipped(how):
-    """However the ten points are lost, one slice is cleared in at most 5 % of the runs."""
+    """However five points are lost, one slice is cleared in at most 5 % of the runs."""
     def own(rng, p):
         if how.startswith("half"):
-            return lowered(p, 0.1, rng)
-        if how.startswith("all"):
-            return p * (0.6 / 0.7)
-        return p * (rng.random(len(p)) >= 1 / 7)
-    make = sampled(lambda rng: rng.beta(0.7, 0.3, 100), own)
-    _, shipped = simulate(2000, 6, make, {"a": policy()})
-    assert shipped <= 0.05
+            return lowered(p, 0.05, rng)
+        return p * (0.65 / 0.7 if how.startswith("all") else rng.random(len(p)) >= 0.05 / 0.7)
+    _, shipped = simulate(2000, 6, sampled(lambda rng: rng.beta(0.7, 0.3, 100), own), {"a": policy(0.05)})
+    assert shipped <= 0.05 + 2 * 0.005, "two standard errors of 2,000 runs"
 
 
 # ---- intervals -----------------------------------------------------------------------------------------------
@@ -360,18 +361,345 @@ def test_coverage_at_fixed_n(rate, cluster):
 
 
 def test_coverage_after_optional_stopping():
-    """The interval at whichever look the run ended, with drops of 0, 4 and 10 points."""
-    for drop in (0.0, 0.04, 0.1):
-        rng, hits, state = np.random.default_rng(9), [], {}
-
-        def own(rng, p, drop=drop, state=state):
-            q = lowered(p, drop, rng)
-            state["truth"] = float(np.mean(q - p))
-            return q
-        make = sampled(lambda rng: rng.beta(0.7, 0.3, 100), own)
+    """The interval at whichever look the run ended; one for a single look covers 87 % of drops of 2 points."""
+    for drop in (0.0, 0.02, 0.04, 0.1):
+        rng, hits = np.random.default_rng(9), []
+        make = sampled(lambda rng: rng.beta(0.7, 0.3, 100), lambda rng, p, drop=drop: lowered(p, drop, rng))
         for _ in range(700):
-            draw = make(rng)
-            found, _, failed, _ = sequential({"a": policy()}, LOOKS, draw)
+            found, _, failed, _ = sequential({"a": policy()}, LOOKS, make(rng))
             got = describe(found["a"], policy(), 2, 4, bool(failed))
             hits.append(got["low"] <= -drop <= got["high"])
         assert np.mean(hits) >= 0.93, drop
+
+
+# ---- win-rate ------------------------------------------------------------------------------------------------
+
+
+def judged(rng, n, theta, phi, cluster=1):
+    """Judge's probabilities around 1 / (1 + e^-(theta + phi tanh(gap / sd))), Beta-distributed with concentration 1.5;
+    clusters share half of what is drawn -> arguments of win_rate."""
+    lengths, rivals = rng.gamma(4, 50, n), rng.gamma(4, 45, n)
+    gap = lengths - rivals
+    q = expit(theta + phi * np.tanh(gap / gap.std()))
+    shared = np.repeat(rng.random(n // cluster), cluster)
+    u = np.where(rng.random(n) < 0.5, shared, rng.random(n)) if cluster > 1 else shared
+    return beta_dist.ppf(u, 1.5 * q, 1.5 * (1 - q)), lengths, rivals, np.arange(n) // cluster
+
+
+def test_the_length_controlled_fit_is_the_right_one():
+    """Against scipy's optimum of the quasi-likelihood and a sandwich of numerical derivatives."""
+    for seed, cluster in ((1, 1), (2, 4)):
+        p, lengths, rivals, groups = judged(np.random.default_rng(seed), 120, 0.4, 0.8, cluster)
+        gap = lengths - rivals
+        x = np.tanh(gap / gap.std())
+
+        def loss(beta, keep=slice(None), p=p, x=x):
+            eta = beta[0] + beta[1] * x[keep]
+            return float(np.sum(np.logaddexp(0, eta) - p[keep] * eta))
+        best = minimize(loss, [0.0, 0.0], method="BFGS", options={"gtol": 1e-8}).x
+        h = 1e-4 * np.eye(2)
+        A = np.array([[(loss(best + a + b) - loss(best + a - b) - loss(best - a + b) + loss(best - a - b)) / 4e-8
+                       for a in h] for b in h])
+        G = groups[-1] + 1
+        s = np.array([[(loss(best + a, groups == g) - loss(best - a, groups == g)) / 2e-4 for a in h]
+                      for g in range(G)])
+        V = np.linalg.inv(A) @ (s.T @ s * G / (G - 1)) @ np.linalg.inv(A)
+        width = student.ppf(0.975, G - 1) * math.sqrt(V[0, 0])
+        got = win_rate(p, lengths, rivals, groups)
+        assert (got["length_controlled"], got["lc_low"], got["lc_high"]) == pytest.approx(
+            [expit(best[0] + s * width) for s in (0, -1, 1)], abs=1e-4)
+
+
+@pytest.mark.parametrize(("n", "cluster"), [(100, 1), (200, 1), (400, 1), (200, 2), (400, 4)])
+def test_length_control_recovers_the_truth_and_covers_it(n, cluster):
+    rng, got = np.random.default_rng(11), []
+    for _ in range(600):
+        got.append(win_rate(*judged(rng, n, 0.5, 1.0, cluster)))
+    assert np.mean([one["length_controlled"] for one in got]) == pytest.approx(expit(0.5), abs=0.01)
+    assert 0.93 <= np.mean([one["lc_low"] <= expit(0.5) <= one["lc_high"] for one in got]) <= 0.98
+
+
+def test_the_raw_win_rate_covers_its_truth():
+    rng = np.random.default_rng(12)
+    for n, cluster in ((50, 1), (200, 1), (200, 4)):
+        hits = [(got := win_rate(*judged(rng, n, 0.7, 0.0, cluster)))["low"] <= expit(0.7) <= got["high"]
+                for _ in range(400)]
+        assert np.mean(hits) >= 0.93, (n, cluster)
+
+
+def test_roles_changed_change_sides():
+    p, lengths, rivals, groups = judged(np.random.default_rng(13), 150, 0.6, 0.9)
+    here, there = win_rate(p, lengths, rivals, groups), win_rate(1 - p, rivals, lengths, groups)
+    for middle, low, high in (("raw", "low", "high"), ("length_controlled", "lc_low", "lc_high")):
+        assert there[middle] == pytest.approx(1 - here[middle]) and there[low] == pytest.approx(1 - here[high])
+        assert there[high] == pytest.approx(1 - here[low])
+    assert (here["wins"], here["losses"], here["ties"]) == (there["losses"], there["wins"], 0)
+
+
+def test_looks_widen_the_intervals_of_a_win_rate():
+    given = judged(np.random.default_rng(22), 100, 0.2, 0.4)
+    once, often = win_rate(*given), win_rate(*given, looks=4)
+    wider = student.ppf(1 - 0.05 / 8, 99) / student.ppf(0.975, 99)
+    assert often["high"] - often["raw"] == pytest.approx(wider * (once["high"] - once["raw"]))
+    (low, middle), (wide, _) = ([math.log(got[key] / (1 - got[key])) for key in ("lc_low", "length_controlled")]
+                                for got in (once, often))
+    assert wide - middle == pytest.approx(wider * (low - middle))
+
+
+def test_copies_in_clusters_do_not_narrow_a_win_rate():
+    p, lengths, rivals, groups = judged(np.random.default_rng(14), 80, 0.3, 0.5)
+    once = win_rate(p, lengths, rivals, groups)
+    often = win_rate(*(np.repeat(one, 6) for one in (p, lengths, rivals, groups)))
+    for key in ("raw", "low", "high", "length_controlled", "lc_low", "lc_high"):
+        assert often[key] == pytest.approx(once[key]), key
+
+
+def test_win_rates_at_the_edge():
+    """No warning, no overflow, plain numbers."""
+    n, rng = 60, np.random.default_rng(15)
+    lengths, rivals = rng.integers(50, 150, n), rng.integers(50, 150, n)
+    alone = np.arange(n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for p in (np.ones(n), np.zeros(n), (lengths > rivals) * 1.0, (lengths <= rivals) * 1.0):
+            got = win_rate(p, lengths, rivals, alone)
+            assert got["length_controlled"] is None is got["lc_low"], "separable"
+            assert plain(got) and 0 <= got["low"] <= got["high"] <= 1
+        same = win_rate(np.full(n, 0.5), lengths, rivals, alone)
+        assert same["length_controlled"] == 0.5 and same["ties"] == n and plain(same)
+        assert same["lc_high"] - same["lc_low"] > 0.05, "sixty ties are no proof"
+        even = win_rate(rng.random(n), lengths, lengths, alone)
+        assert even["length_controlled"] == pytest.approx(even["raw"]) and not even["outside_support"]
+        few = win_rate(rng.random(n), lengths, rivals, alone % 2)
+        assert few["length_controlled"] is None and plain(few) and (few["low"], few["high"]) == (0.0, 1.0)
+        assert plain(win_rate([0.7], [5], [4], np.array([0])))
+        almost = np.where(lengths > rivals, 0.999999, 1e-6)
+        almost[0] = 0.5
+        assert plain(win_rate(almost, lengths, rivals, alone))
+
+
+def test_lengths_that_never_meet_are_outside():
+    n, rng = 50, np.random.default_rng(16)
+    short, p, groups = rng.integers(80, 100, n), rng.random(n), np.arange(n)
+    assert win_rate(p, short + 20, short, groups)["outside_support"], "always longer, though by less than half"
+    assert win_rate(p, short * 3, short, groups)["outside_support"] and not win_rate(
+        p, rng.permutation(short), short, groups)["outside_support"]
+    assert win_rate(p, short * 3, short, groups)["length_ratio"] == 3
+
+
+# ---- budgets -------------------------------------------------------------------------------------------------
+
+
+def test_ratio_of():
+    got = ratio_of([20.0, 80.0, 90.0] * 4, [10.0, 10.0, 10.0] * 4, np.arange(12))
+    logs = np.log([2, 8, 9] * 4)
+    half = student.ppf(0.975, 11) * logs.std(ddof=1) / math.sqrt(12)
+    assert got == pytest.approx([math.exp(logs.mean() + s * half) for s in (0, -1, 1)])
+    assert all(math.isfinite(x) for x in ratio_of([2.0], [1.0], np.array([0])))
+
+
+def item(n, kind="verify", **fields):
+    return {"id": str(n), "slice": "s", "cluster": n, "type": kind, "candidate": 1.0, "baseline": 1.0} | fields
+
+
+NO_LIMIT = {"tokens": None, "truncated": None}
+
+
+def test_tokens_are_compared_between_right_answers():
+    """Verified: right answers only; judged and budget prompts: all answers. Empty ones never."""
+    rows = [item(n, right_tokens_candidate=120.0, right_tokens_baseline=100.0, tokens_candidate=9.0,
+                 tokens_baseline=900.0, cut_candidate=0.0, cut_baseline=0.0) for n in range(20)]
+    rows += [item(20 + n, tokens_candidate=9.0, tokens_baseline=900.0, cut_candidate=0.5, cut_baseline=0.0,
+                  right_tokens_baseline=100.0) for n in range(20)]  # the candidate is never right
+    got = budgets(rows, NO_LIMIT)
+    assert got["tokens"]["ratio"] == pytest.approx(1.2) and got["tokens"]["fail"] is False and plain(got)
+    assert (got["tokens"]["candidate"], got["tokens"]["baseline"]) == (120.0, 100.0)
+    assert got["truncated"]["ratio"] == pytest.approx(0.25) and got["truncated"]["fail"] is False
+    for kind in ("judge", "budget"):
+        some = [item(n, kind, tokens_candidate=30.0, tokens_baseline=20.0, right_tokens_candidate=1.0,
+                     right_tokens_baseline=1.0) for n in range(30)]
+        assert budgets(some, NO_LIMIT)["tokens"]["ratio"] == pytest.approx(1.5) and not budgets(
+            some, NO_LIMIT)["truncated"]
+        some[0] |= {"tokens_candidate": 0.0}
+        assert budgets(some, NO_LIMIT)["tokens"]["candidate"] == 30.0, "no logarithm of nothing"
+
+
+def test_a_budget_fails_when_it_surely_broke():
+    rng = np.random.default_rng(17)
+    rows = [item(n, right_tokens_candidate=110.0 * rng.uniform(0.9, 1.1), right_tokens_baseline=100.0,
+                 cut_candidate=float(n % 10 == 0), cut_baseline=0.0) for n in range(100)]
+    low = budgets(rows, NO_LIMIT)
+    for name, edge in (("tokens", low["tokens"]["low"]), ("truncated", low["truncated"]["low"])):
+        for nudge, fails in ((-1e-9, True), (1e-9, False)):
+            got = budgets(rows, NO_LIMIT | {name: edge + nudge})[name]
+            assert got["fail"] is fails and got["limit"] == edge + nudge
+    assert 1.06 < low["tokens"]["low"] < 1.1 < low["tokens"]["high"] < 1.14
+
+
+def test_a_budget_of_few_says_nothing():
+    rows = [item(n, right_tokens_candidate=1.0, right_tokens_baseline=1.0, cut_candidate=0.0, cut_baseline=0.0)
+            for n in range(4)]
+    assert budgets(rows, NO_LIMIT) == {"tokens": None, "truncated": None} == budgets([], NO_LIMIT)
+    assert budgets(rows + [item(5)], NO_LIMIT) == {"tokens": None, "truncated": None}
+    alone = budgets([row | {"cluster": 0} for row in rows * 2], {"tokens": 1.1, "truncated": 0.1})
+    assert plain(alone) and alone["tokens"]["fail"] is False and alone["truncated"]["high"] == 1.0
+
+
+def test_wilson_is_scipys():
+    for hits, n in ((0, 10), (3, 10), (50, 50), (17, 400)):
+        for level in (0.95, 0.9):
+            scipys = binomtest(hits, n).proportion_ci(level, "wilson")
+            assert wilson(hits, n, level) == pytest.approx((scipys.low, scipys.high), abs=1e-12)
+
+
+def test_differences_and_number():
+    assert number(["b", "a", "b", 3, "a"]).tolist() == [0, 1, 0, 2, 1] and number([]).tolist() == []
+    d, groups = differences([item(n, candidate=0.25 * n, baseline=0.5, cluster=n % 2) for n in range(4)])
+    assert d.tolist() == [-0.5, -0.25, 0.0, 0.25] and groups.tolist() == [0, 1, 0, 1]
+
+
+# ---- how often it is wrong -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("m", "rates"), [(2, (0.7, 1.0)), (4, (0.7, 1.0)), (8, (0.4, 3.0)), (32, (0.7, 0.4))])
+def test_worlds_that_were_measured_spread_like_the_truth(m, rates):
+    """Spread of a slice's difference between two runs of one model, of new prompts each time, 4 answers each: drawn
+    from the true rates and from a world that only m answers of 1,500 prompts have shown."""
+    rng, n = np.random.default_rng(18), 1500
+    true = assumed({"a": n}, rates)
+    right = rng.binomial(m, true(rng)["a"][0]).astype(float)
+    learned = measured({"a": (right, np.full(n, m), np.arange(n))})
+
+    def spread(world):
+        drawn = (world(rng)["a"][0] for _ in range(300))
+        return np.std([np.mean(rng.binomial(4, p) / 4 - rng.binomial(8, p) / 8) for p in drawn])
+    assert spread(learned) == pytest.approx(spread(true), rel=0.15)
+    noise = [np.mean([np.mean(p * (1 - p)) for p in (world(rng)["a"][0] for _ in range(40))])
+             for world in (learned, true)]
+    assert noise[0] == pytest.approx(noise[1], rel=0.1)
+
+
+def test_measured_draws_whole_clusters():
+    groups = np.array([0, 1, 0, 2, 2, 2])
+    right, tried = np.array([0.0, 500, 0, 1000, 1000, 1000]), np.full(6, 1000)
+    world, drawn = measured({"a": (right, tried, groups)}), set()
+    for seed in range(20):
+        rates, own = world(np.random.default_rng(seed))["a"]
+        drawn.add(len(rates))
+        sizes = np.bincount(own)
+        assert len(sizes) == 3 and set(sizes) <= {1, 2, 3}
+        for g, size in enumerate(sizes):
+            assert rates[own == g] == pytest.approx({2: 0.0, 1: 0.5, 3: 1.0}[size], abs=0.1)
+    assert drawn >= {3, 9}, "with replacement"
+
+
+def test_measured_without_a_spread():
+    """All right, all wrong, one answer each: rates stay between 0 and 1 and differ."""
+    for right, m in ((4.0, 4), (0.0, 4), (1.0, 1)):
+        rates, _ = measured({"a": (np.full(40, right), np.full(40, m), np.arange(40))})(np.random.default_rng(1))["a"]
+        assert np.all((rates >= 0) & (rates <= 1)) and abs(rates.mean() - right / m) < 0.05
+
+
+def test_lowered_falls_by_so_many_points():
+    rng = np.random.default_rng(19)
+    for n in (1, 7, 100):
+        rates = rng.uniform(0.6, 1, n)
+        lower = lowered(rates, 0.1, rng)
+        assert (rates - lower).mean() == pytest.approx(0.1) and np.all(lower >= 0)
+        assert sum(lower < rates) == (n + 1) // 2
+    rates = np.full(10, 0.1)
+    assert lowered(rates, 0.2, rng).mean() == pytest.approx(0.05) and not lowered(np.zeros(4), 0.1, rng).any()
+
+
+def test_prompts_needed_clear_as_often_as_said():
+    for profile, k in (("hobby", 2), ("hobby", 4), ("release", 4), ("release", 16)):
+        own = PROFILES[profile]
+        one = policy(own["margin"], own["min_n"])
+        n = prompts_needed(one, k, 4)
+        rng, hits = np.random.default_rng(20), []
+        for _ in range(1500):
+            p = rng.beta(0.7, 0.3, n)
+            found = paired(rng.binomial(k, p) / k - rng.binomial(2 * k, p) / (2 * k), np.arange(n))
+            hits.append(clears(found, one, ALPHA / 4))
+        assert 0.93 <= np.mean(hits) <= 0.975, (profile, k, n)
+
+
+def rows_of(rng, slices=("a", "b"), n=60):
+    """Rows of items.jsonl of an unchanged model: two verified slices, a judged and a multiple-choice one."""
+    rows = []
+    for name in slices:
+        for i, p in enumerate(rng.beta(0.7, 0.3, n)):
+            rows.append(item(f"{name}{i}", slice=name, candidate=rng.binomial(4, p) / 4, cluster=f"{name}{i}",
+                             baseline=rng.binomial(8, p) / 8, answers={"candidate": 4, "baseline": 8}))
+    rows += [item(f"j{i}", "judge", slice="j", cluster=f"j{i}", candidate=float(np.mean(rng.beta(0.5, 0.5, 4))),
+                  baseline=0.5, answers={"candidate": 4, "baseline": 8}) for i in range(n)]
+    return rows + [item(f"m{i}", "mc", slice="m", cluster=f"m{i}", candidate=float(rng.random() < 0.6),
+                        baseline=float(rng.random() < 0.6)) for i in range(n)]
+
+
+def test_known_rates_of_a_gates_own_answers():
+    rows = rows_of(np.random.default_rng(21))
+    policies = {name: policy(once=name == "m") for name in "abjm"} | {"gone": policy()}
+    rates = known_rates(rows, policies, LOOKS, 300)
+    assert json.loads(json.dumps(rates))["same"] == rates["same"]
+    assert rates["same"]["runs"] == 300 and rates["same"]["BLOCK"] <= 0.05 and rates["placebo"]["BLOCK"] <= 0.05
+    shares = [rates["same"][verdict] for verdict in ("SHIP", "BLOCK", "NOT ENOUGH DATA")]
+    assert sum(shares) == pytest.approx(1) and rates["same"]["block_low"] <= shares[1] <= rates["same"]["block_high"]
+    assert set(rates["caught"]) == {*"abjm"}
+    for name in "abj":
+        caught = [*rates["caught"][name].values()]
+        assert caught[-1] >= 0.9 and caught[0] <= 0.3, name
+    everywhere = rates["everywhere"]
+    assert everywhere[0.20]["BLOCK"] == 1.0 and everywhere[0.03]["BLOCK"] < everywhere[0.10]["BLOCK"]
+    assert [len(line) for line in rate_lines(rates)] and any("in j" in line for line in rate_lines(rates))
+    assert known_rates(rows, policies, LOOKS, 300) == rates, "seeded"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decision, "error_rates", lambda world, fixed, *given: (world, fixed))
+        world, fixed = known_rates(rows, policies, LOOKS, 300)
+    judged, chosen = (differences([row for row in rows if row["slice"] == name])[0] for name in "jm")
+    assert np.allclose(fixed["j"][0], 2 * judged), "one answer spreads twice as much as the mean of four"
+    assert np.allclose(fixed["m"][0], chosen) and {*world(np.random.default_rng(1))} == {*"ab"}
+
+
+def test_fixed_slices_grow_surer_as_real_ones_do():
+    """The differences that redraw makes of a judged slice spread like d / sqrt(k), keep from look to look what they
+    had, and stay as they are where there is one look."""
+    drawn = {}
+
+    def watch(policies, looks, draw):
+        for k in looks:
+            for name, (d, _) in draw([*policies], k).items():
+                drawn.setdefault((name, k), []).append(d)
+        return {name: (0.0, 0.1, 50) for name in policies}, {}, [], False
+    fixed = {"j": (np.full(50, 0.4), np.arange(50)), "m": (np.tile([1.0, 0.0], 25), np.arange(50) // 2)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decision, "sequential", watch)
+        repeat(200, 1, lambda rng: {}, fixed, {"j": policy(), "m": policy(once=True)}, LOOKS, {})
+        assert np.std(drawn["j", 4]) == pytest.approx(0.2, rel=0.05)
+        assert np.std(drawn["j", 16]) == pytest.approx(0.1, rel=0.05)
+        assert np.corrcoef(np.ravel(drawn["j", 4]), np.ravel(drawn["j", 16]))[0, 1] == pytest.approx(0.5, abs=0.05)
+        once = np.array(drawn["m", 2])
+        assert np.array_equal(once, drawn["m", 16]) and set(np.unique(once)) == {-1.0, 0.0, 1.0}
+        drawn.clear()
+        repeat(200, 1, lambda rng: {}, fixed, {"j": policy(), "m": policy(once=True)}, LOOKS, {"j": 0.1})
+        assert np.mean(drawn["j", 16]) == pytest.approx(-0.1, abs=0.01)
+        assert np.mean(drawn["m", 16]) == pytest.approx(0, abs=0.03)
+
+
+def test_placebo_moves_prompts_between_slices():
+    """A world of one easy and one hard slice: both become mixed, keep their sizes, and block no more."""
+    def world(rng):
+        return {"easy": (np.ones(40), np.arange(40) // 2), "hard": (np.zeros(60), np.arange(60))}
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decision, "lowered", lambda p, points, rng: seen.append(p) or p)
+        got = repeat(5, 1, world, {}, {name: policy() for name in ("easy", "hard")}, LOOKS, {"easy": 0.1, "hard": 0.1},
+                     placebo=True)
+    assert [len(p) for p in seen] == [40, 60] * 5 and 0.1 < np.mean(seen[0]) < 0.9 and got["runs"] == 5
+    assert sum(seen[0]) + sum(seen[1]) == 40
+
+
+def test_error_rates_of_an_assumed_world():
+    rates = error_rates(*world_of({"a": 100, "b": 100})[:4], 200)
+    assert rates["same"]["SHIP"] >= 0.9 and rates["caught"]["a"][0.20] == 1.0
+    assert rates["caught"]["a"][0.03] < rates["caught"]["a"][0.10] and set(rates["everywhere"]) == {.03, .05, .10, .20}
