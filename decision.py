@@ -190,39 +190,43 @@ def win_rate(p, lengths, rivals, groups, looks=1):
     return result | {"length_controlled": middle, "lc_low": low, "lc_high": high}
 
 
-def ratio_of(candidate, baseline, groups):
-    """(ratio, low, high) of two positive quantities per item: exp of the mean log-ratio, 95 % t interval."""
+def ratio_of(candidate, baseline, groups, level=0.05):
+    """(ratio, low, high) of two positive quantities per item: exp of the mean log-ratio, t interval at 1 - level."""
     mean, error, G = paired(np.log(np.asarray(candidate, float) / np.asarray(baseline, float)), groups, floor=0)
-    width = quantile(0.975, G - 1) * error
+    width = quantile(1 - level / 2, G - 1) * error
     return tuple(math.exp(min(max(x, -50), 50)) for x in (mean, mean - width, mean + width))
 
 
 def budgets(rows, limits):
-    """{"tokens", "truncated": {"candidate", "baseline", "ratio", "low", "high", "limit", "fail"}, or None where fewer
-    than five items say something}. rows: of items.jsonl; limits {budget: number or None}.
+    """{"tokens", "slice_tokens", "truncated": {"candidate", "baseline", "ratio", "low", "high", "limit", "fail"}, or
+    None where fewer than five items say something}. rows: of items.jsonl; limits {budget: number or None}.
 
     Tokens are compared between right answers (all of them where no program knows): a wrong or an empty answer is no
-    economy. "ratio" of truncated is a difference of shares. A budget fails when its lower 95 % bound is above the
+    economy. slice_tokens is the slice that grew most surely, "slice", its interval at 0.05 / slices: growth in one is
+    diluted in all. "ratio" of truncated is a difference of shares. A budget fails when its lower bound is above the
     limit."""
-    found = {"tokens": None, "truncated": None}
-    for name, keys in (("tokens", ("right_tokens", "tokens")), ("truncated", ("cut", "cut"))):
-        kept = []
-        for row in rows:
-            pair = [row.get(f"{keys[row['type'] != 'verify']}_{role}") for role in ("candidate", "baseline")]
-            if None not in pair and (name == "truncated" or min(pair) > 0):
-                kept.append((*pair, row["cluster"]))
+    def measure(name, kept, level=0.05):
         if len(kept) < 5:
-            continue
+            return None
         own, base, clusters = zip(*kept)
         own, base, groups = np.array(own, float), np.array(base, float), number(clusters)
-        if name == "tokens":
-            ratio, low, high = ratio_of(own, base, groups)
-        else:
+        if name == "truncated":
             ratio, error, G = paired(own - base, groups)
             low, high = (min(max(ratio + sign * quantile(0.975, G - 1) * error, -1.0), 1.0) for sign in (-1, 1))
-        found[name] = {"candidate": float(own.mean()), "baseline": float(base.mean()), "ratio": ratio, "low": low,
-                       "high": high, "limit": limits[name], "fail": limits[name] is not None and low > limits[name]}
-    return found
+        else:
+            ratio, low, high = ratio_of(own, base, groups, level)
+        return {"candidate": float(own.mean()), "baseline": float(base.mean()), "ratio": ratio, "low": low,
+                "high": high, "limit": limits[name], "fail": limits[name] is not None and low > limits[name]}
+    cut = [(row["cut_candidate"], row["cut_baseline"], row["cluster"]) for row in rows if "cut_candidate" in row]
+    slices = {}
+    for row in rows:
+        pair = [row.get(f"{'right_' * (row['type'] == 'verify')}tokens_{role}") for role in ("candidate", "baseline")]
+        if None not in pair and min(pair) > 0:
+            slices.setdefault(row["slice"], []).append((*pair, row["cluster"]))
+    own = [{"slice": name} | one for name, kept in slices.items()
+           if (one := measure("slice_tokens", kept, 0.05 / len(slices)))]
+    return {"tokens": measure("tokens", sum(slices.values(), [])), "truncated": measure("truncated", cut),
+            "slice_tokens": max(own, key=lambda one: one["low"], default=None)}
 
 
 def differences(rows):

@@ -153,12 +153,14 @@ def refusal_part(refusals):
 def budget_part(budgets, returned):
     rows = []
     for key, name, cell, form in (("tokens", "tokens per answer", "{:.1f}", "{:.3g}x"),
+                                  ("slice_tokens", "most in a slice: {slice}", "{:.1f}", "{:.3g}x"),
                                   ("truncated", "truncated answers", "{:.1%}", "{:+z.1%}"),
                                   ("latency", "seconds, median", "{:.3g}", "{:.3g}x"),
                                   ("cost", "cost of 1,000 requests", "{:.4g}", "{:.3g}x")):
         if b := budgets.get(key):
             at, own = form.format, b["p50"] if key == "latency" else b
             limit = ["none", "-"] if b["limit"] is None else [at(b["limit"]), "FAIL" if b["fail"] else "ok"]
+            name = name.replace("{slice}", cut(str(b.get("slice")), 24))
             rows.append([name, cell.format(own["baseline"]), cell.format(own["candidate"]), at(b["ratio"]) + (
                 f" {between(b['low'], b['high'], at)}" if b.get("low") is not None else ""), *limit])
         if b and key == "latency":

@@ -502,7 +502,7 @@ def item(n, kind="verify", **fields):
     return {"id": str(n), "slice": "s", "cluster": n, "type": kind, "candidate": 1.0, "baseline": 1.0} | fields
 
 
-NO_LIMIT = {"tokens": None, "truncated": None}
+NO_LIMIT = {"tokens": None, "slice_tokens": None, "truncated": None}
 
 
 def test_tokens_are_compared_between_right_answers():
@@ -536,12 +536,26 @@ def test_a_budget_fails_when_it_surely_broke():
     assert 1.06 < low["tokens"]["low"] < 1.1 < low["tokens"]["high"] < 1.14
 
 
+def test_growth_in_one_slice_is_not_diluted():
+    """Twice the tokens in one slice of ten: seen there, at the level of ten looks, and named."""
+    rng = np.random.default_rng(4)
+    rows = [item(n, slice=f"s{n % 10}", right_tokens_baseline=float(b), right_tokens_candidate=float(b) * (
+        2 if n % 10 == 3 else 0.95) * math.exp(0.1 * rng.normal())) for n, b in enumerate(rng.integers(10, 40, 400))]
+    got = budgets(rows, {"tokens": 1.1, "slice_tokens": 1.5, "truncated": None})
+    assert got["tokens"]["ratio"] < 1.1 and not got["tokens"]["fail"] and got["slice_tokens"]["fail"]
+    one = [row for row in rows if row["slice"] == "s3"]
+    log = np.log([row["right_tokens_candidate"] / row["right_tokens_baseline"] for row in one])
+    width = student.ppf(1 - 0.0025, 39) * log.std(ddof=1) / math.sqrt(40)
+    assert got["slice_tokens"]["slice"] == "s3"
+    assert got["slice_tokens"]["low"] == pytest.approx(math.exp(log.mean() - width))
+
+
 def test_a_budget_of_few_says_nothing():
     rows = [item(n, right_tokens_candidate=1.0, right_tokens_baseline=1.0, cut_candidate=0.0, cut_baseline=0.0)
             for n in range(4)]
-    assert budgets(rows, NO_LIMIT) == {"tokens": None, "truncated": None} == budgets([], NO_LIMIT)
-    assert budgets(rows + [item(5)], NO_LIMIT) == {"tokens": None, "truncated": None}
-    alone = budgets([row | {"cluster": 0} for row in rows * 2], {"tokens": 1.1, "truncated": 0.1})
+    assert budgets(rows, NO_LIMIT) == NO_LIMIT == budgets([], NO_LIMIT)
+    assert budgets(rows + [item(5)], NO_LIMIT) == NO_LIMIT
+    alone = budgets([row | {"cluster": 0} for row in rows * 2], NO_LIMIT | {"tokens": 1.1, "truncated": 0.1})
     assert plain(alone) and alone["tokens"]["fail"] is False and alone["truncated"]["high"] == 1.0
 
 

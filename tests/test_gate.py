@@ -40,6 +40,8 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
     ({"a": piece("FAIL", delta=-0.1), "b": piece("FAIL", delta=-0.3, note="all refused")}, CALM, [], {}, "BLOCK",
      r"^b fell by 30.0 points \(p = 0.001; all refused\); a fell by 10.0 points"),
     ({"a": piece("UNSURE"), "b": piece("FAIL")}, CALM, [], {}, "BLOCK", "b fell"),
+    ({name: piece("FAIL", delta=-n / 10) for n, name in enumerate("abcde", 1)}, CALM, [], {}, "BLOCK",
+     r"^5 of 5 slices fell: e fell by 50.0 [^;]*; d fell[^;]*; c fell[^;]*; and b, a$"),
     ({"a": piece("CLEAR")}, CALM | {"fail": True, "delta": -0.03}, [], {}, "BLOCK", "mean over all slices fell by 3.0"),
     ({"a": piece("UNSURE", need=44)}, CALM, [], {}, "NOT ENOUGH DATA", "a has 10 prompts and needs 44"),
     ({"a": piece("UNSURE")}, CALM, [], {}, "NOT ENOUGH DATA", "a has 10 prompts and needs more"),
@@ -53,7 +55,7 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
     ({"b": piece("FAIL")}, CALM | {"fail": True}, [], {}, "BLOCK", r"^b fell by [^;]*$"),
     ({"b": piece("FAIL", hard=False), "a": piece("CLEAR")}, CALM, [], {}, "SHIP", "not clear, but soft: b$"),
     ({"b": piece("UNSURE", hard=False)}, CALM, [], {}, "NOT ENOUGH DATA", "no comparable"),
-    ({"a": piece("CLEAR")}, CALM, [], {"tokens": OVER}, "BLOCK", r"take 1.50 times .* \[1.40, 1.60\], limit 1.1$"),
+    ({"a": piece("CLEAR")}, CALM, [], {"tokens": OVER}, "BLOCK", r"take 1.50 times .* \[1.40, 1.60\], limit 1.10$"),
     ({"a": piece("CLEAR")}, CALM, [], {"tokens": OVER | {"fail": False}, "latency": None}, "SHIP", "no slice fell"),
     ({"a": piece("CLEAR")}, CALM, [], {"truncated": OVER | {"ratio": 0.2, "low": 0.1, "high": 0.3, "limit": 0.05}},
      "BLOCK", r"20.0% more answers are cut off \[10.0%, 30.0%\], limit 5%"),
@@ -524,8 +526,11 @@ def test_long_answers_block(scripted, tmp_path):
     gates = scripted(say)
     assert gates(suite, tmp_path / "out") == 1
     report = report_of(tmp_path / "out")
-    assert re.match(r"right answers take 1\.[78]\d times the tokens \[.*\], limit 1.1$", report["why"])
+    assert re.match(r"right answers take 1\.[78]\d times the tokens \[.*\], limit 1.10$", report["why"])
     policy = write(tmp_path / "p.jsonl", [{"budget": "tokens", "limit": None}])
+    assert gates(suite, tmp_path / "slice", "--policy", policy) == 1
+    assert re.match(r"right answers in a take 1\.[78]\d times", report_of(tmp_path / "slice")["why"])
+    policy = write(tmp_path / "q.jsonl", [{"budget": name, "limit": None} for name in ("tokens", "slice_tokens")])
     assert gates(suite, tmp_path / "free", "--policy", policy) == 0
     gates = scripted(lambda role, prompt, seed: ("4", "length" if role == "candidate" else "stop"))
     assert gates(suite, tmp_path / "cut") == 1
@@ -542,7 +547,7 @@ def test_over_refusal_is_named(scripted, tmp_path):
     assert gates(suite, tmp_path / "out") == 1
     report = report_of(tmp_path / "out")
     assert "comply fell by 100.0 points" in report["why"]
-    assert "harmless requests refused: 0% before, 100% now" in report["why"]
+    assert "over-refusal: harmless requests were refused in 0%, now in 100%" in report["why"]
     assert report["refusals"]["candidate"] == {"harmful": [80, 80], "harmless": [80, 80]}
     assert report["refusals"]["baseline"] == {"harmful": [160, 160], "harmless": [0, 160]}
 
@@ -557,7 +562,8 @@ def test_latency_and_items_that_are_only_counted(scripted, tmp_path, monkeypatch
         clock["now"] += (2.0 if role == "candidate" else 1.0) * (1 + len(prompt) % 2 / 1000)
         return "long " * 30 if "b " in prompt and role == "candidate" else "4"
     gates = scripted(say)
-    policy = write(tmp_path / "p.jsonl", [{"budget": "latency", "limit": 1.5}, {"budget": "tokens", "limit": None}])
+    policy = write(tmp_path / "p.jsonl", [{"budget": "latency", "limit": 1.5}] + [
+        {"budget": name, "limit": None} for name in ("tokens", "slice_tokens")])
     assert gates(suite, tmp_path / "out", "--latency", 5, "--policy", policy) == 1
     report = report_of(tmp_path / "out")
     assert report["why"].startswith("an answer takes 2.00 times as long")
@@ -627,7 +633,8 @@ def test_plan_power_and_limit(base, tmp_path, monkeypatch, capsys):
         assert 6 * limit <= count <= 48 * limit and f"cost {tokens / 1000:.4f}" in said
     assert run_main("gate", "--power", "--suite", suite) == 0
     said = capsys.readouterr().out
-    assert re.search(r"^a +40 +10% +k 2: 119, k 4: 60, k 8: 31, k 16: 31$", said, re.M)
+    needs = [int(need) for need in re.findall(r" k \d+: (\d+)", re.search("^a +40 +10%.*", said, re.M)[0])]
+    assert 110 < needs[0] < 130 and needs == sorted(needs, reverse=True) and needs[-1] >= 31
     assert "blocked after a drop" in said
     assert not (tmp_path / "out").exists()
 
