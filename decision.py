@@ -60,7 +60,8 @@ def low_bound(mean, error, G, level):
 
 def pool(found):
     """Mean of the slice means, its error, degrees of freedom (Welch-Satterthwaite). found {slice: (mean, error, G)}."""
-    means, errors, sizes = zip(*found.values())
+    several = [one for one in found.values() if one[2] > 1] or [*found.values()]  # one cluster has no spread
+    means, errors, sizes = zip(*several)
     total, df = sum(e * e for e in errors), 0
     if math.isfinite(total):  # no slice has one cluster
         df = math.floor(total * total / sum(e ** 4 / (G - 1) for e, G in zip(errors, sizes)))
@@ -79,14 +80,15 @@ def sequential(policies, looks, draw):
     the mean of all of them (a drop thin in each slice): an unchanged model is blocked in at most ALPHA of the runs. It
     is CLEAR, and is asked no more, when its lower bound at level ALPHA / looks lies above -margin (non-inferiority; all
     must clear, so slices need no correction: intersection-union). One failure ends the run. With all clear, sampling
-    goes on as long as the mean may have fallen by THIN. A slice that draw leaves out has no score, and no part in it.
+    goes on as long as the mean may have fallen by THIN. A slice with too few clusters to become clear is asked once; one
+    that draw leaves out has no score, and no part in it.
     found {slice: (mean, error, G)}; ks {slice: answers per item seen}; failed [slices]; pooled: did the mean fall?"""
     hard = [name for name, policy in policies.items() if policy["hard"]]
     level = ALPHA / (len(hard) + 1)
     found, ks, clear, thin = {}, {}, set(), False
     for look, k in enumerate(looks):
-        wanted = [name for name, policy in policies.items()
-                  if not look or not policy["once"] and (thin or name not in clear)]
+        wanted = [name for name, policy in policies.items() if not look or not policy["once"] and (
+            thin or name not in clear and not hopeless(found[name][2], policy))]
         if not wanted:
             break
         for name, (d, groups) in draw(wanted, k).items():
@@ -106,6 +108,11 @@ def sequential(policies, looks, draw):
         if failed or fallen or clear.issuperset(hard) and not thin:
             return found, ks, failed, fallen
     return found, ks, [], False
+
+
+def hopeless(G, policy):
+    """Are these too few clusters to clear the slice, whatever they answer?"""
+    return G < policy["min_n"] or low_bound(0.0, 0.0, G, ALPHA) <= -policy["margin"]
 
 
 def clears(found, policy, level):

@@ -119,7 +119,8 @@ def decide(slices, overall, canaries, spent=None, unscored=()):
              for name, s in hard.items() if s["verdict"] == "UNSURE"]
     needs += [f"{name} has too many items without a score" for name in unscored]
     if needs or not hard:
-        return "NOT ENOUGH DATA", "; ".join(needs) or "the suite has no comparable slice"
+        more = [f"and {len(needs) - 4} slices more"] if len(needs) > 5 else needs[4:]
+        return "NOT ENOUGH DATA", "; ".join(needs[:4] + more) or "the suite has no comparable slice"
     gain = "{delta:+.1%} over all slices [{low:+.1%}, {high:+.1%}]".format(**overall)
     soft = [name for name, s in slices.items() if name not in hard and s["verdict"] != "CLEAR"]
     return "SHIP", (f"no slice fell; {'improved' if overall['p_gain'] < 0.05 else 'no improvement shown'}: {gain}"
@@ -455,7 +456,7 @@ def main(args):
         write_whole(out / name, text)
     save_run(record, finished=True, forecast=plan, verdict=report["verdict"], cost=report["cost"], **measures)
     print("\n".join(terminal(report)))
-    print(f"result   {report['verdict']}: {report['why']}; {cost_line(report)} -> {args.out}")
+    print(f"result   {report['verdict']}; {cost_line(report)} -> {out / 'report.html'}")
     return EXIT[report["verdict"]]
 
 

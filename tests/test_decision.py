@@ -95,7 +95,8 @@ def test_pool_by_hand():
     assert (mean, error) == pytest.approx((-0.03, 0.025))
     assert df == math.floor((9 + 16)**2 / (81 / 49 + 256 / 20)), "Welch-Satterthwaite"
     assert pool({"a": (0.0, 0.02, 30), "b": (0.0, 0.02, 30)})[2] == 58
-    assert pool({"a": (-1.0, math.inf, 1), "b": (0.0, 0.02, 30)}) == (-0.5, math.inf, 0)
+    assert pool({"a": (-1.0, math.inf, 1), "b": (0.0, 0.02, 30)}) == (0.0, 0.02, 29), "one cluster says nothing"
+    assert pool({"a": (-1.0, math.inf, 1)}) == (-1.0, math.inf, 0)
 
 
 def test_describe_gives_repeated_intervals():
@@ -219,6 +220,12 @@ def test_a_slice_that_is_clear_no_longer_is_asked_again():
     thin = (-0.03, 0.2, 100)
     got, asked = run({"a": {2: thin, None: (0.02, 0.02, 100)}, "b": {2: thin, 4: (-0.02, 0.4, 100), None: SURE}})
     assert asked == [(2, ["a", "b"]), (4, ["a", "b"]), (8, ["b"])] and clears(got["found"]["b"], policy(), ALPHA / 4)
+
+
+def test_few_clusters_are_asked_once():
+    """No number of answers clears ten prompts: the other slice is asked on, this one is not."""
+    got, asked = run({"a": {2: (0.0, 0.5, 100), None: SURE}, "b": {None: (0.0, 0.2, 10)}})
+    assert asked == [(2, ["a", "b"]), (4, ["a"])] and got["failed"] == []
 
 
 def test_soft_slices_neither_fail_nor_count():
