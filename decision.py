@@ -80,7 +80,7 @@ def sequential(policies, looks, draw):
     the mean of all of them (a drop thin in each slice): an unchanged model is blocked in at most ALPHA of the runs. It
     is CLEAR, and is asked no more, when its lower bound at level ALPHA / looks lies above -margin (non-inferiority; all
     must clear, so slices need no correction: intersection-union). One failure ends the run. With all clear, sampling
-    goes on as long as the mean may have fallen by THIN. A slice with too few clusters to become clear is asked once; one
+    goes on as long as the mean may have fallen by THIN. A slice of too few clusters to become clear is asked once; one
     that draw leaves out has no score, and no part in it.
     found {slice: (mean, error, G)}; ks {slice: answers per item seen}; failed [slices]; pooled: did the mean fall?"""
     hard = [name for name, policy in policies.items() if policy["hard"]]
