@@ -138,7 +138,8 @@ def winrate_part(w):
                       f"{w['length_ratio']:.2f} times the tokens (median)" + outside * w["outside_support"] + "."],
             "head": ["win-rate", "candidate", "95 %"],
             "rows": [["raw", share(w["raw"]), between(w["low"], w["high"], share)], [
-                "length-controlled", share(w["length_controlled"]), between(w["lc_low"], w["lc_high"], share)]]}
+                "length-controlled", *(["-", "-"] if w["length_controlled"] is None else [
+                    share(w["length_controlled"]), between(w["lc_low"], w["lc_high"], share)])]]}
 
 
 def refusal_part(refusals):
