@@ -379,22 +379,26 @@ def make_report(args, record, items, policies, limits, names, heat, got):
         "cost": cost_report(record["speed"], args.price_gpu_hour, limits["cost"])}
     compared = {item["id"]: item for item in items if item["type"] not in ("canary", "budget")}
     missing = [key for key in compared if key not in {row["id"] for row in rows}]
-    lost, all_of = (Counter(compared[key]["slice"] for key in some) for some in (missing, compared))
+    without, all_of = (Counter(compared[key]["slice"] for key in some) for some in (missing, compared))
     verdict, why = decide(slices, overall, got["canaries"], spent,
-                          [name for name in policies if lost[name] > 0.05 * all_of[name]])
+                          [name for name in policies if without[name] > 0.05 * all_of[name]])
     judged = [row for row in rows if row["type"] == "judge"]
     lengths = {role: [row[f"tokens_{role}"] for row in judged] for role in ROLES}
     won = win_rate([row["candidate"] for row in judged], lengths["candidate"], lengths["baseline"],
                    differences(judged)[1]) | {"lengths": lengths} if judged else None
     rates, refused = known_rates(rows, policies, looks, 300) if found else None, refusal_counts(rows)
-    worst = [row for row in sorted(rows, key=lambda row: row["candidate"] - row["baseline"])
-             if row["candidate"] < row["baseline"] and "texts" in row]
+    lost, ranks = [row for row in rows if row["candidate"] < row["baseline"] and "texts" in row], Counter()
+    worst = []  # of equal losses one of each slice before a second of any
+    for row in lost:
+        drop = row["candidate"] - row["baseline"]
+        ranks[row["slice"], drop] += 1
+        worst.append((drop, ranks[row["slice"], drop], len(worst), row))
     return {"verdict": verdict, "why": why, "contaminated": contaminated(args.judge, args.model) if judged else None,
             **names, "profile": args.profile, "temperature": heat["baseline"], "model_temperature": heat["candidate"],
             "looks": looks, "baseline_draws": BASELINE_DRAWS, "policies": policies, "slices": slices,
             "overall": overall, "flips": [
                 {"id": row["id"], "slice": row["slice"], "prompt": compared[row["id"]]["prompt"], **row["texts"]}
-                | {f"{role}_score": row[role] for role in ROLES} for row in worst[:10]],
+                | {f"{role}_score": row[role] for role in ROLES} for *_, row in sorted(worst)[:10]],
             "canaries": got["canaries"], "winrate": won,
             "refusals": refused if all(n for own in refused.values() for _, n in own.values()) else None,
             "budgets": spent, "returned": returned(args.model, args.baseline, 100 * overall["delta"], won and 100 * (
