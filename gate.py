@@ -385,7 +385,8 @@ def make_report(args, record, items, policies, limits, names, heat, got):
     judged = [row for row in rows if row["type"] == "judge"]
     lengths = {role: [row[f"tokens_{role}"] for row in judged] for role in ROLES}
     won = win_rate([row["candidate"] for row in judged], lengths["candidate"], lengths["baseline"],
-                   differences(judged)[1]) | {"lengths": lengths} if judged else None
+                   differences(judged)[1], 1 if all(policies[row["slice"]]["once"] for row in judged) else len(looks)
+                   ) | {"lengths": lengths} if judged else None
     rates, refused = known_rates(rows, policies, looks, 300) if found else None, refusal_counts(rows)
     lost, ranks = [row for row in rows if row["candidate"] < row["baseline"] and "texts" in row], Counter()
     worst = []  # of equal losses one of each slice before a second of any
