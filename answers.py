@@ -24,6 +24,8 @@ def make_answers(path, jobs, load, tokenizer, max_tokens, batch_size, tally):
     """Sample the jobs [(item, prompt ids, [(sample, temperature, seed), ...])] into a file, or go on with it -> rows
     {"id", "of", "sample", "text", "tokens", "finish"}. load() -> the model; tally(answers, seconds): called after
     each batch."""
+    if not jobs:
+        return []
     counts = [len(wanted) for *_, wanted in jobs]
     batches = generation_batches([len(ids) for _, ids, _ in jobs], counts, batch_size)
     done = continue_lines(path, [sum(counts[n] for n in batch) for batch in batches])
@@ -37,7 +39,7 @@ def make_answers(path, jobs, load, tokenizer, max_tokens, batch_size, tally):
                      for (label, *_), answer in zip(jobs[n][2], own)]
         append_lines(path, rows)
         tally(len(rows), time.perf_counter() - begin)
-    return [row for _, row in read_jsonl(path)] if jobs else []
+    return [row for _, row in read_jsonl(path)]
 
 
 def key_of(ids):
@@ -49,6 +51,8 @@ def choose(path, jobs, load, tokenizer):
     """Multiple choice: the log-likelihood per byte of every choice as the assistant's answer, its stop token left out
     -> rows {"id", "of", "sample": "mc", "choice", "logps": [per byte], "tokens": read}, in a file that goes on where it
     ended. Ties go to the first; the prompt is read once for all its choices. jobs [(item, prompt ids)]."""
+    if not jobs:
+        return []
     done = continue_lines(path, [1] * len(jobs))
     model = load() if done < len(jobs) else None
     if model is not None:
@@ -65,7 +69,7 @@ def choose(path, jobs, load, tokenizer):
         append_lines(path, [{"id": item["id"], "of": key_of(ids), "sample": "mc",
                              "choice": max(range(len(logps)), key=logps.__getitem__), "logps": logps,
                              "tokens": len(ids) + sum(len(row["ids"]) - 1 - len(ids) for row in rows)}])
-    return [row for _, row in read_jsonl(path)] if jobs else []
+    return [row for _, row in read_jsonl(path)]
 
 
 def compare(path, jobs, load, saved):
@@ -80,6 +84,8 @@ def compare(path, jobs, load, saved):
                      "completion": [{"role": "assistant", "content": row["text"]}],
                      **({"tools": item["tools"]} if "tools" in item else {})} for n, row in enumerate((own, base))]
             asked.append((own, tuple(pair)))
+    if not asked:
+        return 0
     batches = [asked[i:i + 16] for i in range(0, len(asked), 16)]
     done = continue_lines(path, [*map(len, batches)])
     pair = load()[1] if done < len(batches) else None
@@ -89,7 +95,7 @@ def compare(path, jobs, load, saved):
                             for (own, _), one in zip(batch, said)])
         (path.parent / "kept.jsonl").unlink(missing_ok=True)  # an endpoint's replies of this batch
         saved()
-    rows = [row for _, row in read_jsonl(path)] if asked else []
+    rows = [row for _, row in read_jsonl(path)]
     for (own, _), row in zip(asked, rows):
         own["p"] = row["p"]
     return sum(row["tokens"] for row in rows)
