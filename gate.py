@@ -123,7 +123,7 @@ def decide(slices, overall, canaries, spent=None, unscored=()):
         return "NOT ENOUGH DATA", "; ".join(needs[:4] + more) or "the suite has no comparable slice"
     gain = "{delta:+.1%} over all slices [{low:+.1%}, {high:+.1%}]".format(**overall)
     soft = [name for name, s in slices.items() if name not in hard and s["verdict"] != "CLEAR"]
-    return "SHIP", (f"no slice fell; {'improved' if overall['p_gain'] < 0.05 else 'no improvement shown'}: {gain}"
+    return "SHIP", (f"no slice fell; {'improved' if overall['low'] > 0 else 'no improvement shown'}: {gain}"
                     + (f"; not clear, but soft: {', '.join(soft)}" if soft else ""))
 
 
@@ -228,7 +228,8 @@ def read_items(args):
 
 def power(items, policies, looks):
     """What a suite can show if pass rates are as decision.py assumes; nothing is asked."""
-    sizes = {name: len({item["cluster"] for item in items if item["slice"] == name}) for name in policies}
+    sizes = {name: len({item["cluster"] for item in items if item["slice"] == name and item["type"] not in (
+        "canary", "budget")}) for name in policies}
     fixed = {name: (np.resize([1.0] + [0.0] * round(1 / DISCORDANT - 1), n), np.arange(n)) for name, n in sizes.items()
              if policies[name]["once"]}
     print(f"{'slice':16}{'clusters':>9}{'margin':>8}   prompts that clear it, unchanged, in 95 % at k answers each")

@@ -793,4 +793,9 @@ MUTANTS = [
      ["tests/test_lineage.py::test_a_family_by_name"]),
     ("lineage.py", "records = lineage(candidate, until=baseline)", "records = lineage(candidate)",
      ["tests/test_lineage.py::test_returned_by_hand"]),
+    ("gate.py", "'improved' if overall['low'] > 0 else", "'improved' if overall['delta'] > -1 else",
+     ["tests/test_gate.py::test_decide"]),
+    ("gate.py", 'worst.append((drop, ranks[row["slice"], drop], len(worst), row))',
+     "worst.append((drop, 0, len(worst), row))",
+     ["tests/test_gate.py::test_ship_block_and_not_enough_data"]),
 ]

@@ -35,7 +35,7 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
 
 @pytest.mark.parametrize(("slices", "overall", "canaries", "spent", "verdict", "why"), [
     ({"a": piece("CLEAR")}, CALM, [], {}, "SHIP", "no improvement shown: .0.0% over all slices"),
-    ({"a": piece("CLEAR")}, CALM | {"p_gain": 0.01, "delta": 0.1}, [], {}, "SHIP", "; improved: .10.0%"),
+    ({"a": piece("CLEAR")}, CALM | {"low": 0.01, "delta": 0.1}, [], {}, "SHIP", "; improved: .10.0%"),
     ({"a": piece("CLEAR"), "b": piece("FAIL")}, CALM, [], {}, "BLOCK", r"^b fell by 20.0 points \(p = 0.001\)$"),
     ({"a": piece("FAIL", delta=-0.1), "b": piece("FAIL", delta=-0.3, note="all refused")}, CALM, [], {}, "BLOCK",
      r"^b fell by 30.0 points \(p = 0.001; all refused\); a fell by 10.0 points"),
