@@ -416,7 +416,7 @@ def promises(runs=2000):
 def rate_lines(rates):
     """error_rates as lines for people."""
     same, placebo, drops = rates["same"], rates["placebo"], [*rates["everywhere"]]
-    lines = [f"unchanged   SHIP {same['SHIP']:.1%}, BLOCK {same['BLOCK']:.1%} [{same['block_low']:.1%}, "
+    lines = [f"A/A         SHIP {same['SHIP']:.1%}, BLOCK {same['BLOCK']:.1%} [{same['block_low']:.1%}, "
              f"{same['block_high']:.1%}], NOT ENOUGH DATA {same['NOT ENOUGH DATA']:.1%} of {same['runs']} runs; "
              f"{same['answers']:,.0f} answers of the candidate",
              f"placebo     BLOCK {placebo['BLOCK']:.1%} [{placebo['block_low']:.1%}, {placebo['block_high']:.1%}] when "
