@@ -111,20 +111,25 @@ def time_requests(model, tokenizer, jobs, max_tokens):
     return found[1:]
 
 
-def borrow(out, key, ids):
+def lendable(out, key, ids):
     """The baseline's answers that finished gates beside `out` have, where weights and sampling are the same (key) and
-    the prompt is (ids {item: prompt ids}) -> rows. They are copied into borrowed.jsonl when the run begins: what others
-    finish later changes nothing."""
-    path, found = Path(out) / "borrowed.jsonl", {}
+    the prompt is (ids {item: prompt ids}) -> rows."""
+    found = {}
+    for record in runs_beside(out):
+        folder = Path(record["path"]).parent
+        if record.get("baseline_key") == key and folder != Path(out):
+            for file in (*folder.glob("*-baseline*.jsonl"), *folder.glob("borrowed.jsonl")):
+                for _, row in read_jsonl(file):
+                    if row["id"] in ids and row["of"] == key_of(ids[row["id"]]):
+                        found[row["id"], row["sample"]] = row
+    return [*found.values()]
+
+
+def borrow(out, key, ids):
+    """lendable, copied into borrowed.jsonl when the run begins: what others finish later changes nothing."""
+    path = Path(out) / "borrowed.jsonl"
     if not path.exists():
-        for record in runs_beside(out):
-            folder = Path(record["path"]).parent
-            if record.get("baseline_key") == key and folder != Path(out):
-                for file in (*folder.glob("*-baseline*.jsonl"), *folder.glob("borrowed.jsonl")):
-                    for _, row in read_jsonl(file):
-                        if row["id"] in ids and row["of"] == key_of(ids[row["id"]]):
-                            found[row["id"], row["sample"]] = row
-        write_jsonl(path, found.values())
+        write_jsonl(path, lendable(out, key, ids))
     return [row for _, row in read_jsonl(path)]
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from answers import ROLES, borrow, choose, compare, grade, key_of, make_answers, time_requests
+from answers import ROLES, borrow, choose, compare, grade, key_of, lendable, make_answers, time_requests
 from common import (BadInput, at_least, cost_line, forecast, money, parser, prompt_ids, read_jsonl, run, save_run,
                     seed_for, start_run, write_jsonl, write_whole)
 from decision import (BASELINE_DRAWS, DISCORDANT, PROFILES, assumed, budgets, describe, describe_mean, differences,
@@ -274,18 +274,17 @@ def draws_of(heat, k):
     return {"candidate": k if heat["candidate"] else 1, "baseline": k * BASELINE_DRAWS if heat["baseline"] else 1}
 
 
-def gather(args, out, record, items, asked, policies, names, heat, tokenizers, ids):
+def gather(args, out, record, key, items, asked, policies, names, heat, tokenizers, ids):
     """Ask both models until the rule has decided -> {"rows": scores, "found", "ks", "failed", "fallen": see sequential,
     "canaries", "unjudged": rows of budget items, "tokens": read and written}. asked: the items that models answer; ids
-    {role: {item: prompt ids}}."""
+    {role: {item: prompt ids}}; key: of the baseline's answers, for borrowing."""
     begin, looks, held = time.perf_counter() - record["seconds"], PROFILES[args.profile]["looks"], []
     constitution = read_constitution(args.constitution) if args.constitution else None
     speed, tokens = record.setdefault("speed", {role: [0, 0.0] for role in ROLES}), Counter()
     made, scored = {role: {item["id"]: {} for item in asked} for role in ROLES}, {}
     if asked:
-        weights = fingerprint(args.baseline, args.quantize)
-        record["baseline_key"] = [weights, args.temperature, args.max_tokens, args.seed]
-        for row in borrow(out, record["baseline_key"], ids["baseline"]):
+        record["baseline_key"] = key
+        for row in borrow(out, key, ids["baseline"]):
             made["baseline"][row["id"]][row["sample"]] = row
 
     def at_work(name):
@@ -438,7 +437,12 @@ def main(args):
     sizes, a_look = Counter(item["slice"] for item in asked if item["type"] in ("verify", "judge")), sum(
         draws_of(heat, looks[0]).values())
     expected = repeat(100, 0, assumed(sizes), {}, {name: policies[name] for name in sizes}, looks, {})["answers"]
-    count, read = round(expected / looks[0] * a_look), sum(len(one) for own in ids.values() for one in own.values())
+    rounds, total = expected / looks[0] / max(sizes.total(), 1), sizes.total()  # of the first look, for each item
+    key = [fingerprint(args.baseline, args.quantize), args.temperature, args.max_tokens, args.seed] if asked else None
+    lent = Counter(row["id"] for row in lendable(args.out, key, ids["baseline"])) if asked else Counter()
+    count = round(rounds * a_look * total - sum(min(n, rounds * draws_of(heat, looks[0])["baseline"])
+                                                for n in lent.values()))
+    read = sum(len(one) for own in ids.values() for one in own.values())
     plan = forecast(args.out, "gate.py", read + count * (args.answer_len or args.max_tokens), args.tokens_per_second,
                     price_gpu_hour=args.price_gpu_hour)
     print(f"plan     {len(items)} items, {len(policies)} slices, about {count:,} answers if nothing changed, at most "
@@ -452,7 +456,7 @@ def main(args):
     if record["finished"]:
         print("\n".join(terminal(json.loads((out / "report.json").read_text(encoding="utf-8")))))
         return EXIT[record["verdict"]]
-    got = gather(args, out, record, items, asked, policies, names, heat, tokenizers, ids)
+    got = gather(args, out, record, key, items, asked, policies, names, heat, tokenizers, ids)
     report = make_report(args, record, items, policies, limits, names, heat, got)
     measures = {"tokens": got["tokens"], "seconds": time.perf_counter() - begin}
     report |= measures | {"cost": money(seconds=measures["seconds"], price_gpu_hour=args.price_gpu_hour)}

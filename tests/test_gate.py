@@ -325,7 +325,7 @@ def test_greedy_beside_and_a_cooler_candidate(base, tmp_path):
     assert len([row for row in answers_of(tmp_path / "cool" / "c", "candidate") if row["id"][0] == "a"]) == 24
 
 
-def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch):
+def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch, capsys):
     """By weights, sampling and prompts: a second gate asks the candidate alone; what it finds does not depend on it."""
     suite, loaded, load = suite_of(tmp_path / "suite", a=noisy_items(20, "a")), [], gate.load_model
     monkeypatch.setattr(gate, "load_model", lambda name, *more: loaded.append(name) or load(name, *more))
@@ -333,6 +333,11 @@ def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch):
     assert set(loaded) == {base}
     asked = len(answers_of(tmp_path / "runs" / "one", "baseline"))
     loaded.clear()
+    capsys.readouterr()
+    for beside in ("runs", "alone"):
+        run_main("gate", "--plan", "--model", other, *settings(base, suite, tmp_path / beside / "two")[2:])
+    lent, whole = (int(n) for n in re.findall(r"about (\d+) answers", capsys.readouterr().out))
+    assert whole / 3 <= lent < whole, "the forecast knows what will be borrowed: at most the baseline's two thirds"
     run_main("gate", "--model", other, *settings(base, suite, tmp_path / "runs" / "two")[2:])
     k = report_of(tmp_path / "runs" / "two")["slices"]["a"]["k"]
     assert loaded[0] == other and (base not in loaded) == (k * 40 <= asked)
