@@ -127,7 +127,7 @@ def canary_part(canaries):
               if own]
     shown = [(kind, c) for kind, (_, own) in kinds.items() for c in own][:20]
     return {"lines": lines, "head": ["canary", "id", "candidate's answer"],
-            "rows": [[kind, c["id"], c["text"]] for kind, c in shown]}
+            "rows": [[kind, c["id"], one_line(cut(c["text"], 300))] for kind, c in shown]}
 
 
 def winrate_part(w):

@@ -356,7 +356,7 @@ def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch, capsy
     assert lent == {row["id"] for row in rows[1:]}, "the prompt counts, and its verifier does not"
 
 
-def test_nothing_stale_is_borrowed(base, tmp_path, capsys):
+def test_nothing_stale_is_borrowed(base, tmp_path, monkeypatch):
     """Other choices, or a template that ends an answer elsewhere, make another question; damaged files are one line."""
     rows = [{"id": f"m{n}", "slice": "m", "type": "mc", "prompt": text_of(n, 5), "answer": 0,
              "choices": [text_of(n + 7 * c, 1 + c) for c in range(3)]} for n in range(6)]
@@ -367,6 +367,7 @@ def test_nothing_stale_is_borrowed(base, tmp_path, capsys):
     found = [report_of(tmp_path / side / "ped")["slices"] for side in ("alone", "runs")]
     assert found[0] == found[1] and not read_lines(tmp_path / "runs" / "ped" / "borrowed.jsonl")
     shutil.copytree(base, tmp_path / "m")
+    monkeypatch.setattr(gate, "fingerprint", lambda *_: "equal weights")  # an adapter's template lies beside them
     for name, said in (("one", "{{ '<s>' }}"), ("two", "{{ 1 }}")):
         (tmp_path / "m" / "chat_template.jinja").write_text(
             "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}" + said + "{% endif %}"

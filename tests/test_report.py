@@ -207,6 +207,7 @@ def test_the_page_stays_small(text):
     report["flips"] = [flip | {"id": text} for flip in report["flips"]]
     page = room.html(report)
     assert len(page.encode()) < 300_000 and "characters cut" in page
+    assert all(len(row[2]) < 3000 for row in room.canary_part(report["canaries"])["rows"])
     assert len(room.markdown(report).encode()) < 2_000_000
 
 
