@@ -1,7 +1,7 @@
 """Two models' answers to a suite, for the gate: sampled, compared by a judge, borrowed from earlier gates, graded.
 
 Every file is appended batch by batch and goes on where a killed run ended, to the same bytes. An answer is a row {"id",
-"of": hash of its prompt's tokens, "sample", "text", "tokens", "finish"}; sample is a number, "greedy" or "mc"."""
+"of": hash of prompt and choices, "sample", "text", "tokens", "finish"}; sample is a number, "greedy" or "mc"."""
 
 import hashlib
 import json
@@ -34,17 +34,18 @@ def make_answers(path, jobs, load, tokenizer, max_tokens, batch_size, tally):
         begin, rows = time.perf_counter(), []
         answers = sample(model, tokenizer, [(jobs[n][1], [one[1:] for one in jobs[n][2]]) for n in batch], max_tokens)
         for n, own in zip(batch, answers):
-            rows += [{"id": jobs[n][0]["id"], "of": key_of(jobs[n][1]), "sample": label, "text": answer["text"],
+            item, ids, wanted = jobs[n]
+            rows += [{"id": item["id"], "of": key_of(ids, item), "sample": label, "text": answer["text"],
                       "tokens": answer["tokens"], "finish": answer["finish"]}
-                     for (label, *_), answer in zip(jobs[n][2], own)]
+                     for (label, *_), answer in zip(wanted, own)]
         append_lines(path, rows)
         tally(len(rows), time.perf_counter() - begin)
     return [row for _, row in read_jsonl(path)]
 
 
-def key_of(ids):
-    """What a cached answer answers: a hash of its prompt's tokens."""
-    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:12]
+def key_of(ids, item):
+    """What a cached answer answers: a hash of its prompt's tokens, and of the choices it had."""
+    return hashlib.sha256(json.dumps([ids, item.get("choices")]).encode()).hexdigest()[:12]
 
 
 def choose(path, jobs, load, tokenizer):
@@ -66,7 +67,7 @@ def choose(path, jobs, load, tokenizer):
         with torch.no_grad():
             logps = seq_logps(model, [{"ids": row["ids"][:-1], "mask": row["mask"][:-1]} for row in rows])[0]
         logps = [logp / len(choice.encode()) for logp, choice in zip(logps.tolist(), item["choices"])]
-        append_lines(path, [{"id": item["id"], "of": key_of(ids), "sample": "mc",
+        append_lines(path, [{"id": item["id"], "of": key_of(ids, item), "sample": "mc",
                              "choice": max(range(len(logps)), key=logps.__getitem__), "logps": logps,
                              "tokens": len(ids) + sum(len(row["ids"]) - 1 - len(ids) for row in rows)}])
     return [row for _, row in read_jsonl(path)]
@@ -111,25 +112,25 @@ def time_requests(model, tokenizer, jobs, max_tokens):
     return found[1:]
 
 
-def lendable(out, key, ids):
-    """The baseline's answers that finished gates beside `out` have, where weights and sampling are the same (key) and
-    the prompt is (ids {item: prompt ids}) -> rows."""
-    found = {}
+def lendable(out, key, items, ids):
+    """The baseline's answers that finished gates beside `out` have, where weights and sampling are the same (key), and
+    prompt and choices are (ids {item: prompt ids}) -> rows."""
+    found, wanted = {}, {item["id"]: key_of(ids[item["id"]], item) for item in items}
     for record in runs_beside(out):
         folder = Path(record["path"]).parent
         if record.get("baseline_key") == key and folder != Path(out):
             for file in (*folder.glob("*-baseline*.jsonl"), *folder.glob("borrowed.jsonl")):
                 for _, row in read_jsonl(file):
-                    if row["id"] in ids and row["of"] == key_of(ids[row["id"]]):
+                    if row["of"] == wanted.get(row["id"]):
                         found[row["id"], row["sample"]] = row
     return [*found.values()]
 
 
-def borrow(out, key, ids):
+def borrow(out, key, items, ids):
     """lendable, copied into borrowed.jsonl when the run begins: what others finish later changes nothing."""
     path = Path(out) / "borrowed.jsonl"
     if not path.exists():
-        write_jsonl(path, lendable(out, key, ids))
+        write_jsonl(path, lendable(out, key, items, ids))
     return [row for _, row in read_jsonl(path)]
 
 

@@ -284,7 +284,7 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
     made, scored = {role: {item["id"]: {} for item in asked} for role in ROLES}, {}
     if asked:
         record["baseline_key"] = key
-        for row in borrow(out, key, ids["baseline"]):
+        for row in borrow(out, key, asked, ids["baseline"]):
             made["baseline"][row["id"]][row["sample"]] = row
 
     def at_work(name):
@@ -349,7 +349,7 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
             return verify(item, made[role][item["id"]][sample]["text"], args.run_code, args.unsafe)["ok"]
         passed, again = {role: passes(role, "greedy") for role in ROLES}, None
         if passed["baseline"] and not passed["candidate"]:
-            ask(f"again-{key_of(item['id'])}", [item], {"candidate": [(n, heat["candidate"] or 0.7) for n in range(2)]})
+            ask(f"again-{key_of(item['id'], item)}", [item], {"candidate": [(n, heat["candidate"] or 0.7) for n in range(2)]})
             again = not (passes("candidate", 0) and passes("candidate", 1))
         return {"id": item["id"], "confirmed": again, "text": made["candidate"][item["id"]]["greedy"]["text"]} | passed
 
@@ -439,7 +439,7 @@ def main(args):
     expected = repeat(100, 0, assumed(sizes), {}, {name: policies[name] for name in sizes}, looks, {})["answers"]
     rounds, total = expected / looks[0] / max(sizes.total(), 1), sizes.total()  # of the first look, for each item
     key = [fingerprint(args.baseline, args.quantize), args.temperature, args.max_tokens, args.seed] if asked else None
-    lent = Counter(row["id"] for row in lendable(args.out, key, ids["baseline"])) if asked else Counter()
+    lent = Counter(row["id"] for row in lendable(args.out, key, asked, ids["baseline"])) if asked else Counter()
     count = round(rounds * a_look * total - sum(min(n, rounds * draws_of(heat, looks[0])["baseline"])
                                                 for n in lent.values()))
     read = sum(len(one) for own in ids.values() for one in own.values())

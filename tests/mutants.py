@@ -665,8 +665,8 @@ MUTANTS = [
     ("gate.py", 'describe_mean(hard or found, len(looks)',
      'describe_mean(found, len(looks)',
      ["tests/test_gate.py::test_policy"]),
-    ("answers.py", 'if row["id"] in ids and row["of"] == key_of(ids[row["id"]]):',
-     'if row["id"] in ids:',
+    ("answers.py", 'if row["of"] == wanted.get(row["id"]):',
+     'if row["id"] in wanted:',
      ["tests/test_gate.py::test_baseline_answers_are_borrowed"]),
     ("answers.py", 'if record.get("baseline_key") == key and',
      'if record.get("baseline_key") and',
@@ -798,4 +798,6 @@ MUTANTS = [
     ("gate.py", 'worst.append((drop, ranks[row["slice"], drop], len(worst), row))',
      "worst.append((drop, 0, len(worst), row))",
      ["tests/test_gate.py::test_ship_block_and_not_enough_data"]),
+    ("answers.py", 'json.dumps([ids, item.get("choices")])', "json.dumps(ids)",
+     ["tests/test_gate.py::test_other_choices_are_another_question"]),
 ]

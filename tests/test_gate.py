@@ -481,6 +481,16 @@ def test_multiple_choice_by_log_likelihood(base, other, tmp_path):
     assert report["slices"]["m"]["k"] is None and report["slices"]["m"]["type"] == "mc"
 
 
+def test_other_choices_are_another_question(base, tmp_path):
+    """A cached choice is not borrowed when the choices have changed under the same prompt and id."""
+    row = {"id": "m", "type": "mc", "prompt": "Which?", "choices": ["one", "two"], "answer": 0}
+    for name, choices in (("a", ["one", "two"]), ("b", ["one", "two"]), ("c", ["two", "one", "three"])):
+        suite = suite_of(tmp_path / f"suite-{name}", m=[row | {"choices": choices}])
+        run_main("gate", *settings(base, suite, tmp_path / "runs" / name))
+    lent = [len(read_lines(tmp_path / "runs" / name / "borrowed.jsonl")) for name in "abc"]
+    assert lent == [0, 1, 0]
+
+
 def test_live_logs_and_lm_eval_need_no_model(tmp_path, monkeypatch):
     monkeypatch.setattr(gate, "load_tokenizer", None)
     won = ["candidate", "tie", "candidate", "baseline"]
