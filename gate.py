@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from answers import ROLES, borrow, choose, compare, grade, key_of, lendable, make_answers, time_requests
+from answers import ROLES, borrow, choose, compare, grade, lendable, make_answers, time_requests
 from common import (BadInput, at_least, cost_line, forecast, money, parser, prompt_ids, read_jsonl, run, save_run,
                     seed_for, start_run, write_jsonl, write_whole)
 from decision import (BASELINE_DRAWS, DISCORDANT, PROFILES, assumed, budgets, describe, describe_mean, differences,
