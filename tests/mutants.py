@@ -685,7 +685,7 @@ MUTANTS = [
      ["tests/test_gate.py::test_multiple_choice_by_log_likelihood"]),
     ("answers.py", 'if own["text"] != base["text"]:',
      'if True:',
-     ["tests/test_gate.py::test_head_to_head_by_a_judge"]),
+     ["tests/test_gate.py::test_equal_answers_are_a_tie_unasked"]),
     ("answers.py", 'for n, row in enumerate((own, base))]',
      'for n, row in enumerate((base, own))]',
      ["tests/test_gate.py::test_head_to_head_by_a_judge"]),

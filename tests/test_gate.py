@@ -436,6 +436,12 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
             run_main("gate", *settings(base, suite, tmp_path / "x"), *one)
 
 
+def test_equal_answers_are_a_tie_unasked(tmp_path):
+    own, base = answer("same"), answer("same")
+    assert answers.compare(tmp_path / "judged.jsonl", [({"id": "a"}, own, base)], None, None) == 0
+    assert own["p"] == [0.5, 0.5] and not (tmp_path / "judged.jsonl").exists()
+
+
 def test_a_judge_that_made_the_training_data_is_named(base, other, judge_folder, tmp_path):
     (tmp_path / "c.md").write_text(TEXT)
     run = {"script": "dpo.py", "finished": True, "arguments": {}, "inputs": {
