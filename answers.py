@@ -35,17 +35,36 @@ def make_answers(path, jobs, load, tokenizer, max_tokens, batch_size, tally):
         answers = sample(model, tokenizer, [(jobs[n][1], [one[1:] for one in jobs[n][2]]) for n in batch], max_tokens)
         for n, own in zip(batch, answers):
             item, ids, wanted = jobs[n]
-            rows += [{"id": item["id"], "of": key_of(ids, item), "sample": label, "text": answer["text"],
+            rows += [{"id": item["id"], "of": key_of(item, ids), "sample": label, "text": answer["text"],
                       "tokens": answer["tokens"], "finish": answer["finish"]}
                      for (label, *_), answer in zip(wanted, own)]
         append_lines(path, rows)
         tally(len(rows), time.perf_counter() - begin)
-    return [row for _, row in read_jsonl(path)]
+    return read_answers(path, {item["id"]: key_of(item, ids) for item, ids, *_ in jobs})
 
 
-def key_of(ids, item):
-    """What a cached answer answers: a hash of its prompt's tokens, and of the choices it had."""
+def key_of(item, ids):
+    """What a cached answer answers: a hash of its prompt's tokens, and of what there was to choose from."""
     return hashlib.sha256(json.dumps([ids, item.get("choices")]).encode()).hexdigest()[:12]
+
+
+def keys_of(items, ids):
+    """{item: key_of it}; ids {item: prompt ids}."""
+    return {item["id"]: key_of(item, ids[item["id"]]) for item in items}
+
+
+def is_answer(row, keys):
+    """Is this row an answer to what is asked now? keys {item: key_of it}"""
+    return row.keys() >= {"id", "of", "sample", "tokens"} and keys.get(str(row["id"])) == row["of"]
+
+
+def read_answers(path, keys):
+    """Rows of a file of this run. BadInput: a row answers something else, so the file is damaged."""
+    rows = read_jsonl(path)
+    for number, row in rows:
+        if not is_answer(row, keys):
+            raise BadInput(f"{path}:{number}: not an answer of this run: the file was changed; take another --out")
+    return [row for _, row in rows]
 
 
 def choose(path, jobs, load, tokenizer):
@@ -67,10 +86,10 @@ def choose(path, jobs, load, tokenizer):
         with torch.no_grad():
             logps = seq_logps(model, [{"ids": row["ids"][:-1], "mask": row["mask"][:-1]} for row in rows])[0]
         logps = [logp / len(choice.encode()) for logp, choice in zip(logps.tolist(), item["choices"])]
-        append_lines(path, [{"id": item["id"], "of": key_of(ids, item), "sample": "mc",
+        append_lines(path, [{"id": item["id"], "of": key_of(item, ids), "sample": "mc",
                              "choice": max(range(len(logps)), key=logps.__getitem__), "logps": logps,
                              "tokens": len(ids) + sum(len(row["ids"]) - 1 - len(ids) for row in rows)}])
-    return [row for _, row in read_jsonl(path)]
+    return read_answers(path, {item["id"]: key_of(item, ids) for item, ids in jobs})
 
 
 def compare(path, jobs, load, saved):
@@ -112,26 +131,26 @@ def time_requests(model, tokenizer, jobs, max_tokens):
     return found[1:]
 
 
-def lendable(out, key, items, ids):
-    """The baseline's answers that finished gates beside `out` have, where weights and sampling are the same (key), and
-    prompt and choices are (ids {item: prompt ids}) -> rows."""
-    found, wanted = {}, {item["id"]: key_of(ids[item["id"]], item) for item in items}
+def lendable(out, key, keys):
+    """The baseline's answers that finished gates beside `out` have, where weights and sampling are the same (key) and
+    the prompt is (keys {item: key_of it}) -> rows."""
+    found = {}
     for record in runs_beside(out):
         folder = Path(record["path"]).parent
         if record.get("baseline_key") == key and folder != Path(out):
             for file in (*folder.glob("*-baseline*.jsonl"), *folder.glob("borrowed.jsonl")):
                 for _, row in read_jsonl(file):
-                    if row["of"] == wanted.get(row["id"]):
+                    if is_answer(row, keys):
                         found[row["id"], row["sample"]] = row
     return [*found.values()]
 
 
-def borrow(out, key, items, ids):
+def borrow(out, key, keys):
     """lendable, copied into borrowed.jsonl when the run begins: what others finish later changes nothing."""
     path = Path(out) / "borrowed.jsonl"
     if not path.exists():
-        write_jsonl(path, lendable(out, key, items, ids))
-    return [row for _, row in read_jsonl(path)]
+        write_jsonl(path, lendable(out, key, keys))
+    return read_answers(path, keys)
 
 
 # ---- scores ---------------------------------------------------------------------------------------------------

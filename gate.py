@@ -27,14 +27,15 @@ import platform
 import time
 from collections import Counter
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from answers import ROLES, borrow, choose, compare, grade, lendable, make_answers, time_requests
+from answers import ROLES, borrow, choose, compare, grade, key_of, keys_of, lendable, make_answers, time_requests
 from common import (BadInput, at_least, cost_line, forecast, money, parser, prompt_ids, read_jsonl, run, save_run,
-                    seed_for, start_run, write_jsonl, write_whole)
+                    seed_for, start_run, stop_ids, write_jsonl, write_whole)
 from decision import (BASELINE_DRAWS, DISCORDANT, PROFILES, assumed, budgets, describe, describe_mean, differences,
                       error_rates, known_rates, promises, prompts_needed, rate_lines, ratio_of, repeat, sequential,
                       win_rate)
@@ -42,7 +43,7 @@ from lineage import contaminated, returned, story
 from models import fingerprint, free_memory, load_model, load_tokenizer
 from report import html, markdown, terminal
 from scoring import open_judge, read_constitution
-from suite import read_lm_eval, read_policy, read_suite
+from suite import at, read_lm_eval, read_policy, read_suite
 from verify import verify
 
 EXIT = {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
@@ -284,7 +285,7 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
     made, scored = {role: {item["id"]: {} for item in asked} for role in ROLES}, {}
     if asked:
         record["baseline_key"] = key
-        for row in borrow(out, key, asked, ids["baseline"]):
+        for row in borrow(out, key, keys_of(asked, ids["baseline"])):
             made["baseline"][row["id"]][row["sample"]] = row
 
     def at_work(name):
@@ -357,7 +358,7 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
                 | passed[item["id"]] for item in canaries]
     ask("budget", unjudged, {role: [(n, heat[role]) for n in range(draws_of(heat, looks[0])[role])] for role in ROLES})
     found, ks, failed, fallen = sequential(policies, looks, draw) if policies else ({}, {}, [], False)
-    if args.latency and asked and "timed" not in record:
+    if args.latency and "timed" not in record:
         some = [asked[n * len(asked) // args.latency]["id"] for n in range(args.latency)]
         record["timed"] = {role: time_requests(at_work(names[role]), tokenizers[role], [ids[role][one] for one in some],
                                                args.max_tokens) for role in ROLES}
@@ -375,11 +376,13 @@ def make_report(args, record, items, policies, limits, names, heat, got):
     spent = budgets(rows + got["unjudged"], limits) | {
         "latency": requests_report(record["timed"], limits["latency"]) if "timed" in record else None,
         "cost": cost_report(record["speed"], args.price_gpu_hour, limits["cost"])}
-    compared = {item["id"]: item for item in items if item["type"] not in ("canary", "budget")}
-    missing = [key for key in compared if key not in {row["id"] for row in rows}]
+    compared = {item["id"]: item for item in items if item["type"] != "budget"}
+    scored = {row["id"] for row in (*rows, *got["canaries"])}
+    missing = [key for key in compared if key not in scored]
     without, all_of = (Counter(compared[key]["slice"] for key in some) for some in (missing, compared))
-    verdict, why = decide(slices, overall, got["canaries"], spent,
-                          [name for name in policies if without[name] > 0.05 * all_of[name]])
+    unscored = {compared[key]["slice"] for key in missing if compared[key]["type"] == "canary"} | {
+        name for name in policies if policies[name]["hard"] and without[name] > 0.05 * all_of[name]}
+    verdict, why = decide(slices, overall, got["canaries"], spent, sorted(unscored))
     judged = [row for row in rows if row["type"] == "judge"]
     lengths = {role: [row[f"tokens_{role}"] for row in judged] for role in ROLES}
     won = win_rate([row["candidate"] for row in judged], lengths["candidate"], lengths["baseline"],
@@ -427,17 +430,26 @@ def main(args):
     if any("tests" in item for item in asked) and not args.run_code:
         print("note     without --run-code, items with unit tests have no score")
         asked = [item for item in asked if "tests" not in item]
+    if args.latency and args.latency > len(asked):
+        raise BadInput(f"--latency {args.latency}: the suite has {len(asked)} prompts")
     heat = {"baseline": args.temperature, "candidate": args.model_temperature}
     heat["candidate"] = args.temperature if args.model_temperature is None else args.model_temperature
     tokenizers = {role: load_tokenizer(names[role]) for role in ROLES} if asked else {}
-    ids = {role: {item["id"]: prompt_ids(tokenizer, item["prompt"], item.get("tools")) for item in asked}
-           for role, tokenizer in tokenizers.items()}
+    if args.judge and "@http" not in args.judge:
+        load_tokenizer(args.judge)  # a wrong name is said before anything is asked
+    ids = {role: {} for role in tokenizers}
+    for role, item in product(tokenizers, asked):
+        with at(f"{names[role]}, id {item['id']!r}"):
+            ids[role][item["id"]] = prompt_ids(tokenizers[role], item["prompt"], item.get("tools"))
     sizes, a_look = Counter(item["slice"] for item in asked if item["type"] in ("verify", "judge")), sum(
         draws_of(heat, looks[0]).values())
     expected = repeat(100, 0, assumed(sizes), {}, {name: policies[name] for name in sizes}, looks, {})["answers"]
     rounds, total = expected / looks[0] / max(sizes.total(), 1), sizes.total()  # of the first look, for each item
-    key = [fingerprint(args.baseline, args.quantize), args.temperature, args.max_tokens, args.seed] if asked else None
-    lent = Counter(row["id"] for row in lendable(args.out, key, asked, ids["baseline"])) if asked else Counter()
+    key, lent = None, Counter()
+    if asked:  # the template also says where an answer ends
+        ends = key_of({}, [str(tokenizers["baseline"].chat_template), stop_ids(tokenizers["baseline"])])
+        key = [fingerprint(args.baseline, args.quantize), ends, args.temperature, args.max_tokens, args.seed]
+        lent = Counter(row["id"] for row in lendable(args.out, key, keys_of(asked, ids["baseline"])))
     count = round(rounds * a_look * total - sum(min(n, rounds * draws_of(heat, looks[0])["baseline"])
                                                 for n in lent.values()))
     read = sum(len(one) for own in ids.values() for one in own.values())

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 
 import pytest
 import torch
@@ -355,6 +356,31 @@ def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch, capsy
     assert lent == {row["id"] for row in rows[1:]}, "the prompt counts, and its verifier does not"
 
 
+def test_nothing_stale_is_borrowed(base, tmp_path, capsys):
+    """Other choices, or a template that ends an answer elsewhere, make another question; damaged files are one line."""
+    rows = [{"id": f"m{n}", "slice": "m", "type": "mc", "prompt": text_of(n, 5), "answer": 0,
+             "choices": [text_of(n + 7 * c, 1 + c) for c in range(3)]} for n in range(6)]
+    suite, swapped = (suite_of(tmp_path / name, m=some) for name, some in (
+        ("suite", rows), ("swapped", [row | {"choices": row["choices"][1:]} for row in rows])))
+    for side, own in (("runs", suite), ("alone", swapped), ("runs", swapped)):
+        run_main("gate", *settings(base, own, tmp_path / side / own[-3:]))
+    found = [report_of(tmp_path / side / "ped")["slices"] for side in ("alone", "runs")]
+    assert found[0] == found[1] and not read_lines(tmp_path / "runs" / "ped" / "borrowed.jsonl")
+    shutil.copytree(base, tmp_path / "m")
+    for name, said in (("one", "{{ '<s>' }}"), ("two", "{{ 1 }}")):
+        (tmp_path / "m" / "chat_template.jinja").write_text(
+            "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}" + said + "{% endif %}"
+            "{% endfor %}")
+        run_main("gate", *settings(tmp_path / "m", suite, tmp_path / "ends" / name))
+    assert not read_lines(tmp_path / "ends" / "two" / "borrowed.jsonl")
+    out = tmp_path / "runs" / "ped"
+    unfinish(out)
+    for text in ('{"id": "m0"}', '{"id": ["m0"], "of": "", "sample": 0, "tokens": 1}', "[]", '{"id"'):
+        (out / "borrowed.jsonl").write_text(text + "\n")
+        with pytest.raises(BadInput, match="borrowed.jsonl:1: "):
+            run_main("gate", *settings(base, swapped, out))
+
+
 def test_resume_after_a_cut_at_any_byte(base, other, tmp_path, monkeypatch):
     suite = suite_of(tmp_path / "suite", a=noisy_items(34, "a"), b=greedy_items(2, "b", type="canary"),
                      m=[{"id": f"m{n}", "prompt": f"m{n}", "type": "mc", "choices": ["one", "two"], "answer": 0}
@@ -368,8 +394,8 @@ def test_resume_after_a_cut_at_any_byte(base, other, tmp_path, monkeypatch):
     record = json.loads(kept["run.json"]) | {"finished": False}
     order = [name for name, _ in sorted(((file.name, file.stat().st_mtime_ns) for file in out.glob("*-*.jsonl")),
                                         key=lambda one: one[1])]
-    total = sum(len(kept[name]) for name in order)
-    for cut in [*range(0, total, total // 12), total]:
+    starts = [sum(len(kept[name]) for name in order[:n]) for n in range(len(order) + 1)]
+    for cut in sorted({*starts, *(start + len(kept[name]) // 2 for start, name in zip(starts, order))}):
         for file in out.iterdir():
             file.unlink()
         (out / "run.json").write_text(json.dumps(record))
@@ -607,6 +633,14 @@ def test_a_slice_without_any_score_is_no_success(base, tmp_path, capsys):
     report = report_of(tmp_path / "out")
     assert report["missing"] == ["t"] and report["why"] == "code has too many items without a score"
     assert "without --run-code" in capsys.readouterr().out
+    suite = suite_of(tmp_path / "more", a=greedy_items(34, "a"), safe=[
+        {"id": "c", "prompt": "write f", "type": "canary", "tests": ["assert f(1) == 1"]}])
+    assert run_main("gate", *settings(base, suite, tmp_path / "canary", "--temperature", 0)) == 3
+    report = report_of(tmp_path / "canary")
+    assert report["missing"] == ["c"] and report["why"] == "safe has too many items without a score"
+    suite = suite_of(tmp_path / "suite", a=greedy_items(34, "a"))
+    policy = write(tmp_path / "p.jsonl", [{"slice": "code", "hard": False}])
+    assert run_main("gate", *settings(base, suite, tmp_path / "soft", "--temperature", 0, "--policy", policy)) == 0
 
 
 @pytest.mark.parametrize(("rows", "words"), [
@@ -633,12 +667,26 @@ def test_bad_suites_are_one_line(base, tmp_path, capsys, rows, words):
     (["--selftest", "--out", "nowhere"], "nowhere: no finished gate"),
     (["--suite", "S", "--judge", "a", "b", "--constitution", "c"], "one judge"),
     (["--suite", "S", "--judge", "random", "--constitution", "c"], "no random one"),
+    (["--suite", "S", "--model", "m", "--baseline", "m", "--out", "x", "--latency", "5"], "the suite has 3 prompts"),
     (["--suite", "S", "--policy", "P", "--power"], "p.jsonl:1: field 'slice'")])
 def test_flags_that_do_not_go_together(tmp_path, words, said):
     suite = suite_of(tmp_path / "suite", a=noisy_items(3, "a"))
     policy = write(tmp_path / "p.jsonl", [{"slice": "zoo", "margin": 0.1}])
     with pytest.raises(BadInput, match=re.escape(said)):
         run_main("gate", *({"S": suite, "P": policy}.get(word, word) for word in words))
+
+
+def test_nothing_is_asked_in_vain(base, tmp_path):
+    """A judge that is not there, and a prompt that a template refuses, are said before the first answer."""
+    suite = suite_of(tmp_path / "suite", a=noisy_items(3, "a"), j=[{"id": "j", "prompt": "x", "type": "judge"}])
+    with pytest.raises(BadInput, match="nowhere"):
+        run_main("gate", *settings(base, suite, tmp_path / "out", "--judge", "./nowhere", "--constitution", "c.md"))
+    shutil.copytree(base, tmp_path / "m")
+    (tmp_path / "m" / "chat_template.jinja").write_text("{% if 'x' in messages[0]['content'] %}{{ raise_exception('no')"
+                                                        " }}{% endif %}{{ messages[0]['content'] }}")
+    with pytest.raises(BadInput, match=r"m, id 'j': the chat template refuses"):
+        run_main("gate", *settings(tmp_path / "m", suite, tmp_path / "out", "--judge", base, "--constitution", "c.md"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_plan_power_and_limit(base, tmp_path, monkeypatch, capsys):
