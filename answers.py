@@ -1,7 +1,7 @@
 """Two models' answers to a suite, for the gate: sampled, compared by a judge, borrowed from earlier gates, graded.
 
 Every file is appended batch by batch and goes on where a killed run ended, to the same bytes. An answer is a row {"id",
-"of": hash of its prompt's tokens, "sample", "text", "tokens", "finish"}; sample is a number, "greedy" or "mc"."""
+"of": hash of prompt and choices, "sample", "text", "tokens", "finish"}; sample is a number, "greedy" or "mc"."""
 
 import hashlib
 import json
@@ -34,9 +34,10 @@ def make_answers(path, jobs, load, tokenizer, max_tokens, batch_size, tally):
         begin, rows = time.perf_counter(), []
         answers = sample(model, tokenizer, [(jobs[n][1], [one[1:] for one in jobs[n][2]]) for n in batch], max_tokens)
         for n, own in zip(batch, answers):
-            rows += [{"id": jobs[n][0]["id"], "of": key_of(*jobs[n][:2]), "sample": label, "text": answer["text"],
+            item, ids, wanted = jobs[n]
+            rows += [{"id": item["id"], "of": key_of(item, ids), "sample": label, "text": answer["text"],
                       "tokens": answer["tokens"], "finish": answer["finish"]}
-                     for (label, *_), answer in zip(jobs[n][2], own)]
+                     for (label, *_), answer in zip(wanted, own)]
         append_lines(path, rows)
         tally(len(rows), time.perf_counter() - begin)
     return read_answers(path, {item["id"]: key_of(item, ids) for item, ids, *_ in jobs})

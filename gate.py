@@ -344,21 +344,18 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
                                                      and item["id"] not in unscored], k) if row] for name in slices})
         return {name: differences(scored[name]) for name in slices if scored[name]}
 
-    def canary(item):
-        """One canary: greedy; a failure that the baseline has not is confirmed by one of two sampled answers."""
-        def passes(role, sample):
-            return verify(item, made[role][item["id"]][sample]["text"], args.run_code, args.unsafe)["ok"]
-        passed, again = {role: passes(role, "greedy") for role in ROLES}, None
-        if passed["baseline"] and not passed["candidate"]:
-            ask(f"again-{key_of(item, item['id'])}", [item],
-                {"candidate": [(n, heat["candidate"] or 0.7) for n in range(2)]})
-            again = not (passes("candidate", 0) and passes("candidate", 1))
-        return {"id": item["id"], "confirmed": again, "text": made["candidate"][item["id"]]["greedy"]["text"]} | passed
+    def passes(role, item, sample):
+        return verify(item, made[role][item["id"]][sample]["text"], args.run_code, args.unsafe)["ok"]
 
     canaries, unjudged = ([item for item in asked if item["type"] == kind] for kind in ("canary", "budget"))
     ask("greedy", canaries + [item for item in asked if item["type"] == "verify" and args.greedy],
         {role: [("greedy", 0.0)] for role in ROLES})
-    canaries = [canary(item) for item in canaries]
+    passed = {item["id"]: {role: passes(role, item, "greedy") for role in ROLES} for item in canaries}
+    broken = [item for item in canaries if passed[item["id"]] == {"baseline": True, "candidate": False}]
+    ask("again", broken, {"candidate": [(n, heat["candidate"] or 0.7) for n in range(2)]})  # a failure is confirmed
+    canaries = [{"id": item["id"], "text": made["candidate"][item["id"]]["greedy"]["text"], "confirmed": None
+                 if item not in broken else not all(passes("candidate", item, n) for n in range(2))}
+                | passed[item["id"]] for item in canaries]
     ask("budget", unjudged, {role: [(n, heat[role]) for n in range(draws_of(heat, looks[0])[role])] for role in ROLES})
     found, ks, failed, fallen = sequential(policies, looks, draw) if policies else ({}, {}, [], False)
     if args.latency and "timed" not in record:

@@ -119,7 +119,7 @@ def read_policy(path, slices, defaults):
     """({slice: {"margin", "min_n", "hard"}} for all of `slices`, {budget: limit or None}). path None: `defaults`
     {"margin", "min_n"}, hard slices and BUDGETS.
 
-    A policy is JSONL: {"slice": NAME or "*", "margin": 0..1, "min_n": items, "hard": does its fall block?} and
+    A policy is JSONL: {"slice": NAME or "*", "margin": 0..1, "min_n": clusters, "hard": does its fall block?} and
     {"budget": "tokens", "slice_tokens", "latency" or "cost", "limit": ratio to the baseline from 1} or {"budget":
     "truncated", "limit": extra share of cut answers, 0..1}; null: no limit. A slice's own line outdoes "*". BadInput
     names file:line."""

@@ -395,8 +395,8 @@ def test_resume_after_a_cut_at_any_byte(base, other, tmp_path, monkeypatch):
     record = json.loads(kept["run.json"]) | {"finished": False}
     order = [name for name, _ in sorted(((file.name, file.stat().st_mtime_ns) for file in out.glob("*-*.jsonl")),
                                         key=lambda one: one[1])]
-    total = sum(len(kept[name]) for name in order)
-    for cut in [*range(0, total, total // 12), total]:
+    starts = [sum(len(kept[name]) for name in order[:n]) for n in range(len(order) + 1)]
+    for cut in sorted({*starts, *(start + len(kept[name]) // 2 for start, name in zip(starts, order))}):
         for file in out.iterdir():
             file.unlink()
         (out / "run.json").write_text(json.dumps(record))
@@ -463,6 +463,12 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
             run_main("gate", *settings(base, suite, tmp_path / "x"), *one)
 
 
+def test_equal_answers_are_a_tie_unasked(tmp_path):
+    own, base = answer("same"), answer("same")
+    assert answers.compare(tmp_path / "judged.jsonl", [({"id": "a"}, own, base)], None, None) == 0
+    assert own["p"] == [0.5, 0.5] and not (tmp_path / "judged.jsonl").exists()
+
+
 def test_a_judge_that_made_the_training_data_is_named(base, other, judge_folder, tmp_path):
     (tmp_path / "c.md").write_text(TEXT)
     run = {"script": "dpo.py", "finished": True, "arguments": {}, "inputs": {
@@ -506,6 +512,16 @@ def test_multiple_choice_by_log_likelihood(base, other, tmp_path):
             right += scores.index(max(scores)) == row["answer"]
         assert report["slices"]["m"][role] == pytest.approx(right / 12)
     assert report["slices"]["m"]["k"] is None and report["slices"]["m"]["type"] == "mc"
+
+
+def test_other_choices_are_another_question(base, tmp_path):
+    """A cached choice is not borrowed when the choices have changed under the same prompt and id."""
+    row = {"id": "m", "type": "mc", "prompt": "Which?", "choices": ["one", "two"], "answer": 0}
+    for name, choices in (("a", ["one", "two"]), ("b", ["one", "two"]), ("c", ["two", "one", "three"])):
+        suite = suite_of(tmp_path / f"suite-{name}", m=[row | {"choices": choices}])
+        run_main("gate", *settings(base, suite, tmp_path / "runs" / name))
+    lent = [len(read_lines(tmp_path / "runs" / name / "borrowed.jsonl")) for name in "abc"]
+    assert lent == [0, 1, 0]
 
 
 def test_live_logs_and_lm_eval_need_no_model(tmp_path, monkeypatch):
