@@ -330,9 +330,9 @@ def redraw(world, fixed, policies, looks, drops, rng, placebo=False):
     found, ks, failed, fallen = sequential(policies, looks, draw)
     if failed or fallen:
         return "BLOCK", spent, "slice" if failed else "mean"
-    unsure = [name for name, policy in policies.items() if policy["hard"] and not clears(
-        found[name], policy, ALPHA / (1 if policy["once"] else len(looks)))]
-    return "NOT ENOUGH DATA" if unsure else "SHIP", spent, None
+    clear = [clears(found[name], policy, ALPHA / (1 if policy["once"] else len(looks)))
+             for name, policy in policies.items() if policy["hard"]]
+    return "SHIP" if clear and all(clear) else "NOT ENOUGH DATA", spent, None
 
 
 def repeat(runs, seed, *given, **options):

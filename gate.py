@@ -116,7 +116,8 @@ def decide(slices, overall, canaries, spent=None, unscored=()):
                 and not (name == "slice_tokens" and spent["tokens"] and spent["tokens"]["fail"])]
     if reasons:
         return "BLOCK", "; ".join(reasons)
-    needs = [f"{name} has {s['clusters']} prompts and needs {'more' if s['need'] is None else s['need']}"
+    needs = [f"{name} has {s['clusters']} {'clusters' if s['clusters'] != s.get('n', s['clusters']) else 'prompts'} "
+             f"and needs {'more' if s['need'] is None else s['need']}"
              for name, s in hard.items() if s["verdict"] == "UNSURE"]
     needs += [f"{name} has too many items without a score" for name in unscored]
     if needs or not hard:
@@ -464,7 +465,10 @@ def main(args):
         args.judge if args.judge and "@http" not in args.judge else None) if path])
     out, begin = Path(args.out), time.perf_counter() - record["seconds"]
     if record["finished"]:
-        print("\n".join(terminal(json.loads((out / "report.json").read_text(encoding="utf-8")))))
+        try:
+            print("\n".join(terminal(json.loads((out / "report.json").read_text(encoding="utf-8")))))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise BadInput(f"{out}: this gate is finished, but report.json is damaged: take another --out") from None
         return EXIT[record["verdict"]]
     got = gather(args, out, record, key, items, asked, policies, names, heat, tokenizers, ids)
     report = make_report(args, record, items, policies, limits, names, heat, got)

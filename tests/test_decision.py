@@ -724,3 +724,11 @@ def test_error_rates_of_an_assumed_world():
     rates = error_rates(*world_of({"a": 100, "b": 100})[:4], 200)
     assert rates["same"]["SHIP"] >= 0.9 and rates["caught"]["a"][0.20] == 1.0
     assert rates["caught"]["a"][0.03] < rates["caught"]["a"][0.10] and set(rates["everywhere"]) == {.03, .05, .10, .20}
+
+
+def test_without_a_hard_slice_nothing_ships():
+    """As the gate says: nothing was compared that could block."""
+    soft = {"margin": 0.1, "min_n": 30, "hard": False, "once": False}
+    def ships(policies):
+        return decision.repeat(20, 0, assumed(dict.fromkeys(policies, 400)), {}, policies, (2, 4), {})["SHIP"]
+    assert ships({}) == ships({"a": soft}) == 0 < ships({"a": soft | {"hard": True}})

@@ -46,6 +46,7 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
     ({"a": piece("CLEAR")}, CALM | {"fail": True, "delta": -0.03}, [], {}, "BLOCK", "mean over all slices fell by 3.0"),
     ({"a": piece("UNSURE", need=44)}, CALM, [], {}, "NOT ENOUGH DATA", "a has 10 prompts and needs 44"),
     ({"a": piece("UNSURE")}, CALM, [], {}, "NOT ENOUGH DATA", "a has 10 prompts and needs more"),
+    ({"a": piece("UNSURE", n=40)}, CALM, [], {}, "NOT ENOUGH DATA", "a has 10 clusters and needs more"),
     ({"a": piece("UNSURE", need=44)}, CALM | {"fail": True}, [], {}, "BLOCK", "the mean"),
     ({}, None, [], {}, "NOT ENOUGH DATA", "no comparable slice"),
     ({"a": piece("CLEAR")}, CALM, [(True, True, None), (False, False, None), (True, False, None)], {}, "SHIP", "no sl"),
@@ -215,7 +216,12 @@ def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
     suite = suite_of(tmp_path / "suite", a=greedy_items(34, "a"), b=greedy_items(32, "b"),
                      c=greedy_items(2, "c", type="canary"))
     assert run_main("gate", *settings(base, suite, tmp_path / "same", "--temperature", 0)) == 0
-    same = report_of(tmp_path / "same")
+    same, kept = report_of(tmp_path / "same"), (tmp_path / "same" / "report.json").read_text()
+    for damaged in ("", "{}", "[1]"):
+        (tmp_path / "same" / "report.json").write_text(damaged)
+        with pytest.raises(BadInput, match=r"report.json is damaged"):
+            run_main("gate", *settings(base, suite, tmp_path / "same", "--temperature", 0))
+    (tmp_path / "same" / "report.json").write_text(kept)
     assert same["verdict"] == "SHIP" and same["slices"]["a"]["n"] == 34
     assert all(s["candidate"] == s["baseline"] == 1.0 and s["verdict"] == "CLEAR" for s in same["slices"].values())
     assert "result   SHIP" in capsys.readouterr().out and "2 of 2 pass" in (tmp_path / "same" / "report.md").read_text()
@@ -454,6 +460,9 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
             unfinish(out)
             run_main("gate", *command)
             assert path.read_bytes() == whole and report_of(out) == report
+    same = answer("same")
+    assert answers.compare(tmp_path / "x.jsonl", [(items[0], same, answer("same"))], None, None) == 0
+    assert same["p"] == [0.5, 0.5]
     capsys.readouterr()
     run_main("gate", *settings(base, suite, tmp_path / "none"))
     assert "items of type judge are left out" in capsys.readouterr().out
