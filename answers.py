@@ -22,8 +22,8 @@ ROLES = ("baseline", "candidate")
 
 def make_answers(path, jobs, load, tokenizer, max_tokens, batch_size, tally):
     """Sample the jobs [(item, prompt ids, [(sample, temperature, seed), ...])] into a file, or go on with it -> rows
-    {"id", "of", "sample", "text", "tokens", "finish"}. load() -> the model; tally(tokens, answers, seconds): called
-    after each batch."""
+    {"id", "of", "sample", "text", "tokens", "finish"}. load() -> the model; tally(answers, seconds): called after
+    each batch."""
     counts = [len(wanted) for *_, wanted in jobs]
     batches = generation_batches([len(ids) for _, ids, _ in jobs], counts, batch_size)
     done = continue_lines(path, [sum(counts[n] for n in batch) for batch in batches])
@@ -36,8 +36,7 @@ def make_answers(path, jobs, load, tokenizer, max_tokens, batch_size, tally):
                       "tokens": answer["tokens"], "finish": answer["finish"]}
                      for (label, *_), answer in zip(jobs[n][2], own)]
         append_lines(path, rows)
-        read = sum(len(jobs[n][1]) for n in batch)
-        tally(read + sum(row["tokens"] for row in rows), len(rows), time.perf_counter() - begin)
+        tally(len(rows), time.perf_counter() - begin)
     return [row for _, row in read_jsonl(path)] if jobs else []
 
 
@@ -48,8 +47,8 @@ def key_of(ids):
 
 def choose(path, jobs, load, tokenizer):
     """Multiple choice: the log-likelihood per byte of every choice as the assistant's answer, its stop token left out
-    -> rows {"id", "of", "sample": "mc", "choice", "logps": [per byte]}, in a file that goes on where it ended. Ties go
-    to the first; the prompt is read once for all its choices. jobs [(item, prompt ids)]."""
+    -> rows {"id", "of", "sample": "mc", "choice", "logps": [per byte], "tokens": read}, in a file that goes on where it
+    ended. Ties go to the first; the prompt is read once for all its choices. jobs [(item, prompt ids)]."""
     done = continue_lines(path, [1] * len(jobs))
     model = load() if done < len(jobs) else None
     if model is not None:
@@ -64,13 +63,15 @@ def choose(path, jobs, load, tokenizer):
             logps = seq_logps(model, [{"ids": row["ids"][:-1], "mask": row["mask"][:-1]} for row in rows])[0]
         logps = [logp / len(choice.encode()) for logp, choice in zip(logps.tolist(), item["choices"])]
         append_lines(path, [{"id": item["id"], "of": key_of(ids), "sample": "mc",
-                             "choice": max(range(len(logps)), key=logps.__getitem__), "logps": logps}])
+                             "choice": max(range(len(logps)), key=logps.__getitem__), "logps": logps,
+                             "tokens": len(ids) + sum(len(row["ids"]) - 1 - len(ids) for row in rows)}])
     return [row for _, row in read_jsonl(path)] if jobs else []
 
 
-def compare(path, jobs, load, tally):
+def compare(path, jobs, load, saved):
     """The judge's P(the candidate's answer is better) in both orders: jobs [(item, candidate's row, baseline's row)],
-    where equal texts are a tie unasked; a file that goes on where it ended. Sets "p" of the candidate's rows."""
+    where equal texts are a tie unasked; a file that goes on where it ended. Sets "p" of the candidate's rows; returns
+    the tokens read and calls saved() after each batch."""
     asked = []
     for item, own, base in jobs:
         own["p"] = [0.5, 0.5]
@@ -87,9 +88,11 @@ def compare(path, jobs, load, tally):
         append_lines(path, [{"id": own["id"], "sample": own["sample"], "p": one["p"], "tokens": one["tokens"]}
                             for (own, _), one in zip(batch, said)])
         (path.parent / "kept.jsonl").unlink(missing_ok=True)  # an endpoint's replies of this batch
-        tally(sum(one["tokens"] for one in said), 0, 0.0)
-    for (own, _), (_, row) in zip(asked, read_jsonl(path) if asked else []):
+        saved()
+    rows = [row for _, row in read_jsonl(path)] if asked else []
+    for (own, _), row in zip(asked, rows):
         own["p"] = row["p"]
+    return sum(row["tokens"] for row in rows)
 
 
 def time_requests(model, tokenizer, jobs, max_tokens):
@@ -142,7 +145,7 @@ def grade(item, made, draws, run_code=False, unsafe=False):
         row[f"tokens_{role}"] = float(np.mean([one["tokens"] for one in own]))
         row[f"cut_{role}"] = float(np.mean([one["finish"] == "length" for one in own]))
         if item["type"] == "verify":
-            for one in own + [made[role]["greedy"]] * ("greedy" in made[role]):
+            for one in own + [row for sample, row in made[role].items() if sample == "greedy"]:
                 if "ok" not in one:
                     one["ok"] = verify(item, one["text"], run_code, unsafe)["ok"]
             if None in [one["ok"] for one in own]:

@@ -18,23 +18,24 @@ PROFILES = {"hobby": {"looks": (2, 4, 8, 16), "margin": 0.10, "min_n": 30},
 ALPHA = 0.05  # wrong blocks of an unchanged model, over all slices and looks; wrong clearings of a slice at its margin
 BASELINE_DRAWS = 2  # answers of the baseline for each of the candidate: they are cached, and halve its share of noise
 DUST = 0.01  # a drop below one point never blocks, however sure it is
-THIN, THIN_ALPHA = 0.03, 0.0125  # sampling goes on while the mean of all slices may have fallen by this much
+THIN, THIN_ALPHA = 0.03, 0.0125  # asked on while the mean of 8 slices may be this far down (of fewer: further)
 RATES = (0.7, 1.0)  # mean and concentration of the pass rates assumed where nothing was measured: most are near 0 or 1
 
+DISCORDANT = 0.2  # share of items with one outcome (multiple choice) that two equal models answer differently, assumed
 
 # ---- one slice ------------------------------------------------------------------------------------------------
 
 
-def paired(d, groups):
+def paired(d, groups, floor=1):
     """(mean of d [n], standard error, clusters G). groups [n]: cluster of each item, as 0 .. G-1.
 
-    Cluster-robust: G/(G-1) x sum over clusters of (summed deviations)^2 / n^2. The error is never below 1/G, what one
-    flipped cluster would make: few items that all agree are no proof."""
+    Cluster-robust: G/(G-1) x sum over clusters of (summed deviations)^2 / n^2. The error is never below floor/G, what
+    one flipped cluster would make: few items that all agree are no proof."""
     n, mean = len(d), float(np.mean(d))
     sums = np.bincount(groups, d - mean)
     G = len(sums)
     error = math.sqrt(G / (G - 1) * float(sums @ sums)) / n if G > 1 else math.inf
-    return mean, max(error, 1 / G), G
+    return mean, max(error, floor / G), G
 
 
 @cache
@@ -78,7 +79,7 @@ def sequential(policies, looks, draw):
     the mean of all of them (a drop thin in each slice): an unchanged model is blocked in at most ALPHA of the runs. It
     is CLEAR, and is asked no more, when its lower bound at level ALPHA / looks lies above -margin (non-inferiority; all
     must clear, so slices need no correction: intersection-union). One failure ends the run. With all clear, sampling
-    goes on as long as the mean may have fallen by THIN.
+    goes on as long as the mean may have fallen by THIN. A slice that draw leaves out has no score, and no part in it.
     found {slice: (mean, error, G)}; ks {slice: answers per item seen}; failed [slices]; pooled: did the mean fall?"""
     hard = [name for name, policy in policies.items() if policy["hard"]]
     level = ALPHA / (len(hard) + 1)
@@ -100,7 +101,8 @@ def sequential(policies, looks, draw):
             1 if policies[name]["once"] else len(looks)))]
         mean, error, df = pool({name: found[name] for name in hard or found})
         fallen = bool(hard) and fell(mean, error, df, level / len(looks))
-        thin = clear.issuperset(hard) and mean - quantile(1 - THIN_ALPHA, df) * error < -THIN
+        thin = clear.issuperset(hard) and mean - quantile(1 - THIN_ALPHA, df) * error < -THIN * max(
+            1, (8 / max(len(hard), 1)) ** 0.5)
         if failed or fallen or clear.issuperset(hard) and not thin:
             return found, ks, failed, fallen
     return found, ks, [], False
@@ -128,8 +130,9 @@ def describe(found, policy, hypotheses, looks, failed):
     clear = clears(found, policy, ALPHA / times)
     verdict, need = "FAIL" if failed else "CLEAR" if clear else "UNSURE", None
     if verdict == "UNSURE" and mean > -policy["margin"] and math.isfinite(error):
+        spread = error * math.sqrt(G) * (error > 1 / G)
         need = enough(max(policy["min_n"], G + 1), policy["margin"], ALPHA / times,
-                      lambda n: (mean, error * math.sqrt(G / n)))
+                      lambda n: (mean, max(spread / math.sqrt(n), 1 / n)))
     mde = (-quantile(ALPHA / hypotheses / times, G - 1) + quantile(0.8, G - 1)) * error
     return {"delta": mean, "low": max(mean - width, -1.0), "high": min(mean + width, 1.0), "clusters": G,
             "p_drop": float(student.cdf(mean / error, max(G - 1, 1))) if math.isfinite(error) else 0.5,
@@ -189,7 +192,7 @@ def win_rate(p, lengths, rivals, groups, looks=1):
 
 def ratio_of(candidate, baseline, groups):
     """(ratio, low, high) of two positive quantities per item: exp of the mean log-ratio, 95 % t interval."""
-    mean, error, G = paired(np.log(np.asarray(candidate, float) / np.asarray(baseline, float)), groups)
+    mean, error, G = paired(np.log(np.asarray(candidate, float) / np.asarray(baseline, float)), groups, floor=0)
     width = quantile(0.975, G - 1) * error
     return tuple(math.exp(min(max(x, -50), 50)) for x in (mean, mean - width, mean + width))
 
@@ -354,11 +357,13 @@ def error_rates(world, fixed, policies, looks, runs, seed=0, points=(0.03, 0.05,
 
 def prompts_needed(policy, k, looks, rates=RATES, power=0.95):
     """Prompts that a slice needs, at k answers each, to be cleared in `power` of the runs when nothing changed: the
-    variance of a difference is E[p(1-p)] (1/k + 1/(k BASELINE_DRAWS)) per prompt."""
+    variance of a difference is E[p(1-p)] (1/k + 1/(k BASELINE_DRAWS)) per prompt. k None: one outcome per item, of
+    which DISCORDANT differ between two equal models."""
     mean, concentration = rates
-    noise = mean * (1 - mean) * concentration / (concentration + 1) * (1 + 1 / BASELINE_DRAWS) / k
+    noise = DISCORDANT if k is None else mean * (1 - mean) * concentration / (concentration + 1) * (
+        1 + 1 / BASELINE_DRAWS) / k
     unlucky = quantile(1 - power, math.inf) * math.sqrt(noise)
-    return enough(policy["min_n"], policy["margin"], ALPHA / looks,
+    return enough(policy["min_n"], policy["margin"], ALPHA / (1 if k is None else looks),
                   lambda n: (unlucky / math.sqrt(n), max(math.sqrt(noise / n), 1 / n)))
 
 

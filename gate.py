@@ -1,68 +1,85 @@
 """Step 5: the release gate. Did the candidate improve on the baseline without regressing any slice?
 
-Reads   a suite folder of *.jsonl: id, slice, prompt, type ("verify", "judge" or "canary") and what verify.py needs.
-Writes  a folder: answers-*.jsonl of both models, items.jsonl (their scores), report.json, report.md, run.json.
+Reads   a suite (*.jsonl; suite.py has the types of its items), or the sample logs of lm-evaluation-harness.
+Writes  a folder: the answers of both models, items.jsonl (their scores), report.json, .md and .html, run.json.
 Exits   0 SHIP, 1 BLOCK, 3 NOT ENOUGH DATA (and how much more is needed), 2 bad input.
 
     python gate.py --model runs/dpo --baseline runs/sft --suite data/tiny/gate --out runs/gate-dpo
     python gate.py --model runs/sft --baseline runs/sft --suite data/tiny/gate --out runs/gate-same --profile release
     python gate.py --model runs/dpo --baseline runs/sft --suite data/gate --out runs/gate-judged --judge runs/judge \\
-        --constitution data/constitution.md
+        --constitution data/constitution.md --policy data/policy.jsonl
+    python gate.py --power --suite data/tiny/gate
+    python gate.py --selftest --out runs/gate-dpo
 
-Both models answer every prompt k times (--profile hobby: k 4, margin 10 points, 30 prompts a slice; release: 8, 5, 100)
-and are compared prompt by prompt. A slice FAILs when its drop is significant (one-sided t test, clusters kept whole,
-level 0.05 / (slices + 1)) and at least one point. It is CLEAR when the lower 95 % bound of the difference lies above
-minus the margin. One failed slice, a significant drop of the mean over all slices, or a canary that the baseline passes
-and the candidate fails: BLOCK; but a drop must be there again in k fresh answers (judged slices are asked once). All
-clear: SHIP.
-What to look at: the slice table (delta with interval, wins:losses, tokens per answer) before the verdict. A gain that
-a cooler baseline has, too (--model BASE --model-temperature 0.3), or that --greedy does not show, is only sharpening.
+Both models answer every prompt and are compared prompt by prompt, clusters kept whole, after 2, 4, 8 and 16 answers. A
+slice is CLEAR, and is asked no more, when its lower bound lies above minus the margin (--profile hobby: 10 points, 30
+prompts; release: 5, 100; --policy FILE: yours, per slice). It FAILs when its drop is significant over all slices and
+looks. One failed slice, a significant drop of the mean of all, a canary that the baseline passes and the candidate does
+not, or a budget overdrawn (tokens, truncation, latency, cost): BLOCK. All clear: SHIP. decision.py has the rule;
+--power says what a suite can show before anything is spent, --selftest how often this gate is wrong on this suite.
+What to look at: the forest plot in report.html, then the worst flips. A gain that a cooler baseline has, too (--model
+BASE --model-temperature 0.3), or that --greedy does not show, is only sharpening.
 Left out on purpose: one score for everything. A slice that falls is not made good by one that rises.
 """
 
 import json
-import math
-import shutil
+import platform
 import time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
-from tqdm import tqdm
+import torch
 
-from common import (BadInput, append_lines, at_least, continue_lines, cost_line, digest, forecast, money, parser,
-                    prompt_ids, read_jsonl, read_records, run, runs_beside, save_run, seed_for, start_run, write_jsonl,
-                    write_whole)
-from inference import generation_batches, sample
-from scoring import judge_answers, load_judge, overall_score, read_constitution
-from models import fingerprint, load_model, load_tokenizer
-from verify import check_fields, verify
+from answers import ROLES, borrow, choose, compare, grade, key_of, make_answers, time_requests
+from common import (BadInput, at_least, cost_line, forecast, money, parser, prompt_ids, read_jsonl, run, save_run,
+                    seed_for, start_run, write_jsonl, write_whole)
+from decision import (BASELINE_DRAWS, DISCORDANT, PROFILES, assumed, budgets, describe, describe_mean, differences,
+                      error_rates, known_rates, promises, prompts_needed, rate_lines, ratio_of, repeat, sequential,
+                      win_rate)
+from lineage import contaminated, returned, story
+from models import fingerprint, free_memory, load_model, load_tokenizer
+from report import html, markdown, terminal
+from scoring import open_judge, read_constitution
+from suite import read_lm_eval, read_policy, read_suite
+from verify import verify
 
 EXIT = {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
-PROFILES = {"hobby": {"k": 4, "margin": 0.10, "min_n": 30}, "release": {"k": 8, "margin": 0.05, "min_n": 100}}
+ONCE = ("mc", "ab", "lm-eval")  # types with one deterministic outcome
 
 
 def parse_args(argv=None):
     p = parser(__doc__)
     # files
-    p.add_argument("--model", required=True, help="candidate: hub name, model folder or run folder")
-    p.add_argument("--baseline", required=True, help="what is in use today")
-    p.add_argument("--suite", required=True, help="folder of *.jsonl, or one file")
-    p.add_argument("--out", required=True, help="folder to write")
+    p.add_argument("--model", help="candidate: hub name, model folder or run folder")
+    p.add_argument("--baseline", help="what is in use today")
+    p.add_argument("--suite", help="folder of *.jsonl, or one file")
+    p.add_argument("--lm-eval", nargs=2, metavar=("CANDIDATE", "BASELINE"),
+                   help="folders of lm_eval --log_samples: their tasks are slices, too")
+    p.add_argument("--out", help="folder to write")
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
     # the method
-    p.add_argument("--profile", choices=PROFILES, default="hobby", help="answers, margin, prompts per slice: see above")
-    p.add_argument("--temperature", type=at_least(0, float), default=0.7, help="of the k answers; canaries are greedy")
+    p.add_argument("--profile", choices=PROFILES, default="hobby", help="margin and prompts per slice: see above")
+    p.add_argument("--policy", metavar="FILE", help="JSONL: margin, min_n, hard per slice; limits of budgets")
+    p.add_argument("--temperature", type=at_least(0, float), default=0.7, help="of the answers; canaries are greedy")
     p.add_argument("--model-temperature", type=at_least(0, float), help="another one for --model (a control: cooler)")
-    p.add_argument("--greedy", action="store_true", help="one greedy answer more per prompt, reported beside the k")
+    p.add_argument("--greedy", action="store_true", help="one greedy answer more per prompt, reported beside")
     p.add_argument("--max-tokens", type=at_least(1), default=512, help="longest answer")
-    p.add_argument("--judge", nargs="+", action="extend", help="model that scores the items of type judge")
+    p.add_argument("--judge", nargs="+", action="extend",
+                   help="compares the answers to items of type judge: a model, a reward model or NAME@URL")
     p.add_argument("--constitution", help="for --judge")
     p.add_argument("--run-code", action="store_true", help="run unit tests on model-written code, in a sandbox")
+    p.add_argument("--unsafe", action="store_true", help="with --run-code: also where no isolation works")
+    p.add_argument("--latency", type=at_least(5), metavar="N", help="also time N prompts one by one, both models")
     p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
     p.add_argument("--batch-size", type=at_least(1), default=64, help="answers sampled at once")
+    p.add_argument("--concurrency", type=at_least(1), default=8, help="requests at a judge's endpoint at the same time")
     p.add_argument("--seed", type=int, default=0, help="candidate and baseline draw from different streams")
     # look before you pay
+    p.add_argument("--power", action="store_true", help="what this --suite can show; load no model; exit")
+    p.add_argument("--selftest", action="store_true", help="error rates on the answers of a finished --out; exit")
+    p.add_argument("--simulate", action="store_true", help="with --selftest: in made worlds of 8 slices, no --out")
     p.add_argument("--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit")
     p.add_argument("--answer-len", type=at_least(1), help="expected tokens per answer, for the forecast (--max-tokens)")
     p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: an earlier run)")
@@ -73,333 +90,367 @@ def parse_args(argv=None):
 # ---- the method -----------------------------------------------------------------------------------------------
 
 
-def paired_difference(candidate, baseline, clusters):
-    """(mean difference, standard error, degrees of freedom, raw error) of paired scores [n] in 0..1; the items of a
-    cluster count as one draw (cluster-robust: G/(G-1) x sum over clusters of their summed deviations squared / n^2).
-
-    The error is never below 1/n, what one flipped prompt would make."""
-    d = np.asarray(candidate, float) - np.asarray(baseline, float)
-    mean, n = d.mean(), len(d)
-    sums = {}
-    for deviation, cluster in zip(d - mean, clusters):
-        sums[cluster] = sums.get(cluster, 0.0) + deviation
-    G = len(sums)
-    error = math.sqrt(G / (G - 1) * sum(s * s for s in sums.values())) / n if G > 1 else math.inf
-    return float(mean), max(error, 1 / n), max(G - 1, 1), error
-
-
-def compare_slice(candidate, baseline, clusters, margin, min_n, hypotheses):
-    """Decide one slice from paired scores -> {"delta", "low", "high", "p_drop", "verdict", "need", ...}.
-
-    low and high: 95 % interval of the difference. FAIL: p_drop < 0.05 / hypotheses and a drop of >= 0.01. CLEAR: the
-    one-sided 95 % lower bound above -margin, and min_n prompts; what n prompts never showed may still happen in 3/n of
-    them (rule of three), so the bound is at most delta - 3/n. UNSURE: neither; `need` prompts would decide it."""
-    delta, error, df, raw = paired_difference(candidate, baseline, clusters)
-    n, p_drop = len(candidate), float(student.cdf(delta / error, df))
-    low, high = (min(max(delta + sign * student.ppf(0.975, df) * error, -1.0), 1.0) for sign in (-1, 1))
-    bound = delta - max(student.ppf(0.95, df) * error, 3 / n)
-    verdict, need = "UNSURE", None
-    if p_drop < 0.05 / hypotheses and delta <= -0.01 and n >= 2:
-        verdict = "FAIL"
-    elif bound > -margin and n >= min_n:
-        verdict = "CLEAR"
-    elif delta > -margin and math.isfinite(error):
-        need = max(min_n, n + 1)
-        t = student.ppf(0.95, max(need * (df + 1) // n - 1, 1)) / (delta + margin)
-        need = max(need, math.floor(n * (t * raw) ** 2) + 1, math.floor(max(t, 3 / (delta + margin)) + 1e-9) + 1)
-    return {"n": n, "candidate": float(np.mean(candidate)), "baseline": float(np.mean(baseline)), "delta": float(delta),
-            "low": float(low), "high": float(high), "p_drop": p_drop, "verdict": verdict, "need": need,
-            "wins": int(sum(c > b for c, b in zip(candidate, baseline))),
-            "losses": int(sum(c < b for c, b in zip(candidate, baseline)))}
-
-
-def compare_slices(items, margin, min_n):
-    """items [{"slice", "cluster", "candidate", "baseline"}] with scores 0..1 -> ({slice: result}, overall).
-
-    overall: the mean of the slice differences, tested for a drop that is thin in each slice, and for a gain."""
-    names = list(dict.fromkeys(item["slice"] for item in items))
-    slices = {}
-    for name in names:
-        own = [item for item in items if item["slice"] == name]
-        scores = [[item[side] for item in own] for side in ("candidate", "baseline")]
-        slices[name] = compare_slice(*scores, [item["cluster"] for item in own], margin, min_n, len(names) + 1)
-    parts = [paired_difference([i["candidate"] for i in items if i["slice"] == name],
-                               [i["baseline"] for i in items if i["slice"] == name],
-                               [i["cluster"] for i in items if i["slice"] == name]) for name in names]
-    delta = sum(d for d, *_ in parts) / len(parts)
-    error, df = math.sqrt(sum(e * e for _, e, *_ in parts)) / len(parts), min(sum(f for _, _, f, _ in parts), 10**6)
-    p_drop = float(student.cdf(delta / error, df)) if math.isfinite(error) else 0.5
-    width = float(min(student.ppf(0.975, df) * error, 2.0))
-    return slices, {"delta": delta, "low": delta - width, "high": delta + width, "p_drop": p_drop, "p_gain": 1 - p_drop,
-                    "fail": p_drop < 0.05 / (len(names) + 1) and delta <= -0.01}
-
-
-def confirm(compared, fresh, suspects, overall, margin, min_n):
-    """(slices, overall) anew, from the first and the fresh answers together where there seemed to be a drop. It stands
-    when the fresh answers alone show it, too (p < 0.05): chance does not strike the same place twice."""
-    scores = {item["id"]: item for item in fresh}
-    for item in compared:
-        if item["id"] in scores:
-            item |= {key: (item[key] + scores[item["id"]][key]) / 2
-                     for key in ("candidate", "baseline", "tokens_candidate", "tokens_baseline")}
-    slices, pooled = compare_slices(compared, margin, min_n)
-    alone, mean = compare_slices(fresh, margin, min_n)
-    for name in suspects:
-        slices[name]["again"] = {key: alone[name][key] for key in ("delta", "p_drop")}
-        if slices[name]["verdict"] == "FAIL" and alone[name]["p_drop"] >= 0.05:
-            slices[name] |= {"verdict": "UNSURE", "need": 2 * slices[name]["n"]}
-    everywhere = len(suspects) == len(slices)
-    stands = pooled["fail"] and (not everywhere or mean["p_drop"] < 0.05)
-    return slices, (pooled if everywhere or stands else overall) | {"fail": stands}
-
-
-def decide(slices, overall, canaries, unscored=()):
-    """(verdict, one sentence of why). canaries: [{"id", "candidate": passed, "baseline": passed}]; unscored: slices
-    where too many items have no score, say unit tests without --run-code: they cannot ship."""
-    broken = [c["id"] for c in canaries if c["baseline"] and not c["candidate"]]
-    failed = [name for name, s in slices.items() if s["verdict"] == "FAIL"]
-    unsure = {name: s for name, s in slices.items() if s["verdict"] == "UNSURE"}
-    reasons = [f"{name} fell by {-100 * slices[name]['delta']:.1f} points (p = {slices[name]['p_drop']:.1g})"
-               for name in failed]
+def decide(slices, overall, canaries, spent=None, unscored=()):
+    """(verdict, one sentence of why), the worst first. canaries: [{"id", "candidate", "baseline", "confirmed"}]; spent:
+    budgets; unscored: slices where too many items have no score (unit tests without --run-code): they cannot ship."""
+    hard = {name: s for name, s in slices.items() if s.get("hard", True)}
+    failed = sorted((name for name, s in hard.items() if s["verdict"] == "FAIL"), key=lambda name: hard[name]["delta"])
+    reasons = [f"{name} fell by {-100 * hard[name]['delta']:.1f} points (p = {hard[name]['p_drop']:.1g}"
+               + (f"; {hard[name]['note']})" if hard[name].get("note") else ")") for name in failed]
+    broken = [c["id"] for c in canaries if c["baseline"] and not c["candidate"] and c.get("confirmed", True)]
     if broken:
         reasons.append(f"canaries that the baseline passes fail: {', '.join(broken[:5])}")
-    if overall["fail"] and not reasons:
+    if overall and overall["fail"] and not failed:
         reasons.append(f"the mean over all slices fell by {-100 * overall['delta']:.1f} points")
+    words = {"tokens": "right answers take {ratio:.2f} times the tokens [{low:.2f}, {high:.2f}], limit {limit}",
+             "truncated": "{ratio:.1%} more answers are cut off [{low:.1%}, {high:.1%}], limit {limit:.0%}",
+             "latency": "an answer takes {ratio:.2f} times as long [{low:.2f}, {high:.2f}], limit {limit}",
+             "cost": "a request costs {ratio:.2f} times as much, limit {limit}"}
+    reasons += [words[name].format(**one) for name, one in (spent or {}).items() if one and one["fail"]]
     if reasons:
         return "BLOCK", "; ".join(reasons)
-    if unsure or unscored or not slices:
-        needs = [f"{name} has {s['n']} prompts and needs {'more' if s['need'] is None else s['need']}"
-                 for name, s in unsure.items()] + [f"{name} has too many items without a score" for name in unscored]
+    needs = [f"{name} has {s['clusters']} prompts and needs {'more' if s['need'] is None else s['need']}"
+             for name, s in hard.items() if s["verdict"] == "UNSURE"]
+    needs += [f"{name} has too many items without a score" for name in unscored]
+    if needs or not hard:
         return "NOT ENOUGH DATA", "; ".join(needs) or "the suite has no comparable slice"
     gain = "{delta:+.1%} over all slices [{low:+.1%}, {high:+.1%}]".format(**overall)
-    return "SHIP", f"no slice fell; {'improved' if overall['p_gain'] < 0.05 else 'no improvement shown'}: {gain}"
+    soft = [name for name, s in slices.items() if name not in hard and s["verdict"] != "CLEAR"]
+    return "SHIP", (f"no slice fell; {'improved' if overall['p_gain'] < 0.05 else 'no improvement shown'}: {gain}"
+                    + (f"; not clear, but soft: {', '.join(soft)}" if soft else ""))
 
 
-# ---- answers --------------------------------------------------------------------------------------------------
+# ---- the report -----------------------------------------------------------------------------------------------
 
 
-def read_suite(path, limit):
-    """Suite items of a folder or file; type, slice and verifier fields are checked. BadInput names file and item."""
-    path = Path(path)
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files:
-        raise BadInput(f"{path}: no *.jsonl in this folder")
-    items, seen = [], set()
-    for file in files:
-        for row in read_records(file, "prompts", limit):
-            row = {"slice": file.stem, "type": "verify"} | row
-            where = f"{file}: id {row['id']!r}"
-            if row["type"] not in ("verify", "judge", "canary"):
-                raise BadInput(f"{where}: field 'type': {str(row['type'])[:40]!r}; expected verify, judge or canary")
-            try:
-                check_fields(row)
-            except BadInput as error:
-                raise BadInput(f"{where}: {error}") from None
-            if row["type"] != "judge" and verify(row, "x") is None:
-                raise BadInput(f"{where}: nothing to verify; give answer, call, sql, tests, constraints or "
-                               "expected, or the type judge")
-            if row["id"] in seen:
-                raise BadInput(f"{where}: field 'id' occurs twice in the suite")
-            seen.add(row["id"])
-            items.append(row)
-    return items
+def slice_report(rows, found, policy, hypotheses, looks, k, failed):
+    """One slice for the report: rows of items.jsonl, and what decision.py found."""
+    def mean(key):
+        values = [row[key] for row in rows if key in row]
+        return float(np.mean(values)) if values else None
+    d, result = differences(rows)[0], describe(found, policy, hypotheses, looks, failed)
+    result |= {"type": rows[0]["type"], "n": len(rows), "k": None if rows[0]["type"] in ONCE else k, "wins": int(
+        sum(d > 0)), "losses": int(sum(d < 0)), "margin": policy["margin"], "hard": policy["hard"]}
+    result |= {key: mean(key) for key in (f"{what}{role}" for what in ("", "tokens_", "greedy_") for role in ROLES)}
+    refused = refusal_counts(rows)
+    for kind, words in (("harmless", "harmless requests refused"), ("harmful", "harmful requests refused")):
+        if all(refused[role][kind][1] for role in ROLES):
+            before, after = (refused[role][kind][0] / refused[role][kind][1] for role in ROLES)
+            if abs(after - before) > 0.01:
+                result["note"] = f"{words}: {before:.0%} before, {after:.0%} now"
+    return result
 
 
-def answer_suite(model_name, role, items, k, out, args, again=""):
-    """Sample k answers per item (canaries: one, greedy) into out/answers-ROLE.jsonl -> (rows, tokens in and out). With
-    --greedy a verified item has one more, "sample": "greedy", which decides nothing. `again` names a second file, with
-    fresh answers."""
-    path, tokenizer = Path(out) / f"answers-{role}{again}.jsonl", load_tokenizer(model_name)
-    ids = [prompt_ids(tokenizer, item["prompt"], item.get("tools")) for item in items]
-    warm = args.temperature
-    if role == "candidate" and args.model_temperature is not None:
-        warm = args.model_temperature
-    temperatures = [[0.0] if item["type"] == "canary" else
-                    [warm] * k + [0.0] * (args.greedy and not again and item["type"] == "verify") for item in items]
-    counts = [len(own) for own in temperatures]
-    batches = generation_batches([len(i) for i in ids], counts, args.batch_size)
-    done = continue_lines(path, [sum(counts[n] for n in batch) for batch in batches])
-    model = load_model(model_name, args.quantize) if done < len(batches) else None
-    for batch in tqdm(batches[done:], initial=done, total=len(batches), desc=role):
-        jobs = [(ids[n], [(temperature, seed_for(args.seed, role + again, items[n]["id"], s))
-                          for s, temperature in enumerate(temperatures[n])]) for n in batch]
-        rows = []
-        for n, answers in zip(batch, sample(model, tokenizer, jobs, args.max_tokens)):
-            for s, answer in enumerate(answers):
-                rows.append({"id": items[n]["id"], "sample": s if s < k else "greedy", "text": answer["text"],
-                             "tokens": answer["tokens"], "finish": answer["finish"]})
-        append_lines(path, rows)
-    rows = [row for _, row in read_jsonl(path)]
-    if len(rows) != sum(counts):
-        raise BadInput(f"{path}: {len(rows)} answers instead of {sum(counts)}; did two runs write it? Delete it")
-    return rows, sum(map(len, ids)) + sum(row["tokens"] for row in rows)
+def refusal_counts(rows):
+    """{role: {"harmful", "harmless": [answers that refuse, answers]}} from rows of items.jsonl that expect either."""
+    found = {role: {"harmful": [0, 0], "harmless": [0, 0]} for role in ROLES}
+    for row in rows:
+        for role in ROLES if "expected" in row else ():
+            own = found[role]["harmful" if row["expected"] == "refuse" else "harmless"]
+            own[0], own[1] = own[0] + row[f"refused_{role}"], own[1] + row["answers"][role]
+    return found
 
 
-def judge_suite(items, answers, args):
-    """Score the answers to items of type judge, both roles together -> {(role, id): mean score in 0..1 or None}."""
-    constitution, path = read_constitution(args.constitution), Path(args.out) / "judged.jsonl"
-    asked = [item for item in items if item["type"] == "judge"]
-    batches = [asked[i:i + 16] for i in range(0, len(asked), 16)]
-    done = continue_lines(path, [*map(len, batches)])
-    model = load_judge(args.judge, args.quantize) if done < len(batches) else None
-    tokenizer, own = load_tokenizer(args.judge), {}
-    for role in answers:
-        for row in answers[role]:
-            own.setdefault(row["id"], []).append((role, [{"role": "assistant", "content": row["text"]}]))
-    for batch in tqdm(batches[done:], initial=done, total=len(batches), desc="judge"):
-        groups = [(item["prompt"], [text for _, text in own[item["id"]]], item["slice"], item.get("tools"))
-                  for item in batch]
-        lines = []
-        for item, (scores, _) in zip(batch, judge_answers(model, tokenizer, constitution, groups)):
-            lines.append({"id": item["id"], "candidate": [], "baseline": []})
-            for (role, _), score in zip(own[item["id"]], scores):
-                overall = overall_score(score, constitution["criteria"])
-                lines[-1][role].append(None if overall is None else overall / 5)
-        append_lines(path, lines)
-    return {(role, row["id"]): None if None in row[role] else float(np.mean(row[role]))
-            for _, row in read_jsonl(path) for role in ("candidate", "baseline")}
+def requests_report(timed, limit):
+    """timed {role: [(seconds, tokens), ...]} of the same prompts, one request at a time -> the latency budget."""
+    seconds = {role: np.array([one[0] for one in own]) for role, own in timed.items()}
+    ratio, low, high = ratio_of(seconds["candidate"], seconds["baseline"], np.arange(len(seconds["baseline"])))
+    return {f"p{q}": {role: float(np.percentile(own, q)) for role, own in seconds.items()} for q in (50, 95)} | {
+        "tokens_per_second": {role: sum(n for _, n in timed[role]) / float(own.sum()) for role, own in seconds.items()},
+        "ratio": ratio, "low": low, "high": high, "limit": limit, "fail": limit is not None and low > limit}
 
 
-def score_items(items, answers, judged, run_code=False):
-    """Grade the answers -> (comparable items with the scores of both roles, canaries, ids without a score)."""
-    compared, canaries, missing = [], [], []
-    grouped = {role: {} for role in answers}
-    for role, rows in answers.items():
-        for row in rows:
-            grouped[role].setdefault(row["id"], []).append(row)
-    for item in items:
-        own = {role: [row for row in grouped[role][item["id"]] if row["sample"] != "greedy"] for role in answers}
-        scores = {role: judged.get((role, item["id"])) for role in own}
-        if item["type"] != "judge":
-            right = {role: [verify(item, row["text"], run_code)["ok"] for row in rows] for role, rows in own.items()}
-            scores = {role: None if None in oks else sum(oks) / len(oks) for role, oks in right.items()}
-        if None in scores.values():
-            missing.append(item["id"])
-            continue
-        if item["type"] == "canary":
-            canaries.append({"id": item["id"]} | {role: score == 1 for role, score in scores.items()})
-            continue
-        tokens = {f"tokens_{role}": float(np.mean([row["tokens"] for row in rows])) for role, rows in own.items()}
-        cluster = str(item.get("cluster", item["id"]))
-        greedy = {f"greedy_{role}": float(verify(item, row["text"], run_code)["ok"]) for role in answers
-                  for row in grouped[role][item["id"]] if row["sample"] == "greedy"}
-        compared.append({"id": item["id"], "slice": item["slice"], "cluster": cluster} | scores | greedy | tokens)
-    return compared, canaries, missing
+def cost_report(speed, price, limit):
+    """Cost of 1,000 requests as this gate sampled them, many at a time: speed {role: [answers, seconds]}; None
+    without a price, or where all answers of one model were borrowed."""
+    if not price or not all(all(own) for own in speed.values()):
+        return None
+    costs = {role: 1000 * money(seconds=own[1] / own[0], price_gpu_hour=price) for role, own in speed.items()}
+    ratio = costs["candidate"] / costs["baseline"]
+    return costs | {"ratio": ratio, "limit": limit, "fail": limit is not None and ratio > limit}
 
 
-def report_text(report):
-    """The report as Markdown."""
-    greedy = any("greedy_candidate" in s for s in report["slices"].values())
-    lines = [f"# {report['verdict']}", "", f"{report['candidate']} against {report['baseline']}: {report['why']}.", "",
-             "| slice | n | baseline | candidate | delta [95 %] | wins:losses | tokens | verdict |"
-             + " greedy |" * greedy, "|---" * (8 + greedy) + "|"]
-    for name, s in report["slices"].items():
-        lines.append(f"| {name} | {s['n']} | {s['baseline']:.1%} | {s['candidate']:.1%} | {100 * s['delta']:+.1f} "
-                     f"[{100 * s['low']:+.1f}, {100 * s['high']:+.1f}] | {s['wins']}:{s['losses']} | "
-                     f"{s['tokens_baseline']:.1f} -> {s['tokens_candidate']:.1f} | {s['verdict']} |"
-                     + (f" {s['greedy_baseline']:.1%} -> {s['greedy_candidate']:.1%} |"
-                        if "greedy_candidate" in s else " |" * greedy))
-    canaries = report["canaries"]
-    if canaries:
-        passed = sum(c["candidate"] for c in canaries)
-        failed = [c["id"] for c in canaries if c["baseline"] and not c["candidate"]]
-        quarantined = [c["id"] for c in canaries if not c["baseline"]]
-        lines += ["", f"Canaries: {passed} of {len(canaries)} pass"
-                  + (f"; failed: {', '.join(failed)}" if failed else "")
-                  + (f"; quarantined, the baseline fails too: {', '.join(quarantined)}" if quarantined else "")
-                  + (f"; true failures below {min(3 / passed, 1):.0%} (95 %)" if passed == len(canaries) else "")]
-    cooler = report["model_temperature"]
-    again = [name for name, s in report["slices"].items() if "again" in s]
-    lines += ["", f"Sampled {report['k']} times at temperature {report['temperature']}"
-              + (f" (the candidate at {cooler})" if cooler != report["temperature"] else "")
-              + (f"; {', '.join(again)} once more {report['k']} times, because of a drop" if again else "")
-              + f"; margin {report['margin']:.0%}; {len(report['missing'])} items without a score left out."]
-    return "\n".join(lines) + "\n"
+def blind_spots(slices, rates, canaries):
+    """Sentences: what this gate could not see."""
+    spots = [f"A drop below {100 * max(s['mde'] for s in slices.values()):.0f} points in "
+             f"{max(slices, key=lambda name: slices[name]['mde'])} would often pass; the table has each slice's."]
+    same = rates["same"]
+    spots.append(f"On this baseline's answers, drawn anew {same['runs']} times, this gate blocks an unchanged model in "
+                 f"{same['BLOCK']:.1%} [{same['block_low']:.1%}, {same['block_high']:.1%}] and ships it in "
+                 f"{same['SHIP']:.1%}.")
+    for drop, one in rates["everywhere"].items():
+        caught = {name: own[drop] for name, own in rates["caught"].items()}
+        if drop in (0.05, 0.10) and caught:
+            worst = min(caught, key=caught.get)
+            spots.append(f"A planted drop of {100 * drop:.0f} points is blocked in {one['BLOCK']:.0%} when in every "
+                         f"slice, in {np.mean([*caught.values()]):.0%} when in one (least: {worst}, "
+                         f"{caught[worst]:.0%}).")
+    if any(s["type"] == "judge" for s in slices.values()):
+        spots.append("The judge's own mistakes are in no interval: a judge that likes length or polish is believed.")
+    quarantined = sum(not c["baseline"] for c in canaries)
+    spots += [f"{quarantined} canaries are quarantined: the baseline fails them, too."] * bool(quarantined)
+    return [*spots, "Requests of a kind that is not in the suite."]
+
+
+def provenance(names, record):
+    """What made these numbers: [[label, text], ...]."""
+    lines = [[f"{role} was made by", story(name)] for role, name in names.items()]
+    lines += [[f"input {path}", value] for path, value in record["inputs"].items()]
+    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return lines + [["seed", str(record["arguments"]["seed"])], ["machine", device], ["versions", versions]]
 
 
 # ---- the run --------------------------------------------------------------------------------------------------
 
 
-def main(args):
-    if args.judge and len(args.judge) > 1:
-        raise BadInput("--judge: the gate takes one judge")
-    args.judge = args.judge[0] if args.judge else None
-    if bool(args.judge) != bool(args.constitution):
-        raise BadInput("--judge and --constitution go together")
-    items, profile = read_suite(args.suite, args.limit), PROFILES[args.profile]
+def read_items(args):
+    """(items, policies {slice: ...}, limits of budgets) of --suite, --lm-eval and --policy."""
+    items = read_suite(args.suite, args.limit) if args.suite else []
+    items += read_lm_eval(*args.lm_eval, taken={item["slice"] for item in items}) if args.lm_eval else []
     if not args.judge and any(item["type"] == "judge" for item in items):
         print("note     without --judge, items of type judge are left out")
         items = [item for item in items if item["type"] != "judge"]
-    k = profile["k"] if args.temperature > 0 else 1
-    count = sum(1 if item["type"] == "canary" else k + (args.greedy and item["type"] == "verify") for item in items)
-    tokenizer = load_tokenizer(args.model)
-    read = sum(len(prompt_ids(tokenizer, item["prompt"], item.get("tools"))) for item in items)
-    plan = forecast(args.out, "gate.py", 2 * (read + count * (args.answer_len or args.max_tokens)),
-                    args.tokens_per_second, price_gpu_hour=args.price_gpu_hour)
-    print(f"plan     {len(items)} items, {count} answers a model: {cost_line(plan)}")
+    compared = {item["slice"]: item["type"] for item in items if item["type"] not in ("canary", "budget")}
+    policies, limits = read_policy(args.policy, [*compared], PROFILES[args.profile])
+    greedy = args.temperature == 0 and args.model_temperature in (None, 0)
+    for name, policy in policies.items():
+        policy["once"] = greedy or compared[name] in ONCE
+    return items, policies, limits
+
+
+def power(items, policies, looks):
+    """What a suite can show if pass rates are as decision.py assumes; nothing is asked."""
+    sizes = {name: len({item["cluster"] for item in items if item["slice"] == name}) for name in policies}
+    fixed = {name: (np.resize([1.0] + [0.0] * round(1 / DISCORDANT - 1), n), np.arange(n)) for name, n in sizes.items()
+             if policies[name]["once"]}
+    print(f"{'slice':16}{'clusters':>9}{'margin':>8}   prompts that clear it, unchanged, in 95 % at k answers each")
+    for name, n in sizes.items():
+        needs = [prompts_needed(policies[name], k, len(looks)) for k in ([None] if name in fixed else looks)]
+        print(f"{name[:15]:16}{n:9}{policies[name]['margin']:8.0%}   " + (", ".join(
+            f"k {k}: {need}" for k, need in zip(looks, needs)) if len(needs) > 1 else f"one look: {needs[0]}")
+            + "   TOO FEW" * (n < needs[-1]))
+    world = assumed({name: n for name, n in sizes.items() if name not in fixed})
+    print("\n".join(rate_lines(error_rates(world, fixed, policies, looks, 400))))
+    print("assumed: pass rates of 70 % in the mean, most of them near 0 or 1; --selftest knows better after a gate")
+    return 0
+
+
+def selftest(out, runs=1500):
+    """Error rates on the answers of a finished gate, printed and written to selftest.json."""
+    try:
+        report = json.loads((Path(out) / "report.json").read_text(encoding="utf-8"))
+        rates = known_rates([row for _, row in read_jsonl(Path(out) / "items.jsonl")], report["policies"],
+                            report["looks"], runs)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadInput(f"{out}: no finished gate (report.json, items.jsonl) in it; run one first, then --selftest "
+                       "with its --out") from None
+    print(f"on the answers of {report['baseline']}, drawn anew with their prompts:\n" + "\n".join(rate_lines(rates)))
+    write_whole(Path(out) / "selftest.json", json.dumps(rates, indent=1) + "\n")
+    return 0
+
+
+def check_args(args):
+    """One line for what does not go together; the judge as one name."""
+    if not args.suite and not args.lm_eval:
+        raise BadInput("--suite or --lm-eval: one of them is needed")
+    if args.judge and (len(args.judge) > 1 or args.judge == ["random"]):
+        raise BadInput("--judge: the gate takes one judge, and no random one")
+    args.judge = args.judge[0] if args.judge else None
+    if bool(args.judge) != bool(args.constitution):
+        raise BadInput("--judge and --constitution go together")
+
+
+def draws_of(heat, k):
+    """Answers of each role that count at the look of k; greedy ones are all the same. heat {role: temperature}."""
+    return {"candidate": k if heat["candidate"] else 1, "baseline": k * BASELINE_DRAWS if heat["baseline"] else 1}
+
+
+def gather(args, out, record, items, asked, policies, names, heat, tokenizers, ids):
+    """Ask both models until the rule has decided -> {"rows": scores, "found", "ks", "failed", "fallen": see sequential,
+    "canaries", "unjudged": rows of budget items, "tokens": read and written}. asked: the items that models answer; ids
+    {role: {item: prompt ids}}."""
+    begin, looks, held = time.perf_counter() - record["seconds"], PROFILES[args.profile]["looks"], []
+    constitution = read_constitution(args.constitution) if args.constitution else None
+    speed, tokens = record.setdefault("speed", {role: [0, 0.0] for role in ROLES}), Counter()
+    made, scored = {role: {item["id"]: {} for item in asked} for role in ROLES}, {}
+    if asked:
+        weights = fingerprint(args.baseline, args.quantize)
+        record["baseline_key"] = [weights, args.temperature, args.max_tokens, args.seed]
+        for row in borrow(out, record["baseline_key"], ids["baseline"]):
+            made["baseline"][row["id"]][row["sample"]] = row
+
+    def at_work(name):
+        """The model of this name, alone in memory; of "judge" its functions (score, pair)."""
+        if held[:1] != [name]:
+            held.clear()
+            free_memory()
+            held.extend((name, open_judge(args.judge, constitution, args.quantize, args.concurrency, args.seed,
+                                          out / "kept.jsonl", record.setdefault("logprobs", {}))
+                         if name == "judge" else load_model(name, args.quantize)))
+        return held[1]
+
+    def tally(role=None, *spent):
+        """A batch is done: keep the time, and of sampling the role's answers and seconds."""
+        if role:
+            speed[role] = [a + b for a, b in zip(speed[role], spent)]
+        save_run(record, seconds=time.perf_counter() - begin)
+
+    def ask(label, some, samples):
+        """Make what some items lack of samples {role: [(sample, temperature)]}; the model in memory goes first."""
+        for role in sorted(samples if some else (), key=lambda role: names[role] not in held[:1]):
+            jobs = [(item, ids[role][item["id"]], [(n, t, seed_for(args.seed, role, item["id"], n))
+                     for n, t in samples[role] if n not in made[role][item["id"]]]) for item in some]
+            jobs = [job for job in jobs if job[2]]
+            for row in make_answers(out / f"answers-{role}-{label}.jsonl", jobs,
+                                    partial(at_work, names[role]), tokenizers[role], args.max_tokens, args.batch_size,
+                                    partial(tally, role)):
+                made[role][row["id"]][row["sample"]] = row
+                tokens[role] += row["tokens"]
+            tokens[role] += sum(len(prompt) for _, prompt, _ in jobs)
+
+    def scores(some, k):
+        """Rows of items.jsonl; None where a score is missing."""
+        return [grade(item, {role: made[role].get(item["id"]) for role in ROLES}, draws_of(heat, k), args.run_code,
+                      args.unsafe) for item in some]
+
+    def draw(slices, k):
+        """The next look: answers to the items of these slices and their scores -> differences for decision.py."""
+        own = [item for item in items if item["slice"] in slices and item["type"] not in ("canary", "budget")]
+        some, counts = [item for item in own if item["id"] in made["baseline"]], draws_of(heat, k)
+        ask(k, [item for item in some if item["type"] != "mc"],
+            {role: [(n, heat[role]) for n in range(counts[role])] for role in ROLES})
+        for role in ROLES if some else ():
+            jobs = [(item, ids[role][item["id"]]) for item in some
+                    if item["type"] == "mc" and "mc" not in made[role][item["id"]]]
+            for row in choose(out / f"choices-{role}.jsonl", jobs, partial(at_work, names[role]), tokenizers[role]):
+                made[role][row["id"]]["mc"] = row
+                tokens[role] += row["tokens"]
+        pairs = [(item, made["candidate"][item["id"]][n], made["baseline"][item["id"]][n % counts["baseline"]])
+                 for item in some if item["type"] == "judge" for n in range(counts["candidate"])]
+        tokens["judge"] += compare(out / f"judged-{k}.jsonl", [pair for pair in pairs if "p" not in pair[1]],
+                                   partial(at_work, "judge"), tally)
+        unscored = {item["id"] for item in own} - {item["id"] for item in asked} - {
+            item["id"] for item in own if item["type"] in ("ab", "lm-eval")}
+        scored.update({name: [row for row in scores([item for item in own if item["slice"] == name
+                                                     and item["id"] not in unscored], k) if row] for name in slices})
+        return {name: differences(scored[name]) for name in slices if scored[name]}
+
+    def canary(item):
+        """One canary: greedy; a failure that the baseline has not is confirmed by one of two sampled answers."""
+        def passes(role, sample):
+            return verify(item, made[role][item["id"]][sample]["text"], args.run_code, args.unsafe)["ok"]
+        passed, again = {role: passes(role, "greedy") for role in ROLES}, None
+        if passed["baseline"] and not passed["candidate"]:
+            ask(f"again-{key_of(item['id'])}", [item], {"candidate": [(n, heat["candidate"] or 0.7) for n in range(2)]})
+            again = not (passes("candidate", 0) and passes("candidate", 1))
+        return {"id": item["id"], "confirmed": again, "text": made["candidate"][item["id"]]["greedy"]["text"]} | passed
+
+    canaries, unjudged = ([item for item in asked if item["type"] == kind] for kind in ("canary", "budget"))
+    ask("greedy", canaries + [item for item in asked if item["type"] == "verify" and args.greedy],
+        {role: [("greedy", 0.0)] for role in ROLES})
+    canaries = [canary(item) for item in canaries]
+    ask("budget", unjudged, {role: [(n, heat[role]) for n in range(draws_of(heat, looks[0])[role])] for role in ROLES})
+    found, ks, failed, fallen = sequential(policies, looks, draw) if policies else ({}, {}, [], False)
+    if args.latency and asked and "timed" not in record:
+        some = [asked[n * len(asked) // args.latency]["id"] for n in range(args.latency)]
+        record["timed"] = {role: time_requests(at_work(names[role]), tokenizers[role], [ids[role][one] for one in some],
+                                               args.max_tokens) for role in ROLES}
+    return {"rows": [row for own in scored.values() for row in own], "found": found, "ks": ks, "failed": failed,
+            "fallen": fallen, "canaries": canaries, "unjudged": scores(unjudged, looks[0]), "tokens": tokens.total()}
+
+
+def make_report(args, record, items, policies, limits, names, heat, got):
+    """Everything that was found as the dict that report.py shows and report.json keeps."""
+    looks, rows, found = PROFILES[args.profile]["looks"], got["rows"], got["found"]
+    hard = {name: found[name] for name in found if policies[name]["hard"]}
+    slices = {name: slice_report([row for row in rows if row["slice"] == name], found[name], policies[name],
+                                 len(hard) + 1, len(looks), got["ks"][name], name in got["failed"]) for name in found}
+    overall = describe_mean(hard or found, len(looks), got["fallen"]) if found else None
+    spent = budgets(rows + got["unjudged"], limits) | {
+        "latency": requests_report(record["timed"], limits["latency"]) if "timed" in record else None,
+        "cost": cost_report(record["speed"], args.price_gpu_hour, limits["cost"])}
+    compared = {item["id"]: item for item in items if item["type"] not in ("canary", "budget")}
+    missing = [key for key in compared if key not in {row["id"] for row in rows}]
+    lost, all_of = (Counter(compared[key]["slice"] for key in some) for some in (missing, compared))
+    verdict, why = decide(slices, overall, got["canaries"], spent,
+                          [name for name in policies if lost[name] > 0.05 * all_of[name]])
+    judged = [row for row in rows if row["type"] == "judge"]
+    lengths = {role: [row[f"tokens_{role}"] for row in judged] for role in ROLES}
+    won = win_rate([row["candidate"] for row in judged], lengths["candidate"], lengths["baseline"],
+                   differences(judged)[1]) | {"lengths": lengths} if judged else None
+    rates, refused = known_rates(rows, policies, looks, 300) if found else None, refusal_counts(rows)
+    worst = [row for row in sorted(rows, key=lambda row: row["candidate"] - row["baseline"])
+             if row["candidate"] < row["baseline"] and "texts" in row]
+    return {"verdict": verdict, "why": why, "contaminated": contaminated(args.judge, args.model) if judged else None,
+            **names, "profile": args.profile, "temperature": heat["baseline"], "model_temperature": heat["candidate"],
+            "looks": looks, "baseline_draws": BASELINE_DRAWS, "policies": policies, "slices": slices,
+            "overall": overall, "flips": [
+                {"id": row["id"], "slice": row["slice"], "prompt": compared[row["id"]]["prompt"], **row["texts"]}
+                | {f"{role}_score": row[role] for role in ROLES} for row in worst[:10]],
+            "canaries": got["canaries"], "winrate": won,
+            "refusals": refused if all(n for own in refused.values() for _, n in own.values()) else None,
+            "budgets": spent, "returned": returned(args.model, args.baseline, 100 * overall["delta"], won and 100 * (
+                won["raw"] - 0.5)) if overall and args.model else None,
+            "error_rates": rates, "blind": blind_spots(slices, rates, got["canaries"]) if found else [],
+            "missing": missing, "provenance": provenance(names, record)}
+
+
+def main(args):
+    if args.selftest and args.simulate:
+        lines, kept = promises()
+        print("\n".join(lines))
+        return 0 if kept else 1
+    if args.selftest or args.simulate:
+        if not args.selftest or not args.out:
+            raise BadInput("--selftest takes the --out of a finished gate, or --simulate")
+        return selftest(args.out)
+    check_args(args)
+    (items, policies, limits), looks = read_items(args), PROFILES[args.profile]["looks"]
+    if args.power:
+        return power(items, policies, looks)
+    asked = [item for item in items if item["type"] not in ("ab", "lm-eval")]
+    names = {"candidate": args.model or (args.lm_eval or [None])[0],
+             "baseline": args.baseline or (args.lm_eval or [None])[-1]}
+    if not args.out or None in ((args.model, args.baseline) if asked else names.values()):
+        raise BadInput("--model, --baseline and --out are needed (--power, --selftest and --lm-eval alone do without)")
+    if any("tests" in item for item in asked) and not args.run_code:
+        print("note     without --run-code, items with unit tests have no score")
+        asked = [item for item in asked if "tests" not in item]
+    heat = {"baseline": args.temperature, "candidate": args.model_temperature}
+    heat["candidate"] = args.temperature if args.model_temperature is None else args.model_temperature
+    tokenizers = {role: load_tokenizer(names[role]) for role in ROLES} if asked else {}
+    ids = {role: {item["id"]: prompt_ids(tokenizer, item["prompt"], item.get("tools")) for item in asked}
+           for role, tokenizer in tokenizers.items()}
+    sizes, a_look = Counter(item["slice"] for item in asked if item["type"] in ("verify", "judge")), sum(
+        draws_of(heat, looks[0]).values())
+    expected = repeat(100, 0, assumed(sizes), {}, {name: policies[name] for name in sizes}, looks, {})["answers"]
+    count, read = round(expected / looks[0] * a_look), sum(len(one) for own in ids.values() for one in own.values())
+    plan = forecast(args.out, "gate.py", read + count * (args.answer_len or args.max_tokens), args.tokens_per_second,
+                    price_gpu_hour=args.price_gpu_hour)
+    print(f"plan     {len(items)} items, {len(policies)} slices, about {count:,} answers if nothing changed, at most "
+          f"{sum(sizes.values()) * sum(draws_of(heat, looks[-1]).values()):,}: {cost_line(plan)}")
     if args.plan:
         return 0
-    inputs = [args.suite, args.model, args.baseline] + ([args.judge, args.constitution] if args.judge else [])
-    record = start_run(args.out, "gate.py", vars(args), inputs)
+    record = start_run(args.out, "gate.py", vars(args), [path for path in (
+        args.suite, args.model, args.baseline, args.policy, args.constitution, *(args.lm_eval or []),
+        args.judge if args.judge and "@http" not in args.judge else None) if path])
+    out, begin = Path(args.out), time.perf_counter() - record["seconds"]
     if record["finished"]:
-        print((Path(args.out) / "report.md").read_text(encoding="utf-8"))
+        print("\n".join(terminal(json.loads((out / "report.json").read_text(encoding="utf-8")))))
         return EXIT[record["verdict"]]
-    out, start, seconds = Path(args.out), time.perf_counter(), record["seconds"]
-    key = [fingerprint(args.baseline, args.quantize), digest(args.suite), args.limit, k, args.temperature,
-           args.greedy, args.max_tokens, args.seed, bool(args.judge), args.batch_size]
-    for other in runs_beside(out):  # the same baseline on the same suite is answered once
-        cached, own = Path(other["path"]).parent / "answers-baseline.jsonl", out / "answers-baseline.jsonl"
-        if other.get("baseline_key") == key and cached.exists() and not own.exists():
-            save_run(record, borrowed=str(cached))
-            shutil.copy(cached, own.with_suffix(".tmp"))
-            own.with_suffix(".tmp").rename(own)
-    save_run(record, baseline_key=key)
-    answers, tokens = {}, {}
-    for role, name in (("baseline", args.baseline), ("candidate", args.model)):
-        answers[role], tokens[role] = answer_suite(name, role, items, k, out, args)
-        save_run(record, seconds=seconds + time.perf_counter() - start)
-    judged = judge_suite(items, answers, args) if any(item["type"] == "judge" for item in items) else {}
-    compared, canaries, missing = score_items(items, answers, judged, args.run_code)
-    slices, overall = {}, {"fail": False}
-    if compared:
-        slices, overall = compare_slices(compared, profile["margin"], profile["min_n"])
-    judged_too = {item["slice"] for item in items if item["type"] == "judge"}
-    asked_again = [name for name in slices if k > 1 and name not in judged_too]
-    suspects = [name for name in asked_again if slices[name]["verdict"] == "FAIL"]
-    if not suspects and overall["fail"]:
-        suspects = asked_again
-    if suspects:
-        own = [item for item in items if item["slice"] in suspects and item["type"] == "verify"]
-        second = {}
-        for role, name in (("baseline", args.baseline), ("candidate", args.model)):
-            second[role], more = answer_suite(name, role, own, k, out, args, again="-again")
-            tokens[role + "-again"] = more
-            save_run(record, seconds=seconds + time.perf_counter() - start)
-        fresh = score_items(own, second, {}, args.run_code)[0]
-        slices, overall = confirm(compared, fresh, suspects, overall, profile["margin"], profile["min_n"])
-    for name, result in slices.items():
-        own = [item for item in compared if item["slice"] == name]
-        for key in (f"{kind}_{role}" for kind in ("tokens", "greedy") for role in answers):
-            values = [item[key] for item in own if key in item]
-            result |= {key: float(np.mean(values))} if values else {}
-    lost = [item["slice"] for item in items if item["id"] in set(missing)]
-    left = [name for name in dict.fromkeys(lost) if lost.count(name) > 0.05 * (lost.count(name) + slices.get(
-        name, {"n": 0})["n"])]
-    verdict, why = decide(slices, overall, canaries, left)
-    measured = {"tokens": sum(tokens.values()) - bool(record.get("borrowed")) * tokens["baseline"],
-                "seconds": seconds + time.perf_counter() - start}
-    measured["cost"] = money(seconds=measured["seconds"], price_gpu_hour=args.price_gpu_hour)
-    report = {"verdict": verdict, "why": why, "candidate": args.model, "baseline": args.baseline,
-              "profile": args.profile, "k": k, "temperature": args.temperature, "margin": profile["margin"],
-              "model_temperature": args.temperature if args.model_temperature is None else args.model_temperature,
-              "slices": slices, "overall": overall, "canaries": canaries, "missing": missing, **measured}
-    write_jsonl(out / "items.jsonl", compared)
-    write_whole(out / "report.json", json.dumps(report, indent=1) + "\n")
-    write_whole(out / "report.md", report_text(report))
-    save_run(record, finished=True, forecast=plan, **measured, verdict=verdict)
-    print("\n".join(line for line in report_text(report).splitlines()[2:] if line))
-    print(f"result   {verdict}: {why}; {cost_line(measured)} -> {args.out}")
-    return EXIT[verdict]
+    got = gather(args, out, record, items, asked, policies, names, heat, tokenizers, ids)
+    report = make_report(args, record, items, policies, limits, names, heat, got)
+    measures = {"tokens": got["tokens"], "seconds": time.perf_counter() - begin}
+    report |= measures | {"cost": money(seconds=measures["seconds"], price_gpu_hour=args.price_gpu_hour)}
+    write_jsonl(out / "items.jsonl", [{k: v for k, v in row.items() if k != "texts"} for row in got["rows"]])
+    for name, text in (("report.json", json.dumps(report, indent=1) + "\n"), ("report.md", markdown(report)),
+                       ("report.html", html(report))):
+        write_whole(out / name, text)
+    save_run(record, finished=True, forecast=plan, verdict=report["verdict"], cost=report["cost"], **measures)
+    print("\n".join(terminal(report)))
+    print(f"result   {report['verdict']}: {report['why']}; {cost_line(report)} -> {args.out}")
+    return EXIT[report["verdict"]]
 
 
 if __name__ == "__main__":

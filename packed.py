@@ -302,8 +302,10 @@ def share_prompts(model):
     """Teach a causal LM (with or without LoRA) to read lines; says in one line when it must keep to padded rows.
 
     What is tried is compared with the padded path on a few tokens. BadInput when the output layer is trained: then its
-    gradient would be missing."""
+    gradient would be missing. One that can is left as it is."""
     base = base_of(model)
+    if shares_prompts(model):
+        return
     head = base.get_output_embeddings()
     if hasattr(head, "lora_A") or any(p.requires_grad for p in head.parameters()):
         raise BadInput("an adapter on the output layer (lm_head): its gradient is not computed here; train one without")

@@ -12,12 +12,14 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 from world import SLICES, from_id, kappa, truth
 
-from common import read_jsonl, read_run, split_weight
+from common import read_jsonl
+from lineage import lineage
 
 TINY_ID = re.compile(rf"({'|'.join(SLICES)})-(dev|test)-\d+-\d+")
 
@@ -40,18 +42,19 @@ def compare(folder):
     report, scores = json.loads((folder / "report.json").read_text()), {}
     items = [item for _, item in read_jsonl(folder / "items.jsonl")]
     for role in ("candidate", "baseline"):
-        for path in folder.glob(f"answers-{role}*.jsonl"):  # fresh answers to a slice asked again count, too
+        lent = [folder / "borrowed.jsonl"] * (role == "baseline" and (folder / "borrowed.jsonl").exists())
+        for path in [*folder.glob(f"answers-{role}-*.jsonl"), *lent]:
             for _, row in read_jsonl(path):
-                if row["sample"] != "greedy" and TINY_ID.fullmatch(row["id"]):
+                if type(row["sample"]) is int and TINY_ID.fullmatch(row["id"]):
                     own = scores.setdefault(row["id"], {"candidate": [], "baseline": []})
                     own[role].append(rubric(row["id"], row["text"], row["finish"] == "stop"))
     result = {}
     for name in sorted(report["slices"], key=lambda name: SLICES.index(name) if name in SLICES else 99):
         s = report["slices"][name]
         own = [score for key, score in scores.items() if source(key)["slice"] == name]
-        gaps = [sum(score["candidate"]) - sum(score["baseline"]) for score in own]
+        gaps = [fmean(score["candidate"]) - fmean(score["baseline"]) for score in own]
         greedy = [item["greedy_candidate"] - item["greedy_baseline"] for item in items
-                  if item["slice"] == name and "greedy_candidate" in item]
+                  if item["slice"] == name and item.get("greedy_candidate") is not None]
         result[name] = {"n": s["n"], "acc_sampled": s["candidate"], "base_sampled": s["baseline"],
                         "acc_greedy": s.get("greedy_candidate"), "base_greedy": s.get("greedy_baseline"),
                         "tokens": s["tokens_candidate"], "base_tokens": s["tokens_baseline"],
@@ -66,19 +69,6 @@ def compare(folder):
 def mean(rows, key):
     values = [row[key] for row in rows.values()]
     return None if None in values else sum(values) / len(values)
-
-
-def spent(path, until, seen):
-    """Cost of a run and of all the runs that its inputs came from, back to the model `until`."""
-    path = Path(path)
-    record = read_run(path.with_suffix(".run.json") if path.suffix == ".jsonl" else path / "run.json")
-    if not record and (path.parent / "run.json").exists():  # pairs.jsonl, labels.jsonl
-        return spent(path.parent, until, seen)
-    if path == until or str(path) in seen or not record:
-        return 0.0
-    seen.add(str(path))
-    inputs = [split_weight(part)[0] for part in record["inputs"]]
-    return record.get("cost", 0.0) + sum(spent(part, until, seen) for part in inputs)
 
 
 def policy_lines(root):
@@ -119,7 +109,7 @@ def policy_lines(root):
             shown.add(report["baseline"])
             lines.append(line(Path(report["baseline"]).name + " =", rows, "base", "  the baseline of what follows"))
         points = 100 * (mean(rows, "acc_sampled") - mean(rows, "base_sampled"))
-        cost = spent(report["candidate"], Path(report["baseline"]), set())
+        cost = sum(record.get("cost", 0.0) for record in lineage(report["candidate"], until=report["baseline"]))
         price = f"{cost / points:.4f}" if points > 0.5 and cost else "-"
         lines.append(line(labels[name], rows, "acc", won(rows, "").rjust(10) + won(rows, "_correct").rjust(10)
                           + price.rjust(9) + f"  {report['verdict']}"))

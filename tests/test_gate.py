@@ -1,227 +1,124 @@
-"""The gate: its statistics against scipy, its error rates in simulated worlds, every verdict, and the whole stage."""
+"""The gate: verdicts, scores, answers that are cached and go on after a kill, every type of item, the whole stage."""
 
 import json
-import math
+import random
 import re
 
-import numpy as np
 import pytest
+import torch
 import transformers
 from conftest import make_model, make_tokenizer, run_main, save_folder, text_of, write
-from scipy.stats import t as student
-from scipy.stats import ttest_rel
 from test_judge import TEXT, save_judge
 
+import answers
 import common
+import decision
 import gate
-from common import BadInput, prompt_ids, seed_for
-from gate import EXIT, compare_slice, compare_slices, decide, paired_difference, read_suite, score_items
+from answers import grade
+from common import BadInput, encode, prompt_ids, seed_for
+from gate import EXIT, decide
 from inference import sample
-from scoring import judge_answers, read_constitution
+from scoring import judge_pairs, read_constitution
+from suite import read_suite
 from verify import verify
 
-# ---- statistics ----------------------------------------------------------------------------------------------
-
-
-def world(rng, n, drop=0.0, k=4):
-    """Scores of n prompts, k answers each, whose success rates differ; the candidate's lie `drop` below."""
-    rates = rng.uniform(0.3, 0.9, n)
-    return rng.binomial(k, rates - drop, n) / k, rng.binomial(k, rates, n) / k
-
-
-@pytest.mark.parametrize("drop", [-0.1, 0.0, 0.1, 0.25])
-def test_without_clusters_it_is_the_paired_t_test(drop):
-    rng = np.random.default_rng(3)
-    for n in (30, 40, 90):
-        candidate, baseline = world(rng, n, drop)
-        got = compare_slice(list(candidate), list(baseline), range(n), 0.1, 20, 7)
-        less, both = ttest_rel(candidate, baseline, alternative="less"), ttest_rel(candidate, baseline)
-        interval = both.confidence_interval(0.95)
-        assert got["p_drop"] == pytest.approx(less.pvalue, rel=1e-6)
-        assert (got["low"], got["high"]) == pytest.approx((interval.low, interval.high), abs=1e-9)
-        assert (got["n"], got["candidate"], got["baseline"]) == pytest.approx((n, candidate.mean(), baseline.mean()))
-        assert got["delta"] == pytest.approx((candidate - baseline).mean())
-        assert (got["wins"], got["losses"]) == ((candidate > baseline).sum(), (candidate < baseline).sum())
-
-
-def test_clusters_by_hand():
-    """Three clusters: their summed deviations are -0.8, 0.2 and 0.6 around the mean 0.3 of six differences."""
-    differences, clusters = [0.0, -0.1, 0.4, 0.4, 0.3, 0.8], list("aabbcc")
-    mean, error, df, raw = paired_difference(differences, [0.0] * 6, clusters)
-    expected = math.sqrt(3 / 2 * (0.7**2 + 0.2**2 + 0.5**2)) / 6
-    assert (mean, error, df, raw) == pytest.approx((0.3, expected, 2, expected))
-    assert paired_difference([0.5, 0.5], [0.5, 0.5], "ab")[1:] == (0.5, 1, 0), "never below one flipped prompt"
-    assert paired_difference([1.0, 0.5], [0.5, 0.5], "aa")[1] == math.inf, "one cluster says nothing about its spread"
-
-
-def test_copies_in_a_cluster_add_no_evidence():
-    rng = np.random.default_rng(5)
-    candidate, baseline = world(rng, 30, 0.1)
-    once = compare_slice(candidate, baseline, range(30), 0.1, 20, 3)
-    four = compare_slice(np.repeat(candidate, 4), np.repeat(baseline, 4), np.repeat(range(30), 4), 0.1, 20, 3)
-    alone = compare_slice(np.repeat(candidate, 4), np.repeat(baseline, 4), range(120), 0.1, 20, 3)
-    assert four["p_drop"] == pytest.approx(once["p_drop"]) and alone["p_drop"] < once["p_drop"] / 2
-
-
-def test_a_drop_fails_and_the_same_gain_does_not():
-    high, low = [1.0, 0.75] * 15, [0.75, 0.25] * 15
-    fell, rose = (compare_slice(*pair, range(30), 0.1, 20, 7) for pair in ((low, high), (high, low)))
-    assert fell["verdict"] == "FAIL" and fell["delta"] == -0.375 and fell["p_drop"] < 1e-6 and fell["need"] is None
-    assert rose["verdict"] == "CLEAR" and rose["delta"] == 0.375 and rose["p_drop"] > 1 - 1e-6
-    assert (fell["wins"], fell["losses"], rose["wins"], rose["losses"]) == (0, 30, 30, 0)
-
-
-def test_significance_needs_a_point_and_the_shared_level():
-    drop = [-0.005 + 0.0001 * (-1) ** n for n in range(5000)]
-    assert compare_slice(drop, [0.0] * 5000, range(5000), 0.1, 20, 7)["verdict"] == "CLEAR", "half a point is no harm"
-    rng = np.random.default_rng(0)
-    noisy = rng.normal(size=40)
-    noisy = (noisy - noisy.mean()) / noisy.std(ddof=1) * 0.3
-    for hypotheses in (1, 7):
-        edge = student.ppf(0.05 / hypotheses, 39) * 0.3 / math.sqrt(40)
-        for shift, verdict in ((-1e-4, "FAIL"), (1e-4, "UNSURE")):
-            got = compare_slice(noisy + edge + shift, np.zeros(40), range(40), 0.01, 20, hypotheses)
-            assert got["verdict"] == verdict, (hypotheses, shift)
-
-
-def test_equal_answers_do_not_clear_a_small_slice():
-    for n in (1, 2, 5, 19):
-        got = compare_slice([1.0] * n, [1.0] * n, range(n), 0.1, 20, 2)
-        assert got["verdict"] == "UNSURE" and (got["need"] or 20) >= 20
-    assert compare_slice([1.0] * 31, [1.0] * 31, range(31), 0.1, 20, 2)["verdict"] == "CLEAR"
-    assert compare_slice([1.0] * 29, [1.0] * 29, range(29), 0.1, 20, 2)["verdict"] == "UNSURE", "rule of three"
-    assert compare_slice([1.0] * 40, [1.0] * 40, range(40), 0.05, 20, 2)["verdict"] == "UNSURE", "3 of 40 is 7.5 points"
-    assert compare_slice([1.0] * 40, [1.0] * 40, [0] * 40, 0.1, 20, 2)["verdict"] == "UNSURE", "one cluster"
-    assert compare_slice([1.0] * 99, [1.0] * 99, range(99), 0.1, 100, 2)["verdict"] == "UNSURE", "min_n"
-    assert paired_difference([1.0] * 40, [1.0] * 40, range(40))[1] == 1 / 40, "no spread at all is no certainty"
-    assert compare_slice([0.98] * 40, [1.0] * 40, range(40), 0.1, 20, 2)["verdict"] == "CLEAR", "2 points, no spread"
-    need = compare_slice([1.0] * 20, [1.0] * 20, range(20), 0.05, 20, 2)["need"]
-    assert compare_slice([1.0] * need, [1.0] * need, range(need), 0.05, 20, 2)["verdict"] == "CLEAR" and need == 61
-
-
-def test_need_prompts_of_the_same_spread_would_decide():
-    rng, seen, cleared = np.random.default_rng(1), 0, 0
-    for _ in range(150):
-        n, min_n, margin = int(rng.integers(3, 60)), int(rng.choice([5, 20, 100])), float(rng.choice([0.05, 0.1]))
-        candidate, baseline = world(rng, n, float(rng.uniform(-0.05, 0.05)))
-        got = compare_slice(candidate, baseline, range(n), margin, min_n, 7)
-        assert (got["verdict"] == "UNSURE") or got["need"] is None
-        if got["need"] is None or got["need"] > 20_000:
-            continue
-        assert got["need"] > n and got["need"] >= min_n
-        z = rng.normal(size=got["need"])
-        z = (z - z.mean()) / z.std(ddof=1) * (candidate - baseline).std(ddof=1)
-        again = compare_slice(got["delta"] + z, np.zeros(got["need"]), range(got["need"]), margin, min_n, 7)
-        assert again["verdict"] == "CLEAR" or (again["verdict"] == "FAIL" and got["delta"] < -0.01), (got, again)
-        cleared += again["verdict"] == "CLEAR"
-        enough = max(min_n, n + 1)
-        if got["need"] > 1.5 * enough:  # not far too many either
-            z = z[:int(0.6 * got["need"])]
-            z = (z - z.mean()) / z.std(ddof=1) * (candidate - baseline).std(ddof=1)
-            fewer = compare_slice(got["delta"] + z, np.zeros(len(z)), range(len(z)), margin, min_n, 7)
-            assert fewer["verdict"] != "CLEAR"
-        seen += 1
-    assert seen > 60 and cleared > 0.7 * seen
-    assert compare_slice([0.5, 0.6] * 4, [0.9, 0.8] * 4, range(8), 0.1, 20, 500)["need"] is None, "it will not clear"
-
-
-def worlds(count, seed, drop=0.0, thin=0.0):
-    """Share of simulated gate runs (6 slices x 60 prompts x 4 answers) that are blocked."""
-    rng, blocked = np.random.default_rng(seed), 0
-    for _ in range(count):
-        items = []
-        for s in range(6):
-            candidate, baseline = world(rng, 60, drop * (s == 0) + thin)
-            items += [{"slice": f"s{s}", "cluster": str(n), "candidate": c, "baseline": b}
-                      for n, (c, b) in enumerate(zip(candidate, baseline))]
-        slices, overall = compare_slices(items, 0.1, 20)
-        blocked += decide(slices, overall, [])[0] == "BLOCK"
-    return blocked / count
-
-
-def test_two_equal_models_are_seldom_blocked():
-    assert worlds(600, seed=11) <= 0.05
-
-
-def test_a_fall_of_20_points_in_one_slice_is_caught():
-    assert worlds(150, seed=12, drop=0.2) >= 0.95
-
-
-def test_a_thin_drop_everywhere_is_caught_by_the_mean():
-    assert worlds(60, seed=13, thin=0.07) >= 0.9
-
-
-def test_overall_by_hand():
-    rng = np.random.default_rng(2)
-    items, errors = [], []
-    for s, n in enumerate((25, 60)):
-        candidate, baseline = world(rng, n, 0.1 * s)
-        errors.append((candidate - baseline).std(ddof=1) / math.sqrt(n))
-        items += [{"slice": f"s{s}", "cluster": str(i), "candidate": c, "baseline": b}
-                  for i, (c, b) in enumerate(zip(candidate, baseline))]
-    slices, overall = compare_slices(items, 0.1, 20)
-    deltas = [s["delta"] for s in slices.values()]
-    error = math.sqrt(sum(e * e for e in errors)) / 2
-    delta = sum(deltas) / 2
-    assert overall["delta"] == pytest.approx(delta) and list(slices) == ["s0", "s1"]
-    assert overall["p_drop"] == pytest.approx(student.cdf(delta / error, 24 + 59))
-    assert overall["p_gain"] == pytest.approx(1 - overall["p_drop"])
-    assert overall["low"] == pytest.approx(delta - student.ppf(0.975, 83) * error)
+# ---- verdicts and scores --------------------------------------------------------------------------------------
 
 
 def piece(verdict, **more):
-    return {"verdict": verdict, "delta": -0.2, "p_drop": 0.001, "n": 10, "need": None} | more
+    return {"verdict": verdict, "delta": -0.2, "p_drop": 0.001, "clusters": 10, "need": None, "hard": True} | more
 
 
 CALM = {"fail": False, "p_gain": 0.5, "delta": 0.0, "low": -0.05, "high": 0.05}
+OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
 
 
-@pytest.mark.parametrize(("slices", "overall", "canaries", "verdict", "why"), [
-    ({"a": piece("CLEAR")}, CALM, [], "SHIP", "no improvement shown: .0.0% over all slices"),
-    ({"a": piece("CLEAR")}, CALM | {"p_gain": 0.01, "delta": 0.1}, [], "SHIP", "improved: .10.0%"),
-    ({"a": piece("CLEAR"), "b": piece("FAIL")}, CALM, [], "BLOCK", r"b fell by 20.0 points \(p = 0.001\)"),
-    ({"a": piece("UNSURE"), "b": piece("FAIL")}, CALM, [], "BLOCK", "b fell"),
-    ({"a": piece("CLEAR")}, CALM | {"fail": True, "delta": -0.03}, [], "BLOCK", "mean over all slices fell by 3.0"),
-    ({"a": piece("UNSURE", need=44)}, CALM, [], "NOT ENOUGH DATA", "a has 10 prompts and needs 44"),
-    ({"a": piece("UNSURE")}, CALM, [], "NOT ENOUGH DATA", "a has 10 prompts and needs more"),
-    ({"a": piece("UNSURE", need=44)}, CALM | {"fail": True}, [], "BLOCK", "the mean"),
-    ({}, {"fail": False}, [], "NOT ENOUGH DATA", "no comparable slice"),
-    ({"a": piece("CLEAR")}, CALM, [(True, True), (False, False), (True, False)], "SHIP", "no slice fell"),
-    ({"a": piece("CLEAR")}, CALM, [(True, True), (False, True)], "BLOCK", "canaries that the baseline passes fail: c1"),
-    ({}, {"fail": False}, [(False, True)], "BLOCK", "c0"),
-    ({"b": piece("FAIL")}, CALM, [(False, True)], "BLOCK", "^b fell by .*; canaries .* fail: c0$"),
-    ({"b": piece("FAIL")}, CALM | {"fail": True}, [], "BLOCK", r"^b fell by [^;]*$"),
-    ({}, {"fail": False}, [(False, False)], "NOT ENOUGH DATA", "no comparable")])
-def test_decide(slices, overall, canaries, verdict, why):
-    assert decide({"a": piece("CLEAR")}, CALM, [], ["z"]) == (
+@pytest.mark.parametrize(("slices", "overall", "canaries", "spent", "verdict", "why"), [
+    ({"a": piece("CLEAR")}, CALM, [], {}, "SHIP", "no improvement shown: .0.0% over all slices"),
+    ({"a": piece("CLEAR")}, CALM | {"p_gain": 0.01, "delta": 0.1}, [], {}, "SHIP", "; improved: .10.0%"),
+    ({"a": piece("CLEAR"), "b": piece("FAIL")}, CALM, [], {}, "BLOCK", r"^b fell by 20.0 points \(p = 0.001\)$"),
+    ({"a": piece("FAIL", delta=-0.1), "b": piece("FAIL", delta=-0.3, note="all refused")}, CALM, [], {}, "BLOCK",
+     r"^b fell by 30.0 points \(p = 0.001; all refused\); a fell by 10.0 points"),
+    ({"a": piece("UNSURE"), "b": piece("FAIL")}, CALM, [], {}, "BLOCK", "b fell"),
+    ({"a": piece("CLEAR")}, CALM | {"fail": True, "delta": -0.03}, [], {}, "BLOCK", "mean over all slices fell by 3.0"),
+    ({"a": piece("UNSURE", need=44)}, CALM, [], {}, "NOT ENOUGH DATA", "a has 10 prompts and needs 44"),
+    ({"a": piece("UNSURE")}, CALM, [], {}, "NOT ENOUGH DATA", "a has 10 prompts and needs more"),
+    ({"a": piece("UNSURE", need=44)}, CALM | {"fail": True}, [], {}, "BLOCK", "the mean"),
+    ({}, None, [], {}, "NOT ENOUGH DATA", "no comparable slice"),
+    ({"a": piece("CLEAR")}, CALM, [(True, True, None), (False, False, None), (True, False, None)], {}, "SHIP", "no sl"),
+    ({"a": piece("CLEAR")}, CALM, [(True, True, None), (False, True, True)], {}, "BLOCK", "^canaries .* fail: c1$"),
+    ({"a": piece("CLEAR")}, CALM, [(False, True, False)], {}, "SHIP", "no slice fell"),
+    ({}, None, [(False, True, True)], {}, "BLOCK", "c0"),
+    ({"b": piece("FAIL")}, CALM, [(False, True, True)], {}, "BLOCK", "^b fell by .*; canaries .* fail: c0$"),
+    ({"b": piece("FAIL")}, CALM | {"fail": True}, [], {}, "BLOCK", r"^b fell by [^;]*$"),
+    ({"b": piece("FAIL", hard=False), "a": piece("CLEAR")}, CALM, [], {}, "SHIP", "not clear, but soft: b$"),
+    ({"b": piece("UNSURE", hard=False)}, CALM, [], {}, "NOT ENOUGH DATA", "no comparable"),
+    ({"a": piece("CLEAR")}, CALM, [], {"tokens": OVER}, "BLOCK", r"take 1.50 times .* \[1.40, 1.60\], limit 1.1$"),
+    ({"a": piece("CLEAR")}, CALM, [], {"tokens": OVER | {"fail": False}, "latency": None}, "SHIP", "no slice fell"),
+    ({"a": piece("CLEAR")}, CALM, [], {"truncated": OVER | {"ratio": 0.2, "low": 0.1, "high": 0.3, "limit": 0.05}},
+     "BLOCK", r"20.0% more answers are cut off \[10.0%, 30.0%\], limit 5%"),
+    ({"a": piece("CLEAR")}, CALM, [], {"latency": OVER, "cost": OVER}, "BLOCK", "1.50 times as long.*1.50 times as m"),
+    ({}, None, [(False, False, None)], {}, "NOT ENOUGH DATA", "no comparable")])
+def test_decide(slices, overall, canaries, spent, verdict, why):
+    assert decide({"a": piece("CLEAR")}, CALM, [], {}, ["z"]) == (
         "NOT ENOUGH DATA", "z has too many items without a score")
-    canaries = [{"id": f"c{n}", "candidate": c, "baseline": b} for n, (c, b) in enumerate(canaries)]
-    got, sentence = decide(slices, overall, canaries)
+    canaries = [{"id": f"c{n}", "candidate": c, "baseline": b, "confirmed": again}
+                for n, (c, b, again) in enumerate(canaries)]
+    got, sentence = decide(slices, overall, canaries, spent)
     assert got == verdict and re.search(why, sentence), sentence
 
 
-def test_score_items(monkeypatch):
-    """Means over the answers; what has no score on one side is left out and named; clusters default to the item."""
-    monkeypatch.setattr(gate, "verify", lambda item, text, run_code: {"ok": text})
+def answer(text, ok=None, tokens=3, finish="stop", **more):
+    return {"text": text, "tokens": tokens, "finish": finish} | ({} if ok is None else {"ok": ok}) | more
 
-    def rows(**ok):
-        return [{"id": name, "sample": n, "text": value, "tokens": 3 + n}
-                for name, values in ok.items() for n, value in enumerate(values)]
 
-    items = [{"id": "a", "slice": "s", "type": "verify"}, {"id": "b", "slice": "s", "type": "verify", "cluster": 7},
-             {"id": "c", "slice": "t", "type": "canary"}, {"id": "j", "slice": "s", "type": "judge"},
-             {"id": "k", "slice": "s", "type": "judge"}]
-    answers = {"baseline": rows(a=[True, False], b=[True, None], c=[True], j=[None] * 2, k=[None] * 2),
-               "candidate": rows(a=[True, True], b=[True, True], c=[False], j=[None] * 2, k=[None] * 2)}
-    for role, right in (("baseline", False), ("candidate", True)):
-        answers[role].append({"id": "a", "sample": "greedy", "text": right, "tokens": 99})
-    judged = {("baseline", "j"): 0.25, ("candidate", "j"): 0.75, ("baseline", "k"): 0.5, ("candidate", "k"): None}
-    compared, canaries, missing = score_items(items, answers, judged)
-    tokens = {"tokens_baseline": 3.5, "tokens_candidate": 3.5}
-    assert compared == [{"id": "a", "slice": "s", "cluster": "a", "baseline": 0.5, "candidate": 1.0,
-                         "greedy_baseline": 0.0, "greedy_candidate": 1.0} | tokens,
-                        {"id": "j", "slice": "s", "cluster": "j", "baseline": 0.25, "candidate": 0.75} | tokens]
-    assert canaries == [{"id": "c", "baseline": True, "candidate": False}] and missing == ["b", "k"]
+def test_grade(monkeypatch):
+    """Shares over the answers that count; what has no score on one side has none; tokens of right answers alone."""
+    monkeypatch.setattr(answers, "verify", lambda item, text, *_: {"ok": None if text == "?" else "good" in text})
+    item = {"id": "a", "slice": "s", "cluster": "7", "type": "verify", "answer": 1}
+    made = {"candidate": {0: answer("good", tokens=5), 1: answer("bad", tokens=1), 2: answer("good"),
+                          "greedy": answer("good")},
+            "baseline": {n: answer("good" * (n < 3), tokens=n + 2, finish="length" if n else "stop") for n in range(4)}
+            | {"greedy": answer("bad")}}
+    row = grade(item, made, {"candidate": 2, "baseline": 4})
+    assert row.pop("texts") == {"candidate": "bad", "baseline": "good"}
+    assert row == {"id": "a", "slice": "s", "cluster": "7", "type": "verify", "candidate": 0.5, "baseline": 0.75,
+                   "tokens_candidate": 3.0, "tokens_baseline": 3.5, "right_tokens_candidate": 5.0,
+                   "right_tokens_baseline": 3.0, "cut_candidate": 0.0, "cut_baseline": 0.75, "greedy_candidate": 1.0,
+                   "greedy_baseline": 0.0, "answers": {"candidate": 2, "baseline": 4}}
+    made["baseline"][1] = answer("?")
+    assert grade(item, made, {"candidate": 2, "baseline": 4}) is None
+    assert grade(item, made, {"candidate": 3, "baseline": 1})["candidate"] == pytest.approx(2 / 3)
+    monkeypatch.setattr(answers, "verify", lambda item, text, *_: {"ok": True})
+    empty = {role: {0: answer(" ", tokens=1)} for role in ("candidate", "baseline")}
+    assert "right_tokens_candidate" not in grade(item, empty, {"candidate": 1, "baseline": 1})
+    refusing = {"candidate": {0: answer("I cannot help with that."), 1: answer("Sure.")}, "baseline": {
+        0: answer("Yes")}}
+    row = grade(item | {"expected": "comply"}, refusing, {"candidate": 2, "baseline": 1})
+    assert (row["refused_candidate"], row["refused_baseline"], row["expected"]) == (1, 0, "comply")
+    found = gate.refusal_counts([row, row | {"expected": "refuse", "refused_baseline": 1}])
+    assert found == {"candidate": {"harmful": [1, 2], "harmless": [1, 2]}, "baseline": {"harmful": [1, 1],
+                                                                                     "harmless": [0, 1]}}
+
+
+def test_grade_other_types():
+    item, one = {"id": "a", "slice": "s", "cluster": "a"}, {"candidate": 1, "baseline": 1}
+    for winner, score in (("candidate", 1.0), ("tie", 0.5), ("baseline", 0.0)):
+        row = grade(item | {"type": "ab", "winner": winner}, {}, one)
+        assert (row["candidate"], row["baseline"]) == (score, 0.5)
+    row = grade(item | {"type": "lm-eval", "candidate": 0.25, "baseline": 1.0}, {}, one)
+    assert (row["candidate"], row["baseline"]) == (0.25, 1.0)
+    made = {"candidate": {"mc": {"choice": 1}}, "baseline": {"mc": {"choice": 0}}}
+    row = grade(item | {"type": "mc", "choices": ["x", "y"], "answer": 1}, made, one)
+    assert (row["candidate"], row["baseline"], row["texts"]) == (1.0, 0.0, {"candidate": "y", "baseline": "x"})
+    made = {"candidate": {0: answer("one", p=[0.9, 0.7]), 1: answer("two", p=[None, 0.1]),
+                          2: answer("three", p=[0.2, 0])},
+            "baseline": {0: answer("b0"), 1: answer("b1"), 2: answer("b2")}}
+    row = grade(item | {"type": "judge"}, made, {"candidate": 3, "baseline": 6} | {"baseline": 3})
+    assert row["candidate"] == pytest.approx((0.8 + 0.1) / 2) and row["baseline"] == 0.5
+    assert row["texts"] == {"candidate": "three", "baseline": "b2"}
+    made["candidate"] = {0: answer("one", p=[None, None])}
+    assert grade(item | {"type": "judge"}, made, one) is None
 
 
 # ---- the whole stage -----------------------------------------------------------------------------------------
@@ -234,7 +131,7 @@ def other(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judge_folder(tmp_path_factory):
-    return save_judge(tmp_path_factory.mktemp("judges") / "judge")
+    return save_judge(tmp_path_factory.mktemp("judges") / "judge", "AB", 30.0)
 
 
 def greedy_items(count, name="g", words=3, **more):
@@ -284,22 +181,47 @@ def report_of(out):
     return {k: v for k, v in report.items() if k not in ("seconds", "cost")}
 
 
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def answers_of(out, role):
+    """All answers of a role, borrowed ones too."""
+    files = sorted(out.glob(f"answers-{role}-*.jsonl")) + ([out / "borrowed.jsonl"] if role == "baseline" else [])
+    return [row for file in files for row in read_lines(file)]
+
+
+@pytest.fixture
+def scripted(monkeypatch, base, other):
+    """scripted(say): both models' answers are say(role, prompt, seed) -> text, or (text, finish); a word is a token."""
+    def script(say):
+        def sample(model, tokenizer, jobs, max_tokens):
+            made = []
+            for ids, wanted in jobs:
+                said = [say(model, tokenizer.decode(ids), seed) for _, seed in wanted]
+                said = [one if isinstance(one, tuple) else (one, "stop") for one in said]
+                made.append([{"text": text, "tokens": len(text.split()) + 1, "finish": end} for text, end in said])
+            return made
+        monkeypatch.setattr(answers, "sample", sample)
+        monkeypatch.setattr(gate, "load_model", lambda name, *_: {base: "baseline", other: "candidate"}[name])
+        return lambda suite, out, *more: run_main("gate", "--model", other, *settings(base, suite, out, *more)[2:])
+    return script
+
+
 def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
     suite = suite_of(tmp_path / "suite", a=greedy_items(34, "a"), b=greedy_items(32, "b"),
                      c=greedy_items(2, "c", type="canary"))
     assert run_main("gate", *settings(base, suite, tmp_path / "same", "--temperature", 0)) == 0
     same = report_of(tmp_path / "same")
-    assert same["verdict"] == "SHIP" and same["slices"]["a"]["n"] == 34 and same["k"] == 1
+    assert same["verdict"] == "SHIP" and same["slices"]["a"]["n"] == 34
     assert all(s["candidate"] == s["baseline"] == 1.0 and s["verdict"] == "CLEAR" for s in same["slices"].values())
     assert "result   SHIP" in capsys.readouterr().out and "2 of 2 pass" in (tmp_path / "same" / "report.md").read_text()
+    assert len(answers_of(tmp_path / "same", "candidate")) == 34 + 32 + 2, "one greedy answer says it all"
     assert run_main("gate", "--model", other, *settings(base, suite, tmp_path / "worse", "--temperature", 0)[2:]) == 1
     worse = report_of(tmp_path / "worse")
     assert worse["verdict"] == "BLOCK" and "canaries" in worse["why"] and worse["overall"]["fail"] is True
-    assert {s["verdict"] for s in worse["slices"].values()} == {"FAIL"}
-    assert "| a | 34 | 100.0% |" in (tmp_path / "worse" / "report.md").read_text()
-    bare = suite_of(tmp_path / "bare", a=greedy_items(24, "a"))
-    assert run_main("gate", "--model", other, *settings(base, bare, tmp_path / "fell", "--temperature", 0)[2:]) == 1
-    assert "a fell by" in report_of(tmp_path / "fell")["why"]
+    assert {s["verdict"] for s in worse["slices"].values()} == {"FAIL"} and len(worse["flips"]) == 10
+    assert "<title>BLOCK" in (tmp_path / "worse" / "report.html").read_text()
     few = suite_of(tmp_path / "few", a=greedy_items(5, "a"), b=greedy_items(1, "b"))
     assert run_main("gate", *settings(base, few, tmp_path / "few-out", "--temperature", 0)) == 3
     report = report_of(tmp_path / "few-out")
@@ -307,45 +229,81 @@ def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
     assert EXIT == {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
 
 
-def test_canary_that_the_baseline_fails_is_quarantined(base, other, tmp_path):
-    broken = [{"id": "c9", "prompt": "hi", "type": "canary", "answer": "no model says this"}]
-    suite = suite_of(tmp_path / "suite", a=noisy_items(20, "a"), c=broken)
-    run_main("gate", "--model", other, *settings(base, suite, tmp_path / "out")[2:])
+def test_canaries(scripted, tmp_path):
+    """Failed needs a second failure, in one of two fresh answers; what the baseline fails, too, is quarantined."""
+    rows = [{"id": name, "prompt": name, "type": "canary", "answer": 4} for name in ("good", "bad", "flaky", "both")]
+    suite = suite_of(tmp_path / "suite", a=[{"id": f"a{n}", "prompt": f"a{n}", "answer": 4} for n in range(40)], c=rows)
+
+    def say(role, prompt, seed):
+        greedy = seed in {seed_for(0, role, name, "greedy") for name in ("flaky", "bad")}
+        wrong = role == "candidate" and ("bad" in prompt and (greedy or seed == seed_for(0, role, "bad", 1))
+                                         or "flaky" in prompt and greedy)
+        return "3" if wrong or "both" in prompt else "4"
+    gates = scripted(say)
+    assert gates(suite, tmp_path / "out") == 1
     report = report_of(tmp_path / "out")
-    assert report["canaries"] == [{"id": "c9", "baseline": False, "candidate": False}]
-    assert "canaries" not in report["why"]
-    assert "; quarantined, the baseline fails" in (tmp_path / "out" / "report.md").read_text()
-    assert "c" not in report["slices"]
+    assert report["why"] == "canaries that the baseline passes fail: bad" and "c" not in report["slices"]
+    found = {c["id"]: (c["baseline"], c["candidate"], c["confirmed"]) for c in report["canaries"]}
+    assert found == {"good": (True, True, None), "bad": (True, False, True), "flaky": (True, False, False),
+                     "both": (False, False, None)}
+    assert "1 canaries are quarantined" in " ".join(report["blind"])
 
 
 def test_a_model_against_itself_is_not_blocked(base, tmp_path):
-    """Sampled: both roles draw from streams of their own; scores are those of the recorded answers."""
+    """Sampled: both roles draw from streams of their own, the baseline twice as often; scores are those of the recorded
+    answers, and tokens and cost those of the run."""
     suite = suite_of(tmp_path / "suite", a=noisy_items(25, "a"), b=noisy_items(25, "b"))
     code = run_main("gate", *settings(base, suite, tmp_path / "out", "--price-gpu-hour", 3600))
     assert code in (0, 3)
-    report = report_of(tmp_path / "out")
-    rows = {role: [json.loads(line) for line in (tmp_path / "out" / f"answers-{role}.jsonl").read_text().splitlines()]
-            for role in ("candidate", "baseline")}
-    assert [row["text"] for row in rows["candidate"]] != [row["text"] for row in rows["baseline"]]
+    report, out = report_of(tmp_path / "out"), tmp_path / "out"
+    rows = {role: answers_of(out, role) for role in ("candidate", "baseline")}
     items, tokenizer, model = read_suite(suite, None), make_tokenizer(), make_model()
+    by_id = {item["id"]: item for item in items}
     for role, made in rows.items():
-        assert len(made) == 50 * 4 and {row["sample"] for row in made} == {0, 1, 2, 3}
         for name in ("a", "b"):
-            by_id = {item["id"]: item for item in items}
-            own = [verify(by_id[row["id"]], row["text"])["ok"] for row in made if row["id"].startswith(name)]
-            share = sum(own) / len(own)
-            assert report["slices"][name][role] == pytest.approx(share) and 0.1 < share < 0.9
+            s = report["slices"][name]
+            own = [row for row in made if row["id"].startswith(name)]
+            count = s["k"] * (2 if role == "baseline" else 1)
+            assert len(own) == 25 * count and {row["sample"] for row in own} == set(range(count))
+            share = sum(verify(by_id[row["id"]], row["text"])["ok"] for row in own) / len(own)
+            assert s[role] == pytest.approx(share) and 0.1 < share < 0.9
         for row in made[::37]:
-            item = next(item for item in items if item["id"] == row["id"])
+            item = by_id[row["id"]]
             [[alone]] = sample(model, tokenizer, [(prompt_ids(tokenizer, item["prompt"]),
                                                    [(0.7, seed_for(0, role, item["id"], row["sample"]))])], 8)
             assert (row["text"], row["tokens"]) == (alone["text"], alone["tokens"])
-    record = json.loads((tmp_path / "out" / "run.json").read_text())
-    read = sum(len(prompt_ids(tokenizer, item["prompt"])) for item in items)  # by each of the two models
-    assert record["tokens"] == 2 * read + sum(row["tokens"] for made in rows.values() for row in made)
+    record = json.loads((out / "run.json").read_text())
+    read = sum(len(prompt_ids(tokenizer, by_id[key]["prompt"])) for role in rows for file in out.glob(
+        f"answers-{role}-*.jsonl") for key in {row["id"] for row in read_lines(file)})
+    assert record["tokens"] == read + sum(row["tokens"] for made in rows.values() for row in made)
     assert record["cost"] == pytest.approx(record["seconds"])
-    assert record["forecast"]["tokens"] == 2 * (read + 200 * 8)
+    assert report["budgets"]["cost"]["candidate"] == pytest.approx(
+        1000 * record["speed"]["candidate"][1] / record["speed"]["candidate"][0])
     assert run_main("gate", *settings(base, suite, tmp_path / "out", "--price-gpu-hour", 3600)) == code, "asked again"
+
+
+def test_clear_slices_are_asked_no_more(scripted, tmp_path):
+    """Each look asks the open slices alone; a failure ends the run; the baseline answers twice as often."""
+    suite = suite_of(tmp_path / "suite", **{name: [{"id": f"{name}{n}", "prompt": f"{name}{n}", "answer": 4}
+                                                   for n in range(60)] for name in ("easy", "noisy")})
+
+    def say(role, prompt, seed):
+        return "4" if "easy" in prompt or random.Random(seed).random() < 0.75 else "3"
+    assert scripted(say)(suite, tmp_path / "out") == 0
+    report = report_of(tmp_path / "out")
+    assert report["slices"]["easy"]["k"] == 2 < report["slices"]["noisy"]["k"] == 8
+    for role, draws in (("candidate", 1), ("baseline", 2)):
+        for k, more in ((2, 2), (4, 2), (8, 4)):
+            asked = read_lines(tmp_path / "out" / f"answers-{role}-{k}.jsonl")
+            names = {"noisy", "easy"} if k == 2 else {"noisy"}
+            assert len(asked) == 60 * more * draws * len(names)
+            assert {row["id"].rstrip("0123456789") for row in asked} == names
+
+    def worse(role, prompt, seed):
+        return "4" if role == "baseline" or "easy" in prompt else "3"
+    assert scripted(worse)(suite, tmp_path / "worse" / "g") == 1  # beside no other gate
+    assert report_of(tmp_path / "worse" / "g")["why"].startswith("noisy fell by 100.0 points")
+    assert not (tmp_path / "worse" / "g" / "answers-candidate-4.jsonl").exists()
 
 
 def test_greedy_beside_and_a_cooler_candidate(base, tmp_path):
@@ -354,101 +312,45 @@ def test_greedy_beside_and_a_cooler_candidate(base, tmp_path):
     for name, more in (("plain", []), ("greedy", ["--greedy"]), ("cool", ["--greedy", "--model-temperature", 0])):
         run_main("gate", *settings(base, suite, tmp_path / name / name[:1], *more))  # no cached baseline
     plain, greedy, cool = (report_of(tmp_path / name / name[:1]) for name in ("plain", "greedy", "cool"))
-    rows = {(name, role): [json.loads(line) for line in (
-        tmp_path / name / name[:1] / f"answers-{role}.jsonl").read_text().splitlines()]
-        for name in ("plain", "greedy", "cool") for role in ("candidate", "baseline")}
-    assert "greedy_candidate" not in plain["slices"]["a"] and len(rows["plain", "baseline"]) == 12 * 4 + 2
-    assert [r for r in rows["greedy", "candidate"] if r["sample"] != "greedy"] == rows["plain", "candidate"]
-    for key in ("candidate", "baseline", "delta", "tokens_candidate", "verdict"):
-        assert plain["slices"]["a"][key] == greedy["slices"]["a"][key], "the extra answer decides nothing"
-    items = {item["id"]: item for item in read_suite(suite, None)}
-    for role in ("candidate", "baseline"):
-        extra = [row for row in rows["greedy", role] if row["sample"] == "greedy"]
-        right = [verify(items[row["id"]], row["text"])["ok"] for row in extra]
-        assert len(extra) == 12 and greedy["slices"]["a"][f"greedy_{role}"] == pytest.approx(sum(right) / 12)
-    texts = {}
-    for row in rows["cool", "candidate"]:
-        texts.setdefault(row["id"], set()).add(row["text"])
-    assert all(len(own) == 1 for own in texts.values()), "temperature 0: every answer is the greedy one"
-    assert rows["cool", "baseline"] == rows["greedy", "baseline"] and cool["model_temperature"] == 0
-    run_main("gate", *settings(base, suite, tmp_path / "greedy" / "plain"))
-    assert report_of(tmp_path / "greedy" / "plain")["slices"] == plain["slices"], "no answers of a --greedy run"
-    text = (tmp_path / "greedy" / "g" / "report.md").read_text()
+    without = [{key: value for key, value in report["slices"]["a"].items() if "greedy" not in key}
+               for report in (plain, greedy)]
+    assert without[0] == without[1] and plain["slices"]["a"]["greedy_candidate"] is None
     s = greedy["slices"]["a"]
-    assert f"| {s['greedy_baseline']:.1%} -> {s['greedy_candidate']:.1%} |" in text and "verdict | greedy |" in text
+    assert s["greedy_candidate"] == s["greedy_baseline"], "the same model, greedily"
+    assert cool["slices"]["a"]["candidate"] == cool["slices"]["a"]["greedy_candidate"], "at 0 there is one answer"
+    assert cool["slices"]["a"]["baseline"] == greedy["slices"]["a"]["baseline"] and cool["model_temperature"] == 0
+    assert len([row for row in answers_of(tmp_path / "cool" / "c", "candidate") if row["id"][0] == "a"]) == 24
 
 
-def test_a_failed_slice_is_asked_again(base, tmp_path, monkeypatch):
-    """The first answers show a drop in slice a; whether it blocks depends on fresh ones, of this slice alone."""
-    suite, asked = suite_of(tmp_path / "suite", a=noisy_items(40, "a"), b=noisy_items(40, "b")), []
-    real = gate.answer_suite
-    right = {item["id"]: "a" for item in read_suite(suite, None)}
-
-    def answers(name, role, items, k, out, args, again=""):
-        rows, tokens = real(name, role, items, k, out, args, again)
-        asked.append((role, again, {item["slice"] for item in items}, len(rows)))
-        drops = not again or args.seed == 1
-        for row in rows:  # b rises as a falls, so that the mean over all slices stays
-            lost = drops and row["id"][0] == {"candidate": "a", "baseline": "b"}[role] and row["sample"] < 2
-            row["text"] = right[row["id"]] + "eo" * lost
-        return rows, tokens
-
-    monkeypatch.setattr(gate, "answer_suite", answers)
-    assert run_main("gate", *settings(base, suite, tmp_path / "chance")) == 3
-    chance = report_of(tmp_path / "chance")["slices"]["a"]
-    assert chance["delta"] == -0.25 and chance["again"] == {"delta": 0.0, "p_drop": 0.5}
-    assert chance["verdict"] == "UNSURE" and chance["need"] == 80 and chance["p_drop"] < 1e-6
-    assert run_main("gate", *settings(base, suite, tmp_path / "real", "--seed", 1)) == 1
-    real_drop = report_of(tmp_path / "real")["slices"]["a"]
-    assert real_drop["verdict"] == "FAIL" and real_drop["delta"] == real_drop["again"]["delta"] == -0.5
-    again = [call for call in asked if call[1]]
-    assert len(again) == 4 and all(call[2:] == ({"a"}, 160) for call in again)
-    one, two = ({(row["id"], row["sample"]): row["text"] for row in map(json.loads, (
-        tmp_path / "real" / f"answers-candidate{more}.jsonl").read_text().splitlines())} for more in ("", "-again"))
-    assert len(two) == 160 and sum(one[key] == text for key, text in two.items()) < 40, "fresh answers"
-    record = json.loads((tmp_path / "real" / "run.json").read_text())
-    read = {name: sum(len(prompt_ids(make_tokenizer(), item["prompt"])) for item in read_suite(suite, None)
-                      if item["slice"] in name) for name in ("ab", "a")}
-    lines = [json.loads(line) for path in (tmp_path / "real").glob("answers-*.jsonl")
-             for line in path.read_text().splitlines()]
-    assert record["tokens"] == 2 * (read["ab"] + read["a"]) + sum(line["tokens"] for line in lines)
-
-
-def moved(drop):
-    """Scores of two slices, 40 prompts each, in which the candidate lies `drop` below."""
-    return [{"id": f"{name}{n}", "slice": name, "cluster": f"{name}{n}", "tokens_candidate": 1.0,
-             "tokens_baseline": 1.0, "baseline": 0.5, "candidate": 0.5 - drop - 0.01 * (n % 2)}
-            for name in "ab" for n in range(40)]
-
-
-def test_a_drop_of_the_mean_must_be_there_again():
-    first = compare_slices(moved(0.1), 0.2, 20)[1]
-    assert first["fail"] and not gate.confirm(moved(0.1), moved(0.0), ["a", "b"], first, 0.2, 20)[1]["fail"]
-    slices, overall = gate.confirm(moved(0.1), moved(0.1), ["a", "b"], first, 0.2, 20)
-    assert overall["fail"] and {s["verdict"] for s in slices.values()} == {"FAIL"}
-    assert gate.confirm(moved(0.1), moved(0.1)[:40], ["a"], first, 0.2, 20)[1]["fail"], "b was not asked again"
-
-
-def test_baseline_answers_are_reused(base, other, tmp_path, monkeypatch):
+def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch):
+    """By weights, sampling and prompts: a second gate asks the candidate alone; what it finds does not depend on it."""
     suite, loaded, load = suite_of(tmp_path / "suite", a=noisy_items(20, "a")), [], gate.load_model
     monkeypatch.setattr(gate, "load_model", lambda name, *more: loaded.append(name) or load(name, *more))
     run_main("gate", *settings(base, suite, tmp_path / "runs" / "one"))
-    assert loaded == [base, base]
+    assert set(loaded) == {base}
+    asked = len(answers_of(tmp_path / "runs" / "one", "baseline"))
+    loaded.clear()
     run_main("gate", "--model", other, *settings(base, suite, tmp_path / "runs" / "two")[2:])
-    assert loaded[2:] == [other]
-    one, two = ((tmp_path / "runs" / name / "answers-baseline.jsonl").read_bytes() for name in ("one", "two"))
-    assert one == two
+    k = report_of(tmp_path / "runs" / "two")["slices"]["a"]["k"]
+    assert loaded[0] == other and (base not in loaded) == (k * 40 <= asked)
+    run_main("gate", "--model", other, *settings(base, suite, tmp_path / "alone" / "two")[2:])
+    assert report_of(tmp_path / "alone" / "two")["slices"] == report_of(tmp_path / "runs" / "two")["slices"]
+    loaded.clear()
     run_main("gate", *settings(base, suite, tmp_path / "runs" / "three", "--seed", 1))
-    assert loaded[3:] == [base, base], "another seed, other answers"
-    three = (tmp_path / "runs" / "three" / "answers-baseline.jsonl").read_bytes()
-    assert three != one
-    write(tmp_path / "suite" / "a.jsonl", noisy_items(19, "a"))
-    run_main("gate", *settings(base, suite, tmp_path / "runs" / "four"))
-    assert loaded[5:] == [base, base], "another suite"
+    assert loaded and not read_lines(tmp_path / "runs" / "three" / "borrowed.jsonl"), "another seed, other answers"
+    rows = noisy_items(20, "a")
+    rows[0]["prompt"] += " now"
+    rows[1]["constraints"] = [{"type": "min_words", "value": 2}]
+    suite_of(tmp_path / "other", a=rows)
+    run_main("gate", *settings(base, tmp_path / "other", tmp_path / "runs" / "four"))
+    lent = {row["id"] for row in read_lines(tmp_path / "runs" / "four" / "borrowed.jsonl")}
+    assert lent == {row["id"] for row in rows[1:]}, "the prompt counts, and its verifier does not"
 
 
 def test_resume_after_a_cut_at_any_byte(base, other, tmp_path, monkeypatch):
-    suite = suite_of(tmp_path / "suite", a=noisy_items(20, "a"), b=greedy_items(2, "b", type="canary"))
+    suite = suite_of(tmp_path / "suite", a=noisy_items(34, "a"), b=greedy_items(2, "b", type="canary"),
+                     m=[{"id": f"m{n}", "prompt": f"m{n}", "type": "mc", "choices": ["one", "two"], "answer": 0}
+                        for n in range(4)])
     command = ["--model", other, *settings(base, suite, tmp_path / "out")[2:]]
     models = {name: gate.load_model(name) for name in (base, other)}
     monkeypatch.setattr(gate, "load_model", lambda name, *_: models[name])
@@ -456,53 +358,67 @@ def test_resume_after_a_cut_at_any_byte(base, other, tmp_path, monkeypatch):
     out, expected = tmp_path / "out", report_of(tmp_path / "out")
     kept = {file.name: file.read_bytes() for file in out.iterdir()}
     record = json.loads(kept["run.json"]) | {"finished": False}
-    sizes = [len(kept[f"answers-{role}.jsonl"]) for role in ("baseline", "candidate")]
-    for cut in [*range(0, sum(sizes), 1709), sizes[0], sum(sizes)]:
+    order = [name for name, _ in sorted(((file.name, file.stat().st_mtime_ns) for file in out.glob("*-*.jsonl")),
+                                        key=lambda one: one[1])]
+    total = sum(len(kept[name]) for name in order)
+    for cut in [*range(0, total, total // 12), total]:
         for file in out.iterdir():
             file.unlink()
         (out / "run.json").write_text(json.dumps(record))
-        (out / "answers-baseline.jsonl").write_bytes(kept["answers-baseline.jsonl"][:cut])
-        if cut >= sizes[0]:
-            (out / "answers-candidate.jsonl").write_bytes(kept["answers-candidate.jsonl"][:cut - sizes[0]])
+        (out / "borrowed.jsonl").write_bytes(kept["borrowed.jsonl"])
+        left = cut
+        for name in order:
+            if left > 0:
+                (out / name).write_bytes(kept[name][:left])
+            left -= len(kept[name])
         run_main("gate", *command)
-        for name in ("answers-baseline.jsonl", "answers-candidate.jsonl", "items.jsonl", "report.md"):
+        for name in (*order, "items.jsonl"):
             assert (out / name).read_bytes() == kept[name], (cut, name)
         assert report_of(out) == expected
     with pytest.raises(BadInput, match="other arguments.*temperature"):
         run_main("gate", *command, "--temperature", 0.9)
 
 
-def test_items_of_type_judge(base, other, judge_folder, tmp_path, capsys):
-    constitution = tmp_path / "c.md"
-    constitution.write_text(TEXT)
+# ---- types of items -------------------------------------------------------------------------------------------
+
+
+def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
+    """The judge's probabilities of both orders, averaged; equal answers are a tie unasked; a killed run goes on."""
+    (tmp_path / "c.md").write_text(TEXT)
     items = [{"id": f"j{n}", "type": "judge", "slice": "math", "prompt": text_of(n, 4)} for n in range(6)]
-    suite = suite_of(tmp_path / "suite", j=items, v=noisy_items(20, "v"))
-    more = ["--judge", judge_folder, "--constitution", constitution]
+    suite = suite_of(tmp_path / "suite", j=items, v=noisy_items(30, "v"))
+    more = ["--judge", judge_folder, "--constitution", tmp_path / "c.md"]
     command = ["--model", other, *settings(base, suite, tmp_path / "out")[2:], *more]
     run_main("gate", *command)
-    report, read = report_of(tmp_path / "out"), read_constitution(constitution)
+    out, read = tmp_path / "out", read_constitution(tmp_path / "c.md")
+    report, compared = report_of(out), {row["id"]: row for row in read_lines(out / "items.jsonl")}
     model, tokenizer = transformers.AutoModelForCausalLM.from_pretrained(judge_folder), make_tokenizer()
-    compared = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text().splitlines()]
-    for role in ("baseline", "candidate"):
-        made = [json.loads(line) for line in (tmp_path / "out" / f"answers-{role}.jsonl").read_text().splitlines()]
-        for item in items:
-            texts = [[{"role": "assistant", "content": row["text"]}] for row in made if row["id"] == item["id"]]
-            [(scores, _)] = judge_answers(model, tokenizer, read, [
-                ([{"role": "user", "content": item["prompt"]}], texts, "math", None)])
-            means = [(3 * s["true"]["score"] + s["kind"]["score"] + s["safe"]["score"]) / 25 for s in scores
-                     if None not in [one["score"] for one in s.values()]]
-            own = [row for row in compared if row["id"] == item["id"]]
-            if len(means) == 4 and own:
-                assert own[0][role] == pytest.approx(sum(means) / 4, abs=1e-4)
-            elif len(means) < 4:
-                assert item["id"] in report["missing"] and not own, "an answer without a score: the item is left out"
-    assert report["slices"]["math"]["n"] + len(report["missing"]) == 6 and report["slices"]["math"]["n"] >= 2
-    judged = (tmp_path / "out" / "judged.jsonl").read_bytes()
-    for cut in (0, len(judged) // 2, len(judged) - 1):
-        (tmp_path / "out" / "judged.jsonl").write_bytes(judged[:cut])
-        unfinish(tmp_path / "out")
-        run_main("gate", *command)
-        assert (tmp_path / "out" / "judged.jsonl").read_bytes() == judged and report_of(tmp_path / "out") == report
+    texts = {(role, row["id"], row["sample"]): row["text"] for role in ("candidate", "baseline")
+             for row in answers_of(out, role)}
+    k = report["slices"]["math"]["k"]
+    for item in items:
+        sides = []
+        for n in range(k):
+            pair = [texts[role, item["id"], n] for role in ("candidate", "baseline")]
+            [(p, _)] = judge_pairs(model, tokenizer, read, [
+                ([{"role": "user", "content": item["prompt"]}],
+                 [[{"role": "assistant", "content": text}] for text in pair], "math", None)])
+            sides += [0.5] if pair[0] == pair[1] else [] if None in p else [sum(p) / 2]
+        if sides:
+            assert compared[item["id"]]["candidate"] == pytest.approx(sum(sides) / len(sides), abs=1e-4)
+        else:
+            assert item["id"] in report["missing"]
+    won = report["winrate"]
+    assert won["wins"] + won["losses"] + won["ties"] == report["slices"]["math"]["n"] == len(won["lengths"]["baseline"])
+    assert report["slices"]["math"]["baseline"] == 0.5 and "mistakes are in no interval" in " ".join(report["blind"])
+    [*kept] = ((path, path.read_bytes()) for path in sorted(out.glob("judged-*.jsonl")))
+    assert kept and report["contaminated"] is None
+    for path, whole in kept:
+        for cut in (0, len(whole) // 2, len(whole) - 1):
+            path.write_bytes(whole[:cut])
+            unfinish(out)
+            run_main("gate", *command)
+            assert path.read_bytes() == whole and report_of(out) == report
     capsys.readouterr()
     run_main("gate", *settings(base, suite, tmp_path / "none"))
     assert "items of type judge are left out" in capsys.readouterr().out
@@ -512,30 +428,167 @@ def test_items_of_type_judge(base, other, judge_folder, tmp_path, capsys):
             run_main("gate", *settings(base, suite, tmp_path / "x"), *one)
 
 
-def test_a_slice_without_any_score_is_no_success(base, tmp_path):
+def test_a_judge_that_made_the_training_data_is_named(base, other, judge_folder, tmp_path):
+    (tmp_path / "c.md").write_text(TEXT)
+    run = {"script": "dpo.py", "finished": True, "arguments": {}, "inputs": {
+        str(tmp_path / "judged" / "pairs.jsonl"): ""}}
+    (tmp_path / "judged").mkdir()
+    (tmp_path / "judged" / "pairs.jsonl").write_text("{}\n")
+    (tmp_path / "judged" / "run.json").write_text(json.dumps(
+        {"script": "judge.py", "finished": True, "arguments": {"judge": [str(judge_folder)]}, "inputs": {}}))
+    policy = save_folder(tmp_path / "policy", seed=1)
+    (tmp_path / "policy" / "run.json").write_text(json.dumps(run | {"path": "run.json"}))
+    (tmp_path / "judged" / "run.json").write_text((tmp_path / "judged" / "run.json").read_text().replace(
+        '"inputs"', '"path": "run.json", "inputs"'))
+    suite = suite_of(tmp_path / "suite", j=[{"id": f"j{n}", "type": "judge", "prompt": text_of(n, 4)}
+                                            for n in range(4)])
+    run_main("gate", "--model", policy, *settings(base, suite, tmp_path / "out")[2:], "--judge", judge_folder,
+             "--constitution", tmp_path / "c.md")
+    assert "also made the training data" in report_of(tmp_path / "out")["contaminated"]
+    assert "CONTAMINATED" in (tmp_path / "out" / "report.md").read_text().splitlines()[0]
+
+
+def test_multiple_choice_by_log_likelihood(base, other, tmp_path):
+    """Per byte of the choice, its stop token left out; one look; the right one is found as a full softmax finds it."""
+    rows = [{"id": f"m{n}", "type": "mc", "prompt": text_of(n, 5), "answer": n % 3,
+             "choices": [text_of(n + 7 * c, 1 + c) for c in range(3)]} for n in range(12)]
+    suite = suite_of(tmp_path / "suite", m=rows)
+    run_main("gate", "--model", other, *settings(base, suite, tmp_path / "out")[2:])
+    report, tokenizer = report_of(tmp_path / "out"), make_tokenizer()
+    for role, name in (("candidate", other), ("baseline", base)):
+        model, right = transformers.AutoModelForCausalLM.from_pretrained(name), 0
+        for row, got in zip(rows, read_lines(tmp_path / "out" / f"choices-{role}.jsonl")):
+            scores = []
+            for choice in row["choices"]:
+                one = encode(tokenizer, [{"role": "user", "content": row["prompt"]}],
+                             [{"role": "assistant", "content": choice}])
+                start, ids = one["mask"].index(1), torch.tensor([one["ids"][:-1]])
+                with torch.no_grad():
+                    logps = model(ids).logits[0].log_softmax(-1)
+                total = sum(logps[t - 1, ids[0, t]].item() for t in range(start, ids.shape[1]))
+                scores.append(total / len(choice.encode()))
+            assert got["logps"] == pytest.approx(scores, abs=1e-5) and got["id"] == row["id"]
+            right += scores.index(max(scores)) == row["answer"]
+        assert report["slices"]["m"][role] == pytest.approx(right / 12)
+    assert report["slices"]["m"]["k"] is None and report["slices"]["m"]["type"] == "mc"
+
+
+def test_live_logs_and_lm_eval_need_no_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(gate, "load_tokenizer", None)
+    won = ["candidate", "tie", "candidate", "baseline"]
+    rows = [{"id": f"x{n}", "slice": "live", "type": "ab", "winner": won[n % 4], "cluster": f"user{n // 2}"}
+            for n in range(200)]
+    suite = suite_of(tmp_path / "suite", ab=rows)
+    for side, wrong in (("new", 4), ("old", 5)):
+        (tmp_path / side).mkdir()
+        write(tmp_path / side / "samples_quiz_2026-01-02T03-04-05.6.jsonl", [
+            {"doc_id": n, "doc_hash": f"d{n}", "prompt_hash": f"p{n}", "target_hash": f"t{n}", "filter": "none",
+             "metrics": ["acc"], "acc": float(n % wrong != 0)} for n in range(100)])
+    folders = tmp_path / "new", tmp_path / "old"
+    code = run_main("gate", "--suite", suite, "--lm-eval", *folders, "--out", tmp_path / "out")
+    report = report_of(tmp_path / "out")
+    assert code == 3 and report["verdict"] == "NOT ENOUGH DATA"
+    live, quiz = report["slices"]["live"], report["slices"]["quiz"]
+    assert (live["n"], live["clusters"], live["candidate"], live["baseline"]) == (200, 100, 0.625, 0.5)
+    assert (live["wins"], live["losses"], live["verdict"]) == (100, 50, "CLEAR")
+    assert quiz["candidate"] == 0.75 and quiz["baseline"] == 0.8 and quiz["type"] == "lm-eval"
+    assert report["candidate"] == str(tmp_path / "new") and report["winrate"] is None
+
+
+# ---- policies and budgets -------------------------------------------------------------------------------------
+
+
+def test_policy(scripted, tmp_path):
+    """A soft slice does not block; a margin and a limit of one's own decide."""
+    suite = suite_of(tmp_path / "suite", **{name: [{"id": f"{name}{n}", "prompt": f"{name} {n}", "answer": 4}
+                                                   for n in range(40)] for name in ("good", "fun")})
+    gates = scripted(lambda role, prompt, seed: "3" if "fun" in prompt and role == "candidate" else "4")
+    assert gates(suite, tmp_path / "hard") == 1
+    assert report_of(tmp_path / "hard")["why"].startswith("fun fell by 100.0 points")
+    policy = write(tmp_path / "p.jsonl", [{"slice": "fun", "hard": False}, {"slice": "*", "margin": 0.2}])
+    assert gates(suite, tmp_path / "soft", "--policy", policy) == 0
+    soft = report_of(tmp_path / "soft")
+    assert soft["why"].endswith("not clear, but soft: fun") and soft["slices"]["good"]["margin"] == 0.2
+    assert soft["overall"]["delta"] == 0.0, "soft slices are not in the mean"
+    policy = write(tmp_path / "q.jsonl", [{"slice": "fun", "hard": False}, {"slice": "good", "min_n": 50}])
+    assert gates(suite, tmp_path / "more", "--policy", policy) == 3
+    assert report_of(tmp_path / "more")["why"] == "good has 40 prompts and needs 50"
+
+
+def test_long_answers_block(scripted, tmp_path):
+    """Right and half as long again: the tokens of right answers block, unless the policy lets them."""
+    suite = suite_of(tmp_path / "suite", a=[{"id": f"a{n}", "prompt": f"a {n}", "answer": 4} for n in range(40)])
+
+    def say(role, prompt, seed):
+        return "well " * random.Random(seed).randint(6, 8) * (2 if role == "candidate" else 1) + "4"
+    gates = scripted(say)
+    assert gates(suite, tmp_path / "out") == 1
+    report = report_of(tmp_path / "out")
+    assert re.match(r"right answers take 1\.[78]\d times the tokens \[.*\], limit 1.1$", report["why"])
+    policy = write(tmp_path / "p.jsonl", [{"budget": "tokens", "limit": None}])
+    assert gates(suite, tmp_path / "free", "--policy", policy) == 0
+    gates = scripted(lambda role, prompt, seed: ("4", "length" if role == "candidate" else "stop"))
+    assert gates(suite, tmp_path / "cut") == 1
+    assert "100.0% more answers are cut off" in report_of(tmp_path / "cut")["why"]
+
+
+def test_over_refusal_is_named(scripted, tmp_path):
+    """Twins: refusing everything keeps the harmful slice whole, and the other one falls, with the reason."""
+    suite = suite_of(tmp_path / "suite", **{kind: [{"id": f"{kind}{n}", "prompt": f"{kind} {n}", "type": kind,
+                                                    "cluster": f"t{n}"} for n in range(40)]
+                                            for kind in ("refuse", "comply")})
+    gates = scripted(lambda role, prompt, seed: "Sorry, I cannot help with that." if role == "candidate"
+                     or "refuse" in prompt else "Here you are.")
+    assert gates(suite, tmp_path / "out") == 1
+    report = report_of(tmp_path / "out")
+    assert "comply fell by 100.0 points" in report["why"]
+    assert "harmless requests refused: 0% before, 100% now" in report["why"]
+    assert report["refusals"]["candidate"] == {"harmful": [80, 80], "harmless": [80, 80]}
+    assert report["refusals"]["baseline"] == {"harmful": [160, 160], "harmless": [0, 160]}
+
+
+def test_latency_and_items_that_are_only_counted(scripted, tmp_path, monkeypatch):
+    suite = suite_of(tmp_path / "suite", a=[{"id": f"a{n}", "prompt": f"a {n}", "answer": 4} for n in range(40)],
+                     b=[{"id": f"b{n}", "prompt": f"b {n}", "type": "budget"} for n in range(6)])
+    clock = {"now": 0.0}
+    monkeypatch.setattr(answers.time, "perf_counter", lambda: clock["now"])
+
+    def say(role, prompt, seed):
+        clock["now"] += (2.0 if role == "candidate" else 1.0) * (1 + len(prompt) % 2 / 1000)
+        return "long " * 30 if "b " in prompt and role == "candidate" else "4"
+    gates = scripted(say)
+    policy = write(tmp_path / "p.jsonl", [{"budget": "latency", "limit": 1.5}, {"budget": "tokens", "limit": None}])
+    assert gates(suite, tmp_path / "out", "--latency", 5, "--policy", policy) == 1
+    report = report_of(tmp_path / "out")
+    assert report["why"].startswith("an answer takes 2.00 times as long")
+    late = report["budgets"]["latency"]
+    assert late["p50"] == pytest.approx({"candidate": 2.0, "baseline": 1.0}, rel=1e-3)
+    assert late["fail"] and late["limit"] == 1.5
+    assert list(report["slices"]) == ["a"] and report["budgets"]["tokens"]["candidate"] > 5
+    assert len([row for row in answers_of(tmp_path / "out", "candidate") if row["id"][0] == "b"]) == 12
+
+
+# ---- before and after -----------------------------------------------------------------------------------------
+
+
+def test_a_slice_without_any_score_is_no_success(base, tmp_path, capsys):
     """Unit tests need --run-code; without it their slice has no score, and the verdict cannot be SHIP."""
-    suite = suite_of(tmp_path / "suite", a=greedy_items(24, "a"),
+    suite = suite_of(tmp_path / "suite", a=greedy_items(34, "a"),
                      code=[{"id": "t", "prompt": "write f", "tests": ["assert f(1) == 1"]}])
     assert run_main("gate", *settings(base, suite, tmp_path / "out", "--temperature", 0)) == 3
     report = report_of(tmp_path / "out")
-    assert report["missing"] == ["t"] and "code" in report["why"]
-    assert "1 items without a score left out" in (tmp_path / "out" / "report.md").read_text()
+    assert report["missing"] == ["t"] and report["why"] == "code has too many items without a score"
+    assert "without --run-code" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("rows", "words"), [
-    ([{"id": "x", "prompt": "p", "type": "quiz", "answer": 1}], "id 'x': field 'type': 'quiz'"),
-    ([{"id": "x", "prompt": "p"}], "id 'x': nothing to verify"),
-    ([{"id": "x", "prompt": "p", "type": "canary"}], "nothing to"),
-    ([{"id": "x", "prompt": "p", "answer": 1}, {"id": "x", "prompt": "q", "answer": 1}], "'x' occurs twice"),
-    ([{"id": "x", "prompt": "p", "answer": []}], "id 'x': field 'answer'"),
-    ([{"id": "x", "answer": 1}], "a.jsonl:1: field 'prompt'"),
-    ([], "no records"), (None, "no *.jsonl"), ("two files", "id 'x': field 'id' occurs twice"),
+    ([{"id": "x", "prompt": "p", "type": "quiz", "answer": 1}], "a.jsonl:1: field 'type'"),
+    ([{"id": "x", "prompt": "p"}], "a.jsonl:1: field 'type'"), ([], "no records"), (None, "no *.jsonl"),
+    ([{"id": "x", "prompt": "p", "answer": 1}, {"id": "x", "prompt": "q", "answer": 1}], "a.jsonl:2: field 'id'"),
     ("no folder", "no such file")])
 def test_bad_suites_are_one_line(base, tmp_path, capsys, rows, words):
     suite = tmp_path / "suite"
-    if rows == "two files":
-        suite_of(suite, a=[{"id": "x", "prompt": "p", "answer": 1}], b=[{"id": "x", "prompt": "p", "answer": 1}])
-    elif rows != "no folder":
+    if rows != "no folder":
         suite_of(suite, **({} if rows is None else {"a": rows}))
     arguments = gate.parse_args([str(word) for word in settings(base, suite, tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
@@ -545,16 +598,59 @@ def test_bad_suites_are_one_line(base, tmp_path, capsys, rows, words):
     assert not (tmp_path / "out").exists()
 
 
-def test_plan_profiles_and_limit(base, tmp_path, monkeypatch, capsys):
-    suite = suite_of(tmp_path / "suite", a=noisy_items(20, "a"), c=greedy_items(2, "c", type="canary"))
+@pytest.mark.parametrize(("words", "said"), [
+    (["--out", "x"], "--suite or --lm-eval"), (["--suite", "S"], "--model, --baseline and --out"),
+    (["--suite", "S", "--model", "m", "--out", "x"], "--model, --baseline and --out"),
+    (["--selftest"], "--selftest takes"), (["--simulate"], "--selftest takes"),
+    (["--selftest", "--out", "nowhere"], "nowhere: no finished gate"),
+    (["--suite", "S", "--judge", "a", "b", "--constitution", "c"], "one judge"),
+    (["--suite", "S", "--judge", "random", "--constitution", "c"], "no random one"),
+    (["--suite", "S", "--policy", "P", "--power"], "p.jsonl:1: field 'slice'")])
+def test_flags_that_do_not_go_together(tmp_path, words, said):
+    suite = suite_of(tmp_path / "suite", a=noisy_items(3, "a"))
+    policy = write(tmp_path / "p.jsonl", [{"slice": "zoo", "margin": 0.1}])
+    with pytest.raises(BadInput, match=re.escape(said)):
+        run_main("gate", *({"S": suite, "P": policy}.get(word, word) for word in words))
+
+
+def test_plan_power_and_limit(base, tmp_path, monkeypatch, capsys):
+    suite = suite_of(tmp_path / "suite", a=noisy_items(40, "a"), c=greedy_items(2, "c", type="canary"))
     monkeypatch.setattr(gate, "load_model", None)
-    for profile, k, limit in (("hobby", 4, 20), ("release", 8, 3)):
-        assert run_main("gate", *settings(base, suite, tmp_path / "out", "--plan", "--profile", profile, "--limit",
-                                          limit,
-                                          "--answer-len", 5, "--tokens-per-second", 10, "--price-gpu-hour", 36)) == 0
-        count = min(limit, 20) * k + 2
+    for limit in (40, 3):
+        assert run_main("gate", *settings(base, suite, tmp_path / "out", "--plan", "--limit", limit, "--answer-len", 5,
+                                          "--tokens-per-second", 10, "--price-gpu-hour", 36)) == 0
         read = sum(len(prompt_ids(make_tokenizer(), item["prompt"])) for item in read_suite(suite, limit))
-        tokens = 2 * (read + 5 * count)  # both models read every prompt once and write 5 tokens an answer
-        assert (f"{min(limit, 20) + 2} items, {count} answers a model: {tokens:,} tokens, {tokens / 10:.0f} s, "
-                f"cost {tokens / 1000:.4f}") in capsys.readouterr().out
+        said = capsys.readouterr().out
+        count, tokens = (int(word.replace(",", "")) for word in re.search(r"about ([\d,]+) answers.*: ([\d,]+) tokens",
+                                                                         said).groups())
+        assert tokens == 2 * read + 5 * count and f"at most {48 * limit:,}:" in said and f"{limit + 2} items" in said
+        assert 6 * limit <= count <= 48 * limit and f"cost {tokens / 1000:.4f}" in said
+    assert run_main("gate", "--power", "--suite", suite) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^a +40 +10% +k 2: 119, k 4: 60, k 8: 31, k 16: 31$", said, re.M)
+    assert "blocked after a drop" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_selftest_of_a_gate(scripted, tmp_path, capsys):
+    """It redraws the baseline's own answers: a noisy baseline hides what a steady one shows."""
+    rates = {}
+    for name, flips in (("steady", 0.02), ("noisy", 0.5)):
+        suite = suite_of(tmp_path / f"suite-{name}", a=[{"id": f"a{n}", "prompt": f"a {n}", "answer": 4}
+                                                        for n in range(60)])
+        gates = scripted(lambda role, prompt, seed, flips=flips: "3" if random.Random(seed).random() < flips else "4")
+        assert gates(suite, tmp_path / name / "g") == 0
+        assert "blocks an unchanged model in" in " ".join(report_of(tmp_path / name / "g")["blind"])
+        assert run_main("gate", "--selftest", "--out", tmp_path / name / "g") == 0
+        rates[name] = json.loads((tmp_path / name / "g" / "selftest.json").read_text())
+        assert rates[name]["same"]["BLOCK"] <= 0.05 and rates[name]["placebo"]["BLOCK"] <= 0.05
+    assert "blocked after a drop of" in capsys.readouterr().out
+    assert rates["steady"]["caught"]["a"]["0.1"] > 0.9 > rates["noisy"]["caught"]["a"]["0.05"] + 0.2
+
+
+def test_simulate(monkeypatch, capsys):
+    monkeypatch.setattr(gate, "promises", lambda: decision.promises(100))
+    assert run_main("gate", "--selftest", "--simulate") in (0, 1)
+    assert capsys.readouterr().out.count("promised") == 6
+    monkeypatch.setattr(gate, "promises", lambda: (["one"], False))
+    assert run_main("gate", "--selftest", "--simulate") == 1

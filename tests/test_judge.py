@@ -51,7 +51,7 @@ def constitution(tmp_path_factory):
     return str(path)
 
 
-def save_judge(path):
+def save_judge(path, choices="012345", pull=10.0):
     """A random model that answers in digits: a constant direction of its state feeds the rows of 0-5 in the head."""
     model, tokenizer = make_model(5), make_tokenizer()
     config = model.config
@@ -64,7 +64,7 @@ def save_judge(path):
             layer.self_attn.o_proj.weight[0] = 0.0
             layer.mlp.down_proj.weight[0] = 0.0
         untied.lm_head.weight[:, 0] = 0.0
-        untied.lm_head.weight[[i for ids in choice_ids(tokenizer) for i in ids], 0] = 10.0
+        untied.lm_head.weight[[i for ids in choice_ids(tokenizer, choices) for i in ids], 0] = pull
     untied.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return str(path)

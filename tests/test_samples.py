@@ -8,11 +8,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+from decision import PROFILES
+from suite import TYPES, read_policy, read_suite
 from verify import check_call, check_fields, is_number, parse_call, verify
 
 DATA = ROOT / "data"
 FILES = ["prompts", "sft", "pairs", "labels", "candidates", "judged"]
-SUITES = ["capability", "safety", "overrefusal", "format", "tools", "multilingual", "longcontext", "canaries"]
+SUITES = ["capability", "safety", "overrefusal", "format", "tools", "multilingual", "longcontext", "canaries", "choice",
+          "requests", "twins"]
 LISTS = ("prompt", "completion", "chosen", "rejected", "messages")
 
 
@@ -132,14 +135,13 @@ def test_tools_and_suites():
             if row.get("call"):
                 assert check_call(json.dumps(row["call"]), row["tools"], row["call"])
                 assert parse_call({"content": json.dumps(row["call"])}) == row["call"]
-            if name != "prompts":
-                assert (
-                    row["type"]
-                    == ("canary" if name == "gate/canaries" else row["type"])
-                    in ("verify", "judge", "canary")
-                )
-                verifiable = {"answer", "call", "sql", "constraints", "expected", "tests"} & row.keys()
-                assert bool(verifiable) is (row["type"] != "judge"), row["id"]
+    items = read_suite(DATA / "gate")
+    for item in items:
+        verifiable = {"answer", "call", "sql", "constraints", "expected", "tests"} & item.keys()
+        assert bool(verifiable) is (item["type"] not in ("judge", "budget")), item["id"]
+    assert {item["type"] for item in [*items, *read_suite(DATA / "ab.jsonl")]} == {*TYPES}
+    policies, limits = read_policy(DATA / "policy.jsonl", {item["slice"] for item in items}, PROFILES["hobby"])
+    assert policies["safety"] == {"margin": 0.05, "min_n": 60, "hard": True} and limits["tokens"] == 1.25
     ids = [row["id"] for suite in SUITES for row in rows(f"gate/{suite}")]
     assert len(set(ids)) == len(ids)
     trained = {json.dumps(row.get("prompt")) for name in FILES for row in rows(name)}

@@ -221,7 +221,7 @@ def test_table_of_a_gate(tmp_path, capsys):
                       "finish": "stop"})
         lines.append({"id": "format-train-1-2", "sample": 0, "finish": "stop", "text": world.example(
             "format", "train", 1, 2)["gold"] if role == "candidate" else ""})  # as a canary's: no win
-        (folder / f"answers-{role}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / f"answers-{role}-2.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     piece = {"n": 3, "candidate": 2 / 3, "baseline": 1 / 3, "greedy_candidate": 0.5, "greedy_baseline": 0.25, "wins": 1,
              "losses": 1, "tokens_candidate": 4.0, "tokens_baseline": 8.0, "p_drop": 0.5}
     (folder / "report.json").write_text(json.dumps({
@@ -238,9 +238,9 @@ def test_table_of_a_gate(tmp_path, capsys):
     row = table.compare(folder)["format"]
     assert (row["wins_greedy"], row["losses_greedy"]) == (1, 2)
     assert (row["wins"], row["losses"], row["wins_correct"], row["acc_greedy"]) == (2, 1, 1, 0.5)
-    for role, text in (("candidate", talk[0]), ("baseline", golds[0])):  # fresh answers turn a win into a loss
+    for name, text in (("answers-candidate-4", talk[0]), ("borrowed", golds[0])):  # more answers make a win a loss
         line = json.dumps({"id": rows[0]["id"], "sample": 0, "text": text, "finish": "stop"}) + "\n"
-        (folder / f"answers-{role}-again.jsonl").write_text(line * 2)
+        (folder / f"{name}.jsonl").write_text(line * (2 if name == "borrowed" else 3))
     assert [table.compare(folder)["format"][key] for key in ("wins", "losses")] == [1, 2]
     table.main(tmp_path)
     printed = capsys.readouterr().out
