@@ -1,7 +1,7 @@
 """Two models' answers to a suite, for the gate: sampled, compared by a judge, borrowed from earlier gates, graded.
 
 Every file is appended batch by batch and goes on where a killed run ended, to the same bytes. An answer is a row {"id",
-"of": hash of its prompt's tokens, "sample", "text", "tokens", "finish"}; sample is a number, "greedy" or "mc"."""
+"of": hash of prompt and choices, "sample", "text", "tokens", "finish"}; sample is a number, "greedy" or "mc"."""
 
 import hashlib
 import json
@@ -24,6 +24,8 @@ def make_answers(path, jobs, load, tokenizer, max_tokens, batch_size, tally):
     """Sample the jobs [(item, prompt ids, [(sample, temperature, seed), ...])] into a file, or go on with it -> rows
     {"id", "of", "sample", "text", "tokens", "finish"}. load() -> the model; tally(answers, seconds): called after
     each batch."""
+    if not jobs:
+        return []
     counts = [len(wanted) for *_, wanted in jobs]
     batches = generation_batches([len(ids) for _, ids, _ in jobs], counts, batch_size)
     done = continue_lines(path, [sum(counts[n] for n in batch) for batch in batches])
@@ -32,23 +34,45 @@ def make_answers(path, jobs, load, tokenizer, max_tokens, batch_size, tally):
         begin, rows = time.perf_counter(), []
         answers = sample(model, tokenizer, [(jobs[n][1], [one[1:] for one in jobs[n][2]]) for n in batch], max_tokens)
         for n, own in zip(batch, answers):
-            rows += [{"id": jobs[n][0]["id"], "of": key_of(jobs[n][1]), "sample": label, "text": answer["text"],
+            item, ids, wanted = jobs[n]
+            rows += [{"id": item["id"], "of": key_of(item, ids), "sample": label, "text": answer["text"],
                       "tokens": answer["tokens"], "finish": answer["finish"]}
-                     for (label, *_), answer in zip(jobs[n][2], own)]
+                     for (label, *_), answer in zip(wanted, own)]
         append_lines(path, rows)
         tally(len(rows), time.perf_counter() - begin)
-    return [row for _, row in read_jsonl(path)] if jobs else []
+    return read_answers(path, {item["id"]: key_of(item, ids) for item, ids, *_ in jobs})
 
 
-def key_of(ids):
-    """What a cached answer answers: a hash of its prompt's tokens."""
-    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:12]
+def key_of(item, ids):
+    """What a cached answer answers: a hash of its prompt's tokens, and of what there was to choose from."""
+    return hashlib.sha256(json.dumps([ids, item.get("choices")]).encode()).hexdigest()[:12]
+
+
+def keys_of(items, ids):
+    """{item: key_of it}; ids {item: prompt ids}."""
+    return {item["id"]: key_of(item, ids[item["id"]]) for item in items}
+
+
+def is_answer(row, keys):
+    """Is this row an answer to what is asked now? keys {item: key_of it}"""
+    return row.keys() >= {"id", "of", "sample", "tokens"} and keys.get(str(row["id"])) == row["of"]
+
+
+def read_answers(path, keys):
+    """Rows of a file of this run. BadInput: a row answers something else, so the file is damaged."""
+    rows = read_jsonl(path)
+    for number, row in rows:
+        if not is_answer(row, keys):
+            raise BadInput(f"{path}:{number}: not an answer of this run: the file was changed; take another --out")
+    return [row for _, row in rows]
 
 
 def choose(path, jobs, load, tokenizer):
     """Multiple choice: the log-likelihood per byte of every choice as the assistant's answer, its stop token left out
     -> rows {"id", "of", "sample": "mc", "choice", "logps": [per byte], "tokens": read}, in a file that goes on where it
     ended. Ties go to the first; the prompt is read once for all its choices. jobs [(item, prompt ids)]."""
+    if not jobs:
+        return []
     done = continue_lines(path, [1] * len(jobs))
     model = load() if done < len(jobs) else None
     if model is not None:
@@ -62,10 +86,10 @@ def choose(path, jobs, load, tokenizer):
         with torch.no_grad():
             logps = seq_logps(model, [{"ids": row["ids"][:-1], "mask": row["mask"][:-1]} for row in rows])[0]
         logps = [logp / len(choice.encode()) for logp, choice in zip(logps.tolist(), item["choices"])]
-        append_lines(path, [{"id": item["id"], "of": key_of(ids), "sample": "mc",
+        append_lines(path, [{"id": item["id"], "of": key_of(item, ids), "sample": "mc",
                              "choice": max(range(len(logps)), key=logps.__getitem__), "logps": logps,
                              "tokens": len(ids) + sum(len(row["ids"]) - 1 - len(ids) for row in rows)}])
-    return [row for _, row in read_jsonl(path)] if jobs else []
+    return read_answers(path, {item["id"]: key_of(item, ids) for item, ids in jobs})
 
 
 def compare(path, jobs, load, saved):
@@ -80,6 +104,8 @@ def compare(path, jobs, load, saved):
                      "completion": [{"role": "assistant", "content": row["text"]}],
                      **({"tools": item["tools"]} if "tools" in item else {})} for n, row in enumerate((own, base))]
             asked.append((own, tuple(pair)))
+    if not asked:
+        return 0
     batches = [asked[i:i + 16] for i in range(0, len(asked), 16)]
     done = continue_lines(path, [*map(len, batches)])
     pair = load()[1] if done < len(batches) else None
@@ -89,7 +115,7 @@ def compare(path, jobs, load, saved):
                             for (own, _), one in zip(batch, said)])
         (path.parent / "kept.jsonl").unlink(missing_ok=True)  # an endpoint's replies of this batch
         saved()
-    rows = [row for _, row in read_jsonl(path)] if asked else []
+    rows = [row for _, row in read_jsonl(path)]
     for (own, _), row in zip(asked, rows):
         own["p"] = row["p"]
     return sum(row["tokens"] for row in rows)
@@ -105,21 +131,26 @@ def time_requests(model, tokenizer, jobs, max_tokens):
     return found[1:]
 
 
-def borrow(out, key, ids):
+def lendable(out, key, keys):
     """The baseline's answers that finished gates beside `out` have, where weights and sampling are the same (key) and
-    the prompt is (ids {item: prompt ids}) -> rows. They are copied into borrowed.jsonl when the run begins: what others
-    finish later changes nothing."""
-    path, found = Path(out) / "borrowed.jsonl", {}
+    the prompt is (keys {item: key_of it}) -> rows."""
+    found = {}
+    for record in runs_beside(out):
+        folder = Path(record["path"]).parent
+        if record.get("baseline_key") == key and folder != Path(out):
+            for file in (*folder.glob("*-baseline*.jsonl"), *folder.glob("borrowed.jsonl")):
+                for _, row in read_jsonl(file):
+                    if is_answer(row, keys):
+                        found[row["id"], row["sample"]] = row
+    return [*found.values()]
+
+
+def borrow(out, key, keys):
+    """lendable, copied into borrowed.jsonl when the run begins: what others finish later changes nothing."""
+    path = Path(out) / "borrowed.jsonl"
     if not path.exists():
-        for record in runs_beside(out):
-            folder = Path(record["path"]).parent
-            if record.get("baseline_key") == key and folder != Path(out):
-                for file in (*folder.glob("*-baseline*.jsonl"), *folder.glob("borrowed.jsonl")):
-                    for _, row in read_jsonl(file):
-                        if row["id"] in ids and row["of"] == key_of(ids[row["id"]]):
-                            found[row["id"], row["sample"]] = row
-        write_jsonl(path, found.values())
-    return [row for _, row in read_jsonl(path)]
+        write_jsonl(path, lendable(out, key, keys))
+    return read_answers(path, keys)
 
 
 # ---- scores ---------------------------------------------------------------------------------------------------

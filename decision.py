@@ -60,7 +60,8 @@ def low_bound(mean, error, G, level):
 
 def pool(found):
     """Mean of the slice means, its error, degrees of freedom (Welch-Satterthwaite). found {slice: (mean, error, G)}."""
-    means, errors, sizes = zip(*found.values())
+    several = [one for one in found.values() if one[2] > 1] or [*found.values()]  # one cluster has no spread
+    means, errors, sizes = zip(*several)
     total, df = sum(e * e for e in errors), 0
     if math.isfinite(total):  # no slice has one cluster
         df = math.floor(total * total / sum(e ** 4 / (G - 1) for e, G in zip(errors, sizes)))
@@ -79,14 +80,15 @@ def sequential(policies, looks, draw):
     the mean of all of them (a drop thin in each slice): an unchanged model is blocked in at most ALPHA of the runs. It
     is CLEAR, and is asked no more, when its lower bound at level ALPHA / looks lies above -margin (non-inferiority; all
     must clear, so slices need no correction: intersection-union). One failure ends the run. With all clear, sampling
-    goes on as long as the mean may have fallen by THIN. A slice that draw leaves out has no score, and no part in it.
+    goes on as long as the mean may have fallen by THIN. A slice of too few clusters to become clear is asked once; one
+    that draw leaves out has no score, and no part in it.
     found {slice: (mean, error, G)}; ks {slice: answers per item seen}; failed [slices]; pooled: did the mean fall?"""
     hard = [name for name, policy in policies.items() if policy["hard"]]
     level = ALPHA / (len(hard) + 1)
     found, ks, clear, thin = {}, {}, set(), False
     for look, k in enumerate(looks):
-        wanted = [name for name, policy in policies.items()
-                  if not look or not policy["once"] and (thin or name not in clear)]
+        wanted = [name for name, policy in policies.items() if not look or not policy["once"] and (
+            thin or name not in clear and not hopeless(found[name][2], policy))]
         if not wanted:
             break
         for name, (d, groups) in draw(wanted, k).items():
@@ -106,6 +108,11 @@ def sequential(policies, looks, draw):
         if failed or fallen or clear.issuperset(hard) and not thin:
             return found, ks, failed, fallen
     return found, ks, [], False
+
+
+def hopeless(G, policy):
+    """Are these too few clusters to clear the slice, whatever they answer?"""
+    return G < policy["min_n"] or low_bound(0.0, 0.0, G, ALPHA) <= -policy["margin"]
 
 
 def clears(found, policy, level):
@@ -130,7 +137,7 @@ def describe(found, policy, hypotheses, looks, failed):
     clear = clears(found, policy, ALPHA / times)
     verdict, need = "FAIL" if failed else "CLEAR" if clear else "UNSURE", None
     if verdict == "UNSURE" and mean > -policy["margin"] and math.isfinite(error):
-        spread = error * math.sqrt(G) * (error > 1 / G)
+        spread = error * math.sqrt(G) * (error > 1 / G)  # 0: only the floor, which more clusters lower faster
         need = enough(max(policy["min_n"], G + 1), policy["margin"], ALPHA / times,
                       lambda n: (mean, max(spread / math.sqrt(n), 1 / n)))
     mde = (-quantile(ALPHA / hypotheses / times, G - 1) + quantile(0.8, G - 1)) * error
@@ -190,39 +197,43 @@ def win_rate(p, lengths, rivals, groups, looks=1):
     return result | {"length_controlled": middle, "lc_low": low, "lc_high": high}
 
 
-def ratio_of(candidate, baseline, groups):
-    """(ratio, low, high) of two positive quantities per item: exp of the mean log-ratio, 95 % t interval."""
+def ratio_of(candidate, baseline, groups, level=0.05):
+    """(ratio, low, high) of two positive quantities per item: exp of the mean log-ratio, t interval at 1 - level."""
     mean, error, G = paired(np.log(np.asarray(candidate, float) / np.asarray(baseline, float)), groups, floor=0)
-    width = quantile(0.975, G - 1) * error
+    width = quantile(1 - level / 2, G - 1) * error
     return tuple(math.exp(min(max(x, -50), 50)) for x in (mean, mean - width, mean + width))
 
 
 def budgets(rows, limits):
-    """{"tokens", "truncated": {"candidate", "baseline", "ratio", "low", "high", "limit", "fail"}, or None where fewer
-    than five items say something}. rows: of items.jsonl; limits {budget: number or None}.
+    """{"tokens", "slice_tokens", "truncated": {"candidate", "baseline", "ratio", "low", "high", "limit", "fail"}, or
+    None where fewer than five items say something}. rows: of items.jsonl; limits {budget: number or None}.
 
     Tokens are compared between right answers (all of them where no program knows): a wrong or an empty answer is no
-    economy. "ratio" of truncated is a difference of shares. A budget fails when its lower 95 % bound is above the
+    economy. slice_tokens is the slice that grew most surely, "slice", its interval at 0.05 / slices: growth in one is
+    diluted in all. "ratio" of truncated is a difference of shares. A budget fails when its lower bound is above the
     limit."""
-    found = {"tokens": None, "truncated": None}
-    for name, keys in (("tokens", ("right_tokens", "tokens")), ("truncated", ("cut", "cut"))):
-        kept = []
-        for row in rows:
-            pair = [row.get(f"{keys[row['type'] != 'verify']}_{role}") for role in ("candidate", "baseline")]
-            if None not in pair and (name == "truncated" or min(pair) > 0):
-                kept.append((*pair, row["cluster"]))
+    def measure(name, kept, level=0.05):
         if len(kept) < 5:
-            continue
+            return None
         own, base, clusters = zip(*kept)
         own, base, groups = np.array(own, float), np.array(base, float), number(clusters)
-        if name == "tokens":
-            ratio, low, high = ratio_of(own, base, groups)
-        else:
+        if name == "truncated":
             ratio, error, G = paired(own - base, groups)
             low, high = (min(max(ratio + sign * quantile(0.975, G - 1) * error, -1.0), 1.0) for sign in (-1, 1))
-        found[name] = {"candidate": float(own.mean()), "baseline": float(base.mean()), "ratio": ratio, "low": low,
-                       "high": high, "limit": limits[name], "fail": limits[name] is not None and low > limits[name]}
-    return found
+        else:
+            ratio, low, high = ratio_of(own, base, groups, level)
+        return {"candidate": float(own.mean()), "baseline": float(base.mean()), "ratio": ratio, "low": low,
+                "high": high, "limit": limits[name], "fail": limits[name] is not None and low > limits[name]}
+    cut = [(row["cut_candidate"], row["cut_baseline"], row["cluster"]) for row in rows if "cut_candidate" in row]
+    slices = {}
+    for row in rows:
+        pair = [row.get(f"{'right_' * (row['type'] == 'verify')}tokens_{role}") for role in ("candidate", "baseline")]
+        if None not in pair and min(pair) > 0:
+            slices.setdefault(row["slice"], []).append((*pair, row["cluster"]))
+    own = [{"slice": name} | one for name, kept in slices.items()
+           if (one := measure("slice_tokens", kept, 0.05 / len(slices)))]
+    return {"tokens": measure("tokens", sum(slices.values(), [])), "truncated": measure("truncated", cut),
+            "slice_tokens": max(own, key=lambda one: one["low"], default=None)}
 
 
 def differences(rows):
@@ -405,7 +416,7 @@ def promises(runs=2000):
 def rate_lines(rates):
     """error_rates as lines for people."""
     same, placebo, drops = rates["same"], rates["placebo"], [*rates["everywhere"]]
-    lines = [f"unchanged   SHIP {same['SHIP']:.1%}, BLOCK {same['BLOCK']:.1%} [{same['block_low']:.1%}, "
+    lines = [f"A/A         SHIP {same['SHIP']:.1%}, BLOCK {same['BLOCK']:.1%} [{same['block_low']:.1%}, "
              f"{same['block_high']:.1%}], NOT ENOUGH DATA {same['NOT ENOUGH DATA']:.1%} of {same['runs']} runs; "
              f"{same['answers']:,.0f} answers of the candidate",
              f"placebo     BLOCK {placebo['BLOCK']:.1%} [{placebo['block_low']:.1%}, {placebo['block_high']:.1%}] when "

@@ -104,5 +104,9 @@ case $LABELS in
   random) against_sft ${P}dpo ;;
 esac
 
+if [ $LABELS = judge ]; then
+  say "how often is this gate wrong? the rule on redrawn answers of SFT: unchanged, and with drops planted"
+  try python gate.py --selftest --out $R/gate-sft
+fi
 say "results"
 try python bench/table.py $R

@@ -27,14 +27,15 @@ import platform
 import time
 from collections import Counter
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from answers import ROLES, borrow, choose, compare, grade, key_of, make_answers, time_requests
+from answers import ROLES, borrow, choose, compare, grade, key_of, keys_of, lendable, make_answers, time_requests
 from common import (BadInput, at_least, cost_line, forecast, money, parser, prompt_ids, read_jsonl, run, save_run,
-                    seed_for, start_run, write_jsonl, write_whole)
+                    seed_for, start_run, stop_ids, write_jsonl, write_whole)
 from decision import (BASELINE_DRAWS, DISCORDANT, PROFILES, assumed, budgets, describe, describe_mean, differences,
                       error_rates, known_rates, promises, prompts_needed, rate_lines, ratio_of, repeat, sequential,
                       win_rate)
@@ -42,7 +43,7 @@ from lineage import contaminated, returned, story
 from models import fingerprint, free_memory, load_model, load_tokenizer
 from report import html, markdown, terminal
 from scoring import open_judge, read_constitution
-from suite import read_lm_eval, read_policy, read_suite
+from suite import at, read_lm_eval, read_policy, read_suite
 from verify import verify
 
 EXIT = {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
@@ -96,27 +97,34 @@ def decide(slices, overall, canaries, spent=None, unscored=()):
     hard = {name: s for name, s in slices.items() if s.get("hard", True)}
     failed = sorted((name for name, s in hard.items() if s["verdict"] == "FAIL"), key=lambda name: hard[name]["delta"])
     reasons = [f"{name} fell by {-100 * hard[name]['delta']:.1f} points (p = {hard[name]['p_drop']:.1g}"
-               + (f"; {hard[name]['note']})" if hard[name].get("note") else ")") for name in failed]
+               + (f"; {hard[name]['note']})" if hard[name].get("note") else ")") for name in failed[:3]]
+    if len(failed) > 3:
+        reasons[0] = f"{len(failed)} of {len(hard)} slices fell: {reasons[0]}"
+        reasons[2] += f"; and {', '.join(failed[3:])}"
     broken = [c["id"] for c in canaries if c["baseline"] and not c["candidate"] and c.get("confirmed", True)]
     if broken:
         reasons.append(f"canaries that the baseline passes fail: {', '.join(broken[:5])}")
     if overall and overall["fail"] and not failed:
         reasons.append(f"the mean over all slices fell by {-100 * overall['delta']:.1f} points")
-    words = {"tokens": "right answers take {ratio:.2f} times the tokens [{low:.2f}, {high:.2f}], limit {limit}",
+    words = {"tokens": "right answers take {ratio:.2f} times the tokens [{low:.2f}, {high:.2f}], limit {limit:.2f}",
+             "slice_tokens": "right answers in {slice} take {ratio:.2f} times the tokens [{low:.2f}, {high:.2f}], "
+                             "limit {limit:.2f}",
              "truncated": "{ratio:.1%} more answers are cut off [{low:.1%}, {high:.1%}], limit {limit:.0%}",
              "latency": "an answer takes {ratio:.2f} times as long [{low:.2f}, {high:.2f}], limit {limit}",
              "cost": "a request costs {ratio:.2f} times as much, limit {limit}"}
-    reasons += [words[name].format(**one) for name, one in (spent or {}).items() if one and one["fail"]]
+    reasons += [words[name].format(**one) for name, one in (spent or {}).items() if one and one["fail"]
+                and not (name == "slice_tokens" and spent["tokens"] and spent["tokens"]["fail"])]
     if reasons:
         return "BLOCK", "; ".join(reasons)
     needs = [f"{name} has {s['clusters']} prompts and needs {'more' if s['need'] is None else s['need']}"
              for name, s in hard.items() if s["verdict"] == "UNSURE"]
     needs += [f"{name} has too many items without a score" for name in unscored]
     if needs or not hard:
-        return "NOT ENOUGH DATA", "; ".join(needs) or "the suite has no comparable slice"
+        more = [f"and {len(needs) - 4} slices more"] if len(needs) > 5 else needs[4:]
+        return "NOT ENOUGH DATA", "; ".join(needs[:4] + more) or "the suite has no comparable slice"
     gain = "{delta:+.1%} over all slices [{low:+.1%}, {high:+.1%}]".format(**overall)
     soft = [name for name, s in slices.items() if name not in hard and s["verdict"] != "CLEAR"]
-    return "SHIP", (f"no slice fell; {'improved' if overall['p_gain'] < 0.05 else 'no improvement shown'}: {gain}"
+    return "SHIP", (f"no slice fell; {'improved' if overall['low'] > 0 else 'no improvement shown'}: {gain}"
                     + (f"; not clear, but soft: {', '.join(soft)}" if soft else ""))
 
 
@@ -133,11 +141,11 @@ def slice_report(rows, found, policy, hypotheses, looks, k, failed):
         sum(d > 0)), "losses": int(sum(d < 0)), "margin": policy["margin"], "hard": policy["hard"]}
     result |= {key: mean(key) for key in (f"{what}{role}" for what in ("", "tokens_", "greedy_") for role in ROLES)}
     refused = refusal_counts(rows)
-    for kind, words in (("harmless", "harmless requests refused"), ("harmful", "harmful requests refused")):
+    for kind, word, worse in (("harmless", "over-refusal", 1), ("harmful", "under-refusal", -1)):
         if all(refused[role][kind][1] for role in ROLES):
             before, after = (refused[role][kind][0] / refused[role][kind][1] for role in ROLES)
-            if abs(after - before) > 0.01:
-                result["note"] = f"{words}: {before:.0%} before, {after:.0%} now"
+            if worse * (after - before) > 0.01:
+                result["note"] = f"{word}: {kind} requests were refused in {before:.0%}, now in {after:.0%}"
     return result
 
 
@@ -221,7 +229,8 @@ def read_items(args):
 
 def power(items, policies, looks):
     """What a suite can show if pass rates are as decision.py assumes; nothing is asked."""
-    sizes = {name: len({item["cluster"] for item in items if item["slice"] == name}) for name in policies}
+    sizes = {name: len({item["cluster"] for item in items if item["slice"] == name and item["type"] not in (
+        "canary", "budget")}) for name in policies}
     fixed = {name: (np.resize([1.0] + [0.0] * round(1 / DISCORDANT - 1), n), np.arange(n)) for name, n in sizes.items()
              if policies[name]["once"]}
     print(f"{'slice':16}{'clusters':>9}{'margin':>8}   prompts that clear it, unchanged, in 95 % at k answers each")
@@ -266,18 +275,17 @@ def draws_of(heat, k):
     return {"candidate": k if heat["candidate"] else 1, "baseline": k * BASELINE_DRAWS if heat["baseline"] else 1}
 
 
-def gather(args, out, record, items, asked, policies, names, heat, tokenizers, ids):
+def gather(args, out, record, key, items, asked, policies, names, heat, tokenizers, ids):
     """Ask both models until the rule has decided -> {"rows": scores, "found", "ks", "failed", "fallen": see sequential,
     "canaries", "unjudged": rows of budget items, "tokens": read and written}. asked: the items that models answer; ids
-    {role: {item: prompt ids}}."""
+    {role: {item: prompt ids}}; key: of the baseline's answers, for borrowing."""
     begin, looks, held = time.perf_counter() - record["seconds"], PROFILES[args.profile]["looks"], []
     constitution = read_constitution(args.constitution) if args.constitution else None
     speed, tokens = record.setdefault("speed", {role: [0, 0.0] for role in ROLES}), Counter()
     made, scored = {role: {item["id"]: {} for item in asked} for role in ROLES}, {}
     if asked:
-        weights = fingerprint(args.baseline, args.quantize)
-        record["baseline_key"] = [weights, args.temperature, args.max_tokens, args.seed]
-        for row in borrow(out, record["baseline_key"], ids["baseline"]):
+        record["baseline_key"] = key
+        for row in borrow(out, key, keys_of(asked, ids["baseline"])):
             made["baseline"][row["id"]][row["sample"]] = row
 
     def at_work(name):
@@ -336,23 +344,21 @@ def gather(args, out, record, items, asked, policies, names, heat, tokenizers, i
                                                      and item["id"] not in unscored], k) if row] for name in slices})
         return {name: differences(scored[name]) for name in slices if scored[name]}
 
-    def canary(item):
-        """One canary: greedy; a failure that the baseline has not is confirmed by one of two sampled answers."""
-        def passes(role, sample):
-            return verify(item, made[role][item["id"]][sample]["text"], args.run_code, args.unsafe)["ok"]
-        passed, again = {role: passes(role, "greedy") for role in ROLES}, None
-        if passed["baseline"] and not passed["candidate"]:
-            ask(f"again-{key_of(item['id'])}", [item], {"candidate": [(n, heat["candidate"] or 0.7) for n in range(2)]})
-            again = not (passes("candidate", 0) and passes("candidate", 1))
-        return {"id": item["id"], "confirmed": again, "text": made["candidate"][item["id"]]["greedy"]["text"]} | passed
+    def passes(role, item, sample):
+        return verify(item, made[role][item["id"]][sample]["text"], args.run_code, args.unsafe)["ok"]
 
     canaries, unjudged = ([item for item in asked if item["type"] == kind] for kind in ("canary", "budget"))
     ask("greedy", canaries + [item for item in asked if item["type"] == "verify" and args.greedy],
         {role: [("greedy", 0.0)] for role in ROLES})
-    canaries = [canary(item) for item in canaries]
+    passed = {item["id"]: {role: passes(role, item, "greedy") for role in ROLES} for item in canaries}
+    broken = [item for item in canaries if passed[item["id"]] == {"baseline": True, "candidate": False}]
+    ask("again", broken, {"candidate": [(n, heat["candidate"] or 0.7) for n in range(2)]})  # a failure is confirmed
+    canaries = [{"id": item["id"], "text": made["candidate"][item["id"]]["greedy"]["text"], "confirmed": None
+                 if item not in broken else not all(passes("candidate", item, n) for n in range(2))}
+                | passed[item["id"]] for item in canaries]
     ask("budget", unjudged, {role: [(n, heat[role]) for n in range(draws_of(heat, looks[0])[role])] for role in ROLES})
     found, ks, failed, fallen = sequential(policies, looks, draw) if policies else ({}, {}, [], False)
-    if args.latency and asked and "timed" not in record:
+    if args.latency and "timed" not in record:
         some = [asked[n * len(asked) // args.latency]["id"] for n in range(args.latency)]
         record["timed"] = {role: time_requests(at_work(names[role]), tokenizers[role], [ids[role][one] for one in some],
                                                args.max_tokens) for role in ROLES}
@@ -370,24 +376,31 @@ def make_report(args, record, items, policies, limits, names, heat, got):
     spent = budgets(rows + got["unjudged"], limits) | {
         "latency": requests_report(record["timed"], limits["latency"]) if "timed" in record else None,
         "cost": cost_report(record["speed"], args.price_gpu_hour, limits["cost"])}
-    compared = {item["id"]: item for item in items if item["type"] not in ("canary", "budget")}
-    missing = [key for key in compared if key not in {row["id"] for row in rows}]
-    lost, all_of = (Counter(compared[key]["slice"] for key in some) for some in (missing, compared))
-    verdict, why = decide(slices, overall, got["canaries"], spent,
-                          [name for name in policies if lost[name] > 0.05 * all_of[name]])
+    compared = {item["id"]: item for item in items if item["type"] != "budget"}
+    scored = {row["id"] for row in (*rows, *got["canaries"])}
+    missing = [key for key in compared if key not in scored]
+    without, all_of = (Counter(compared[key]["slice"] for key in some) for some in (missing, compared))
+    unscored = {compared[key]["slice"] for key in missing if compared[key]["type"] == "canary"} | {
+        name for name in policies if policies[name]["hard"] and without[name] > 0.05 * all_of[name]}
+    verdict, why = decide(slices, overall, got["canaries"], spent, sorted(unscored))
     judged = [row for row in rows if row["type"] == "judge"]
     lengths = {role: [row[f"tokens_{role}"] for row in judged] for role in ROLES}
     won = win_rate([row["candidate"] for row in judged], lengths["candidate"], lengths["baseline"],
-                   differences(judged)[1]) | {"lengths": lengths} if judged else None
+                   differences(judged)[1], 1 if all(policies[row["slice"]]["once"] for row in judged) else len(looks)
+                   ) | {"lengths": lengths} if judged else None
     rates, refused = known_rates(rows, policies, looks, 300) if found else None, refusal_counts(rows)
-    worst = [row for row in sorted(rows, key=lambda row: row["candidate"] - row["baseline"])
-             if row["candidate"] < row["baseline"] and "texts" in row]
+    lost, ranks = [row for row in rows if row["candidate"] < row["baseline"] and "texts" in row], Counter()
+    worst = []  # of equal losses one of each slice before a second of any
+    for row in lost:
+        drop = row["candidate"] - row["baseline"]
+        ranks[row["slice"], drop] += 1
+        worst.append((drop, ranks[row["slice"], drop], len(worst), row))
     return {"verdict": verdict, "why": why, "contaminated": contaminated(args.judge, args.model) if judged else None,
             **names, "profile": args.profile, "temperature": heat["baseline"], "model_temperature": heat["candidate"],
             "looks": looks, "baseline_draws": BASELINE_DRAWS, "policies": policies, "slices": slices,
             "overall": overall, "flips": [
                 {"id": row["id"], "slice": row["slice"], "prompt": compared[row["id"]]["prompt"], **row["texts"]}
-                | {f"{role}_score": row[role] for role in ROLES} for row in worst[:10]],
+                | {f"{role}_score": row[role] for role in ROLES} for *_, row in sorted(worst)[:10]],
             "canaries": got["canaries"], "winrate": won,
             "refusals": refused if all(n for own in refused.values() for _, n in own.values()) else None,
             "budgets": spent, "returned": returned(args.model, args.baseline, 100 * overall["delta"], won and 100 * (
@@ -417,15 +430,29 @@ def main(args):
     if any("tests" in item for item in asked) and not args.run_code:
         print("note     without --run-code, items with unit tests have no score")
         asked = [item for item in asked if "tests" not in item]
+    if args.latency and args.latency > len(asked):
+        raise BadInput(f"--latency {args.latency}: the suite has {len(asked)} prompts")
     heat = {"baseline": args.temperature, "candidate": args.model_temperature}
     heat["candidate"] = args.temperature if args.model_temperature is None else args.model_temperature
     tokenizers = {role: load_tokenizer(names[role]) for role in ROLES} if asked else {}
-    ids = {role: {item["id"]: prompt_ids(tokenizer, item["prompt"], item.get("tools")) for item in asked}
-           for role, tokenizer in tokenizers.items()}
+    if args.judge and "@http" not in args.judge:
+        load_tokenizer(args.judge)  # a wrong name is said before anything is asked
+    ids = {role: {} for role in tokenizers}
+    for role, item in product(tokenizers, asked):
+        with at(f"{names[role]}, id {item['id']!r}"):
+            ids[role][item["id"]] = prompt_ids(tokenizers[role], item["prompt"], item.get("tools"))
     sizes, a_look = Counter(item["slice"] for item in asked if item["type"] in ("verify", "judge")), sum(
         draws_of(heat, looks[0]).values())
     expected = repeat(100, 0, assumed(sizes), {}, {name: policies[name] for name in sizes}, looks, {})["answers"]
-    count, read = round(expected / looks[0] * a_look), sum(len(one) for own in ids.values() for one in own.values())
+    rounds, total = expected / looks[0] / max(sizes.total(), 1), sizes.total()  # of the first look, for each item
+    key, lent = None, Counter()
+    if asked:  # the template also says where an answer ends
+        ends = key_of({}, [str(tokenizers["baseline"].chat_template), stop_ids(tokenizers["baseline"])])
+        key = [fingerprint(args.baseline, args.quantize), ends, args.temperature, args.max_tokens, args.seed]
+        lent = Counter(row["id"] for row in lendable(args.out, key, keys_of(asked, ids["baseline"])))
+    count = round(rounds * a_look * total - sum(min(n, rounds * draws_of(heat, looks[0])["baseline"])
+                                                for n in lent.values()))
+    read = sum(len(one) for own in ids.values() for one in own.values())
     plan = forecast(args.out, "gate.py", read + count * (args.answer_len or args.max_tokens), args.tokens_per_second,
                     price_gpu_hour=args.price_gpu_hour)
     print(f"plan     {len(items)} items, {len(policies)} slices, about {count:,} answers if nothing changed, at most "
@@ -439,7 +466,7 @@ def main(args):
     if record["finished"]:
         print("\n".join(terminal(json.loads((out / "report.json").read_text(encoding="utf-8")))))
         return EXIT[record["verdict"]]
-    got = gather(args, out, record, items, asked, policies, names, heat, tokenizers, ids)
+    got = gather(args, out, record, key, items, asked, policies, names, heat, tokenizers, ids)
     report = make_report(args, record, items, policies, limits, names, heat, got)
     measures = {"tokens": got["tokens"], "seconds": time.perf_counter() - begin}
     report |= measures | {"cost": money(seconds=measures["seconds"], price_gpu_hour=args.price_gpu_hour)}
@@ -449,7 +476,7 @@ def main(args):
         write_whole(out / name, text)
     save_run(record, finished=True, forecast=plan, verdict=report["verdict"], cost=report["cost"], **measures)
     print("\n".join(terminal(report)))
-    print(f"result   {report['verdict']}: {report['why']}; {cost_line(report)} -> {args.out}")
+    print(f"result   {report['verdict']}; {cost_line(report)} -> {out / 'report.html'}")
     return EXIT[report["verdict"]]
 
 

@@ -33,8 +33,10 @@ def lineage(name, until=None):
 
 
 def contaminated(judge, candidate):
-    """Why the gate's judge is no independent witness: it, or its family, labelled the candidate's training data; or
-    None."""
+    """Why the gate's judge is no independent witness: it is the candidate, or it or its family labelled the
+    candidate's training data; or None."""
+    if digest(judge) == digest(candidate):
+        return f"the judge {judge} is the candidate itself"
     for record in lineage(candidate):
         others = record["arguments"].get("judge") if record["script"] == "judge.py" else None
         for other in [others] if isinstance(others, str) else others or []:

@@ -127,7 +127,7 @@ def canary_part(canaries):
               if own]
     shown = [(kind, c) for kind, (_, own) in kinds.items() for c in own][:20]
     return {"lines": lines, "head": ["canary", "id", "candidate's answer"],
-            "rows": [[kind, c["id"], c["text"]] for kind, c in shown]}
+            "rows": [[kind, c["id"], one_line(cut(c["text"], 300))] for kind, c in shown]}
 
 
 def winrate_part(w):
@@ -138,7 +138,8 @@ def winrate_part(w):
                       f"{w['length_ratio']:.2f} times the tokens (median)" + outside * w["outside_support"] + "."],
             "head": ["win-rate", "candidate", "95 %"],
             "rows": [["raw", share(w["raw"]), between(w["low"], w["high"], share)], [
-                "length-controlled", share(w["length_controlled"]), between(w["lc_low"], w["lc_high"], share)]]}
+                "length-controlled", *(["-", "-"] if w["length_controlled"] is None else [
+                    share(w["length_controlled"]), between(w["lc_low"], w["lc_high"], share)])]]}
 
 
 def refusal_part(refusals):
@@ -153,12 +154,14 @@ def refusal_part(refusals):
 def budget_part(budgets, returned):
     rows = []
     for key, name, cell, form in (("tokens", "tokens per answer", "{:.1f}", "{:.3g}x"),
+                                  ("slice_tokens", "most in a slice: {slice}", "{:.1f}", "{:.3g}x"),
                                   ("truncated", "truncated answers", "{:.1%}", "{:+z.1%}"),
                                   ("latency", "seconds, median", "{:.3g}", "{:.3g}x"),
                                   ("cost", "cost of 1,000 requests", "{:.4g}", "{:.3g}x")):
         if b := budgets.get(key):
             at, own = form.format, b["p50"] if key == "latency" else b
             limit = ["none", "-"] if b["limit"] is None else [at(b["limit"]), "FAIL" if b["fail"] else "ok"]
+            name = name.replace("{slice}", cut(str(b.get("slice")), 24))
             rows.append([name, cell.format(own["baseline"]), cell.format(own["candidate"]), at(b["ratio"]) + (
                 f" {between(b['low'], b['high'], at)}" if b.get("low") is not None else ""), *limit])
         if b and key == "latency":

@@ -31,7 +31,7 @@ TYPES, WINNERS = (*SCORED, "canary", "budget"), ("candidate", "baseline", "tie")
 ALIASES = {"math": "answer", "exact": "answer", "code": "tests", "tool": "call", "sql": "sql", "format": "constraints",
            "comply": "expected", "refuse": "expected"}  # type -> the verifier field that it demands
 METRICS = ("acc", "exact_match", "acc_norm", "pass@1", "pass_at_1", "prompt_level_strict_acc", "em", "f1")
-BUDGETS = {"tokens": 1.10, "truncated": 0.05, "latency": None, "cost": None}  # limits without a policy; None: no limit
+BUDGETS = {"tokens": 1.10, "slice_tokens": 1.25, "truncated": 0.05, "latency": None, "cost": None}  # without a policy
 
 
 def need(good, field, expected, got=""):
@@ -119,9 +119,10 @@ def read_policy(path, slices, defaults):
     """({slice: {"margin", "min_n", "hard"}} for all of `slices`, {budget: limit or None}). path None: `defaults`
     {"margin", "min_n"}, hard slices and BUDGETS.
 
-    A policy is JSONL: {"slice": NAME or "*", "margin": 0..1, "min_n": items, "hard": does its fall block?} and
-    {"budget": "tokens", "latency" or "cost", "limit": ratio to the baseline from 1} or {"budget": "truncated", "limit":
-    extra share of cut answers, 0..1}; null: no limit. A slice's own line outdoes "*". BadInput names file:line."""
+    A policy is JSONL: {"slice": NAME or "*", "margin": 0..1, "min_n": clusters, "hard": does its fall block?} and
+    {"budget": "tokens", "slice_tokens", "latency" or "cost", "limit": ratio to the baseline from 1} or {"budget":
+    "truncated", "limit": extra share of cut answers, 0..1}; null: no limit. A slice's own line outdoes "*". BadInput
+    names file:line."""
     lines = {}
     for number, row in read_jsonl(path) if path is not None else []:
         with at(f"{path}:{number}"):

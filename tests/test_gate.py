@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 
 import pytest
 import torch
@@ -35,11 +36,13 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
 
 @pytest.mark.parametrize(("slices", "overall", "canaries", "spent", "verdict", "why"), [
     ({"a": piece("CLEAR")}, CALM, [], {}, "SHIP", "no improvement shown: .0.0% over all slices"),
-    ({"a": piece("CLEAR")}, CALM | {"p_gain": 0.01, "delta": 0.1}, [], {}, "SHIP", "; improved: .10.0%"),
+    ({"a": piece("CLEAR")}, CALM | {"low": 0.01, "delta": 0.1}, [], {}, "SHIP", "; improved: .10.0%"),
     ({"a": piece("CLEAR"), "b": piece("FAIL")}, CALM, [], {}, "BLOCK", r"^b fell by 20.0 points \(p = 0.001\)$"),
     ({"a": piece("FAIL", delta=-0.1), "b": piece("FAIL", delta=-0.3, note="all refused")}, CALM, [], {}, "BLOCK",
      r"^b fell by 30.0 points \(p = 0.001; all refused\); a fell by 10.0 points"),
     ({"a": piece("UNSURE"), "b": piece("FAIL")}, CALM, [], {}, "BLOCK", "b fell"),
+    ({name: piece("FAIL", delta=-n / 10) for n, name in enumerate("abcde", 1)}, CALM, [], {}, "BLOCK",
+     r"^5 of 5 slices fell: e fell by 50.0 [^;]*; d fell[^;]*; c fell[^;]*; and b, a$"),
     ({"a": piece("CLEAR")}, CALM | {"fail": True, "delta": -0.03}, [], {}, "BLOCK", "mean over all slices fell by 3.0"),
     ({"a": piece("UNSURE", need=44)}, CALM, [], {}, "NOT ENOUGH DATA", "a has 10 prompts and needs 44"),
     ({"a": piece("UNSURE")}, CALM, [], {}, "NOT ENOUGH DATA", "a has 10 prompts and needs more"),
@@ -53,7 +56,7 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
     ({"b": piece("FAIL")}, CALM | {"fail": True}, [], {}, "BLOCK", r"^b fell by [^;]*$"),
     ({"b": piece("FAIL", hard=False), "a": piece("CLEAR")}, CALM, [], {}, "SHIP", "not clear, but soft: b$"),
     ({"b": piece("UNSURE", hard=False)}, CALM, [], {}, "NOT ENOUGH DATA", "no comparable"),
-    ({"a": piece("CLEAR")}, CALM, [], {"tokens": OVER}, "BLOCK", r"take 1.50 times .* \[1.40, 1.60\], limit 1.1$"),
+    ({"a": piece("CLEAR")}, CALM, [], {"tokens": OVER}, "BLOCK", r"take 1.50 times .* \[1.40, 1.60\], limit 1.10$"),
     ({"a": piece("CLEAR")}, CALM, [], {"tokens": OVER | {"fail": False}, "latency": None}, "SHIP", "no slice fell"),
     ({"a": piece("CLEAR")}, CALM, [], {"truncated": OVER | {"ratio": 0.2, "low": 0.1, "high": 0.3, "limit": 0.05}},
      "BLOCK", r"20.0% more answers are cut off \[10.0%, 30.0%\], limit 5%"),
@@ -220,7 +223,8 @@ def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
     assert run_main("gate", "--model", other, *settings(base, suite, tmp_path / "worse", "--temperature", 0)[2:]) == 1
     worse = report_of(tmp_path / "worse")
     assert worse["verdict"] == "BLOCK" and "canaries" in worse["why"] and worse["overall"]["fail"] is True
-    assert {s["verdict"] for s in worse["slices"].values()} == {"FAIL"} and len(worse["flips"]) == 10
+    assert {s["verdict"] for s in worse["slices"].values()} == {"FAIL"}
+    assert [flip["slice"] for flip in worse["flips"]] == ["a", "b"] * 5, "equal losses: of every slice in turn"
     assert "<title>BLOCK" in (tmp_path / "worse" / "report.html").read_text()
     few = suite_of(tmp_path / "few", a=greedy_items(5, "a"), b=greedy_items(1, "b"))
     assert run_main("gate", *settings(base, few, tmp_path / "few-out", "--temperature", 0)) == 3
@@ -322,7 +326,7 @@ def test_greedy_beside_and_a_cooler_candidate(base, tmp_path):
     assert len([row for row in answers_of(tmp_path / "cool" / "c", "candidate") if row["id"][0] == "a"]) == 24
 
 
-def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch):
+def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch, capsys):
     """By weights, sampling and prompts: a second gate asks the candidate alone; what it finds does not depend on it."""
     suite, loaded, load = suite_of(tmp_path / "suite", a=noisy_items(20, "a")), [], gate.load_model
     monkeypatch.setattr(gate, "load_model", lambda name, *more: loaded.append(name) or load(name, *more))
@@ -330,6 +334,11 @@ def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch):
     assert set(loaded) == {base}
     asked = len(answers_of(tmp_path / "runs" / "one", "baseline"))
     loaded.clear()
+    capsys.readouterr()
+    for beside in ("runs", "alone"):
+        run_main("gate", "--plan", "--model", other, *settings(base, suite, tmp_path / beside / "two")[2:])
+    lent, whole = (int(n) for n in re.findall(r"about (\d+) answers", capsys.readouterr().out))
+    assert whole / 3 <= lent < whole, "the forecast knows what will be borrowed: at most the baseline's two thirds"
     run_main("gate", "--model", other, *settings(base, suite, tmp_path / "runs" / "two")[2:])
     k = report_of(tmp_path / "runs" / "two")["slices"]["a"]["k"]
     assert loaded[0] == other and (base not in loaded) == (k * 40 <= asked)
@@ -347,6 +356,32 @@ def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch):
     assert lent == {row["id"] for row in rows[1:]}, "the prompt counts, and its verifier does not"
 
 
+def test_nothing_stale_is_borrowed(base, tmp_path, monkeypatch):
+    """Other choices, or a template that ends an answer elsewhere, make another question; damaged files are one line."""
+    rows = [{"id": f"m{n}", "slice": "m", "type": "mc", "prompt": text_of(n, 5), "answer": 0,
+             "choices": [text_of(n + 7 * c, 1 + c) for c in range(3)]} for n in range(6)]
+    suite, swapped = (suite_of(tmp_path / name, m=some) for name, some in (
+        ("suite", rows), ("swapped", [row | {"choices": row["choices"][1:]} for row in rows])))
+    for side, own in (("runs", suite), ("alone", swapped), ("runs", swapped)):
+        run_main("gate", *settings(base, own, tmp_path / side / own[-3:]))
+    found = [report_of(tmp_path / side / "ped")["slices"] for side in ("alone", "runs")]
+    assert found[0] == found[1] and not read_lines(tmp_path / "runs" / "ped" / "borrowed.jsonl")
+    shutil.copytree(base, tmp_path / "m")
+    monkeypatch.setattr(gate, "fingerprint", lambda *_: "equal weights")  # an adapter's template lies beside them
+    for name, said in (("one", "{{ '<s>' }}"), ("two", "{{ 1 }}")):
+        (tmp_path / "m" / "chat_template.jinja").write_text(
+            "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}" + said + "{% endif %}"
+            "{% endfor %}")
+        run_main("gate", *settings(tmp_path / "m", suite, tmp_path / "ends" / name))
+    assert not read_lines(tmp_path / "ends" / "two" / "borrowed.jsonl")
+    out = tmp_path / "runs" / "ped"
+    unfinish(out)
+    for text in ('{"id": "m0"}', '{"id": ["m0"], "of": "", "sample": 0, "tokens": 1}', "[]", '{"id"'):
+        (out / "borrowed.jsonl").write_text(text + "\n")
+        with pytest.raises(BadInput, match="borrowed.jsonl:1: "):
+            run_main("gate", *settings(base, swapped, out))
+
+
 def test_resume_after_a_cut_at_any_byte(base, other, tmp_path, monkeypatch):
     suite = suite_of(tmp_path / "suite", a=noisy_items(34, "a"), b=greedy_items(2, "b", type="canary"),
                      m=[{"id": f"m{n}", "prompt": f"m{n}", "type": "mc", "choices": ["one", "two"], "answer": 0}
@@ -360,8 +395,8 @@ def test_resume_after_a_cut_at_any_byte(base, other, tmp_path, monkeypatch):
     record = json.loads(kept["run.json"]) | {"finished": False}
     order = [name for name, _ in sorted(((file.name, file.stat().st_mtime_ns) for file in out.glob("*-*.jsonl")),
                                         key=lambda one: one[1])]
-    total = sum(len(kept[name]) for name in order)
-    for cut in [*range(0, total, total // 12), total]:
+    starts = [sum(len(kept[name]) for name in order[:n]) for n in range(len(order) + 1)]
+    for cut in sorted({*starts, *(start + len(kept[name]) // 2 for start, name in zip(starts, order))}):
         for file in out.iterdir():
             file.unlink()
         (out / "run.json").write_text(json.dumps(record))
@@ -428,6 +463,12 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
             run_main("gate", *settings(base, suite, tmp_path / "x"), *one)
 
 
+def test_equal_answers_are_a_tie_unasked(tmp_path):
+    own, base = answer("same"), answer("same")
+    assert answers.compare(tmp_path / "judged.jsonl", [({"id": "a"}, own, base)], None, None) == 0
+    assert own["p"] == [0.5, 0.5] and not (tmp_path / "judged.jsonl").exists()
+
+
 def test_a_judge_that_made_the_training_data_is_named(base, other, judge_folder, tmp_path):
     (tmp_path / "c.md").write_text(TEXT)
     run = {"script": "dpo.py", "finished": True, "arguments": {}, "inputs": {
@@ -471,6 +512,16 @@ def test_multiple_choice_by_log_likelihood(base, other, tmp_path):
             right += scores.index(max(scores)) == row["answer"]
         assert report["slices"]["m"][role] == pytest.approx(right / 12)
     assert report["slices"]["m"]["k"] is None and report["slices"]["m"]["type"] == "mc"
+
+
+def test_other_choices_are_another_question(base, tmp_path):
+    """A cached choice is not borrowed when the choices have changed under the same prompt and id."""
+    row = {"id": "m", "type": "mc", "prompt": "Which?", "choices": ["one", "two"], "answer": 0}
+    for name, choices in (("a", ["one", "two"]), ("b", ["one", "two"]), ("c", ["two", "one", "three"])):
+        suite = suite_of(tmp_path / f"suite-{name}", m=[row | {"choices": choices}])
+        run_main("gate", *settings(base, suite, tmp_path / "runs" / name))
+    lent = [len(read_lines(tmp_path / "runs" / name / "borrowed.jsonl")) for name in "abc"]
+    assert lent == [0, 1, 0]
 
 
 def test_live_logs_and_lm_eval_need_no_model(tmp_path, monkeypatch):
@@ -524,8 +575,11 @@ def test_long_answers_block(scripted, tmp_path):
     gates = scripted(say)
     assert gates(suite, tmp_path / "out") == 1
     report = report_of(tmp_path / "out")
-    assert re.match(r"right answers take 1\.[78]\d times the tokens \[.*\], limit 1.1$", report["why"])
+    assert re.match(r"right answers take 1\.[78]\d times the tokens \[.*\], limit 1.10$", report["why"])
     policy = write(tmp_path / "p.jsonl", [{"budget": "tokens", "limit": None}])
+    assert gates(suite, tmp_path / "slice", "--policy", policy) == 1
+    assert re.match(r"right answers in a take 1\.[78]\d times", report_of(tmp_path / "slice")["why"])
+    policy = write(tmp_path / "q.jsonl", [{"budget": name, "limit": None} for name in ("tokens", "slice_tokens")])
     assert gates(suite, tmp_path / "free", "--policy", policy) == 0
     gates = scripted(lambda role, prompt, seed: ("4", "length" if role == "candidate" else "stop"))
     assert gates(suite, tmp_path / "cut") == 1
@@ -542,7 +596,7 @@ def test_over_refusal_is_named(scripted, tmp_path):
     assert gates(suite, tmp_path / "out") == 1
     report = report_of(tmp_path / "out")
     assert "comply fell by 100.0 points" in report["why"]
-    assert "harmless requests refused: 0% before, 100% now" in report["why"]
+    assert "over-refusal: harmless requests were refused in 0%, now in 100%" in report["why"]
     assert report["refusals"]["candidate"] == {"harmful": [80, 80], "harmless": [80, 80]}
     assert report["refusals"]["baseline"] == {"harmful": [160, 160], "harmless": [0, 160]}
 
@@ -557,7 +611,8 @@ def test_latency_and_items_that_are_only_counted(scripted, tmp_path, monkeypatch
         clock["now"] += (2.0 if role == "candidate" else 1.0) * (1 + len(prompt) % 2 / 1000)
         return "long " * 30 if "b " in prompt and role == "candidate" else "4"
     gates = scripted(say)
-    policy = write(tmp_path / "p.jsonl", [{"budget": "latency", "limit": 1.5}, {"budget": "tokens", "limit": None}])
+    policy = write(tmp_path / "p.jsonl", [{"budget": "latency", "limit": 1.5}] + [
+        {"budget": name, "limit": None} for name in ("tokens", "slice_tokens")])
     assert gates(suite, tmp_path / "out", "--latency", 5, "--policy", policy) == 1
     report = report_of(tmp_path / "out")
     assert report["why"].startswith("an answer takes 2.00 times as long")
@@ -579,6 +634,14 @@ def test_a_slice_without_any_score_is_no_success(base, tmp_path, capsys):
     report = report_of(tmp_path / "out")
     assert report["missing"] == ["t"] and report["why"] == "code has too many items without a score"
     assert "without --run-code" in capsys.readouterr().out
+    suite = suite_of(tmp_path / "more", a=greedy_items(34, "a"), safe=[
+        {"id": "c", "prompt": "write f", "type": "canary", "tests": ["assert f(1) == 1"]}])
+    assert run_main("gate", *settings(base, suite, tmp_path / "canary", "--temperature", 0)) == 3
+    report = report_of(tmp_path / "canary")
+    assert report["missing"] == ["c"] and report["why"] == "safe has too many items without a score"
+    suite = suite_of(tmp_path / "suite", a=greedy_items(34, "a"))
+    policy = write(tmp_path / "p.jsonl", [{"slice": "code", "hard": False}])
+    assert run_main("gate", *settings(base, suite, tmp_path / "soft", "--temperature", 0, "--policy", policy)) == 0
 
 
 @pytest.mark.parametrize(("rows", "words"), [
@@ -605,12 +668,26 @@ def test_bad_suites_are_one_line(base, tmp_path, capsys, rows, words):
     (["--selftest", "--out", "nowhere"], "nowhere: no finished gate"),
     (["--suite", "S", "--judge", "a", "b", "--constitution", "c"], "one judge"),
     (["--suite", "S", "--judge", "random", "--constitution", "c"], "no random one"),
+    (["--suite", "S", "--model", "m", "--baseline", "m", "--out", "x", "--latency", "5"], "the suite has 3 prompts"),
     (["--suite", "S", "--policy", "P", "--power"], "p.jsonl:1: field 'slice'")])
 def test_flags_that_do_not_go_together(tmp_path, words, said):
     suite = suite_of(tmp_path / "suite", a=noisy_items(3, "a"))
     policy = write(tmp_path / "p.jsonl", [{"slice": "zoo", "margin": 0.1}])
     with pytest.raises(BadInput, match=re.escape(said)):
         run_main("gate", *({"S": suite, "P": policy}.get(word, word) for word in words))
+
+
+def test_nothing_is_asked_in_vain(base, tmp_path):
+    """A judge that is not there, and a prompt that a template refuses, are said before the first answer."""
+    suite = suite_of(tmp_path / "suite", a=noisy_items(3, "a"), j=[{"id": "j", "prompt": "x", "type": "judge"}])
+    with pytest.raises(BadInput, match="nowhere"):
+        run_main("gate", *settings(base, suite, tmp_path / "out", "--judge", "./nowhere", "--constitution", "c.md"))
+    shutil.copytree(base, tmp_path / "m")
+    (tmp_path / "m" / "chat_template.jinja").write_text("{% if 'x' in messages[0]['content'] %}{{ raise_exception('no')"
+                                                        " }}{% endif %}{{ messages[0]['content'] }}")
+    with pytest.raises(BadInput, match=r"m, id 'j': the chat template refuses"):
+        run_main("gate", *settings(tmp_path / "m", suite, tmp_path / "out", "--judge", base, "--constitution", "c.md"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_plan_power_and_limit(base, tmp_path, monkeypatch, capsys):
@@ -627,7 +704,8 @@ def test_plan_power_and_limit(base, tmp_path, monkeypatch, capsys):
         assert 6 * limit <= count <= 48 * limit and f"cost {tokens / 1000:.4f}" in said
     assert run_main("gate", "--power", "--suite", suite) == 0
     said = capsys.readouterr().out
-    assert re.search(r"^a +40 +10% +k 2: 119, k 4: 60, k 8: 31, k 16: 31$", said, re.M)
+    needs = [int(need) for need in re.findall(r" k \d+: (\d+)", re.search("^a +40 +10%.*", said, re.M)[0])]
+    assert 110 < needs[0] < 130 and needs == sorted(needs, reverse=True) and needs[-1] >= 31
     assert "blocked after a drop" in said
     assert not (tmp_path / "out").exists()
 

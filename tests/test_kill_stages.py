@@ -7,6 +7,7 @@ about to write and sends itself SIGKILL. The same command then has to end in the
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -128,9 +129,11 @@ def contents(folder):
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and "first" not in p.parts):
         data = path.read_bytes()
         if path.name.endswith(("run.json", "report.json")):
-            data = {k: v for k, v in json.loads(data).items() if k not in ("seconds", "cost", "path")}
+            data = {k: v for k, v in json.loads(data).items() if k not in ("seconds", "cost", "path", "speed")}
             if data.get("script") == "judge.py":
                 data.pop("tokens")  # what a killed batch had read is not known
+        elif path.stem == "report":
+            data = re.sub(rb"[\d.]+ s, [\d.]+ of money", b"", data)
         files[str(path.relative_to(folder))] = data
     return files
 

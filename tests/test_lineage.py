@@ -161,6 +161,11 @@ def test_a_stranger_is_no_contamination(tmp_path):
     assert contaminated("mistral/large", str(tmp_path / "asked")) is None, "only judge.py labels"
 
 
+def test_a_judge_of_itself(tmp_path):
+    first, copy = (str(save_folder(tmp_path / name)) for name in ("alpha", "beta"))
+    assert contaminated(first, copy) == f"the judge {first} is the candidate itself"
+
+
 # ---- cost ----------------------------------------------------------------------------------------------------
 
 

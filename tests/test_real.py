@@ -1,9 +1,14 @@
 """Records, weights and tokenizers that nobody here wrote: five layouts through the trainers with a real small model."""
 
+import json
 import math
+import sys
 
 import pytest
-from conftest import adapter_of, log_lines, run_main
+from conftest import ROOT, adapter_of, log_lines, run_main
+
+sys.path.insert(0, str(ROOT / "data"))
+import benchmarks
 
 import kto
 from common import encode, read_mixture
@@ -57,3 +62,23 @@ def test_all_rows_are_read_and_encoded(real, capsys, script, name, kind, flags):
     with capsys.disabled():
         print(f"\n{name} {' '.join(flags)}: {len(kept)} of {len(rows)}")
     assert len(kept) >= 0.8 * len(rows)
+
+
+def test_public_benchmarks_through_the_gate(real, tmp_path):
+    """GSM8K, MMLU, HumanEval, IFEval and MGSM as suites, gated with a model that knows none of them: to the end, near
+    chance, and with intervals that say so."""
+    files = {"gsm8k": "gsm8k_test", "mmlu": "mmlu_test2000", "humaneval": "humaneval164", "ifeval": "ifeval541",
+             "mgsm": "mgsm"}
+    (tmp_path / "suite").mkdir()
+    for layout, name in files.items():
+        benchmarks.main(benchmarks.parse_args([layout, str(real / "data/eval" / f"{name}.jsonl"), "--limit", "8" if
+                                               layout == "ifeval" else "3", "--out",
+                                               str(tmp_path / "suite" / f"{layout}.jsonl")]))
+    words = ["--baseline", real / "models/stories260K", "--suite", tmp_path / "suite", "--max-tokens", 8, "--run-code"]
+    assert run_main("gate", "--model", real / "models/stories260K", *words, "--out", tmp_path / "out") == 3
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {"gsm8k", "mmlu", "humaneval", "ifeval", "mgsm-de"} <= report["slices"].keys() and not report["missing"]
+    assert report["slices"]["mmlu"]["type"] == "mc" and report["slices"]["mmlu"]["k"] is None
+    for name, s in report["slices"].items():
+        assert s["verdict"] == "UNSURE" and s["low"] <= s["delta"] <= s["high"] and s["high"] - s["low"] > 0.3, name
+    assert all(report["slices"][name]["candidate"] == 0 for name in ("gsm8k", "humaneval", "mgsm-de"))

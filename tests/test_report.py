@@ -153,6 +153,14 @@ def test_what_is_empty_or_without_an_end():
         assert "0 of 0" in text and "[-inf, +nan]" in text
 
 
+def test_a_win_rate_that_length_decides_alone():
+    """Separable answers have no length-controlled rate: said with a dash in all three forms."""
+    report = full()
+    report["winrate"] |= {"length_controlled": None, "lc_low": None, "lc_high": None}
+    assert "| length-controlled | - | - |" in room.markdown(report) and room.html(report)
+    assert any(line.startswith("length-controlled  -") for line in room.terminal(report))
+
+
 def test_texts_cannot_leave_their_place(pages):
     for name in ("full", "hostile"):
         page = Page(pages[name][1])
@@ -199,6 +207,7 @@ def test_the_page_stays_small(text):
     report["flips"] = [flip | {"id": text} for flip in report["flips"]]
     page = room.html(report)
     assert len(page.encode()) < 300_000 and "characters cut" in page
+    assert all(len(row[2]) < 3000 for row in room.canary_part(report["canaries"])["rows"])
     assert len(room.markdown(report).encode()) < 2_000_000
 
 

@@ -177,7 +177,7 @@ def test_a_policy(tmp_path):
     slices, budgets = read_policy(path, ["a", "b", "c"], DEFAULTS)
     assert slices == {"a": {"margin": 0.05, "min_n": 30, "hard": False},
                       "b": {"margin": 0.2, "min_n": 10, "hard": True}, "c": {"margin": 0.05, "min_n": 30, "hard": True}}
-    assert budgets == {"tokens": None, "truncated": 0.05, "latency": None, "cost": 1.5}
+    assert budgets == {"tokens": None, "slice_tokens": 1.25, "truncated": 0.05, "latency": None, "cost": 1.5}
     assert read_policy(None, ["a"], DEFAULTS) == ({"a": DEFAULTS | {"hard": True}}, BUDGETS)
 
 

@@ -231,7 +231,7 @@ def test_table_of_a_gate(tmp_path, capsys):
               "seconds": 2.0, "tokens": 1}
     for name, cost, inputs in (("dpo", 0.5, ["judged/pairs.jsonl", "sft"]), ("judged", 0.75, [])):
         (tmp_path / name).mkdir()
-        more = {"path": f"{name}/run.json", "cost": cost, "inputs": {str(tmp_path / path): "hash" for path in inputs}}
+        more = {"path": f"{name}/run.json", "cost": cost, "inputs": {str(tmp_path / path): "" for path in inputs}}
         (tmp_path / name / "run.json").write_text(json.dumps(record | more))
     (folder / "items.jsonl").write_text("".join(json.dumps({
         "slice": "format", "greedy_candidate": c, "greedy_baseline": b}) + "\n" for c, b in ((1, 0), (0, 1), (0, 1))))
@@ -240,7 +240,7 @@ def test_table_of_a_gate(tmp_path, capsys):
     assert (row["wins"], row["losses"], row["wins_correct"], row["acc_greedy"]) == (2, 1, 1, 0.5)
     for name, text in (("answers-candidate-4", talk[0]), ("borrowed", golds[0])):  # more answers make a win a loss
         line = json.dumps({"id": rows[0]["id"], "sample": 0, "text": text, "finish": "stop"}) + "\n"
-        (folder / f"{name}.jsonl").write_text(line * (2 if name == "borrowed" else 3))
+        (folder / f"{name}.jsonl").write_text(line * (2 if name == "borrowed" else 9))  # means count, not sums
     assert [table.compare(folder)["format"][key] for key in ("wins", "losses")] == [1, 2]
     table.main(tmp_path)
     printed = capsys.readouterr().out
