@@ -114,7 +114,7 @@ def test_describe_gives_repeated_intervals():
     assert plain(alone) and (alone["low"], alone["high"], alone["need"]) == (-1.0, 1.0, None)
 
 
-@pytest.mark.parametrize("found", [(-0.02, 0.05, 60), (0.0, 0.06, 31), (-0.06, 0.02, 90), (0.0, 0.09, 12)])
+@pytest.mark.parametrize("found", [(-0.02, 0.05, 60), (0.0, 0.06, 31), (-0.06, 0.02, 90), (0.0, 1 / 12, 12)])
 def test_need_decides(found):
     """With that many clusters of the same spread the slice is clear, with 0.6 of them it is not."""
     mean, error, G = found
