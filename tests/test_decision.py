@@ -124,6 +124,7 @@ def test_need_decides(found):
         assert clears((mean, expected, n), policy(), ALPHA / 4) is clear
     assert describe((-0.1, error, G), policy(), 9, 4, False)["need"] is None, "no number clears a margin that is lost"
     assert describe((0.0, 0.01, G + 100), policy(), 9, 4, False)["need"] is None
+    assert describe((0.0, 1 / 12, 12), policy(), 9, 4, False)["need"] == 31, "no item has differed yet"
 
 
 @pytest.mark.parametrize("n", [60, 200])
@@ -633,15 +634,17 @@ def test_lowered_falls_by_so_many_points():
 
 
 def test_prompts_needed_clear_as_often_as_said():
-    for profile, k in (("hobby", 2), ("hobby", 4), ("release", 4), ("release", 16)):
+    """k answers of each prompt at one of four looks; None: what is seen once, as 1, 0 or -1."""
+    for profile, k in (("hobby", 2), ("hobby", 4), ("release", 4), ("release", 16), ("hobby", None), ("release", None)):
         own = PROFILES[profile]
         one = policy(own["margin"], own["min_n"])
-        n = prompts_needed(one, k, 4)
+        n, flips = prompts_needed(one, k, 4), decision.DISCORDANT / 2
         rng, hits = np.random.default_rng(20), []
         for _ in range(1500):
             p = rng.beta(0.7, 0.3, n)
-            found = paired(rng.binomial(k, p) / k - rng.binomial(2 * k, p) / (2 * k), np.arange(n))
-            hits.append(clears(found, one, ALPHA / 4))
+            d = rng.choice((-1.0, 0.0, 1.0), n, p=(flips, 1 - 2 * flips, flips)) if k is None else (
+                rng.binomial(k, p) / k - rng.binomial(2 * k, p) / (2 * k))
+            hits.append(clears(paired(d, np.arange(n)), one, ALPHA / (4 if k else 1)))
         assert 0.93 <= np.mean(hits) <= 0.975, (profile, k, n)
 
 
