@@ -11,6 +11,7 @@ from functools import cache
 
 import numpy as np
 from scipy.special import expit
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 PROFILES = {"hobby": {"looks": (2, 4, 8, 16), "margin": 0.10, "min_n": 30},
@@ -341,17 +342,10 @@ def repeat(runs, seed, *given, **options):
     rng = np.random.default_rng(seed)
     outcomes = [redraw(*given, rng=rng, **options) for _ in range(runs)]
     verdicts = Counter(verdict for verdict, *_ in outcomes)
-    low, high = wilson(verdicts["BLOCK"], runs)
+    low, high = map(float, binomtest(verdicts["BLOCK"], runs).proportion_ci(0.95, "wilson"))
     return {"runs": runs, "mean": sum(where == "mean" for *_, where in outcomes) / runs, "block_low": low,
             "block_high": high, "answers": sum(spent for _, spent, _ in outcomes) / runs} | {
         verdict: verdicts[verdict] / runs for verdict in ("SHIP", "BLOCK", "NOT ENOUGH DATA")}
-
-
-def wilson(hits, n, level=0.95):
-    """Wilson interval of a share."""
-    z = quantile(0.5 + level / 2, math.inf)
-    middle, half = hits / n + z * z / 2 / n, z * math.sqrt(hits / n * (1 - hits / n) / n + z * z / 4 / n / n)
-    return max((middle - half) / (1 + z * z / n), 0.0), min((middle + half) / (1 + z * z / n), 1.0)
 
 
 def error_rates(world, fixed, policies, looks, runs, seed=0, points=(0.03, 0.05, 0.10, 0.20)):

@@ -325,7 +325,8 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
 
     def draw(slices, k):
         """The next look: answers to the items of these slices and their scores -> differences for decision.py."""
-        own = [item for item in items if item["slice"] in slices and item["type"] not in ("canary", "budget")]
+        own = [item for item in items if item["slice"] in slices and item["type"] not in ("canary", "budget")
+               and (item["id"] in made["baseline"] or item["type"] in ("ab", "lm-eval"))]  # the rest has no score
         some, counts = [item for item in own if item["id"] in made["baseline"]], draws_of(heat, k)
         ask(k, [item for item in some if item["type"] != "mc"],
             {role: [(n, heat[role]) for n in range(counts[role])] for role in ROLES})
@@ -339,10 +340,8 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
                  for item in some if item["type"] == "judge" for n in range(counts["candidate"])]
         tokens["judge"] += compare(out / f"judged-{k}.jsonl", [pair for pair in pairs if "p" not in pair[1]],
                                    partial(at_work, "judge"), tally)
-        unscored = {item["id"] for item in own} - {item["id"] for item in asked} - {
-            item["id"] for item in own if item["type"] in ("ab", "lm-eval")}
-        scored.update({name: [row for row in scores([item for item in own if item["slice"] == name
-                                                     and item["id"] not in unscored], k) if row] for name in slices})
+        for name in slices:
+            scored[name] = [row for row in scores([item for item in own if item["slice"] == name], k) if row]
         return {name: differences(scored[name]) for name in slices if scored[name]}
 
     def passes(role, item, sample):

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 import decision
 from decision import (ALPHA, BASELINE_DRAWS, PROFILES, assumed, budgets, clears, describe, describe_mean, differences,
                       error_rates, fell, known_rates, low_bound, lowered, measured, number, paired, pool, promises,
-                      prompts_needed, rate_lines, ratio_of, repeat, sequential, wilson, win_rate)
+                      prompts_needed, rate_lines, ratio_of, repeat, sequential, win_rate)
 
 LOOKS = (2, 4, 8, 16)
 
@@ -567,11 +567,11 @@ def test_a_budget_of_few_says_nothing():
     assert plain(alone) and alone["tokens"]["fail"] is False and alone["truncated"]["high"] == 1.0
 
 
-def test_wilson_is_scipys():
-    for hits, n in ((0, 10), (3, 10), (50, 50), (17, 400)):
-        for level in (0.95, 0.9):
-            scipys = binomtest(hits, n).proportion_ci(level, "wilson")
-            assert wilson(hits, n, level) == pytest.approx((scipys.low, scipys.high), abs=1e-12)
+def test_the_share_of_blocks_has_a_wilson_interval():
+    got = repeat(40, 3, assumed({"a": 40}), {}, {"a": policy()}, LOOKS, {"a": 0.08})
+    scipys = binomtest(round(40 * got["BLOCK"]), 40).proportion_ci(0.95, "wilson")
+    assert plain(got) and 0 < got["BLOCK"] < 1
+    assert (got["block_low"], got["block_high"]) == pytest.approx((scipys.low, scipys.high), abs=1e-12)
 
 
 def test_differences_and_number():
