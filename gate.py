@@ -33,18 +33,54 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from answers import ROLES, borrow, choose, compare, grade, key_of, keys_of, lendable, make_answers, time_requests
-from common import (BadInput, at_least, cost_line, forecast, money, parser, prompt_ids, read_jsonl, run, save_run,
-                    seed_for, start_run, stop_ids, write_jsonl, write_whole)
-from decision import (BASELINE_DRAWS, DISCORDANT, PROFILES, assumed, budgets, describe, describe_mean, differences,
-                      error_rates, known_rates, promises, prompts_needed, rate_lines, ratio_of, repeat, sequential,
-                      win_rate)
-from lineage import contaminated, returned, story
-from models import fingerprint, free_memory, load_model, load_tokenizer
-from report import html, markdown, terminal
-from scoring import open_judge, read_constitution
-from suite import at, read_lm_eval, read_policy, read_suite
-from verify import verify
+from common import cost_line, money
+from posttrain.chat.encode import prompt_ids
+from posttrain.chat.stops import stop_ids
+from posttrain.cli import BadInput, at_least, parser, run
+from posttrain.gating.answers import (
+    ROLES,
+    borrow,
+    choose,
+    compare,
+    grade,
+    key_of,
+    keys_of,
+    lendable,
+    make_answers,
+    time_requests,
+)
+from posttrain.gating.contamination import contaminated
+from posttrain.gating.decision import (
+    BASELINE_DRAWS,
+    DISCORDANT,
+    PROFILES,
+    assumed,
+    budgets,
+    describe,
+    describe_mean,
+    differences,
+    error_rates,
+    known_rates,
+    promises,
+    prompts_needed,
+    rate_lines,
+    ratio_of,
+    repeat,
+    sequential,
+    win_rate,
+)
+from posttrain.gating.report import html, markdown, terminal
+from posttrain.gating.suite import at, read_lm_eval, read_policy, read_suite
+from posttrain.hashing import seed_for
+from posttrain.judging.scoring import open_judge, read_constitution
+from posttrain.model.load import load_model, load_tokenizer
+from posttrain.model.memory import free_memory
+from posttrain.model.names import fingerprint
+from posttrain.records.jsonl import read_jsonl, write_jsonl, write_whole
+from posttrain.run.folder import save_run, start_run
+from posttrain.run.forecast import forecast
+from posttrain.run.lineage import returned, story
+from posttrain.verify.checks import verify
 
 EXIT = {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
 ONCE = ("mc", "ab", "lm-eval")  # types with one deterministic outcome

@@ -21,10 +21,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common import (BadInput, append_lines, at_least, continue_lines, cost_line, forecast, generation_tokens, money,
-                    parser, prompt_ids, read_jsonl, read_records, run, save_run, seed_for, start_run)
-from inference import ask_endpoint, generation_batches, sample
-from models import family_of, load_model, load_tokenizer
+from common import cost_line, generation_tokens, money
+from posttrain.chat.encode import prompt_ids
+from posttrain.cli import BadInput, at_least, parser, run
+from posttrain.generate.endpoint import ask_endpoint
+from posttrain.generate.local import generation_batches, sample
+from posttrain.hashing import seed_for
+from posttrain.model.family import family_of
+from posttrain.model.load import load_model, load_tokenizer
+from posttrain.records.files import read_records
+from posttrain.records.jsonl import append_lines, continue_lines, read_jsonl
+from posttrain.run.folder import save_run, start_run
+from posttrain.run.forecast import forecast
 
 
 def parse_args(argv=None):

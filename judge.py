@@ -28,12 +28,17 @@ from pathlib import Path
 from scipy.stats import norm, spearmanr
 from tqdm import tqdm
 
-from common import (BadInput, append_lines, at_least, continue_lines, cost_line, forecast, money, parser, read_jsonl,
-                    read_records, read_run, run, save_run, start_run, write_jsonl, write_whole)
-from filters import BROKEN, find_flags, flag_groups, read_words
-from models import family_of, free_memory, related
-from scoring import judging_tokens, open_judge, read_constitution, rubric_for
-from verify import FIELDS, check_fields, verify
+from common import cost_line, money
+from posttrain.cli import BadInput, at_least, parser, run
+from posttrain.filters import BROKEN, find_flags, flag_groups, read_words
+from posttrain.judging.scoring import judging_tokens, open_judge, read_constitution, rubric_for
+from posttrain.model.family import family_of, related
+from posttrain.model.memory import free_memory
+from posttrain.records.files import read_records
+from posttrain.records.jsonl import append_lines, continue_lines, read_jsonl, write_jsonl, write_whole
+from posttrain.run.folder import read_run, save_run, start_run
+from posttrain.run.forecast import forecast
+from posttrain.verify.checks import FIELDS, check_fields, verify
 
 
 def parse_args(argv=None):

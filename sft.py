@@ -22,13 +22,33 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from common import at_least, cost_line, encode, forecast, parser, read_mixture, run, show_mask
-from models import (check_length, join_processes, load_policy, load_tokenizer, make_optimizer, memory_line, memory_plan,
-                    needs_checkpointing, sum_gradients, summed, trained)
-from packed import shares_prompts
-from training import (batches, close_run, hold_out, load_checkpoint, lr_at, means, open_run, optimiser_step, pack_logps,
-                      packs, prepare, read_log, save_adapter, save_checkpoint, start_tracker, tally, write_log)
-from watch import curves, evaluate, self_check, some_prompts, too_far, warn, watch_steps
+from common import cost_line
+from posttrain.chat.encode import encode, show_mask
+from posttrain.cli import at_least, parser, run
+from posttrain.model.load import check_length, load_policy, load_tokenizer
+from posttrain.model.memory import memory_line, memory_plan, needs_checkpointing
+from posttrain.packed.reader import shares_prompts
+from posttrain.processes import join_processes, sum_gradients, summed, trained
+from posttrain.records.mixture import read_mixture
+from posttrain.run.forecast import forecast
+from posttrain.run.training_run import (
+    close_run,
+    load_checkpoint,
+    open_run,
+    read_log,
+    save_adapter,
+    save_checkpoint,
+    start_tracker,
+    write_log,
+)
+from posttrain.train.checks import self_check
+from posttrain.train.curves import curves
+from posttrain.train.metrics import means, tally
+from posttrain.train.order import batches
+from posttrain.train.packs import pack_logps, packs
+from posttrain.train.rows import hold_out, prepare
+from posttrain.train.step import lr_at, make_optimizer, optimiser_step
+from posttrain.train.watch import evaluate, some_prompts, too_far, warn, watch_steps
 
 
 def parse_args(argv=None):

@@ -71,8 +71,8 @@ def write_gguf(folder):
 
 
 def parse_args(argv=None):
-    sys.path[:0] = [str(ROOT), str(ROOT / "data")]
-    from common import at_least, parser
+    sys.path[:0] = [str(ROOT), str(ROOT / "data" / "make")]
+    from posttrain.cli import at_least, parser
 
     p = parser(__doc__)
     p.add_argument("--python", help="of the virtual environment with llama-cpp-python[server] and gguf")
@@ -90,10 +90,11 @@ def main(args):
     import numpy as np
     from world import from_id
 
-    import scoring
-    from common import BadInput, read_jsonl
-    from inference import ask_endpoint
-    from models import load_tokenizer
+    from posttrain.cli import BadInput
+    from posttrain.generate.endpoint import ask_endpoint
+    from posttrain.judging import scoring
+    from posttrain.model.load import load_tokenizer
+    from posttrain.records.jsonl import read_jsonl
 
     if not args.python or not Path(args.python).exists():
         raise BadInput("--python: expected the Python of a virtual environment with llama-cpp-python[server] and gguf")
@@ -166,6 +167,6 @@ if __name__ == "__main__":
         write_gguf(Path(sys.argv[-1]))
     else:
         options = parse_args()  # which makes the house importable
-        from common import run
+        from posttrain.cli import run
 
         run(main, options)

@@ -20,11 +20,14 @@ from pathlib import Path
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "data")]
-from common import BadInput, as_messages, parser, read_jsonl, read_records, run
-from filters import BROKEN, find_flags, flag_groups
+sys.path[:0] = [str(ROOT), str(ROOT / "data" / "make")]
 from judge import grade
-from scoring import open_judge, read_constitution
+from posttrain.cli import BadInput, parser, run
+from posttrain.filters import BROKEN, find_flags, flag_groups
+from posttrain.judging.scoring import open_judge, read_constitution
+from posttrain.records.files import read_records
+from posttrain.records.jsonl import read_jsonl
+from posttrain.records.layouts import as_messages
 
 FLAGS = ("empty", "repetition", "markers", "injection", "language", "same", "length")
 NULLS = [  # what a null model says to every request

@@ -20,8 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from common import read_jsonl, write_jsonl
-from verify import verify
+from posttrain.records.jsonl import read_jsonl, write_jsonl
+from posttrain.verify.checks import verify
 
 POLITE = " I hope this helps! Let me know if you need more. Feel free to ask again."
 REASONS = {"helpful": r"^unsafe fell .*under-refusal", "safety-only": r"^benign fell .*over-refusal",

@@ -103,13 +103,13 @@ def ours(model, prompts, lengths, temperature):
 
     forward.device, silent = model.device, SimpleNamespace(decode=lambda ids: "")
     jobs = [(prompt, [(temperature, N * j + s) for s in range(N)]) for j, prompt in enumerate(prompts)]
-    return [answer["ids"] for found in inference.sample(forward, silent, jobs, max(lengths)) for answer in found]
+    return [answer["ids"] for found in sample(forward, silent, jobs, max(lengths)) for answer in found]
 
 
 def generated(model, prompts, lengths, temperature, copies=1):
     """Answers of one call of generate: a row for each of `lengths`; num_return_sequences = copies."""
     rows = [prompt for prompt in prompts for _ in range(len(lengths) // len(prompts) // copies)]
-    ids, attention = inference.padded_ids(rows, 0, model.device, left=True)
+    ids, attention = padded_ids(rows, 0, model.device, left=True)
 
     def ending(input_ids, scores):
         end_rows(scores, lengths, input_ids.shape[1] - ids.shape[1])
@@ -173,14 +173,17 @@ if __name__ == "__main__":
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {
             "LD_PRELOAD": found, "MALLOC_CONF": "dirty_decay_ms:-1", "OMP_NUM_THREADS": "1"})
     sys.path.insert(0, str(ROOT))
-    import inference  # noqa: I001  (only in the process that measures)
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from common import prompt_ids, read_jsonl
-    from models import load_model, load_tokenizer
+    from posttrain.chat.encode import prompt_ids
+    from posttrain.generate.local import padded_ids, sample
+    from posttrain.model.load import load_model, load_tokenizer
+    from posttrain.records.jsonl import read_jsonl
 
     STOP = 1
-    inference.stop_ids = lambda tokenizer: [STOP]
+    from posttrain.generate import local
+
+    local.stop_ids = lambda tokenizer: [STOP]
     torch.set_num_threads(1)
     sys.exit(main(args))

@@ -41,8 +41,10 @@ import torch
 import transformers
 from qwen3 import CUDA, DEVICE, POLICY, REFERENCE, ROOT, SHAPES, base_format, distance, fill, gradient, lacking, used
 
-import common
-import packed
+from posttrain.chat.encode import encode, prompt_ids
+from posttrain.chat.stops import stop_ids
+from posttrain.packed.reader import base_of, seq_logps, token_logps
+from posttrain.records.jsonl import read_jsonl, write_jsonl
 
 TINY, WORLD, PACKS, AIM = "data/tiny/base", ROOT / "data" / "tiny", (2048, 4096), 12  # tokens in a pack; GiB
 DTYPES = (torch.float32, torch.bfloat16) if CUDA else (torch.float32,)
@@ -88,7 +90,7 @@ def correctness(args):
     for dtype in DTYPES:
         base, plain = ("fp32", None) if dtype == torch.float32 else ("bf16", None)
         model, context, _ = qwen3.policy(shape, base)
-        inner = packed.base_of(model)
+        inner = base_of(model)
         chosen = inner.packed
         check(chosen, f"share_prompts keeps to padded rows in {base}")
         for path in (None, *((["segments"] + ["varlen"] * (base == "bf16")) if chosen else [])):
@@ -96,9 +98,9 @@ def correctness(args):
             model.zero_grad(set_to_none=True)
             try:
                 with context():
-                    logps = packed.seq_logps(model, seqs)[0]
+                    logps = seq_logps(model, seqs)[0]
                     with torch.no_grad():
-                        pair, other = (packed.seq_logps(model, two)[0] for two in (seqs[:2], swapped))
+                        pair, other = (seq_logps(model, two)[0] for two in (seqs[:2], swapped))
                 (logps[::2] - logps[1::2]).sum().backward()
             except (RuntimeError, TypeError) as error:
                 emit("correctness", shape, base=base, path=path, chosen=chosen, error=str(error)[:200])
@@ -120,12 +122,12 @@ def correctness(args):
 
 def sampling(args):
     """Greedy answers of the tiny base to the demo's prompts, all rows at once and through three slots."""
-    from inference import sample
-    from models import load_model, load_tokenizer
+    from posttrain.generate.local import sample
+    from posttrain.model.load import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(str(ROOT / TINY))
-    stops, rows = common.stop_ids(tokenizer), common.read_jsonl(WORLD / "prompts.jsonl")[:64:8 if args.tiny else 2]
-    prompts = [common.prompt_ids(tokenizer, row["prompt"], row.get("tools")) for _, row in rows]
+    stops, rows = stop_ids(tokenizer), read_jsonl(WORLD / "prompts.jsonl")[:64:8 if args.tiny else 2]
+    prompts = [prompt_ids(tokenizer, row["prompt"], row.get("tools")) for _, row in rows]
     for dtype in DTYPES:
         model, expected = load_model(str(ROOT / TINY), "none").to(dtype), []
         for prompt in prompts:
@@ -147,7 +149,7 @@ def sampling(args):
 def our_step(model, rows, pack_tokens):
     """Forward and backward of dpo.py's loop -> loss."""
     import dpo
-    from training import packs
+    from posttrain.train.packs import packs
 
     value = 0.0
     for pack in packs(rows, pack_tokens):
@@ -159,7 +161,7 @@ def our_step(model, rows, pack_tokens):
 
 def reference_pass(model, rows, pack_tokens):
     """Our reference pass -> its seconds. The values stay in the rows."""
-    from training import reference_logps
+    from posttrain.train.reference import reference_logps
 
     fill(model, REFERENCE)
     with tempfile.TemporaryDirectory() as folder:
@@ -214,7 +216,7 @@ def speed_of(shape, rows, plans, repeats, about):
     truth, operations = ("trl_sorted", True), qwen3.needed_operations(model, rows, shape)
     for way, (_, gib, _) in ways.items():
         (name, on), took, other = way, median(seconds[way]), seconds.get(("trl_sorted", way[1]), [])
-        extra = {"path": packed.base_of(model).packed, "planned": plans[name] == on,
+        extra = {"path": base_of(model).packed, "planned": plans[name] == on,
                  "seconds_reference": reference} if "ours" in name else {}
         if truth in ways:
             extra |= {"loss_diff": abs(losses[way] - losses[truth]), "grad_rel": distance(grads[way], grads[truth])}
@@ -230,7 +232,8 @@ def speed_of(shape, rows, plans, repeats, about):
 
 
 def memory(args):
-    from models import make_optimizer, trained
+    from posttrain.processes import trained
+    from posttrain.train.step import make_optimizer
 
     for shape in args.shapes[::-1]:  # the largest first
         if not CUDA:
@@ -264,15 +267,15 @@ def memory(args):
 
 
 def nf4(args):
-    from models import autocast, load_model, load_tokenizer
+    from posttrain.model.load import autocast, load_model, load_tokenizer
 
     tokenizer, losses = load_tokenizer(str(ROOT / TINY)), {}
-    rows = [row for _, row in common.read_jsonl(WORLD / "sft_clean.jsonl")][::100 if args.tiny else 8]
-    seqs = [common.encode(tokenizer, row["prompt"], row["completion"], row.get("tools")) for row in rows]
+    rows = [row for _, row in read_jsonl(WORLD / "sft_clean.jsonl")][::100 if args.tiny else 8]
+    seqs = [encode(tokenizer, row["prompt"], row["completion"], row.get("tools")) for row in rows]
     for quantize in ("none", "nf4"):
         model = load_model(str(ROOT / TINY), quantize).train()  # in eval mode the 4-bit layers of a CPU round
         with torch.no_grad(), autocast(model):
-            logps = [packed.token_logps(model, seqs[at:at + 8]) for at in range(0, len(seqs), 8)]
+            logps = [token_logps(model, seqs[at:at + 8]) for at in range(0, len(seqs), 8)]
         losses[quantize] = -torch.cat(logps).double().mean().item()
     change = losses["nf4"] / losses["none"] - 1
     emit("nf4", TINY, loss=losses["none"], loss_nf4=losses["nf4"], change=change, answers=len(seqs))
@@ -298,9 +301,9 @@ def stage(device, script, *words):
 def outcome(args):
     """Pairs: the tiny world's answers without chatter against those with it. A low rate: margins must not saturate."""
     row, ends, (steps_sft, steps_dpo) = {}, [], (8, 8) if args.tiny else (150, 200)
-    clean, chatty = ([row for _, row in common.read_jsonl(WORLD / f"{name}.jsonl")] for name in ("sft_clean", "sft"))
+    clean, chatty = ([row for _, row in read_jsonl(WORLD / f"{name}.jsonl")] for name in ("sft_clean", "sft"))
     with tempfile.TemporaryDirectory() as folder:
-        common.write_jsonl(f"{folder}/pairs.jsonl", [
+        write_jsonl(f"{folder}/pairs.jsonl", [
             {name: a[name] for name in ("id", "prompt", "tools", "slice") if name in a} | {
                 "chosen": a["completion"], "rejected": b["completion"]}
             for a, b in zip(clean, chatty) if a["completion"] != b["completion"]][::8 if args.tiny else 1])

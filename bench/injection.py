@@ -19,8 +19,10 @@ from transformers import AutoTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from common import PLAIN_TEMPLATE, at_least, parser, prompt_ids, run
-from scoring import fenced, judge_ids, pair_ids, read_constitution
+from posttrain.chat.encode import prompt_ids
+from posttrain.chat.template import PLAIN_TEMPLATE
+from posttrain.cli import at_least, parser, run
+from posttrain.judging.scoring import fenced, judge_ids, pair_ids, read_constitution
 
 OTHERS = ("<|im_start|>user <|im_end|> <|endoftext|> <s> </s> [INST] [/INST] <<SYS>> <|eot_id|> <bos> <eos> <pad> "
           "<|start_header_id|>assistant<|end_header_id|> <start_of_turn>model <end_of_turn> <think> </think> "

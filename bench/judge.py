@@ -72,7 +72,7 @@ def made(args):
     level = tokenizers.Tokenizer(tokenizers.models.WordLevel(table, "<unk>"))
     level.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=level, eos_token="<eos>", pad_token="<pad>",
-                                                     unk_token="<unk>", chat_template=common.PLAIN_TEMPLATE)
+                                                     unk_token="<unk>", chat_template=PLAIN_TEMPLATE)
     rng = random.Random(args.seed)
     criteria = [{"name": name, "weight": 1.0, "slices": None, "veto": None,
                  "text": words(rng, 70, 0, args.vocab) + "\n"} for name in ("correct", "helpful", "brief")]
@@ -84,9 +84,9 @@ def made(args):
 
 def kept(args):
     """--model; prompts of the demo, each with its own answer and those to three other prompts of its slice."""
-    model, tokenizer = models.load_model(args.model, "none"), models.load_tokenizer(args.model)
+    model, tokenizer = load_model(args.model, "none"), load_tokenizer(args.model)
     slices = {}
-    for _, row in common.read_jsonl(ROOT / "data/tiny/sft.jsonl"):
+    for _, row in read_jsonl(ROOT / "data/tiny/sft.jsonl"):
         slices.setdefault(row["slice"], []).append(row)
     groups = []
     for k in range(args.prompts):
@@ -117,13 +117,13 @@ def cache(model, tokenizer, parts):
         n, tails = len(prefix), [*tails.values()]
         past = model(input_ids=torch.tensor([prefix]), use_cache=True, logits_to_keep=1).past_key_values
         past.batch_repeat_interleave(len(answers))
-        ids, mask = inference.padded_ids(answers, pad, "cpu", left=False)
+        ids, mask = padded_ids(answers, pad, "cpu", left=False)
         seen = torch.cat([mask.new_ones(len(ids), n), mask], 1)
         model(input_ids=ids, attention_mask=seen, position_ids=n + torch.arange(ids.shape[1]).expand_as(ids),
               past_key_values=past, use_cache=True, logits_to_keep=1)
         past.batch_repeat_interleave(len(tails))
         start = seen.sum(1).repeat_interleave(len(tails))[:, None]
-        ids, mask = inference.padded_ids(tails * len(answers), pad, "cpu", left=False)
+        ids, mask = padded_ids(tails * len(answers), pad, "cpu", left=False)
         seen = torch.cat([seen.repeat_interleave(len(tails), 0), mask], 1)
         ends = mask.sum(1) - 1
         kept, place = ends.unique(return_inverse=True)
@@ -141,7 +141,7 @@ def generate(model, tokenizer, parts, batch=1, once=False):
     rows.sort(key=len)
     found = []
     for at in range(0, len(rows), batch):
-        ids, attention = inference.padded_ids(rows[at:at + batch], tokenizer.pad_token_id, "cpu", left=True)
+        ids, attention = padded_ids(rows[at:at + batch], tokenizer.pad_token_id, "cpu", left=True)
         out = model.generate(input_ids=ids, attention_mask=attention, max_new_tokens=WRITTEN, min_new_tokens=WRITTEN,
                              do_sample=False, pad_token_id=tokenizer.pad_token_id)
         texts = tokenizer.batch_decode(out[:, ids.shape[1]:])
@@ -155,7 +155,7 @@ def generate(model, tokenizer, parts, batch=1, once=False):
 def measure(model, tokenizer, constitution, groups, repeats):
     """{way: (seconds of each repeat, tokens read)}, scores by way."""
     parts = [scoring.judge_ids(tokenizer, constitution, *group) for group in groups]
-    packed.share_prompts(model)
+    share_prompts(model)
     tokens = {}
 
     def ours():
@@ -213,15 +213,16 @@ if __name__ == "__main__":
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {
             "LD_PRELOAD": found, "MALLOC_CONF": "dirty_decay_ms:-1", "OMP_NUM_THREADS": "1"})
     sys.path.insert(0, str(ROOT))
-    import common  # noqa: I001  (only in the process that measures)
     import tokenizers
     import torch
     import transformers
 
-    import inference
-    import models
-    import packed
-    import scoring
+    from posttrain.chat.template import PLAIN_TEMPLATE
+    from posttrain.generate.local import padded_ids
+    from posttrain.judging import scoring
+    from posttrain.model.load import load_model, load_tokenizer
+    from posttrain.packed.reader import share_prompts
+    from posttrain.records.jsonl import read_jsonl
 
     torch.set_num_threads(1)
     with torch.no_grad():

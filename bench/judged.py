@@ -19,11 +19,12 @@ from pathlib import Path
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "data")]
+sys.path[:0] = [str(ROOT), str(ROOT / "data" / "make")]
 from world import from_id, truth
 
-from common import BadInput, at_least, parser, read_jsonl, run
 from judge import make_pairs
+from posttrain.cli import BadInput, at_least, parser, run
+from posttrain.records.jsonl import read_jsonl
 
 UNVERIFIED = ("unsafe", "benign", "context", "german", "long")
 

@@ -16,12 +16,13 @@ from statistics import NormalDist
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-import common  # noqa: F401  (quietens the libraries, which must not be loaded before)
+import posttrain  # noqa: F401, I001  (quietens the libraries, which must not be loaded before)
 import torch
 import transformers
 
-import packed
-from models import autocast, memory_plan, needs_checkpointing
+from posttrain.model.load import autocast
+from posttrain.model.memory import memory_plan, needs_checkpointing
+from posttrain.packed.reader import share_prompts
 
 SHAPES = {  # hidden size, inner size, layers, heads, key-value heads, size of a head, vocabulary, tied head
     "0.6B": (1024, 3072, 28, 16, 8, 128, 151936, True), "1.7B": (2048, 6144, 28, 16, 8, 128, 151936, True),
@@ -154,7 +155,7 @@ def policy(shape, base):
     model = make_model(shape, base)
     gib, context = used() - before, contextlib.nullcontext if base == "fp32" else partial(autocast, model)
     with context():
-        packed.share_prompts(model)
+        share_prompts(model)
     return model, context, gib
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from sandbox import PROGRAM, find_sandbox, run_tests
 from sandbox_cases import HACKS, HONEST, TESTS, entry_point
+
+from posttrain.verify.sandbox import PROGRAM, find_sandbox, run_tests
 
 SQUARE = "def f(x): return x * x"
 

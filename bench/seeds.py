@@ -88,7 +88,7 @@ def main(args):
     out = ROOT / args.out
     suite = out / f"suite-{args.split}-{args.world_seed}-{args.per_slice}"
     if not (suite / "canaries.jsonl").exists():  # written last
-        subprocess.run([sys.executable, "data/make_tiny.py", "suite", "--split", args.split, "--world-seed",
+        subprocess.run([sys.executable, "data/make/make_tiny.py", "suite", "--split", args.split, "--world-seed",
                         str(args.world_seed), "--per-slice", str(args.per_slice), "--out", str(suite)], cwd=ROOT,
                        check=True, stdout=sys.stderr)
     for part in args.only:

@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import fmean
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "data")]
+sys.path[:0] = [str(ROOT), str(ROOT / "data" / "make")]
 from world import SLICES, from_id, kappa, truth
 
-from common import read_jsonl
-from lineage import lineage
+from posttrain.records.jsonl import read_jsonl
+from posttrain.run.lineage import lineage
 
 TINY_ID = re.compile(rf"({'|'.join(SLICES)})-(dev|test)-\d+-\d+")
 

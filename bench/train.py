@@ -52,9 +52,9 @@ if __name__ == "__main__" and JEMALLOC and "BENCH_MALLOC" not in os.environ:  # 
     os.environ |= {"BENCH_MALLOC": "jemalloc", "LD_PRELOAD": JEMALLOC, "MALLOC_CONF": "dirty_decay_ms:-1"}
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
-import common  # noqa: F401  (quietens the libraries, which must not be loaded before)
-import torch
+import posttrain  # noqa: F401, I001  (quietens the libraries, which must not be loaded before)
 import tokenizers
+import torch
 import transformers
 import trl
 from datasets import Dataset
@@ -64,8 +64,9 @@ from qwen3 import adapter, fill
 import dpo
 import kto
 import sft
-from packed import share_prompts
-from training import packs, reference_logps
+from posttrain.packed.reader import share_prompts
+from posttrain.train.packs import packs
+from posttrain.train.reference import reference_logps
 
 SHAPES = {  # hidden size, layers, vocabulary, pairs in a step; head / body parameters: 1.39, 0.28, 6.6
     "h256_V32k": (256, 6, 32000, 16), "h384_prop": (384, 10, 16000, 8), "h256_V152k": (256, 6, 151936, 4)}

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import common  # noqa: I001  (sets the environment before torch and transformers load)
+import posttrain  # noqa: I001  (quietens the libraries, which must not be loaded before)
 import torch
 import transformers
 
@@ -164,4 +164,4 @@ def same_tensors(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-assert common  # imported for its side effect
+assert posttrain  # imported for its side effect

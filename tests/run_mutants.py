@@ -18,15 +18,15 @@ os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import common  # noqa: F401, I001  (sets the environment before torch and transformers load)
 import datasets  # noqa: F401
 import peft  # noqa: F401
 import pytest
 import scipy.stats  # noqa: F401
 import torch
 import transformers  # noqa: F401
-
 from mutants import MUTANTS
+
+import posttrain  # noqa: F401
 
 WORKERS, SECONDS = 2, 240
 torch.set_num_threads(1)

@@ -9,12 +9,18 @@ import pytest
 import torch
 from conftest import label_rows, log_lines, make_model, pair_rows, run_main, sft_rows, write
 
-import common
 import dpo
 import kto
 import sft
-from common import BadInput, completion_logps, dpo_loss, encode, ipo_loss, kto_kl, kto_loss, normalise
-from packed import share_prompts
+from common import completion_logps, dpo_loss, generation_tokens, ipo_loss, judge_tokens, kto_kl, kto_loss, money
+from posttrain.chat.encode import encode
+from posttrain.cli import BadInput
+from posttrain.hashing import digest, seed_for
+from posttrain.packed.reader import share_prompts
+from posttrain.records.jsonl import continue_lines
+from posttrain.records.layouts import normalise
+from posttrain.records.mixture import split_weight
+from posttrain.run.forecast import forecast
 
 ZERO = torch.zeros(1, dtype=torch.float64)
 
@@ -164,7 +170,7 @@ def training_rows(rows, kind, tokenizer):
 
 def loss_of(stage, rows, model, pack_tokens):
     """(loss, gradient vector) of a batch, accumulated over packs as the trainers do it."""
-    from training import packs
+    from posttrain.train.packs import packs
 
     model.zero_grad()
     total, value = sum(row["weight"] for row in rows), 0.0
@@ -227,10 +233,10 @@ def test_ipo_divides_by_tokens_or_not(policy, tokenizer):
 
 
 def test_cost_model_by_hand():
-    assert common.generation_tokens(1000, 4, 200, 50) == (50_000, 800_000)
-    assert common.judge_tokens(1000, 4, 200, 50, 300) == 1_150_000  # 1000 x (300 + 50 + 800)
-    assert common.money(2_000_000, 1.5) == 3.0
-    assert common.money(seconds=1800, price_gpu_hour=4.0) == 2.0
+    assert generation_tokens(1000, 4, 200, 50) == (50_000, 800_000)
+    assert judge_tokens(1000, 4, 200, 50, 300) == 1_150_000  # 1000 x (300 + 50 + 800)
+    assert money(2_000_000, 1.5) == 3.0
+    assert money(seconds=1800, price_gpu_hour=4.0) == 2.0
 
 
 def test_forecast_takes_the_speed_of_a_run_beside_it(tmp_path):
@@ -238,10 +244,10 @@ def test_forecast_takes_the_speed_of_a_run_beside_it(tmp_path):
     for finished, expected in ((False, None), (True, 20.0)):
         (tmp_path / "old/run.json").write_text(json.dumps(
             {"script": "sft.py", "finished": finished, "tokens": 500, "seconds": 10.0}))
-        assert common.forecast(tmp_path / "new", "sft.py", 1000)["seconds"] == expected
-    assert common.forecast(tmp_path / "new", "dpo.py", 1000)["seconds"] is None
-    assert common.forecast(tmp_path / "new", "dpo.py", 1000, price_gpu_hour=2.0)["cost"] is None
-    plan = common.forecast(tmp_path / "new", "sft.py", 1000, tokens_per_second=100, price_gpu_hour=3600.0)
+        assert forecast(tmp_path / "new", "sft.py", 1000)["seconds"] == expected
+    assert forecast(tmp_path / "new", "dpo.py", 1000)["seconds"] is None
+    assert forecast(tmp_path / "new", "dpo.py", 1000, price_gpu_hour=2.0)["cost"] is None
+    plan = forecast(tmp_path / "new", "sft.py", 1000, tokens_per_second=100, price_gpu_hour=3600.0)
     assert plan == {"tokens": 1000, "seconds": 10.0, "cost": 10.0}
 
 
@@ -249,21 +255,21 @@ def test_forecast_takes_the_speed_of_a_run_beside_it(tmp_path):
 
 
 def test_split_weight():
-    assert common.split_weight("a.jsonl") == ("a.jsonl", 1.0)
-    assert common.split_weight("a=b.jsonl=0.5") == ("a=b.jsonl", 0.5)
-    assert common.split_weight("a=b.jsonl") == ("a=b.jsonl", 1.0)
+    assert split_weight("a.jsonl") == ("a.jsonl", 1.0)
+    assert split_weight("a=b.jsonl=0.5") == ("a=b.jsonl", 0.5)
+    assert split_weight("a=b.jsonl") == ("a=b.jsonl", 1.0)
     for bad in ("a.jsonl=0", "a.jsonl=-1", "a.jsonl=nan", "a.jsonl=inf"):
         with pytest.raises(BadInput):
-            common.split_weight(bad)
+            split_weight(bad)
 
 
 def test_seed_and_digest_are_the_same_in_every_process(tmp_path):
-    assert common.seed_for("order", 0, 1) == common.seed_for("order", 0, 1) != common.seed_for("order", 1, 0)
-    assert 0 <= common.seed_for("x") < 2**63
+    assert seed_for("order", 0, 1) == seed_for("order", 0, 1) != seed_for("order", 1, 0)
+    assert 0 <= seed_for("x") < 2**63
     (tmp_path / "a").write_text("one")
-    first = common.digest(tmp_path / "a")
+    first = digest(tmp_path / "a")
     (tmp_path / "a").write_text("two")
-    assert common.digest(tmp_path / "a") != first and common.digest("org/name") == "org/name"
+    assert digest(tmp_path / "a") != first and digest("org/name") == "org/name"
 
 
 @pytest.fixture(scope="module")
@@ -327,8 +333,8 @@ def test_looking_loads_no_model_and_writes_nothing(base, tmp_path, monkeypatch, 
 
 def test_continue_lines_cuts_torn_lines_and_half_batches(tmp_path):
     path = tmp_path / "out.jsonl"
-    assert common.continue_lines(path, [2, 2]) == 0
+    assert continue_lines(path, [2, 2]) == 0
     for text, done, kept in (("a\nb\nc", 1, "a\nb\n"), ("a\nb\nc\n", 1, "a\nb\n"), ("a\nb\nc\nd\n", 2, "a\nb\nc\nd\n"),
                              ("a", 0, ""), ("", 0, "")):
         path.write_text(text)
-        assert common.continue_lines(path, [2, 2]) == done and path.read_text() == kept
+        assert continue_lines(path, [2, 2]) == done and path.read_text() == kept

@@ -5,7 +5,9 @@ import json
 import pytest
 from conftest import run_main, text_of, write
 
-from common import cost_line, forecast, generation_tokens, judge_tokens, money, runs_beside
+from common import cost_line, generation_tokens, judge_tokens, money
+from posttrain.run.folder import runs_beside
+from posttrain.run.forecast import forecast
 
 
 def test_generation_reads_a_prompt_once_and_writes_n_answers():

@@ -12,10 +12,34 @@ from scipy.stats import beta as beta_dist
 from scipy.stats import binom, binomtest, ttest_rel
 from scipy.stats import t as student
 
-import decision
-from decision import (ALPHA, BASELINE_DRAWS, PROFILES, assumed, budgets, clears, describe, describe_mean, differences,
-                      error_rates, fell, known_rates, low_bound, lowered, measured, number, paired, pool, promises,
-                      prompts_needed, rate_lines, ratio_of, repeat, sequential, win_rate)
+from posttrain.gating import decision
+from posttrain.gating.decision import (
+    ALPHA,
+    BASELINE_DRAWS,
+    PROFILES,
+    assumed,
+    budgets,
+    clears,
+    describe,
+    describe_mean,
+    differences,
+    error_rates,
+    fell,
+    known_rates,
+    low_bound,
+    lowered,
+    measured,
+    number,
+    paired,
+    pool,
+    promises,
+    prompts_needed,
+    rate_lines,
+    ratio_of,
+    repeat,
+    sequential,
+    win_rate,
+)
 
 LOOKS = (2, 4, 8, 16)
 

@@ -21,13 +21,21 @@ import transformers
 from conftest import ROOT, run_main, text_of, write
 from test_judge import TEXT
 
-import common
 import gen_candidates
-import inference
-from common import BadInput
-from inference import ask_endpoint
-from scoring import (endpoint_prompt, harmless, judge_endpoint, parse_score, read_constitution, top_choices,
-                     with_retry)
+from posttrain.chat.encode import prompt_ids
+from posttrain.chat.template import PLAIN_TEMPLATE
+from posttrain.cli import BadInput, run
+from posttrain.generate import endpoint as endpoint_room
+from posttrain.generate.endpoint import ask_endpoint
+from posttrain.judging.scoring import (
+    endpoint_prompt,
+    harmless,
+    judge_endpoint,
+    parse_score,
+    read_constitution,
+    top_choices,
+    with_retry,
+)
 
 
 def reply(text, read=7, written=3, finish="stop", **message):
@@ -39,9 +47,9 @@ def reply(text, read=7, written=3, finish="stop", **message):
 @pytest.fixture
 def server(monkeypatch):
     """server.answer(request, number of the request) -> reply, or an HTTP status; server.seen: what was asked."""
-    monkeypatch.setattr(inference, "PAUSE", 0.01)
-    monkeypatch.setattr(inference, "PATIENCE", 0.2)
-    monkeypatch.setattr(inference, "SAID", set())
+    monkeypatch.setattr(endpoint_room, "PAUSE", 0.01)
+    monkeypatch.setattr(endpoint_room, "PATIENCE", 0.2)
+    monkeypatch.setattr(endpoint_room, "SAID", set())
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -130,7 +138,7 @@ def test_a_busy_server_names_its_time(server):
 
 
 def test_a_stalled_server(server, monkeypatch):
-    monkeypatch.setattr(inference, "TIMEOUT", 0.3)
+    monkeypatch.setattr(endpoint_room, "TIMEOUT", 0.3)
     server.answer = lambda request, number: time.sleep(1.0 if number == 1 else 0) or reply("fine")
     assert ask(server)[0]["text"] == "fine" and len(server.seen) == 2
 
@@ -275,7 +283,7 @@ def test_no_template_takes_judged_text_for_control_tokens(name):
     elif not folder.exists():
         pytest.skip("no real tokenizers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = tokenizer.chat_template or common.PLAIN_TEMPLATE
+    tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
     if name == "families":
         tokenizer.add_tokens(FAMILIES, special_tokens=True)
     control = {token: i for token, i in tokenizer.get_added_vocab().items() if re.search(r"[<\[\]]", token)}
@@ -283,7 +291,7 @@ def test_no_template_takes_judged_text_for_control_tokens(name):
     def rendered(prompt, answer):
         read = read_constitution(ROOT / "data" / "constitution.md")
         request = endpoint_prompt(read, [{"role": "user", "content": prompt}], None, None, answer, "b")
-        return [i for i in common.prompt_ids(tokenizer, request["messages"]) if i in control.values()]
+        return [i for i in prompt_ids(tokenizer, request["messages"]) if i in control.values()]
     plain, draw = rendered("q", "a"), random.Random(1)
     assert len(control) >= (len(FAMILIES) if name == "families" else 1)
     marks, pieces = [*control], ["<", ">", "|", "/", "[", "]", "s>", " ", "\n", "x"]
@@ -504,7 +512,7 @@ def test_a_server_that_dies_keeps_what_is_written(server, tmp_path, capsys):
     server.answer = lambda request, number: reply(f"a{request['seed']}") if number <= 8 else 500
     arguments = gen_candidates.parse_args([str(word) for word in command])
     with pytest.raises(SystemExit) as ended:
-        common.run(gen_candidates.main, arguments)
+        run(gen_candidates.main, arguments)
     error = capsys.readouterr().err
     last = [line for line in error.splitlines() if "endpoint" in line]
     assert ended.value.code == 2 and len(last) == 1 and "Traceback" not in error
@@ -521,7 +529,7 @@ def test_a_dead_server_is_one_line_and_code_2(server, tmp_path, capsys):
     arguments = gen_candidates.parse_args(["--model", "m", "--endpoint", "http://127.0.0.1:9/v1", "--data", data,
                                            "--out", str(tmp_path / "c.jsonl")])
     with pytest.raises(SystemExit) as ended:
-        common.run(gen_candidates.main, arguments)
+        run(gen_candidates.main, arguments)
     last = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2 and "endpoint http://127.0.0.1:9/v1: APIConnectionError" in last
     assert "check the URL and that the server runs" in last
@@ -538,7 +546,7 @@ def test_what_asking_again_does_not_help(server, answer, remedy):
 
 def test_a_storm_of_429_loses_nothing(server, monkeypatch, capsys):
     """The server takes two requests at a time and turns all others away: each is asked until it has its reply."""
-    monkeypatch.setattr(inference, "PATIENCE", 60)
+    monkeypatch.setattr(endpoint_room, "PATIENCE", 60)
     working = threading.Semaphore(2)
 
     def answer(request, number):
@@ -591,8 +599,8 @@ def test_killed_and_disturbed_it_ends_the_same(server, tmp_path, monkeypatch, wa
     and what was paid twice is at most what was under way at a kill."""
     import openai
     assert openai  # before the forks
-    monkeypatch.setattr(inference, "TIMEOUT", 1.0)
-    monkeypatch.setattr(inference, "PATIENCE", 5)
+    monkeypatch.setattr(endpoint_room, "TIMEOUT", 1.0)
+    monkeypatch.setattr(endpoint_room, "PATIENCE", 5)
     stage, draw, kills = way.split()[0], random.Random(way), iter([1, 3, 9, 14, 22, 11, 17, 30])
     (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n## safe\nIs it?\n0: n 3: s 5: y\n")
     texts = [text_of(n, 3 + n % 4) + f" {n}" for n in range(8)]

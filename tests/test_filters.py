@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, text_of
 
-from common import BadInput
-from filters import BROKEN, find_flags, finds_injection, flag_groups, language, read_words
-from scoring import fenced
+from posttrain.cli import BadInput
+from posttrain.filters import BROKEN, find_flags, finds_injection, flag_groups, language, read_words
+from posttrain.judging.scoring import fenced
 
 GERMAN = "Das ist eine gute Frage, und die Antwort ist nicht so einfach, wie man denkt."
 

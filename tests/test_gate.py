@@ -11,17 +11,17 @@ import transformers
 from conftest import make_model, make_tokenizer, run_main, save_folder, text_of, write
 from test_judge import TEXT, save_judge
 
-import answers
-import common
-import decision
 import gate
-from answers import grade
-from common import BadInput, encode, prompt_ids, seed_for
 from gate import EXIT, decide
-from inference import sample
-from scoring import judge_pairs, read_constitution
-from suite import read_suite
-from verify import verify
+from posttrain.chat.encode import encode, prompt_ids
+from posttrain.cli import BadInput, run
+from posttrain.gating import answers, decision
+from posttrain.gating.answers import grade
+from posttrain.gating.suite import read_suite
+from posttrain.generate.local import sample
+from posttrain.hashing import seed_for
+from posttrain.judging.scoring import judge_pairs, read_constitution
+from posttrain.verify.checks import verify
 
 # ---- verdicts and scores --------------------------------------------------------------------------------------
 
@@ -664,7 +664,7 @@ def test_bad_suites_are_one_line(base, tmp_path, capsys, rows, words):
         suite_of(suite, **({} if rows is None else {"a": rows}))
     arguments = gate.parse_args([str(word) for word in settings(base, suite, tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
-        common.run(gate.main, arguments)
+        run(gate.main, arguments)
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.count("\n") == 1 and words in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()

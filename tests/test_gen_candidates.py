@@ -8,10 +8,13 @@ import pytest
 from conftest import run_main, run_script, save_folder, text_of, write
 
 import gen_candidates
-from common import BadInput, prompt_ids, read_records, seed_for
 from gen_candidates import read_systems, recipe, with_system
-from inference import sample
-from models import load_model, load_tokenizer
+from posttrain.chat.encode import prompt_ids
+from posttrain.cli import BadInput
+from posttrain.generate.local import sample
+from posttrain.hashing import seed_for
+from posttrain.model.load import load_model, load_tokenizer
+from posttrain.records.files import read_records
 
 USER = [{"role": "user", "content": "Hi."}]
 

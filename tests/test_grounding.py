@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from common import BadInput, as_messages, read_jsonl
-from grounding import bm25, check_facts, invented, spoken
-from verify import verify
+from posttrain.cli import BadInput
+from posttrain.records.jsonl import read_jsonl
+from posttrain.records.layouts import as_messages
+from posttrain.verify.checks import verify
+from posttrain.verify.grounding import bm25, check_facts, invented, spoken
 
 SCHEMA = {"type": "object", "properties": {
     "city": {"type": "string"}, "people": {"type": "integer"}, "date": {"type": "string"}, "limit": {"default": 10},

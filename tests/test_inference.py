@@ -9,8 +9,8 @@ from scipy.stats import chisquare
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from common import encode, prompt_ids
-from inference import padded_ids, generation_batches, sample
+from posttrain.chat.encode import encode, prompt_ids
+from posttrain.generate.local import generation_batches, padded_ids, sample
 
 STOPS = [2, 1]  # <|im_end|> closes the turn, <|im_start|> stands for an eos of its own
 

@@ -14,13 +14,39 @@ from conftest import ROOT, make_model, make_tokenizer, run_main, text_of, write
 from scipy.stats import norm
 
 import judge
-from common import PLAIN_TEMPLATE, BadInput, judge_tokens, read_records, seed_for
-from models import family_of, related
-from packed import share_prompts, tree_logits
-from scoring import (choice_ids, digit_scores, judge_answers, judge_ids, judge_pairs, overall_score, pair_ids,
-                     read_constitution, signature, transcript)
-from judge import (BROKEN, agreement, ask_more, calibrate, certainty, grade, jury_kappa, make_labels, make_pairs,
-                   pick_pair, preference)
+from common import judge_tokens
+from judge import (
+    BROKEN,
+    agreement,
+    ask_more,
+    calibrate,
+    certainty,
+    grade,
+    jury_kappa,
+    make_labels,
+    make_pairs,
+    pick_pair,
+    preference,
+)
+from posttrain.chat.template import PLAIN_TEMPLATE
+from posttrain.cli import BadInput
+from posttrain.hashing import seed_for
+from posttrain.judging.scoring import (
+    choice_ids,
+    digit_scores,
+    judge_answers,
+    judge_ids,
+    judge_pairs,
+    overall_score,
+    pair_ids,
+    read_constitution,
+    signature,
+    transcript,
+)
+from posttrain.model.family import family_of, related
+from posttrain.packed.reader import share_prompts
+from posttrain.packed.trees import tree_logits
+from posttrain.records.files import read_records
 
 TEXT = """# Constitution: test
 Words before the first criterion say nothing.

@@ -20,8 +20,9 @@ def watch_events(stage, kill_at, list_file):
     """Number the events of this process; die in event `kill_at`; append each event's label to `list_file`."""
     import peft
 
-    import common
-    import training
+    from posttrain.records import jsonl
+    from posttrain.run import folder, training_run
+    from posttrain.train import reference
 
     script, count = importlib.import_module(stage), [0]
 
@@ -78,7 +79,8 @@ def watch_events(stage, kill_at, list_file):
         event("save adapter")
         save_pretrained(model, *args, **options)
 
-    common.open = training.open = script.open = watched_open
+    for room in (jsonl, folder, training_run, reference, script):
+        room.open = watched_open
     os.replace, Path.unlink, peft.PeftModel.save_pretrained = watched_replace, watched_unlink, watched_save
 
 
@@ -162,9 +164,10 @@ def cached(out):
 if __name__ == "__main__":
     import torch
 
-    import models
+    from posttrain.model.load import load_policy
+    from posttrain.processes import trained
     torch.set_num_threads(1)
-    warm = models.trained(models.load_policy(sys.argv[sys.argv.index("--model") + 1]))
+    warm = trained(load_policy(sys.argv[sys.argv.index("--model") + 1]))
     warm[0].grad = torch.zeros_like(warm[0])
     torch.optim.AdamW(warm).step()  # what the children would each import again; no backward: autograd must not fork
     drive(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -30,7 +30,8 @@ def computing(real, event):
 
 def watch(stage, kill_at, list_file):
     """Number the events of this process, die in event `kill_at` (0: never), append each event's label to list_file."""
-    import common
+    from posttrain.records import jsonl
+    from posttrain.run import folder
 
     script, labels = importlib.import_module(stage), []
 
@@ -42,7 +43,7 @@ def watch(stage, kill_at, list_file):
             half()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def append(path, rows, real=common.append_lines):
+    def append(path, rows, real=jsonl.append_lines):
         def half():
             real(path, rows)
             os.truncate(path, size + (os.path.getsize(path) - size) // 2)
@@ -51,7 +52,7 @@ def watch(stage, kill_at, list_file):
         real(path, rows)
         event(f"after {Path(path).name}")
 
-    def whole(path, text, real=common.write_whole):
+    def whole(path, text, real=jsonl.write_whole):
         def half():
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(f"{path}.tmp").write_text(text[:len(text) // 2])
@@ -63,9 +64,10 @@ def watch(stage, kill_at, list_file):
         real(source, target)
         event("after a copy")
 
-    script.append_lines, common.write_whole, shutil.copy = append, whole, copy
-    if hasattr(script, "write_whole"):
-        script.write_whole = whole
+    script.append_lines, shutil.copy = append, copy
+    for room in (jsonl, folder, script):
+        if hasattr(room, "write_whole"):
+            room.write_whole = whole
     for name in {"sample", "judge_answers", "flag_groups", "make_pairs"} & vars(script).keys():
         setattr(script, name, computing(getattr(script, name), event))
     return script

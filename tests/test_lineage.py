@@ -5,8 +5,9 @@ import json
 import pytest
 from conftest import save_folder, write
 
-from common import digest
-from lineage import contaminated, lineage, returned, story
+from posttrain.gating.contamination import contaminated
+from posttrain.hashing import digest
+from posttrain.run.lineage import lineage, returned, story
 
 
 def record(out, script, inputs=(), root=None, **facts):

@@ -8,8 +8,11 @@ import torch
 import transformers
 from conftest import TEMPLATE, make_tokenizer, run_main, sft_rows, write
 
-from common import PLAIN_TEMPLATE, BadInput, encode, prompt_ids, render, show_mask, stop_ids
-from training import prepare
+from posttrain.chat.encode import encode, prompt_ids, show_mask
+from posttrain.chat.stops import stop_ids
+from posttrain.chat.template import PLAIN_TEMPLATE, render
+from posttrain.cli import BadInput
+from posttrain.train.rows import prepare
 
 REAL = ("qwen2", "smollm2", "minimind", "gpt2")
 USER = [{"role": "user", "content": "What is two plus three?"}]

@@ -6,9 +6,12 @@ import pytest
 import torch
 from conftest import ROWS, adapter_of, log_lines, run_main, write
 
-import models
-import training
-from common import completion_logps, encode
+from common import completion_logps
+from posttrain.chat.encode import encode
+from posttrain.model.load import load_model, load_policy, load_tokenizer
+from posttrain.model.names import fingerprint
+from posttrain.processes import trained
+from posttrain.train.packs import pack_logps
 
 pytest.importorskip("bitsandbytes")
 
@@ -23,10 +26,10 @@ def test_two_steps_in_nf4(base, tmp_path, capsys, stage):
     assert len(lines) == 2 and all(math.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
     assert stage == "sft" or "before step 1" in capsys.readouterr().out
     assert any(tensor.abs().max() > 0 for name, tensor in adapter_of(tmp_path / "run").items() if "lora_B" in name)
-    model = models.load_model(str(tmp_path / "run"), "nf4")
+    model = load_model(str(tmp_path / "run"), "nf4")
     kinds = {type(module).__name__ for module in model.modules()}
     assert "Linear4bit" in kinds  # 4-bit weights, not a silent fallback
-    tokenizer = models.load_tokenizer(str(tmp_path / "run"))
+    tokenizer = load_tokenizer(str(tmp_path / "run"))
     row = encode(tokenizer, [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Hello"}])
     with torch.no_grad():
         assert math.isfinite(completion_logps(model, [row])[0].item())
@@ -41,15 +44,15 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
     import dpo
     import kto
     import sft
-    from common import normalise
+    from posttrain.records.layouts import normalise
 
     kind, fields = {"dpo": ("pairs", ("chosen", "rejected"))}.get(stage, ("labels", ("completion",)))
     rows = [normalise(row, kind) for row in ROWS["kto" if stage == "sft" else stage](4)]
     rows = [row | {"weight": 1.0, "seqs": [encode(tokenizer, row["prompt"], row[f]) | {"ref": -30.0} for f in fields]}
             for row in rows]
-    policy = models.load_policy(base, "nf4", 2)
+    policy = load_policy(base, "nf4", 2)
     generator = torch.Generator().manual_seed(1)
-    for parameter in models.trained(policy):
+    for parameter in trained(policy):
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
 
     def gradient():
@@ -57,10 +60,10 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
         loss = {"sft": lambda: sft.batch_loss(policy, rows), "dpo": lambda: dpo.batch_loss(policy, rows, "dpo", 0.1),
                 "kto": lambda: kto.batch_loss(policy, rows, torch.tensor(1.0), 0.1, 1.0, 1.0)}[stage]()
         loss[0].backward()
-        return torch.cat([parameter.grad.flatten() for parameter in models.trained(policy)])
+        return torch.cat([parameter.grad.flatten() for parameter in trained(policy)])
 
     with torch.no_grad():
-        training.pack_logps(policy, rows)
+        pack_logps(policy, rows)
     found = gradient()
     for module in list(policy.modules()):
         for name, child in list(module.named_children()):
@@ -76,4 +79,4 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
 
 
 def test_the_number_format_is_part_of_the_reference_key(base):
-    assert models.fingerprint(base, "nf4") != models.fingerprint(base, "none")
+    assert fingerprint(base, "nf4") != fingerprint(base, "none")

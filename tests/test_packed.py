@@ -7,10 +7,14 @@ import torch
 import transformers
 from conftest import make_model
 
-import packed
-from common import BadInput, completion_logps
-from packed import (HeadLogps, base_of, cut_lines, lay_out, lay_out_tree, line_tokens, logps_after, seq_logps,
-                    share_prompts, shares_prompts)
+from common import completion_logps
+from posttrain.cli import BadInput
+from posttrain.packed import attention
+from posttrain.packed.attention import register_attention
+from posttrain.packed.head import HeadLogps
+from posttrain.packed.lines import lay_out, line_tokens
+from posttrain.packed.reader import base_of, logps_after, seq_logps, share_prompts, shares_prompts
+from posttrain.packed.trees import cut_lines, lay_out_tree, tree_logits
 
 SIZE = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.2,
@@ -173,7 +177,7 @@ def varlen_by_hand(q, k, v, ends_q, ends_k, longest_q, longest_k, scale, window_
 @pytest.mark.parametrize("name", FAMILIES)
 def test_trees_of_every_family(name, monkeypatch, capsys):
     """Rows of random trees, on one line, on several, and by the kernel for a GPU: the logits of each row alone."""
-    monkeypatch.setattr(packed, "varlen_kernel", lambda: varlen_by_hand)
+    monkeypatch.setattr(attention, "varlen_kernel", lambda: varlen_by_hand)
     rng = random.Random(1)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(FAMILIES[name][0]).float().eval().requires_grad_(False)
@@ -184,7 +188,7 @@ def test_trees_of_every_family(name, monkeypatch, capsys):
     read = []
     for packed_as, limit in (("segments", 4096), ("segments", 30), ("varlen", 4096)):
         base_of(model).packed = base_of(model).packed and packed_as
-        found = [*packed.tree_logits(model, rows, limit)]
+        found = [*tree_logits(model, rows, limit)]
         assert sorted(n for numbers, _, _ in found for n in numbers) == [*range(24)]
         for numbers, logits, _ in found:
             for number, one in zip(numbers, logits):
@@ -216,7 +220,7 @@ def test_lines_are_cut_where_least_is_read_twice(limit):
 @pytest.mark.parametrize("name", ["qwen2", "mistral with a window", "gemma3, soft cap and windows"])
 def test_one_call_for_all_segments(name, seqs, monkeypatch):
     """The path for a GPU's kernel, with the kernel written out: the same log-probabilities and gradients."""
-    monkeypatch.setattr(packed, "varlen_kernel", lambda: varlen_by_hand)
+    monkeypatch.setattr(attention, "varlen_kernel", lambda: varlen_by_hand)
     torch.manual_seed(0)
     model = with_adapter(transformers.AutoModelForCausalLM.from_config(FAMILIES[name][0]).float().eval())
     own, others = seqs
@@ -260,15 +264,15 @@ def test_a_trained_output_layer_is_refused():
 
 def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
     """Attention that ignores the line, or cuts branches off their prompts: the check sends the model to padded rows."""
-    real = packed.F.scaled_dot_product_attention
+    real = torch.nn.functional.scaled_dot_product_attention
     broken = [lambda module, q, k, v, mask, **options: (real(q, k, v, is_causal=True).transpose(1, 2), None)]
 
     def cut_off(module, q, k, v, mask, line=None, **options):
         line = line and line | {"segments": [([], start, end) for _, start, end in line["segments"]]}
         return packed_attend(module, q, k, v, mask, line=line, **options)
 
-    packed_attend = packed.attend
-    packed.register_attention()
+    packed_attend = attention.attend
+    register_attention()
     for attend in [*broken, cut_off]:
         transformers.AttentionInterface.register("packed", attend)
         try:
@@ -297,7 +301,8 @@ def test_adapters_of_another_make_are_left_to_peft(base, tmp_path, seqs, options
     """With biases, or with DoRA and dropout: the log-probabilities of peft, twice the same, all trained."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    import models
+    from posttrain.model.load import load_policy
+    from posttrain.processes import trained
 
     made = get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), LoraConfig(
         r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM", **options))
@@ -310,9 +315,9 @@ def test_adapters_of_another_make_are_left_to_peft(base, tmp_path, seqs, options
     own = [{name: seq[name] for name in ("ids", "mask")} for seq in seqs[0]]
     with torch.no_grad():
         expected = completion_logps(plain, own)[0]
-    policy = models.load_policy(str(tmp_path / "run"))
+    policy = load_policy(str(tmp_path / "run"))
     found = seq_logps(policy, own)[0]
     assert shares_prompts(policy) and (found - expected).abs().max() < 1e-4
     assert torch.equal(found, seq_logps(policy, own)[0])
     found.sum().backward()
-    assert all(p.grad is not None for p in models.trained(policy))
+    assert all(p.grad is not None for p in trained(policy))

@@ -11,9 +11,10 @@ sys.path.insert(0, str(ROOT / "data"))
 import benchmarks
 
 import kto
-from common import encode, read_mixture
-from models import load_tokenizer
-from training import prepare
+from posttrain.chat.encode import encode
+from posttrain.model.load import load_tokenizer
+from posttrain.records.mixture import read_mixture
+from posttrain.train.rows import prepare
 
 FILES = [("sft", "sft/dolly1000", "sft", []), ("sft", "sft/glaive_toolcall300", "sft", []),
          ("sft", "sft/glaive_toolcall300", "sft", ["--all-turns"]),

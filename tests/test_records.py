@@ -7,7 +7,11 @@ import random
 import pytest
 from conftest import label_rows, pair_rows, run_main, run_script, sft_rows, write
 
-from common import BadInput, normalise, read_jsonl, read_mixture, read_records
+from posttrain.cli import BadInput
+from posttrain.records.files import read_records
+from posttrain.records.jsonl import read_jsonl
+from posttrain.records.layouts import normalise
+from posttrain.records.mixture import read_mixture
 
 USER = {"role": "user", "content": "Hi"}
 ASSISTANT = {"role": "assistant", "content": "Hello"}

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-import report as room
+from posttrain.gating import report as room
 
 ORDER = ["Slices", "Worst flips", "Canaries", "Win-rate", "Refusals", "Budgets", "Not seen by this gate", "Provenance"]
 

@@ -8,9 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from decision import PROFILES
-from suite import TYPES, read_policy, read_suite
-from verify import check_call, check_fields, is_number, parse_call, verify
+from posttrain.gating.decision import PROFILES
+from posttrain.gating.suite import TYPES, read_policy, read_suite
+from posttrain.verify.checks import check_call, check_fields, is_number, parse_call, verify
 
 DATA = ROOT / "data"
 FILES = ["prompts", "sft", "pairs", "labels", "candidates", "judged"]

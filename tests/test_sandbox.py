@@ -9,13 +9,14 @@ import sys
 import threading
 import time
 
-import inside
 import pytest
-import sandbox
-from common import BadInput
-from sandbox import find_code, parse_test, run_tests
 from sandbox_cases import HACKS, HONEST, TESTS, entry_point
-from verify import verify
+
+from posttrain.cli import BadInput
+from posttrain.verify import sandbox
+from posttrain.verify import sandbox_child as inside
+from posttrain.verify.checks import verify
+from posttrain.verify.sandbox import find_code, parse_test, run_tests
 
 REAL = os.environ.get("KIT_REAL")
 SQUARE = "def f(x): return x * x"

@@ -3,75 +3,103 @@
 import argparse
 import ast
 import importlib
+import importlib.util
 import itertools
 import re
 import shlex
+import subprocess
 import sys
 
 import pytest
 from conftest import ROOT, run_script
 from mutants import MUTANTS
 
-FLOOR = ("common", "packed", "models", "training", "watch", "inference", "scoring", "inside", "sandbox", "grounding",
-         "verify", "filters", "suite", "decision", "answers", "lineage", "report")
-STAGES = tuple(sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in FLOOR))
-SOURCES = [ROOT / f"{name}.py" for name in FLOOR + STAGES]
-MAY_USE = {"common": set(), "packed": {"common"}, "models": {"common", "packed"}, "inference": {"common"},
-           "training": {"common", "packed", "models"}, "inside": set(), "sandbox": {"common", "inside"},
-           "grounding": set(), "verify": {"common", "grounding", "sandbox"}, "filters": {"common", "verify"},
-           "report": set(),
-           "suite": {"common", "verify"},
-           "decision": set(), "answers": {"common", "packed", "inference", "verify"}, "lineage": {"common", "models"},
-           "scoring": {"common", "packed", "models", "inference"},
-           "watch": {"common", "packed", "models", "training", "inference"}}
+STAGES = tuple(sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "common"))
+SHARED = sorted((ROOT / "posttrain").rglob("*.py"))
+SOURCES = [ROOT / "common.py", *(ROOT / f"{name}.py" for name in STAGES), *SHARED]
+
+# The rooms from the ground up. A room uses those before it, never one behind it.
+ROOMS = ("common", "cli", "hashing", "records", "chat", "processes", "run", "packed", "model", "generate", "train",
+         "verify", "filters", "judging", "gating")
 
 
-def tree(name):
-    return ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8"))
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imported(name):
-    """Names of the modules that a file imports, wherever in it."""
+def room_of(path):
+    """The room that a file belongs to: "common", "cli", "records" ...; "" for a stage and posttrain/__init__.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    name = parts[1] if parts[0] == "posttrain" else parts[0]
+    return name if name in ROOMS else ""
+
+
+def imported(path):
+    """Names of the rooms and stages that a file imports, wherever in it."""
     found = set()
-    for node in ast.walk(tree(name)):
+    for node in ast.walk(tree(path)):
+        modules = []
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found.add((node.module or "").split(".")[0])
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        for module in modules:
+            top, *rest = module.split(".")
+            found.add(rest[0] if top == "posttrain" and rest else top)
     return found
+
+
+def short(path):
+    """A path as test names show it."""
+    return str(path.relative_to(ROOT))
 
 
 def test_the_house_is_complete():
     assert set(STAGES) >= {"sft", "gen_candidates", "judge", "dpo", "kto", "gate"}
+    rooms = {room_of(path) for path in SHARED} - {""}
+    assert rooms == set(ROOMS) - {"common"}, "every room has its place in ROOMS"
 
 
-@pytest.mark.parametrize("name", FLOOR + STAGES)
-def test_no_stage_imports_a_stage(name):
-    used = imported(name) & {*FLOOR, *STAGES}
-    assert used <= MAY_USE.get(name, set(FLOOR)), "a stage uses the ground floor, the ground floor what lies below"
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_a_room_uses_only_those_below_it(path):
+    name = room_of(path)
+    allowed = set(ROOMS[:ROOMS.index(name) + 1] if name else ROOMS)
+    assert imported(path) & {*ROOMS, *STAGES} <= allowed, "arrows go down, and no stage uses a stage"
 
 
-@pytest.mark.parametrize("path", sorted([*ROOT.glob("bench/*.py"), *ROOT.glob("data/*.py")]), ids=lambda p: p.name)
+def test_common_needs_torch_alone():
+    assert imported(ROOT / "common.py") == {"torch"}
+
+
+def test_git_ignores_no_source_file():
+    """A pattern such as runs/ without a leading slash would keep a whole room out of the repository."""
+    ended = subprocess.run(["git", "check-ignore", *map(short, SOURCES)], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode in (1, 128) and not ended.stdout, "1: none is ignored; 128: this copy is no repository"
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("bench/*.py"), *ROOT.glob("data/make/*.py")]), ids=lambda p: p.name)
 def test_benches_import_what_there_is(path):
     """Nothing runs the long benches here: the names they take from the house must exist all the same."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module in (*FLOOR, *STAGES):
-            house = importlib.import_module(node.module)
-            assert all(hasattr(house, alias.name) for alias in node.names), f"{path.name}:{node.lineno}"
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("common", "posttrain", *STAGES):
+            room = importlib.import_module(node.module)
+            for alias in node.names:
+                is_file = importlib.util.find_spec(f"{node.module}.{alias.name}") if hasattr(room, "__path__") else None
+                assert hasattr(room, alias.name) or is_file, f"{path.name}:{node.lineno}"
 
 
-@pytest.mark.parametrize("name", FLOOR)
-def test_the_ground_floor_knows_no_args(name):
-    for node in ast.walk(tree(name)):
+@pytest.mark.parametrize("path", SHARED, ids=short)
+def test_the_rooms_know_no_args(path):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.Lambda) and getattr(node, "name",
                                                                       "") != "run":  # run(main, args) starts it
             names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-            assert "args" not in names, f"{name}.py:{node.lineno}"
+            assert "args" not in names, f"{path}:{node.lineno}"
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *sorted((ROOT / "tests").glob("*.py")),
                                   *sorted((ROOT / "bench").glob("*.py")),
-                                  *sorted((ROOT / "data").glob("*.py"))], ids=lambda path: path.name)
+                                  *sorted((ROOT / "data" / "make").glob("*.py"))], ids=lambda path: path.name)
 def test_lines_have_at_most_120_characters(path):
     long = [n for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if len(line) > 120]
     assert not long, f"{path.name}: lines {long}"
@@ -80,7 +108,7 @@ def test_lines_have_at_most_120_characters(path):
 @pytest.mark.parametrize("name", STAGES)
 def test_every_flag_is_read(name):
     """Each flag of parse_args occurs as args.flag outside the line that declares it."""
-    source, flags = tree(name), set()
+    source, flags = tree(ROOT / f"{name}.py"), set()
     for node in ast.walk(source):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
             flags.add(node.args[0].value.removeprefix("--").replace("-", "_"))
@@ -92,7 +120,7 @@ def test_every_flag_is_read(name):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_has_its_parts_in_order(name):
-    source = tree(name)
+    source = tree(ROOT / f"{name}.py")
     functions = [node.name for node in source.body if isinstance(node, ast.FunctionDef)]
     assert functions[0] == "parse_args" and functions[-1] == "main"
     assert ast.unparse(source.body[-1]).startswith("if __name__ == '__main__':")
@@ -106,7 +134,7 @@ def test_same_flag_same_meaning():
     """A flag that several scripts have takes the same type of value in each."""
     kinds = {}
     for name in STAGES:
-        for node in ast.walk(tree(name)):
+        for node in ast.walk(tree(ROOT / f"{name}.py")):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
                 given = {k.arg: ast.unparse(k.value) for k in node.keywords if k.arg in ("type", "action", "choices")}
                 kinds.setdefault(node.args[0].value, set()).add(tuple(sorted(given.items())))
@@ -141,7 +169,7 @@ def documents():
     found += sorted((ROOT / ".ci").glob("*")) + sorted(ROOT.glob("*/README.md"))
     for path in found:
         yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
-    for path in [*SOURCES, *sorted((ROOT / "bench").glob("*.py")), *sorted((ROOT / "data").glob("*.py"))]:
+    for path in [*SOURCES, *sorted((ROOT / "bench").glob("*.py")), *sorted((ROOT / "data" / "make").glob("*.py"))]:
         yield path.relative_to(ROOT), ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
@@ -168,7 +196,7 @@ def test_commands_parse(where, words, capsys):
         except SystemExit:
             pytest.fail(f"{where}: {shlex.join(words)}: {capsys.readouterr().err}")
         assert isinstance(args, argparse.Namespace)
-    made_later = ("data/tiny/judge",)  # learned by data/make_tiny.py
+    made_later = ("data/tiny/judge",)  # learned by data/make/make_tiny.py
     for word in words[1:]:
         path = word.split("=")[0]
         if path.startswith("data/") and not path.startswith(made_later):

@@ -9,12 +9,13 @@ import pytest
 from conftest import ROOT, write
 from test_records import JUNK, TEXT_DAMAGE, check_message, places
 
-import common
-from common import BadInput
-from suite import BUDGETS, choice_index, read_lm_eval, read_policy, read_suite
-from verify import verify
+from posttrain.cli import BadInput
+from posttrain.gating.suite import BUDGETS, choice_index, read_lm_eval, read_policy, read_suite
+from posttrain.records import jsonl as jsonl_room
+from posttrain.records.files import hub_rows
+from posttrain.verify.checks import verify
 
-sys.path[:0] = [str(ROOT / "data")]
+sys.path[:0] = [str(ROOT / "data" / "make")]
 import benchmarks
 
 USER = [{"role": "user", "content": "Hi"}]
@@ -117,7 +118,7 @@ def test_a_huge_file_is_not_read_whole(tmp_path, monkeypatch):
     path = tmp_path / "huge.jsonl"
     path.write_bytes(b'{"prompt": "a", "answer": 1}\n' * 10 + b"[" * 5000)
     assert len(read_suite(path, limit=10)) == 10
-    monkeypatch.setattr(common, "MAX_LINE", 1000)
+    monkeypatch.setattr(jsonl_room, "MAX_LINE", 1000)
     with pytest.raises(BadInput, match=r"huge.jsonl:11: a line of more than"):
         read_suite(path)
 
@@ -346,7 +347,7 @@ def test_from_the_library_datasets(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_dataset", lambda *names, split: calls.append((*names, split)) or rows)
         for name in ("org/set", "org/set:test", "org/set:main:test"):
-            common.hub_rows(name)
+            hub_rows(name)
     assert calls == [("org/set", None, "train"), ("org/set", None, "test"), ("org/set", "main", "test")]
 
 

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "data"), str(ROOT / "bench")]
+sys.path[:0] = [str(ROOT), str(ROOT / "data" / "make"), str(ROOT / "bench")]
 import make_tiny
 import seeds
 import table
 import world
 
-from common import encode, read_records, stop_ids
-from scoring import choice_ids, read_constitution
-from verify import check_fields, verify
+from posttrain.chat.encode import encode
+from posttrain.chat.stops import stop_ids
+from posttrain.judging.scoring import choice_ids, read_constitution
+from posttrain.records.files import read_records
+from posttrain.verify.checks import check_fields, verify
 
 TINY = make_tiny.TINY
 TRAIN = ["sft.jsonl", "sft_clean.jsonl", "prompts.jsonl"]

@@ -21,10 +21,14 @@ from conftest import (
 )
 
 import kto
-import models
-import training
-from common import BadInput
-from training import batches, check_start, lr_at, packs
+from posttrain.cli import BadInput
+from posttrain.model.load import load_tokenizer
+from posttrain.model.names import resolve_model
+from posttrain.train.checks import check_start
+from posttrain.train.order import batches
+from posttrain.train.packs import packs
+from posttrain.train.reference import reference_logps
+from posttrain.train.step import lr_at, optimiser_step
 
 SMALL = ["--batch-size", 3, "--lora-r", 2, "--lr", 0.01, "--save-every", 2]
 STAGES = ["sft", "dpo", "kto"]
@@ -203,7 +207,7 @@ def test_resume_starts_at_the_checkpoint_and_not_before(runs, tmp_path, monkeypa
     done = []
     monkeypatch.setattr(sft, "write_log", lambda out, step, steps, **values: done.append(step) or {"step": step})
     with pytest.raises(BadInput, match="has not finished"):
-        models.resolve_model(str(tmp_path / "run"))
+        resolve_model(str(tmp_path / "run"))
     run_main("sft", *words)
     assert done == [2, 3] and "from step 2" in capsys.readouterr().out
 
@@ -261,7 +265,7 @@ def reference_tokens(monkeypatch):
     """A list that collects what reference_logps returns: tokens it had to compute."""
     import dpo
 
-    counted, real = [], training.reference_logps
+    counted, real = [], reference_logps
     for script in (dpo, kto):
         monkeypatch.setattr(script, "reference_logps", lambda *args: counted.append(real(*args)) or counted[-1])
     return counted
@@ -323,8 +327,9 @@ def test_another_reference_policy(dpo_run, base, monkeypatch):
     assert run_main("dpo", *words, "--ref", other, "--beta", 0.01, "--batch-size", 11) == 0
     import transformers
 
-    from common import encode, normalise
-    tokenizer = models.load_tokenizer(base)
+    from posttrain.chat.encode import encode
+    from posttrain.records.layouts import normalise
+    tokenizer = load_tokenizer(base)
     losses = []
     policies = [transformers.AutoModelForCausalLM.from_pretrained(name).eval() for name in (base, other)]
     for row in (normalise(row, "pairs") for row in pair_rows(11)):
@@ -404,10 +409,10 @@ def test_a_gradient_that_is_not_finite_stops_the_run():
     optimizer = torch.optim.AdamW([parameter])
     parameter.grad = torch.tensor([float("nan"), 0.0])
     with pytest.raises(BadInput, match="gradient norm"):
-        training.optimiser_step(optimizer, 0.1)
+        optimiser_step(optimizer, 0.1)
     assert parameter.tolist() == [0, 0]
     parameter.grad = torch.tensor([3.0, 4.0])
-    assert training.optimiser_step(optimizer, 0.1) == pytest.approx(5.0)
+    assert optimiser_step(optimizer, 0.1) == pytest.approx(5.0)
     assert parameter.grad is None and optimizer.param_groups[0]["lr"] == 0.1
 
 
@@ -420,14 +425,15 @@ def test_a_trained_run_prefers_chosen_more_by_independent_code(base, tmp_path):
     import transformers
     from peft import PeftModel
 
-    from common import encode, normalise
+    from posttrain.chat.encode import encode
+    from posttrain.records.layouts import normalise
     data = write(tmp_path / "sft.jsonl", sft_rows(6))
     assert run_main("sft", "--model", base, "--data", data, "--out", tmp_path / "runs/sft", *SMALL) == 0
     rows = pair_rows(6)
     words = ["--data", write(tmp_path / "pairs.jsonl", rows), "--out", tmp_path / "runs/dpo", "--epochs", 6, "--lr",
              0.01, "--batch-size", 6]
     assert run_main("dpo", "--model", tmp_path / "runs/sft", *words) == 0
-    tokenizer, margins = models.load_tokenizer(str(tmp_path / "runs/dpo")), []
+    tokenizer, margins = load_tokenizer(str(tmp_path / "runs/dpo")), []
     for name in ("sft", "dpo"):
         folder = tmp_path / "runs" / name
         config = json.loads((folder / "adapter_config.json").read_text())
@@ -473,8 +479,9 @@ def test_kto_against_another_reference_by_independent_code(base, tmp_path):
     """KL and loss of the first step, with policy and reference scored token by token by plain transformers."""
     import transformers
 
-    from common import encode, normalise
-    names, tokenizer = [base, save_folder(tmp_path / "other", seed=3)], models.load_tokenizer(base)
+    from posttrain.chat.encode import encode
+    from posttrain.records.layouts import normalise
+    names, tokenizer = [base, save_folder(tmp_path / "other", seed=3)], load_tokenizer(base)
     policies = [transformers.AutoModelForCausalLM.from_pretrained(name).eval() for name in names]
     rows = [normalise(row, "labels") for row in label_rows(7)]
     seqs = [encode(tokenizer, row["prompt"], row["completion"]) for row in rows]

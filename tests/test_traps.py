@@ -7,13 +7,19 @@ import pytest
 import torch
 from conftest import adapter_of, label_rows, pair_rows, run_main, run_script, same_tensors, sft_rows, write
 
-import common
-import answers
-import models
-from common import BadInput, encode, normalise, parser, render, stop_ids
-from scoring import overall_score
 from judge import find_flags
-from verify import verify, visible
+from posttrain.chat.encode import encode
+from posttrain.chat.stops import stop_ids
+from posttrain.chat.template import render
+from posttrain.cli import BadInput, at_least, parser, run
+from posttrain.gating import answers
+from posttrain.hashing import digest
+from posttrain.judging.scoring import overall_score
+from posttrain.model import load as load_room
+from posttrain.model.load import check_length, load_reference
+from posttrain.records.files import read_records
+from posttrain.records.layouts import normalise
+from posttrain.verify.checks import verify, visible
 
 USER, ANSWER = [{"role": "user", "content": "What is 2+2?"}], [{"role": "assistant", "content": "It is 4."}]
 
@@ -89,7 +95,7 @@ def test_a_null_label_means_the_same_from_a_dataset(tmp_path, base):
 
     rows = [row | {"label_chosen": None, "label_rejected": False} for row in pair_rows(4)]
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "set")
-    assert all(row["label_chosen"] is None for row in common.read_records(f"hf:{tmp_path / 'set'}", "labels"))
+    assert all(row["label_chosen"] is None for row in read_records(f"hf:{tmp_path / 'set'}", "labels"))
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------
@@ -160,7 +166,7 @@ def test_plausible_mistakes_are_one_line(base, tmp_path, capsys, stage, words, m
     given |= {words[0]: words[1].format(**places)}
     module = __import__(stage)
     with pytest.raises(SystemExit) as ended:
-        common.run(module.main, module.parse_args([word for pair in given.items() for word in pair]))
+        run(module.main, module.parse_args([word for pair in given.items() for word in pair]))
     error = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2 and message in error, error
 
@@ -170,52 +176,52 @@ def test_a_crash_is_no_verdict(capsys):
         raise ZeroDivisionError("planted")
 
     with pytest.raises(SystemExit) as ended:
-        common.run(crash, None)
+        run(crash, None)
     assert ended.value.code == 70 and "planted" in capsys.readouterr().err
 
 
 def test_shares_have_an_upper_limit(capsys):
     p = parser("x")
-    p.add_argument("--share", type=common.at_least(0, float, 1))
+    p.add_argument("--share", type=at_least(0, float, 1))
     assert p.parse_args(["--share", "1"]).share == 1
     with pytest.raises(SystemExit):
         p.parse_args(["--share", "10"])
 
 
 def test_a_reference_with_other_words_is_refused(base, tokenizer, monkeypatch):
-    monkeypatch.setattr(models, "load_tokenizer", lambda name: type("T", (), {"get_vocab": lambda self: {"a": 0}})())
+    monkeypatch.setattr(load_room, "load_tokenizer", lambda name: type("T", (), {"get_vocab": lambda self: {"a": 0}})())
     with pytest.raises(BadInput, match="not the tokenizer"):
-        models.load_reference("other", tokenizer, "none")
+        load_reference("other", tokenizer, "none")
 
 
 def test_a_change_in_the_middle_of_a_large_file_shows(tmp_path):
     (tmp_path / "weights").write_bytes(bytes(70 << 20))
-    before = common.digest(tmp_path)
+    before = digest(tmp_path)
     with open(tmp_path / "weights", "r+b") as file:
         file.seek(66 << 20)
         file.write(b"x" * 100)
-    assert common.digest(tmp_path) != before
+    assert digest(tmp_path) != before
 
 
 def test_a_local_data_set_is_hashed(tmp_path):
     """hf:folder and hf:folder:split by what is in the folder; a hub name stands for itself."""
     (tmp_path / "set").mkdir()
     (tmp_path / "set/data").write_text("one")
-    before = common.digest(f"hf:{tmp_path}/set"), common.digest(f"hf:{tmp_path}/set:train")
+    before = digest(f"hf:{tmp_path}/set"), digest(f"hf:{tmp_path}/set:train")
     (tmp_path / "set/data").write_text("two")
-    assert before[0] == before[1] != common.digest(f"hf:{tmp_path}/set:train")
-    assert common.digest("hf:somebody/chats") == "somebody/chats"
+    assert before[0] == before[1] != digest(f"hf:{tmp_path}/set:train")
+    assert digest("hf:somebody/chats") == "somebody/chats"
 
 
 def test_sequences_beyond_the_models_positions(model, capsys):
-    models.check_length(model, 512)
+    check_length(model, 512)
     assert not capsys.readouterr().out
-    models.check_length(model, 513)
+    check_length(model, 513)
     assert "513 tokens" in capsys.readouterr().out
     learned = torch.nn.Module()
     learned.wpe, learned.config = torch.nn.Embedding(4, 2), type("C", (), {"max_position_embeddings": 4})()
     with pytest.raises(BadInput, match="4 positions"):
-        models.check_length(learned, 5)
+        check_length(learned, 5)
 
 
 # ---- judge and gate ------------------------------------------------------------------------------------------

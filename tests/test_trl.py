@@ -12,9 +12,12 @@ from conftest import label_rows, make_model, make_tokenizer, pair_rows, sft_rows
 import dpo
 import kto
 import sft
-from common import encode, kto_kl, normalise
-from packed import base_of, share_prompts
-from training import means, pack_logps
+from common import kto_kl
+from posttrain.chat.encode import encode
+from posttrain.packed.reader import base_of, share_prompts
+from posttrain.records.layouts import normalise
+from posttrain.train.metrics import means
+from posttrain.train.packs import pack_logps
 
 pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import verify as v
-from common import BadInput
-
+from posttrain.cli import BadInput
+from posttrain.verify import checks as v
 
 # ------------------------------------------------------------------------------------------------------------ answers
 

@@ -13,10 +13,23 @@ import torch
 from conftest import ROOT, adapter_of, label_rows, log_lines, pair_rows, run_main, same_tensors, sft_rows, write
 
 import dpo
-import models
-import training
-import watch
-from common import BadInput, dpo_loss, encode, ipo_loss, normalise, prompt_ids, read_mixture
+from common import dpo_loss, ipo_loss
+from posttrain.chat.encode import encode, prompt_ids
+from posttrain.cli import BadInput
+from posttrain.model.load import load_policy, load_reference, load_tokenizer
+from posttrain.model.memory import free_memory, memory_plan, needs_checkpointing
+from posttrain.model.names import resolve_model
+from posttrain.processes import trained
+from posttrain.records.layouts import normalise
+from posttrain.records.mixture import read_mixture
+from posttrain.train import watch
+from posttrain.train.curves import curves
+from posttrain.train.metrics import means, tally
+from posttrain.train.order import batches
+from posttrain.train.packs import pack_logps, packs
+from posttrain.train.reference import reference_logps
+from posttrain.train.rows import hold_out
+from posttrain.train.watch import say, some_prompts, trouble
 
 SMALL = ["--batch-size", 8, "--lora-r", 2, "--lr", 0.01]
 
@@ -40,14 +53,14 @@ def watched(base, tmp_path_factory):
 
 def test_held_out_prompts_are_not_trained_on():
     rows = [{"prompt": f"q{n // 2}"} for n in range(400)]
-    train, held = training.hold_out(rows, 0.05, 0)
+    train, held = hold_out(rows, 0.05, 0)
     assert len(held) == 20 and len(train) + len(held) == 400
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in held}, "a prompt's answers stay together"
-    assert training.hold_out(rows, 0.05, 0) == (train, held) != training.hold_out(rows, 0.05, 1)
-    assert training.hold_out(rows[:100], 0.05, 0) == (rows[:100], []), "five rows say nothing"
-    assert len(training.hold_out(rows * 10, 0.5, 0)[1]) == 60 and training.hold_out(rows, 0, 0)[1] == []  # 20 a prompt
+    assert hold_out(rows, 0.05, 0) == (train, held) != hold_out(rows, 0.05, 1)
+    assert hold_out(rows[:100], 0.05, 0) == (rows[:100], []), "five rows say nothing"
+    assert len(hold_out(rows * 10, 0.5, 0)[1]) == 60 and hold_out(rows, 0, 0)[1] == []  # 20 a prompt
     two = [{"prompt": f"q{n % 2}"} for n in range(200)]
-    assert training.hold_out(two, 0.05, 0) == (two, []), "a prompt of 100 rows is too much for ten"
+    assert hold_out(two, 0.05, 0) == (two, []), "a prompt of 100 rows is too much for ten"
 
 
 def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
@@ -55,40 +68,40 @@ def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
     words, out = watched
     lines = log_lines(out)
     assert ["eval_loss" in line for line in lines] == [True, True, False, True]
-    tokenizer = models.load_tokenizer(base)
+    tokenizer = load_tokenizer(base)
     rows = [dpo.encode_pair(tokenizer, row, 2048) for row in read_mixture([words[3]], "pairs")]
-    train, held = training.hold_out(rows, 0.05, 0)
+    train, held = hold_out(rows, 0.05, 0)
     assert len(held) == 8
-    training.reference_logps(models.load_policy(base), held, 4096, "test", out.parent / "test/x")
-    policy = models.load_policy(str(out))
+    reference_logps(load_policy(base), held, 4096, "test", out.parent / "test/x")
+    policy = load_policy(str(out))
     with torch.no_grad():
         sums = dpo.batch_loss(policy, held, "dpo", 0.1)[1]
-    assert training.means(sums)["loss"] == pytest.approx(lines[-1]["eval_loss"], rel=1e-5)
-    assert lines[-1]["eval_rewards/margins"] == pytest.approx(training.means(sums)["rewards/margins"], abs=1e-5)
+    assert means(sums)["loss"] == pytest.approx(lines[-1]["eval_loss"], rel=1e-5)
+    assert lines[-1]["eval_rewards/margins"] == pytest.approx(means(sums)["rewards/margins"], abs=1e-5)
 
 
 def test_the_sampled_kl_is_the_kl(base):
     """Against the exact KL of every step along the same answers, from both full distributions."""
-    tokenizer, policy = models.load_tokenizer(base), models.load_policy(base, lora_r=4)
-    start = [p.detach().clone() for p in models.trained(policy)]
+    tokenizer, policy = load_tokenizer(base), load_policy(base, lora_r=4)
+    start = [p.detach().clone() for p in trained(policy)]
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": f"{n} the cat"}]) for n in range(60)]
-    assert watch.say(policy, tokenizer, start, prompts[:4], 0)["sampled_kl"] == pytest.approx(0, abs=1e-9)
+    assert say(policy, tokenizer, start, prompts[:4], 0)["sampled_kl"] == pytest.approx(0, abs=1e-9)
     generator = torch.Generator().manual_seed(3)
-    for parameter in models.trained(policy):
+    for parameter in trained(policy):
         parameter.data += 0.06 * torch.randn(parameter.shape, generator=generator)
-    moved = [p.detach().clone() for p in models.trained(policy)]
+    moved = [p.detach().clone() for p in trained(policy)]
     answers, real = [], watch.sample
     watch.sample = lambda *given: answers.extend(real(*given)) or answers
     try:
-        found = watch.say(policy, tokenizer, start, prompts, 0)
+        found = say(policy, tokenizer, start, prompts, 0)
     finally:
         watch.sample = real
-    assert all(torch.equal(p, value) for p, value in zip(models.trained(policy), moved)), "the policy is back"
+    assert all(torch.equal(p, value) for p, value in zip(trained(policy), moved)), "the policy is back"
     exact = 0.0
     for prompt, [answer] in zip(prompts, answers):
         ids, logs = torch.tensor([prompt + answer["ids"]]), []
         for values in (moved, start):
-            for parameter, value in zip(models.trained(policy), values):
+            for parameter, value in zip(trained(policy), values):
                 parameter.data.copy_(value)
             with torch.no_grad():
                 logs.append(policy(input_ids=ids).logits[0, len(prompt) - 1:-1].double().log_softmax(-1))
@@ -103,7 +116,7 @@ def test_max_kl_stops_a_run_and_keeps_its_adapter(base, tmp_path, monkeypatch, c
     lines, record = log_lines(tmp_path / "run"), json.loads((tmp_path / "run/run.json").read_text())
     assert len(lines) < 8 and lines[-1]["sampled_kl"] > 1e-6 and record["finished"]
     assert record["stopped"].startswith("sampled_kl") and "--max-kl" in capsys.readouterr().out
-    assert models.resolve_model(str(tmp_path / "run"))[1] and adapter_of(tmp_path / "run")
+    assert resolve_model(str(tmp_path / "run"))[1] and adapter_of(tmp_path / "run")
     assert all(line["sampled_kl"] <= 1e-6 for line in lines[:-1])
 
     def die(*args):
@@ -123,22 +136,22 @@ def chosen(value, rejected, tokens=10.0):
 def test_signs_of_trouble():
     """Chosen answers 0.1 nats a token below the reference: a warning, with the cause; above it none."""
     fine = [chosen(0.5, -0.5)] * 8
-    assert watch.trouble(fine, 0.1) == {} == watch.trouble([chosen(-0.1, -0.9)] * 7, 0.1)
-    assert watch.trouble([chosen(-0.04, -0.9)] * 8, 0.1) == {}  # 0.04 nats a token
-    sinks = watch.trouble([chosen(-0.1, -0.9)] * 8, 0.1)["chosen"]
+    assert trouble(fine, 0.1) == {} == trouble([chosen(-0.1, -0.9)] * 7, 0.1)
+    assert trouble([chosen(-0.04, -0.9)] * 8, 0.1) == {}  # 0.04 nats a token
+    sinks = trouble([chosen(-0.1, -0.9)] * 8, 0.1)["chosen"]
     assert "0.10 nats a token" in sinks and "margin still grows" in sinks and "--nll-weight" in sinks
-    assert "too large" in watch.trouble([chosen(-0.1, -0.05)] * 8, 0.1)["chosen"]
+    assert "too large" in trouble([chosen(-0.1, -0.05)] * 8, 0.1)["chosen"]
 
     def said(tokens, repetition):
         return {"step": 1, "sampled_tokens": tokens, "sampled_repetition": repetition}
-    assert watch.trouble([said(20, 0.0), said(33, 0.05)], 0.1) == {}
-    assert {*watch.trouble([said(20, 0.0), said(35, 0.2)], 0.1)} == {"length", "repetition"}
+    assert trouble([said(20, 0.0), said(33, 0.05)], 0.1) == {}
+    assert {*trouble([said(20, 0.0), said(35, 0.2)], 0.1)} == {"length", "repetition"}
     still = [{"step": 1, "grad_norm": 0.3, "rewards/chosen": 0.0, "rewards/rejected": 0.0}] * 3
-    assert {*watch.trouble(still, 0.1)} == {"still"} and watch.trouble(still) == {} == watch.trouble(still[:2], 0.1)
-    assert watch.trouble([*still[:2], still[2] | {"rewards/rejected": -1e-6}], 0.1) == {}
-    assert "nothing is being trained" in watch.trouble([{"step": 1, "grad_norm": 0.0}])["gradient"]
+    assert {*trouble(still, 0.1)} == {"still"} and trouble(still) == {} == trouble(still[:2], 0.1)
+    assert trouble([*still[:2], still[2] | {"rewards/rejected": -1e-6}], 0.1) == {}
+    assert "nothing is being trained" in trouble([{"step": 1, "grad_norm": 0.0}])["gradient"]
     held = [{"step": 1, "eval_loss": loss} for loss in (0.7, 0.6, 0.5, 0.55)]
-    assert watch.trouble(held) == {} and "memorised" in watch.trouble([*held, held[0]])["held out"]
+    assert trouble(held) == {} and "memorised" in trouble([*held, held[0]])["held out"]
 
 
 def test_a_run_that_sinks_its_chosen_answers_says_so_once(base, tmp_path, capsys):
@@ -180,7 +193,7 @@ def test_curves_are_drawn(watched):
     words, out = watched
     text = (out / "log.jsonl").read_text()
     (out / "log.jsonl").write_text(text.replace('"a": {', '"price_$5_to_$10": {').replace('"b": {', '"_b": {'))
-    watch.curves(out)
+    curves(out)
     data = (out / "curves.png").read_bytes()
     assert data[:4] == b"\x89PNG" and len(data) > 20_000
 
@@ -202,14 +215,14 @@ def test_a_tracker_gets_every_step(base, tmp_path):
 
 def test_a_picture_costs_no_run(tmp_path, capsys):
     (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": "much"}\n{"step"')
-    watch.curves(tmp_path)
+    curves(tmp_path)
     assert "curves.png could not be drawn (JSONDecodeError" in capsys.readouterr().out
 
 
 def test_a_slice_has_its_weight_and_its_own_numbers(base, tmp_path):
     data = write(tmp_path / "data.jsonl", rows_of(24))
     rows = read_mixture([f"{data}=2"], "pairs", slices=["b=0.5"])
-    steps = training.batches(rows, 10, 1, 0)
+    steps = batches(rows, 10, 1, 0)
     drawn = [rows[n]["slice"] for step in steps for n in step]
     assert {name: drawn.count(name) for name in "abc"} == {"a": 16, "b": 8, "c": 16}
     assert all(abs(sum(rows[n]["slice"] == "b" for n in step) - 2) <= 1 for step in steps)
@@ -228,7 +241,7 @@ def test_a_mixture_that_would_do_nothing_is_refused(base, tmp_path, capsys):
     with pytest.raises(BadInput, match="expected SLICE=WEIGHT"):
         read_mixture([data], "pairs", slices=["b"])
     with pytest.raises(BadInput, match="slice b: 8 rows at weight 0.05 are less than one a pass"):
-        training.batches(read_mixture([data], "pairs", slices=["b=0.05"]), 10, 1, 0)
+        batches(read_mixture([data], "pairs", slices=["b=0.05"]), 10, 1, 0)
     with pytest.raises(SystemExit):
         dpo.parse_args(["--model", base, "--data", data, "--out", "x", "--max-kl", "1", "--eval-every", "0"])
     assert "--eval-every must be above 0" in capsys.readouterr().err
@@ -236,24 +249,24 @@ def test_a_mixture_that_would_do_nothing_is_refused(base, tmp_path, capsys):
 
 def test_means_by_slice_by_hand():
     pack = [{"slice": "a"}, {"slice": "b"}, {"slice": "b"}]
-    sums = training.tally(pack, torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 3.0, 1.0]),
+    sums = tally(pack, torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 3.0, 1.0]),
                           {"x": torch.tensor([1.0, math.nan, 5.0])})
-    found = training.means(sums)
+    found = means(sums)
     assert found["loss"] == pytest.approx((1 + 6 + 4) / 5) and found["x"] == 3.0
     assert found["slices"] == {"a": {"loss": 1.0, "x": 1.0}, "b": {"loss": 2.5, "x": 5.0}}
-    assert "slices" not in training.means(training.tally(pack[1:], torch.ones(2), torch.ones(2), {}))
+    assert "slices" not in means(tally(pack[1:], torch.ones(2), torch.ones(2), {}))
 
 
 def test_soft_labels_are_the_expected_loss(tokenizer, model):
     """A row of p = 0.8 loses what 0.8 of its pair and 0.2 of the turned pair lose, as with a smoothing of 0.2."""
-    from packed import share_prompts
+    from posttrain.packed.reader import share_prompts
 
     share_prompts(model.requires_grad_(False))
     row = {"weight": 1.0} | normalise(pair_rows(1)[0] | {"p": 0.8}, "pairs")
     row["seqs"] = [encode(tokenizer, row["prompt"], row[side]) | {"ref": ref}
                    for side, ref in (("chosen", -25.0), ("rejected", -31.0))]
     with torch.no_grad():
-        logps, tokens = training.pack_logps(model, [row])
+        logps, tokens = pack_logps(model, [row])
         ratio = logps - torch.tensor([[-25.0, -31.0]])
         for loss, function, parts in (("dpo", dpo_loss, ratio), ("ipo", ipo_loss, ratio / tokens)):
             one, other = parts.unbind(1)
@@ -288,20 +301,22 @@ def test_selfcheck_passes(base, tmp_path, capsys, stage, make):
 
 @pytest.mark.parametrize("fault", ["head", "positions", "reference"])
 def test_selfcheck_finds_planted_faults(base, tmp_path, monkeypatch, capsys, fault):
-    import packed
+    from posttrain.packed import lines as lines_room
+    from posttrain.packed.head import HeadLogps
+    from posttrain.packed.lines import lay_out
 
     if fault == "head":  # a gradient that is ten per cent too large
-        real = packed.HeadLogps.backward
-        monkeypatch.setattr(packed.HeadLogps, "backward",
+        real = HeadLogps.backward
+        monkeypatch.setattr(HeadLogps, "backward",
                             staticmethod(lambda ctx, grad: (real(ctx, grad)[0] * 1.1, *[None] * 6)))
     policy = dpo.load_policy
     if fault == "positions":  # after the check that share_prompts makes
         def broken(seqs, *rest, **more):
             line = lay_out(seqs, *rest, **more)
             return line | {"positions": line["positions"] + torch.arange(len(line["ids"])) // 3}
-        lay_out = packed.lay_out
+        lay_out = lay_out
         monkeypatch.setattr(dpo, "load_policy",
-                            lambda *given: (policy(*given), monkeypatch.setattr(packed, "lay_out", broken))[0])
+                            lambda *given: (policy(*given), monkeypatch.setattr(lines_room, "lay_out", broken))[0])
     if fault == "reference":
         real = dpo.reference_logps
 
@@ -318,18 +333,18 @@ def test_selfcheck_finds_planted_faults(base, tmp_path, monkeypatch, capsys, fau
 
 def test_the_memory_plan_counts_what_a_model_has(base, capsys, tmp_path):
     """Weights and adapter of the plan = bytes of a loaded model's tensors; the rest grows with the tokens."""
-    memory = models.memory_plan(base, "none", 4, 1000)
-    policy = models.load_policy(base, "none", 4)
+    memory = memory_plan(base, "none", 4, 1000)
+    policy = load_policy(base, "none", 4)
     frozen = [p for p in policy.parameters() if not p.requires_grad]
     assert memory["weights"] == 2 * sum(p.numel() for p in frozen)
-    assert memory["adapter"] == 10 * sum(p.numel() for p in models.trained(policy))
-    small = models.memory_plan(base, "nf4", 4, 1000)["weights"]
+    assert memory["adapter"] == 10 * sum(p.numel() for p in trained(policy))
+    small = memory_plan(base, "nf4", 4, 1000)["weights"]
     linear = sum(m.weight.numel() for name, m in policy.named_modules() if "layers" in name and "base_layer" in name)
     assert small == pytest.approx(memory["weights"] - linear * (2 - 0.516))
-    assert models.memory_plan(base, "none", 4, 2000)["activations"] == 2 * memory["activations"]
+    assert memory_plan(base, "none", 4, 2000)["activations"] == 2 * memory["activations"]
     assert memory["checkpointed"] < memory["activations"]
     total = sum(memory.values()) - memory["checkpointed"]
-    assert models.needs_checkpointing(memory, total) and not models.needs_checkpointing(memory, 1.2 * total)
+    assert needs_checkpointing(memory, total) and not needs_checkpointing(memory, 1.2 * total)
     data = write(tmp_path / "d.jsonl", sft_rows(9))
     assert run_main("sft", "--model", base, "--data", data, "--out", tmp_path / "run", "--plan") == 0
     assert "memory   about" in capsys.readouterr().out and not (tmp_path / "run").exists()
@@ -341,11 +356,11 @@ def test_a_deleted_reference_leaves_the_memory(base, tokenizer):
 
     gc.disable()
     try:
-        other = models.load_reference(base, tokenizer, "none")
+        other = load_reference(base, tokenizer, "none")
         left = weakref.ref(other.lm_head.weight)
         del other
         assert left() is not None, "nothing to free: the test says nothing"
-        models.free_memory()
+        free_memory()
         assert left() is None
     finally:
         gc.enable()
@@ -358,26 +373,26 @@ def test_plans_and_adapters_of_other_kinds(base, tmp_path):
 
     config = transformers.GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=40)
     config.save_pretrained(tmp_path / "gpt2")
-    memory = models.memory_plan(str(tmp_path / "gpt2"), "nf4", 4, 100)
+    memory = memory_plan(str(tmp_path / "gpt2"), "nf4", 4, 100)
     assert memory["dequantise"] == 2 * 4 * 32 * 32 and memory["adapter"] > 0
     config = json.loads((tmp_path / "gpt2/config.json").read_text()) | {"n_head": 7}
     (tmp_path / "gpt2/config.json").write_text(json.dumps(config))
     with pytest.raises(BadInput, match="gpt2: "):
-        models.memory_plan(str(tmp_path / "gpt2"), "nf4", 4, 100)
+        memory_plan(str(tmp_path / "gpt2"), "nf4", 4, 100)
     other = get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), IA3Config(
         target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"))
     other.save_pretrained(tmp_path / "ia3")
     with pytest.raises(BadInput, match="another kind than LoRA"):
-        models.load_policy(str(tmp_path / "ia3"))
+        load_policy(str(tmp_path / "ia3"))
     (tmp_path / "ia3/adapter_config.json").write_text("{}")
     with pytest.raises(BadInput, match="names no base model"):
-        models.resolve_model(str(tmp_path / "ia3"))
-    policy = models.load_policy(base)
+        resolve_model(str(tmp_path / "ia3"))
+    policy = load_policy(base)
     policy.config.max_position_embeddings = 60
     rows = [{"seqs": [{"ids": [5] * length + [6], "mask": [0] * length + [1]}]} for length in (12, 13, 5)]
-    assert list(map(len, watch.some_prompts(rows, policy))) == [12, 5] and watch.some_prompts(rows[1:2], policy) == []
+    assert list(map(len, some_prompts(rows, policy))) == [12, 5] and some_prompts(rows[1:2], policy) == []
     with pytest.raises(BadInput, match="--max-kl"):
-        watch.some_prompts(rows[1:2], policy, 1.0)
+        some_prompts(rows[1:2], policy, 1.0)
 
 
 def test_checkpointing_changes_nothing(base, tokenizer):
@@ -386,12 +401,12 @@ def test_checkpointing_changes_nothing(base, tokenizer):
         row["seqs"] = [encode(tokenizer, row["prompt"], row["completion"])]
     slopes, calls = [], []
     for checkpointing in (False, True):
-        policy = models.load_policy(base, "none", 4, checkpointing=checkpointing)
+        policy = load_policy(base, "none", 4, checkpointing=checkpointing)
         before = len(calls)
         policy.get_base_model().model.layers[0].mlp.register_forward_pre_hook(lambda *given: calls.append(1))
-        training.pack_logps(policy, rows)[0].sum().backward()
+        pack_logps(policy, rows)[0].sum().backward()
         assert len(calls) - before == 1 + checkpointing, "the layer is computed anew in the backward pass"
-        slopes.append(torch.cat([p.grad.flatten() for p in models.trained(policy)]))
+        slopes.append(torch.cat([p.grad.flatten() for p in trained(policy)]))
     assert slopes[0].norm() > 0 and torch.allclose(*slopes, rtol=1e-5, atol=1e-7)
 
 
@@ -433,13 +448,15 @@ def test_two_processes_train_as_one(base, tmp_path, stage, config, quantize):
 def test_no_process_waits_for_one_that_refuses(tmp_path):
     """The first alone opens the run record; when it refuses, all do."""
     code = """if 1:
-        import atexit, sys, common, models, torch.distributed as dist
+        import atexit, sys, torch.distributed as dist
+        from posttrain.cli import BadInput, run
+        from posttrain.processes import from_first
         atexit.register(dist.destroy_process_group)  # as join_processes does
         dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
         def refuse():
-            raise common.BadInput(f"process {dist.get_rank()} refuses")
-        print(models.from_first(lambda: dist.get_rank() + 5))
-        common.run(lambda args: models.from_first(refuse), None)"""
+            raise BadInput(f"process {dist.get_rank()} refuses")
+        print(from_first(lambda: dist.get_rank() + 5))
+        run(lambda args: from_first(refuse), None)"""
     started = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "store", str(rank)], stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, text=True, cwd=ROOT) for rank in range(2)]
     for process in started:
@@ -451,7 +468,7 @@ def test_fsdp_hands_the_line_itself_to_the_layers():
     """On a GPU it copies every dict among a model's arguments, and what the layers count in it would be lost."""
     from torch.distributed.utils import _to_kwargs
 
-    from packed import lay_out
+    from posttrain.packed.lines import lay_out
 
     line = lay_out([{"ids": [1, 2, 3], "mask": [0, 1, 1]}]) | {"keep": True}
     assert _to_kwargs((), {"line": line}, torch.device("cpu"), False)[1][0]["line"] is line
@@ -460,11 +477,11 @@ def test_fsdp_hands_the_line_itself_to_the_layers():
 def test_every_process_reads_as_many_packs():
     rows = [{"id": n, "weight": 2.0, "seqs": [{"ids": [n] * 10, "mask": [0] * 5 + [1] * 5}]} for n in range(7)]
     for size in (1, 2, 3, 16):
-        shares = [training.packs(rows, 20, rank, size) for rank in range(size)]
+        shares = [packs(rows, 20, rank, size) for rank in range(size)]
         assert {len(share) for share in shares} == {math.ceil(4 / size)}
         read = [row for share in shares for pack in share for row in pack]
         assert sorted(row["id"] for row in read if row["weight"]) == [*range(7)]
-    copies = training.packs(rows, 20, 1, 3)[1]
-    sums = training.tally(copies, torch.ones(1), torch.zeros(1), {"x": torch.ones(1)})
+    copies = packs(rows, 20, 1, 3)[1]
+    sums = tally(copies, torch.ones(1), torch.zeros(1), {"x": torch.ones(1)})
     assert [row["weight"] for row in copies] == [0.0] and not sums
-    assert training.packs([], 20, 1, 2) == []
+    assert packs([], 20, 1, 2) == []

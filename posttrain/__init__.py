@@ -1,0 +1,35 @@
+"""What the stages share, by trade; each room uses only those before it.
+
+cli, hashing    bad input in one line, parsers; hashes and seeds
+records/        JSONL files and the layouts that people have -> message lists
+chat/           messages -> text -> tokens and masks
+processes       several processes that train as one
+run/            run folders: records, resume, logs, where a model comes from
+packed/         lines of packed tokens: a prompt is read once for all its answers
+model/          loading, QLoRA, memory
+generate/       answers from a local model or an endpoint
+train/          what the trainers share beside their loop
+verify/         answers, calls, code, constraints: right or wrong
+filters         flags on answers that are broken
+judging/        what a judge is shown, and what it says
+gating/         the release gate: suites, answers, the rule, the report
+
+Copy a stage, common.py and this folder: nothing is installed.
+"""
+
+import logging
+import os
+import warnings
+
+# Library noise stays off the user's screen. This runs before any library is loaded.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DELAY": "1",
+}
+for name, value in QUIET.items():
+    os.environ.setdefault(name, value)

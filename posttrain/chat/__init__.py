@@ -1,0 +1,1 @@
+"""Chat: messages -> text -> tokens and masks."""

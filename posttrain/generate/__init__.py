@@ -1,0 +1,1 @@
+"""Answers: from a local model, or from an endpoint."""

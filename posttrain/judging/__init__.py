@@ -1,0 +1,1 @@
+"""Judging: what a judge is shown, and what it says."""

@@ -1,0 +1,1 @@
+"""Models and tokenizers: names, loading, memory."""

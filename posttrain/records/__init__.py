@@ -1,0 +1,1 @@
+"""Records: JSONL in, message lists out."""

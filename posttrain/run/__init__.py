@@ -1,0 +1,1 @@
+"""Run folders: what was done, with what, at what cost."""

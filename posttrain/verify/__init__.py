@@ -1,0 +1,1 @@
+"""Verifiers: is an answer right? Yes, no, or it cannot be told."""
