@@ -94,7 +94,7 @@ RUNS = {
         ["kto"],
     ),
     "mask": ("dpo.py --model runs/sft --out runs/mask --show-mask --data runs/judged/pairs.jsonl", ["judged"]),
-    "plan": ("kto.py --model runs/sft --out runs/plan --plan --data runs/judged/labels.jsonl", ["judged"]),
+    "plan": ("kto.py --model runs/sft --out runs/plan --plan --tokens-per-second 7000 --data runs/judged/labels.jsonl", ["judged"]),
 }
 PRINTED = ("mask", "plan")  # these write nothing: their words are compared
 
@@ -159,7 +159,7 @@ def wanted_runs(only):
 
 def run_all(checkout, work, names):
     """Run the stages of one checkout in `work` -> {name: what it printed}. Ends the program when one fails."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}  # peft writes sets
     environment.pop("PYTHONPATH", None)
     printed = {}
     for name in names:
@@ -189,12 +189,13 @@ def without_clock(value):
     return value
 
 
-def content(path):
-    """What is compared of a file: its bytes, or its values without the clock."""
+def content(path, folder):
+    """What is compared of a file: its bytes, or its values without the clock and without the name of `folder`."""
     if path.name == "log.jsonl":
         return [without_clock(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     if path.name in ("run.json", "report.json") or path.name.endswith(".run.json"):
-        return without_clock(json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8").replace(str(folder), "")
+        return without_clock(json.loads(text))
     return path.read_bytes()
 
 
@@ -228,7 +229,7 @@ def compare(ours, theirs):
     lines = [f"{path} is written by one checkout only" for path in sorted(files[ours] ^ files[theirs])]
     both = sorted(files[ours] & files[theirs])
     for path in both:
-        one, other = content(ours / path), content(theirs / path)
+        one, other = content(ours / path, ours), content(theirs / path, theirs)
         if one != other:
             lines.append(f"{path}: {first_difference(one, other)}")
     return lines, len(both)

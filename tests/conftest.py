@@ -27,11 +27,6 @@ WORDS = ("the cat sat on the mat and the dog ran to the red house because it was
          "the answer is five. please write a short poem about a river in the north.").split()
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: too long for every change (make slow)")
-    config.addinivalue_line("filterwarnings", "ignore::FutureWarning")
-
-
 def make_tokenizer():
     """A byte-level BPE of 320 tokens with ChatML's markers: every text can be written in it. Two line breaks are one
     token at the end of a text and two before a word, as in GPT-2."""

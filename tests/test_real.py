@@ -2,13 +2,10 @@
 
 import json
 import math
-import sys
 
-import pytest
-from conftest import ROOT, adapter_of, log_lines, run_main
-
-sys.path.insert(0, str(ROOT / "data"))
 import benchmarks
+import pytest
+from conftest import adapter_of, log_lines, run_main
 
 import kto
 from posttrain.chat.encode import encode

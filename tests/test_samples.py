@@ -1,13 +1,11 @@
 """The hand-written samples in data/: ids, types, and that the verifiers agree with the people who wrote the answers."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 from posttrain.gating.decision import PROFILES
 from posttrain.gating.suite import TYPES, read_policy, read_suite
 from posttrain.verify.checks import check_call, check_fields, is_number, parse_call, verify

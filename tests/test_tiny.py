@@ -3,15 +3,11 @@
 import json
 import random
 import re
-import sys
 from functools import cache
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "data" / "make"), str(ROOT / "bench")]
 import make_tiny
+import pytest
 import seeds
 import table
 import world

@@ -6,6 +6,7 @@ import random
 
 import pytest
 from conftest import label_rows, pair_rows, run_main, run_script, sft_rows, write
+from junk import ASSISTANT, JUNK, TEXT_DAMAGE, USER, check_message, places
 
 from posttrain.cli import BadInput
 from posttrain.records.files import read_records
@@ -13,8 +14,6 @@ from posttrain.records.jsonl import read_jsonl
 from posttrain.records.layouts import normalise
 from posttrain.records.mixture import read_mixture
 
-USER = {"role": "user", "content": "Hi"}
-ASSISTANT = {"role": "assistant", "content": "Hello"}
 OTHER = {"role": "assistant", "content": "Go away"}
 CALL = {"role": "assistant", "content": "", "tool_calls": [
     {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]}
@@ -130,26 +129,6 @@ VALID = {
                {"prompt": "Hi", "completion": "Hello", "scores": {"helpful": 4, "safe": None}},
                {"prompt": "Hi", "chosen": "Hello", "rejected": "No", "label_chosen": True, "label_rejected": None}],
 }
-JUNK = [None, True, False, 0, -1, 10**40, 1e300, 0.5, "", " ", "assistant", "<|im_end|>", [], {}, [[]], [{}], [None],
-        {"a": {}}, "\ud800", "\x00", [1, 2], {"role": "assistant"}, {"role": "wizard", "content": "x"}, [USER],
-        [ASSISTANT], [USER, USER], [ASSISTANT, ASSISTANT], {"name": 3}, "[{", "{}", "[1]", '{"name": "f"}',
-        float("nan"), float("inf"), [[[[[[[]]]]]]], {"type": "function", "function": 5}, {"function": {"name": None}},
-        -1e-9]
-TEXT_DAMAGE = [lambda t, r: t[:r.randrange(len(t))], lambda t, r: t + t, lambda t, r: t.replace(":", "", 1),
-               lambda t, r: t.replace('"', "'", 2), lambda t, r: "[" * 100_000 + t, lambda t, r: f"[{t}]",
-               lambda t, r: t.replace("{", '{"x": 1e999, ', 1), lambda t, r: t.replace("{", '{"x": NaN, ', 1),
-               lambda t, r: t.replace("{", '{"x": ' + "9" * 5000 + ", ", 1), lambda t, r: '"' + t,
-               lambda t, r: '{"prompt": ' * 5000, lambda t, r: "null", lambda t, r: "\\", lambda t, r: t + " x",
-               lambda t, r: '{"prompt": "\\ud800", "completion": "\\udc00"}', lambda t, r: "\x00" + t]
-
-
-def places(value, path=()):
-    """All paths to a part of a JSON value."""
-    found = [path] if path else []
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else []
-    return found + [p for key, part in parts for p in places(part, (*path, key))]
-
-
 def mutate(row, rng):
     """One to three seeded faults in a valid row: a part replaced by junk, removed, doubled or renamed."""
     row = copy.deepcopy(row)
@@ -188,13 +167,6 @@ def broken_files(count):
             at = rng.randrange(len(data))
             data = data[:at] + rng.choice([b"\xff", b"\xc3", b"\x80\x80", b"\xed\xa0\x80"]) + data[at:]
         yield kind, data + b"\n" * rng.choice((0, 1, 2))
-
-
-def check_message(error, path, where=True):
-    text = str(error)
-    assert "\n" not in text and len(text) < 600, text
-    assert not where or text.startswith((f"{path}:", f"{path}: no records")), text
-    text.encode()  # it can be printed
 
 
 def test_a_thousand_broken_records_read_or_are_refused_in_one_line(tmp_path):

@@ -2,13 +2,10 @@
 
 import json
 import re
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from posttrain.cli import BadInput
 from posttrain.verify import checks as v
 

@@ -3,20 +3,17 @@
 import copy
 import json
 import random
-import sys
 
+import benchmarks
 import pytest
 from conftest import ROOT, write
-from test_records import JUNK, TEXT_DAMAGE, check_message, places
+from junk import JUNK, TEXT_DAMAGE, check_message, places
 
 from posttrain.cli import BadInput
 from posttrain.gating.suite import BUDGETS, choice_index, read_lm_eval, read_policy, read_suite
 from posttrain.records import jsonl as jsonl_room
 from posttrain.records.files import hub_rows
 from posttrain.verify.checks import verify
-
-sys.path[:0] = [str(ROOT / "data" / "make")]
-import benchmarks
 
 USER = [{"role": "user", "content": "Hi"}]
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
