@@ -289,12 +289,12 @@ def test_judge_pairs_asks_both_ways(tokenizer, constitution, monkeypatch):
     pair = prompt, [message("good"), message("bad")], "chat", None
     sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
     for place, content in ((0.0, 2.0), (1.0, 2.0), (3.0, 1.0), (0.0, -1.0)):
-        monkeypatch.setattr("scoring.tree_logits", lettered(place, content))
+        monkeypatch.setattr("posttrain.judging.scoring.tree_logits", lettered(place, content))
         [(p, tokens), (again, _)] = judge_pairs(None, tokenizer, read, [pair, pair])
         assert p == again == pytest.approx([sigmoid(place + content), sigmoid(content - place)], abs=1e-6)
     prefix, orders, tail = pair_ids(tokenizer, read, *pair[:3])
     assert tokens == 2 * len(prefix) + sum(map(len, orders)) + 2 * len(tail)
-    monkeypatch.setattr("scoring.tree_logits", lambda model, rows: [([0, 1], torch.zeros(2, 320), [1, 1])])
+    monkeypatch.setattr("posttrain.judging.scoring.tree_logits", lambda model, rows: [([0, 1], torch.zeros(2, 320), [1, 1])])
     assert judge_pairs(None, tokenizer, read, [pair])[0][0] == [None, None]
 
 
@@ -675,7 +675,7 @@ def test_both_orders_are_asked_of_what_no_verifier_tells_apart(judge_folder, con
                      for prompt, texts, *more in pairs)
         return [(p[(len(asked) - len(pairs) + k) % 2], 1000) for k in range(len(pairs))]
 
-    monkeypatch.setattr("scoring.judge_pairs", judge_pairs)
+    monkeypatch.setattr("posttrain.judging.scoring.judge_pairs", judge_pairs)
     data, out = write(tmp_path / "c.jsonl", candidate_rows(12)), {}
     for name, more in (("plain", ["--no-orders"]), ("both", [])):
         run_main("judge", "--judge", judge_folder, "--constitution", constitution, "--data", data, "--out",
@@ -837,7 +837,7 @@ def test_resume_after_a_kill_at_any_batch(judge_folder, constitution, tmp_path, 
     """A kill inside any append, which leaves a torn line: the same command gives the files of an undisturbed run."""
     data = write(tmp_path / "c.jsonl", candidate_rows(20))
     model = transformers.AutoModelForCausalLM.from_pretrained(judge_folder).requires_grad_(False)
-    monkeypatch.setattr("scoring.load_model", lambda *_, **__: copy.deepcopy(model))
+    monkeypatch.setattr("posttrain.judging.scoring.load_model", lambda *_, **__: copy.deepcopy(model))
     append = judge.append_lines
 
     class Killed(Exception):
@@ -877,7 +877,7 @@ def test_no_verify_plan_and_refusals(judge_folder, constitution, tmp_path, monke
     assert run_main("judge", *command, "--no-verify", "math") == 0 and "nothing to do" in capsys.readouterr().out
     with pytest.raises(BadInput, match="other arguments.*no_verify"):
         run_main("judge", *command)
-    monkeypatch.setattr("scoring.load_model", None)
+    monkeypatch.setattr("posttrain.judging.scoring.load_model", None)
     command[-1] = tmp_path / "new"
     assert run_main("judge", *command, "--plan") == 0 and not (tmp_path / "new").exists()
     with pytest.raises(BadInput, match="--bad 4.0 must be below --good 4.0"):

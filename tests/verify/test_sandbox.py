@@ -233,7 +233,7 @@ def test_the_child_has_no_test_and_the_tester_no_code(monkeypatch):
 
 
 def test_without_isolation_it_refuses(monkeypatch):
-    monkeypatch.setattr("sandbox.find_sandbox", lambda: None)
+    monkeypatch.setattr("posttrain.verify.sandbox.find_sandbox", lambda: None)
     with pytest.raises(BadInput, match="bubblewrap"):
         run_tests(SQUARE, TESTS)
     with pytest.raises(BadInput, match="bubblewrap"):
