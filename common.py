@@ -1,81 +1,158 @@
-"""What every stage shares because a mistake in it would be silent: records, chat -> tokens and masks, losses, cost.
+"""The arithmetic of post-training: log-probabilities of answers, losses, and what data costs.
 
-Shapes: B = sequences in a pack, T = padded length in tokens, V = vocabulary. `mask` marks the tokens that are trained
-on (1 = supervised). `logps` are natural-log probabilities, `ratio` = policy - reference, `reward` = beta * ratio."""
+Shapes: B = sequences in a batch, T = their padded length in tokens, V = words of the vocabulary,
+S = supervised tokens of all sequences.
+mask    marks the tokens that are trained on (1 = supervised)
+logps   natural logarithms of probabilities, summed over the supervised tokens of a sequence
+ratio   logps of the policy - logps of the reference
+reward  beta x ratio
+Every loss below is a value for each row or pair: nothing is averaged here.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+# ---- log-probabilities of answers ----------------------------------------------------------------
+
 
 def completion_logps(model, rows, pad_id=0, by_token=False):
-    """Summed log-probability of the supervised tokens of each row -> (logps [B] float64, tokens [B] long); by_token:
-    those of the single tokens, row after row.
+    """Log-probabilities of the supervised tokens of each row, by the plain padded path.
 
-    rows: [{"ids", "mask"}, ...], padded on the right here; padding is known by length, never by its id. The one place
-    with the one-token shift: the logits at t-1 score the token at t. Only supervised positions reach the head."""
-    device, T = model.device, max(len(row["ids"]) for row in rows)
-    ids = torch.tensor([row["ids"] + [pad_id] * (T - len(row["ids"])) for row in rows], device=device)  # [B, T]
-    mask = torch.tensor([row["mask"] + [0] * (T - len(row["mask"])) for row in rows], device=device).bool()
-    attention = torch.tensor([[1] * len(row["ids"]) + [0] * (T - len(row["ids"])) for row in rows], device=device)
-    keep = torch.zeros_like(mask)
-    keep[:, :-1] = mask[:, 1:]
-    logits = model(input_ids=ids, attention_mask=attention, logits_to_keep=keep, use_cache=False).logits
-    logits = (logits[keep] if logits.dim() == 3 else logits).float()  # [supervised tokens, V]
-    targets = ids[:, 1:][mask[:, 1:]]
-    token_logps = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    rows: [{"ids": token ids, "mask": 0 or 1 for each}, ...], padded on the right here.
+    Returns (logps [B] float64, supervised tokens [B]); with by_token the single tokens' values [S],
+    row after row.
+
+    This is where the one-token shift stands: the logits at place t-1 score the token at place t.
+    Only supervised places reach the output layer. Padding is known by the rows' lengths, never by
+    its id, which may be the id of a real token.
+    """
+    device = model.device
+    T = max(len(row["ids"]) for row in rows)
+    ids = torch.full((len(rows), T), pad_id, device=device)  # [B, T]
+    attention = torch.zeros((len(rows), T), dtype=torch.long, device=device)
+    mask = torch.zeros((len(rows), T), dtype=torch.bool, device=device)
+    for number, row in enumerate(rows):
+        length = len(row["ids"])
+        ids[number, :length] = torch.tensor(row["ids"], device=device)
+        attention[number, :length] = 1
+        mask[number, :length] = torch.tensor(row["mask"], device=device).bool()
+
+    # The first token has nothing before it that could predict it, so its mask does not count.
+    predicts = torch.zeros_like(mask)
+    predicts[:, :-1] = mask[:, 1:]
+    targets = ids[:, 1:][mask[:, 1:]]  # [S]
+
+    output = model(
+        input_ids=ids, attention_mask=attention, logits_to_keep=predicts, use_cache=False
+    )
+    logits = output.logits
+    if logits.dim() == 3:  # a model that ignores logits_to_keep
+        logits = logits[predicts]
+    logits = logits.float()  # [S, V]
+    token_logps = logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)  # [S]
     if by_token:
         return token_logps
+
+    row_of_token = predicts.nonzero()[:, 0]
     logps = torch.zeros(len(rows), dtype=torch.float64, device=device)
-    return logps.index_add(0, keep.nonzero()[:, 0], token_logps.double()), keep.sum(1)
+    logps = logps.index_add(0, row_of_token, token_logps.double())
+    return logps, predicts.sum(1)
 
 
-def dpo_loss(ratio_chosen, ratio_rejected, beta, label_smoothing=0.0):
-    """DPO per pair (arXiv 2305.18290, eq. 7). ln 2 at zero ratios. [B], [B] -> [B]
-
-    label_smoothing (number or [B]): probability that the label is wrong; the expected loss (conservative DPO)."""
-    margin = beta * (ratio_chosen - ratio_rejected)
-    return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
+# ---- losses --------------------------------------------------------------------------------------
 
 
-def ipo_loss(ratio_chosen, ratio_rejected, beta, label_smoothing=0.0):
-    """IPO per pair (Identity preference optimisation, arXiv 2310.12036, eq. 17): (difference - 1/(2 beta))^2.
+def dpo_loss(chosen, rejected, beta, label_smoothing=0.0):
+    """DPO (arXiv 2305.18290, eq. 7) for each pair. Its value at zero ratios is ln 2.
 
-    1/(4 beta^2) at zero ratios. The ratios are per-token means (--ipo-length mean, as TRL) or sums (--ipo-length sum);
-    the caller divides. beta is the paper's tau: higher keeps the policy closer to the reference. label_smoothing as in
-    dpo_loss. [B] -> [B]"""
-    margin, target = ratio_chosen - ratio_rejected, 1 / (2 * beta)
-    return (1 - label_smoothing) * (margin - target) ** 2 + label_smoothing * (margin + target) ** 2
+    chosen, rejected: ratios [B] of the two answers. label_smoothing (a number or [B]): the
+    probability that the label is wrong; the loss is then the expected one (conservative DPO).
+    Returns [B].
+    """
+    margin = beta * (chosen - rejected)
+    loss_if_right = -F.logsigmoid(margin)
+    loss_if_wrong = -F.logsigmoid(-margin)
+    return (1 - label_smoothing) * loss_if_right + label_smoothing * loss_if_wrong
+
+
+def ipo_loss(chosen, rejected, beta, label_smoothing=0.0):
+    """IPO, Identity preference optimisation (arXiv 2310.12036, eq. 17), for each pair.
+
+    Its value at zero ratios is 1/(4 beta^2). chosen, rejected: ratios [B], means per token
+    (--ipo-length mean, as TRL has it) or sums; the caller divides. beta is the paper's tau: a
+    higher one keeps the policy closer to the reference. label_smoothing as in dpo_loss.
+    """
+    margin = chosen - rejected
+    target = 1 / (2 * beta)
+    loss_if_right = (margin - target) ** 2
+    loss_if_wrong = (margin + target) ** 2
+    return (1 - label_smoothing) * loss_if_right + label_smoothing * loss_if_wrong
+
+
+class PairLoss(NamedTuple):
+    """A loss on pairs of answers, and what dpo.py must know about it."""
+
+    function: Callable  # (chosen [B], rejected [B], beta, label_smoothing) -> [B]
+    at_zero: Callable  # beta -> its value where chosen and rejected are 0
+    beta: float  # the default of --beta
+    per_token: bool = False  # it is given means per token where --ipo-length says mean
+    needs_reference: bool = True  # it is given ratios; without a reference the policy's own logps
+
+
+# A new loss is a function above and a line here; dpo.py --loss then knows it.
+PAIR_LOSSES = {
+    "dpo": PairLoss(dpo_loss, lambda beta: math.log(2), beta=0.1),
+    "ipo": PairLoss(ipo_loss, lambda beta: 1 / (4 * beta**2), beta=1.0, per_token=True),
+}
 
 
 def kto_loss(ratio, label, kl, beta):
-    """KTO per answer (arXiv 2402.01306, eq. 7), before weights: 0.5 at zero ratio and KL. [B], [B] bool, scalar -> [B]
+    """KTO (arXiv 2402.01306, eq. 7) for each answer, before weights.
 
-    Desirable: 1 - sigmoid(beta (ratio - kl)). Undesirable: 1 - sigmoid(beta (kl - ratio)). kl: see kto_kl."""
+    Its value at zero ratio and zero KL is 0.5. ratio [B]; label [B] bool, True = desirable; kl: the
+    reference point of the step, a scalar (kto_kl). Returns [B]:
+    desirable: 1 - sigmoid(beta (ratio - kl)); undesirable: 1 - sigmoid(beta (kl - ratio)).
+    """
     return 1 - torch.sigmoid(beta * torch.where(label, ratio - kl, kl - ratio))
 
 
 def kto_kl(ratio):
-    """KTO's reference point z0: the mean ratio of mismatched answers, never below 0, without gradient. [B] -> scalar"""
+    """KTO's reference point z0, a scalar without gradient.
+
+    It is the mean ratio [B] of answers to other prompts, an estimate of the KL between policy and
+    reference, and never below 0.
+    """
     return ratio.detach().mean().clamp(min=0)
 
 
+# ---- cost: data is P prompts x N candidates x T tokens, paid twice (generation and judging) ------
+
+
 def generation_tokens(prompts, n, answer_len, prompt_len):
-    """(tokens read, tokens written) for N answers to each of P prompts; each prompt is read once for its N answers."""
+    """(tokens read, tokens written) for N answers to each prompt, which is read once for all N."""
     return prompts * prompt_len, prompts * n * answer_len
 
 
 def judge_tokens(prompts, n, answer_len, prompt_len, rubric_len):
-    """Tokens a judge reads: P x (rubric + prompt + N x T) when rubric and prompt are shared by the N candidates."""
+    """Tokens a judge reads: P x (rubric + prompt + N x T): rubric and prompt are read once."""
     return prompts * (rubric_len + prompt_len + n * answer_len)
 
 
 def money(tokens=0, price_per_million=0.0, seconds=0.0, price_gpu_hour=0.0):
-    """Cost in the currency of the prices: per million tokens, plus per GPU-hour."""
+    """Cost in the currency of the prices: per million tokens, plus per hour of a GPU."""
     return tokens * price_per_million / 1e6 + seconds * price_gpu_hour / 3600
 
 
 def cost_line(record):
-    """One line for the terminal from a forecast or a measurement {"tokens", "seconds", "cost"}."""
-    seconds = "time unknown (--tokens-per-second)" if record["seconds"] is None else f"{record['seconds']:.0f} s"
-    cost = "unknown" if record["cost"] is None else f"{record['cost']:.4f}"
+    """One line from a forecast or a measurement {"tokens", "seconds", "cost"}; None is unknown."""
+    seconds = "time unknown (--tokens-per-second)"
+    if record["seconds"] is not None:
+        seconds = f"{record['seconds']:.0f} s"
+    cost = "unknown"
+    if record["cost"] is not None:
+        cost = f"{record['cost']:.4f}"
     return f"{record['tokens']:,.0f} tokens, {seconds}, cost {cost}"

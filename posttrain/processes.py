@@ -69,10 +69,9 @@ def summed(values):
     return total
 
 
-def sum_gradients(model):
+def sum_gradients(parameters):
     """Sum the adapter's gradient over all processes, in one message."""
     if torch.distributed.is_initialized():
-        parameters = trained(model)
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = torch.cat([grad.flatten() for grad in grads])
         torch.distributed.all_reduce(flat)
@@ -109,3 +108,31 @@ def shard(model):
         if options.get("use_cache"):
             torch.distributed.broadcast(output.logits, 0)
     model.register_forward_hook(same_logits, with_kwargs=True)
+
+
+def rank():
+    """The number of this process; 0 where there is one."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def size():
+    """How many processes there are."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def my_share(items, idle_copy):
+    """This process's share of a list: every size-th item, as many as every other process gets.
+
+    What is missing is filled up with idle_copy(last item): under FSDP all must read the model
+    equally often.
+    """
+    return share_out(items, idle_copy, rank(), size())
+
+
+def share_out(items, idle_copy, rank, size):
+    """my_share of process `rank` of `size`."""
+    if not items:
+        return []
+    missing = -len(items) % size
+    filled = [*items, *[idle_copy(items[-1])] * missing]
+    return filled[rank::size]

@@ -64,8 +64,9 @@ def save_folder(path, seed=0):
 @pytest.fixture(autouse=True, scope="session")
 def no_drawing():
     """Curves take a second to draw: runs inside this process leave them out; tests/test_watch.py draws some."""
-    for stage in ("sft", "dpo", "kto"):
-        importlib.import_module(stage).curves = lambda out: None
+    from posttrain.train import training_run
+
+    training_run.curves = lambda out: None
 
 
 @pytest.fixture(scope="session")

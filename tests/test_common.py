@@ -170,19 +170,20 @@ def training_rows(rows, kind, tokenizer):
 
 def loss_of(stage, rows, model, pack_tokens):
     """(loss, gradient vector) of a batch, accumulated over packs as the trainers do it."""
-    from posttrain.train.packs import packs
+    from posttrain.train.packs import cut_packs, pack_logps
 
     model.zero_grad()
     total, value = sum(row["weight"] for row in rows), 0.0
     if stage is kto:
-        kl, _ = kto.step_kl(model, packs([row | {"other": row["seqs"][0]} for row in rows[:3]], pack_tokens))
-    for pack in packs(rows, pack_tokens):
+        kl, _ = kto.step_kl(model, cut_packs([row | {"other": row["seqs"][0]} for row in rows[:3]], pack_tokens))
+    for pack in cut_packs(rows, pack_tokens):
         if stage is sft:
             loss = sft.batch_loss(model, pack)[0] / total
         elif stage is dpo:
             loss = dpo.batch_loss(model, pack, "dpo", 0.1)[0] / total
         else:
-            loss = kto.batch_loss(model, pack, kl, 0.1, 1.2, 0.7)[0] / total
+            logps = pack_logps(model, pack)[0][:, 0]
+            loss = kto.batch_loss(pack, logps, kl, 0.1, 1.2, 0.7)[0] / total
         loss.backward()
         value += loss.item()
     return value, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double()
@@ -225,7 +226,7 @@ def test_ipo_divides_by_tokens_or_not(policy, tokenizer):
                 terms = [table[t - 1, seq["ids"][t]].item() for t in range(len(seq["ids"])) if seq["mask"][t]]
                 ratios.append((sum(terms) - seq["ref"]) / (len(terms) if length == "mean" else 1))
             expected += row["weight"] * (ratios[0] - ratios[1] - 1 / (2 * 0.5)) ** 2
-        value = dpo.batch_loss(policy, rows, "ipo", 0.5, 0.0, length)[0].item()
+        value = dpo.batch_loss(policy, rows, "ipo", 0.5, ipo_length=length)[0].item()
         assert value == pytest.approx(expected, rel=1e-5)
 
 

@@ -19,6 +19,7 @@ from posttrain.model import load as load_room
 from posttrain.model.load import check_length, load_reference
 from posttrain.records.files import read_records
 from posttrain.records.layouts import normalise
+from posttrain.train import training_run
 from posttrain.verify.checks import verify, visible
 
 USER, ANSWER = [{"role": "user", "content": "What is 2+2?"}], [{"role": "assistant", "content": "It is 4."}]
@@ -128,7 +129,7 @@ def test_borrowed_reference_values_are_copied(base, tmp_path, monkeypatch):
     common_words = ["--model", base, "--data", data, "--batch-size", 2, "--lora-r", 2, "--save-every", 1]
     assert run_main("dpo", *common_words, "--out", tmp_path / "lender") == 0
     assert run_main("dpo", *common_words, "--out", tmp_path / "whole", "--loss", "ipo") == 0
-    dpo, calls = __import__("dpo"), []
+    calls = []
 
     def stop(*args, **more):
         calls.append(1)
@@ -136,8 +137,8 @@ def test_borrowed_reference_values_are_copied(base, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*args, **more)
 
-    real = dpo.write_log
-    monkeypatch.setattr(dpo, "write_log", stop)
+    real = training_run.append_lines
+    monkeypatch.setattr(training_run, "append_lines", stop)
     with pytest.raises(KeyboardInterrupt):
         run_main("dpo", *common_words, "--out", tmp_path / "cut", "--loss", "ipo")
     monkeypatch.undo()

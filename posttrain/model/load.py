@@ -87,7 +87,7 @@ def check_length(model, longest):
         print(f"WARNING  {longest} tokens in a sequence, but the model was made for {limit}: poor results beyond")
 
 
-def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0, checkpointing=False):
+def load_policy(name, quantize="auto", *, lora_r=None, lora_alpha=None, seed=0, checkpointing=False):
     """A model with a trainable LoRA adapter: a new one (B = 0, so it starts as the base), or the run folder's own.
 
     lora_r defaults to 16 and lora_alpha to 2 * lora_r. BadInput when they contradict the adapter that is continued.

@@ -158,3 +158,12 @@ def logps_after(model, seqs, line):
         if line is None:
             return completion_logps(model, seqs)[0]
         return line_logps(model, lay_out(seqs, base_of(model).device, memory=line), len(seqs))[0]
+
+
+def teach_lines(model):
+    from posttrain.model.load import autocast
+    with autocast(model):
+        share_prompts(model)
+
+
+reads_lines = shares_prompts

@@ -1,1 +1,1 @@
-"""What the trainers share because a mistake in it would be silent. The loop stands in each trainer."""
+"""What the trainers share because a mistake would be silent. The loop stands in each trainer."""

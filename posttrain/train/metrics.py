@@ -1,35 +1,59 @@
-"""Sums of a batch's metrics by slice, and their means."""
+"""What a step's line in the log says: sums over packs, by slice, and the means they give."""
 
 import math
 from collections import Counter
 
 import torch
 
+from posttrain.processes import summed
+
 
 def tally(pack, losses, weights, metrics):
-    """Sums over a pack by slice: {(slice, name): sum}. losses, weights and the metrics' values: [rows], NaN = not for
-    this row. A metric's count goes under (slice, name, "rows"). Rows of weight 0, which packs adds, do not count."""
-    sums, columns = Counter(), {"loss": weights * losses, "weight": weights, **metrics}
-    table = torch.stack([values.detach().double() for values in columns.values()]).tolist()  # one wait for the GPU
+    """Sums over a pack of rows: {(slice, name): sum}, and {(slice, name, "rows"): rows counted}.
+
+    losses, weights and the values of the dict `metrics` are tensors [rows]; NaN says that a metric
+    is not for this row. Rows of weight 0, which only fill up packs, do not count.
+    """
+    columns = {"loss": weights * losses, "weight": weights, **metrics}
+    stacked = torch.stack([values.detach().double() for values in columns.values()])
+    table = stacked.tolist()  # one wait for the GPU instead of one for each number
+    sums = Counter()
     for name, values in zip(columns, table):
         for row, value in zip(pack, values):
             if row.get("weight", 1) and not math.isnan(value):
-                sums[row.get("slice", "all"), name] += value
-                sums[row.get("slice", "all"), name, "rows"] += 1
+                slice_name = row.get("slice", "all")
+                sums[slice_name, name] += value
+                sums[slice_name, name, "rows"] += 1
     return sums
 
 
 def means(sums):
-    """tally's sums as {name: mean}; more than one slice: also {"slices": {slice: {name: mean}}}. The loss is the mean
-    by weight, as it is trained."""
-    slices = sorted({key[0] for key in sums})
+    """tally's sums -> {name: mean over rows}; with several slices also {"slices": {slice: {...}}}.
 
-    def over(names):
-        found = Counter()
-        for key, value in sums.items():
-            if key[0] in names:
-                found[key[1:]] += value
-        return {"loss": found["loss",] / found["weight",]} | {
-            name[0]: value / found[name[0], "rows"] for name, value in found.items()
-            if len(name) == 1 and name[0] not in ("loss", "weight")}
-    return over(slices) | ({"slices": {name: over([name]) for name in slices}} if len(slices) > 1 else {})
+    The loss is the mean by weight, as it is trained. Entries under the slice None belong to the
+    batch as a whole: they are left to the trainer that put them there.
+    """
+    slices = sorted({key[0] for key in sums} - {None}, key=str)
+    values = slice_means(sums, slices)
+    if len(slices) > 1:
+        values["slices"] = {name: slice_means(sums, [name]) for name in slices}
+    return values
+
+
+def slice_means(sums, slices):
+    """{name: mean} over the rows of these slices."""
+    total = Counter()
+    for (slice_name, *rest), value in sums.items():
+        if slice_name in slices:
+            total[tuple(rest)] += value
+    values = {"loss": total["loss",] / total["weight",]}
+    for key, value in total.items():
+        name = key[0]
+        if len(key) == 1 and name not in ("loss", "weight"):
+            values[name] = value / total[name, "rows"]
+    return values
+
+
+def batch_means(sums):
+    """means of a batch that several processes have read together."""
+    return means(summed(sums))

@@ -58,7 +58,7 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
     def gradient():
         policy.zero_grad()
         loss = {"sft": lambda: sft.batch_loss(policy, rows), "dpo": lambda: dpo.batch_loss(policy, rows, "dpo", 0.1),
-                "kto": lambda: kto.batch_loss(policy, rows, torch.tensor(1.0), 0.1, 1.0, 1.0)}[stage]()
+                "kto": lambda: kto.batch_loss(rows, pack_logps(policy, rows)[0][:, 0], 1.0, 0.1, 1.0, 1.0)}[stage]()
         loss[0].backward()
         return torch.cat([parameter.grad.flatten() for parameter in trained(policy)])
 

@@ -21,8 +21,8 @@ def watch_events(stage, kill_at, list_file):
     import peft
 
     from posttrain.records import jsonl
-    from posttrain.run import folder, training_run
-    from posttrain.train import reference
+    from posttrain.run import folder
+    from posttrain.train import reference, training_run
 
     script, count = importlib.import_module(stage), [0]
 

@@ -26,8 +26,9 @@ from posttrain.model.load import load_tokenizer
 from posttrain.model.names import resolve_model
 from posttrain.train.checks import check_start
 from posttrain.train.order import batches
-from posttrain.train.packs import packs
-from posttrain.train.reference import reference_logps
+from posttrain.train import training_run
+from posttrain.train.packs import cut_packs
+from posttrain.train.reference import score_reference
 from posttrain.train.step import lr_at, optimiser_step
 
 SMALL = ["--batch-size", 3, "--lora-r", 2, "--lr", 0.01, "--save-every", 2]
@@ -85,13 +86,13 @@ def test_packs_hold_every_row_once_within_the_limit():
     rows = [{"n": n, "seqs": [{"ids": [0] * length + [k], "mask": [0] * length + [1]} for k in (1, 2)]}
             for n, length in enumerate([5, 1, 9, 3, 30, 2, 2])]
     for limit in (1, 12, 40, 1000):
-        found = list(packs(rows, limit))
+        found = list(cut_packs(rows, limit))
         assert sorted(row["n"] for pack in found for row in pack) == list(range(7))
         for pack in found:
             assert len(pack) == 1 or sum(len(row["seqs"][0]["ids"]) + 1 for row in pack) <= limit  # prompts once
-        for pack in packs(rows, limit, padded=True):
+        for pack in cut_packs(rows, limit, padded=True):
             assert len(pack) == 1 or 2 * len(pack) * max(len(row["seqs"][0]["ids"]) for row in pack) <= limit
-    assert len(packs(rows, 1000)) == 1 and len(packs(rows, 1)) == 7 and len(packs(rows, 32)) == 3
+    assert len(cut_packs(rows, 1000)) == 1 and len(cut_packs(rows, 1)) == 7 and len(cut_packs(rows, 32)) == 3
 
 
 # ---- KTO's pairs and labels ----------------------------------------------------------------------------------
@@ -103,13 +104,14 @@ def kto_row(n, prompt=None):
 
 def test_mismatched_pairs_never_repeat_the_prompt():
     rows = [kto_row(0, "same"), kto_row(1, "same"), kto_row(2), kto_row(3), kto_row(4, "same")]
-    found = kto.mismatched(rows, [[0, 1, 2], [3], [4]], 8)
+    steps = kto.add_mismatched(rows, [[0, 1, 2], [3], [4]], 8)
+    found = [[row["other"] for row in step] for step in steps]
     ids = [[seq["ids"] for seq in step] for step in found]
     assert ids == [[[100, 2, 2], [101, 2, 2], [102, 0, 0]], [[103, 4, 4]], [[104, 2, 2]]]
     assert all(seq["mask"] == [0, 1, 1] for step in found for seq in step)
-    assert kto.mismatched(rows, [[0, 2]], 2)[0][0] == {"ids": [100, 2], "mask": [0, 1]}
+    assert kto.add_mismatched(rows, [[0, 2]], 2)[0][0]["other"] == {"ids": [100, 2], "mask": [0, 1]}
     with pytest.raises(BadInput, match="two prompts"):
-        kto.mismatched(rows[:1], [[0]], 8)
+        kto.add_mismatched(rows[:1], [[0]], 8)
 
 
 def test_labels_scores_and_partial_preferences():
@@ -124,10 +126,15 @@ def test_labels_scores_and_partial_preferences():
 
 
 def test_class_weights_balance():
-    assert kto.class_weights([True] * 3 + [False]) == (1.0, 3.0)
-    assert kto.class_weights([True] + [False] * 4) == (4.0, 1.0)
-    assert kto.class_weights([True, True]) == (1.0, 1.0)
-    assert kto.class_weights([True, False, False], 0.0, 2.5) == (0.0, 2.5)
+    def rows(*labels):
+        return [{"label": label, "weight": 1.0, "source": (0, "", 1.0)} for label in labels]
+
+    assert kto.class_weights(rows(True, True, True, False)) == (1.0, 3.0)
+    assert kto.class_weights(rows(True, False, False, False, False)) == (4.0, 1.0)
+    assert kto.class_weights(rows(True, True)) == (1.0, 1.0)
+    assert kto.class_weights(rows(True, False, False), 0.0, 2.5) == (0.0, 2.5)
+    heavy = [row | {"weight": 2.0, "source": (0, "", 1.5)} for row in rows(True)]
+    assert kto.class_weights(heavy + rows(False)) == (1.0, 3.0), "a row counts as often as it is drawn"
 
 
 # ---- whole runs ----------------------------------------------------------------------------------------------
@@ -159,10 +166,12 @@ class Killed(Exception):
 
 
 def kill_at(monkeypatch, stage, name, call):
-    """Let the function `name` of the stage's script fail at its n-th call."""
+    """Let the function `name` of the stage's script, or of its run, fail at its n-th call."""
     import importlib
 
     script, calls = importlib.import_module(stage), []
+    if not hasattr(script, name):
+        script = training_run
     real = getattr(script, name)
 
     def failing(*args, **kwargs):
@@ -174,8 +183,8 @@ def kill_at(monkeypatch, stage, name, call):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(("name", "call"), [("write_log", 1), ("write_log", 3), ("save_checkpoint", 1),
-                                            ("save_checkpoint", 2), ("write_log", 4), ("save_adapter", 1),
+@pytest.mark.parametrize(("name", "call"), [("append_lines", 1), ("append_lines", 3), ("save_checkpoint", 1),
+                                            ("save_checkpoint", 2), ("append_lines", 4), ("save_adapter", 1),
                                             ("optimiser_step", 3)])
 def test_a_killed_run_ends_in_the_same_weights(runs, tmp_path, monkeypatch, stage, name, call):
     words, out = runs[stage]
@@ -199,17 +208,15 @@ def test_resume_starts_at_the_checkpoint_and_not_before(runs, tmp_path, monkeypa
     """Killed at step 4, with a checkpoint after step 2: steps 3 and 4 are done again, 1 and 2 are not."""
     words = elsewhere(runs["sft"][0], tmp_path)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, "sft", "write_log", 4)
+        kill_at(patch, "sft", "append_lines", 4)
         run_main("sft", *words)
     assert len(log_lines(tmp_path / "run")) == 3
-    import sft
-
     done = []
-    monkeypatch.setattr(sft, "write_log", lambda out, step, steps, **values: done.append(step) or {"step": step})
+    monkeypatch.setattr(training_run, "append_lines", lambda path, lines: done.append(lines[0]["step"]))
     with pytest.raises(BadInput, match="has not finished"):
         resolve_model(str(tmp_path / "run"))
     run_main("sft", *words)
-    assert done == [2, 3] and "from step 2" in capsys.readouterr().out
+    assert done == [3, 4] and "from step 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -262,12 +269,12 @@ def test_pack_tokens_do_not_change_a_run(runs, tmp_path, stage):
 
 
 def reference_tokens(monkeypatch):
-    """A list that collects what reference_logps returns: tokens it had to compute."""
+    """A list that collects what score_reference returns: tokens it had to compute."""
     import dpo
 
-    counted, real = [], reference_logps
+    counted, real = [], score_reference
     for script in (dpo, kto):
-        monkeypatch.setattr(script, "reference_logps", lambda *args: counted.append(real(*args)) or counted[-1])
+        monkeypatch.setattr(script, "score_reference", lambda *args: counted.append(real(*args)) or counted[-1])
     return counted
 
 
@@ -349,14 +356,18 @@ def score(model, row):
 
 
 @pytest.mark.parametrize("stage", ["dpo", "kto"])
-def test_resume_without_the_cache_is_refused(runs, tmp_path, monkeypatch, stage):
-    words = elsewhere(runs[stage][0], tmp_path)
+def test_resume_without_the_cache_scores_the_start_again(runs, tmp_path, monkeypatch, stage):
+    """The reference is scored before the checkpoint is loaded: it is the model of before step 1."""
+    words, out = runs[stage]
+    words = elsewhere(words, tmp_path)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, stage, "write_log", 4)
+        kill_at(patch, stage, "append_lines", 4)
         run_main(stage, *words)
     (tmp_path / "run/ref_logps.jsonl").unlink()
-    with pytest.raises(BadInput, match="incomplete though training has begun"):
-        run_main(stage, *words)
+    assert run_main(stage, *words) == 0
+    assert same_tensors(adapter_of(out), adapter_of(tmp_path / "run"))
+    assert log_lines(out) == log_lines(tmp_path / "run")
+    assert (out / "ref_logps.jsonl").read_text() == (tmp_path / "run/ref_logps.jsonl").read_text()
 
 
 @pytest.mark.parametrize("stage", ["dpo", "kto"])
@@ -376,23 +387,28 @@ def test_a_constant_error_of_the_reference_does_not_cancel_between_good_and_bad(
     """Two good and two bad answers: with the reference off by 1 nat the plain KTO loss would still be 0.5."""
     rows = [row | {"label": n % 2 == 0} for n, row in enumerate(label_rows(4))]
     words = ["--model", base, "--data", write(tmp_path / "d.jsonl", rows), "--batch-size", 4, "--lora-r", 2]
-    real = kto.reference_logps
+    real = kto.score_reference
 
     def off(model, rows, *rest):
         tokens = real(model, rows, *rest)
         for seq in {id(seq): seq for row in rows for seq in row["seqs"]}.values():
             seq["ref"] += 1
         return tokens
-    monkeypatch.setattr(kto, "reference_logps", off)
+    monkeypatch.setattr(kto, "score_reference", off)
     with pytest.raises(BadInput, match="before step 1"):
         run_main("kto", *words, "--out", tmp_path / "second")
 
 
 def test_check_start(model):
-    check_start("DPO", 0.6931, 0.693147, model)
+    """A wrong loss is refused, and the likely cause named: the reference, or what the loss should be."""
+    still = Counter({("all", "rewards/chosen"): 0.0, ("all", "rewards/chosen", "rows"): 2})
+    moved = Counter({("all", "rewards/chosen"): 0.4, ("all", "rewards/chosen", "rows"): 2})
+    losses = [(torch.tensor(0.6931), still), (torch.tensor(0.6931), still)]
+    check_start("DPO", losses, 2.0, 0.693147, model)
     for value in (0.70, 0.68, float("nan"), float("inf")):
-        with pytest.raises(BadInput):
-            check_start("DPO", value, 0.693147, model)
+        for sums, cause in ((still, "policy and reference agree"), (moved, "the reference is not the policy")):
+            with pytest.raises(BadInput, match=cause):
+                check_start("DPO", [(torch.tensor(2 * value), sums)], 2.0, 0.693147, model)
 
 
 @pytest.mark.parametrize("flags", [["--loss", "ipo"], ["--loss", "ipo", "--ipo-length", "sum", "--beta", 0.5],

@@ -164,7 +164,7 @@ def test_label_smoothing_equals_trl_on_the_same_ratios(lora, tmp_path):
     set_reference(model, rows)
     randomise(model, 2)
     model.eval()
-    compare(model, lambda: dpo.batch_loss(model, rows, "dpo", 0.3, 0.2)[0], lambda: trainer.compute_loss(model, batch))
+    compare(model, lambda: dpo.batch_loss(model, rows, "dpo", 0.3, label_smoothing=0.2)[0], lambda: trainer.compute_loss(model, batch))
 
 
 @pytest.mark.parametrize(("sign", "sizes"), [(1, [8]), (1, [3, 4, 1]), (-1, [8])])
@@ -191,8 +191,7 @@ def test_kto_equals_trl(lora, tmp_path, sign, sizes):
     policy = raw_kl_above_zero(model, rows, pairs, sign)
 
     def ours():
-        kl, logps = kto.step_kl(model, cut)
-        sums = [kto.batch_loss(model, pack, kl, 0.2, 1.3, 0.8, logps if pack is cut[0] else None)[0] for pack in cut]
+        sums = [loss for loss, _ in kto.answer_losses(model, cut, beta=0.2, weight_good=1.3, weight_bad=0.8)]
         return sum(sums) / len(rows)
 
     def theirs():

@@ -19,17 +19,18 @@ from posttrain.cli import BadInput
 from posttrain.model.load import load_policy, load_reference, load_tokenizer
 from posttrain.model.memory import free_memory, memory_plan, needs_checkpointing
 from posttrain.model.names import resolve_model
-from posttrain.processes import trained
+from posttrain.processes import share_out, trained
 from posttrain.records.layouts import normalise
 from posttrain.records.mixture import read_mixture
-from posttrain.train import watch
+from posttrain.train import training_run, watch
 from posttrain.train.curves import curves
 from posttrain.train.metrics import means, tally
 from posttrain.train.order import batches
-from posttrain.train.packs import pack_logps, packs
-from posttrain.train.reference import reference_logps
-from posttrain.train.rows import hold_out
-from posttrain.train.watch import say, some_prompts, trouble
+from posttrain.train.packs import cut_packs, idle_copy, pack_logps
+from posttrain.train.reference import score_reference
+from posttrain.train.order import hold_out
+from posttrain.train.trouble import trouble
+from posttrain.train.watch import sampled, watched_prompts
 
 SMALL = ["--batch-size", 8, "--lora-r", 2, "--lr", 0.01]
 
@@ -72,7 +73,7 @@ def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
     rows = [dpo.encode_pair(tokenizer, row, 2048) for row in read_mixture([words[3]], "pairs")]
     train, held = hold_out(rows, 0.05, 0)
     assert len(held) == 8
-    reference_logps(load_policy(base), held, 4096, "test", out.parent / "test/x")
+    score_reference(load_policy(base), held, 4096, "test", out.parent / "test/x")
     policy = load_policy(str(out))
     with torch.no_grad():
         sums = dpo.batch_loss(policy, held, "dpo", 0.1)[1]
@@ -85,7 +86,7 @@ def test_the_sampled_kl_is_the_kl(base):
     tokenizer, policy = load_tokenizer(base), load_policy(base, lora_r=4)
     start = [p.detach().clone() for p in trained(policy)]
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": f"{n} the cat"}]) for n in range(60)]
-    assert say(policy, tokenizer, start, prompts[:4], 0)["sampled_kl"] == pytest.approx(0, abs=1e-9)
+    assert sampled(policy, tokenizer, start, prompts[:4], 0)["sampled_kl"] == pytest.approx(0, abs=1e-9)
     generator = torch.Generator().manual_seed(3)
     for parameter in trained(policy):
         parameter.data += 0.06 * torch.randn(parameter.shape, generator=generator)
@@ -93,7 +94,7 @@ def test_the_sampled_kl_is_the_kl(base):
     answers, real = [], watch.sample
     watch.sample = lambda *given: answers.extend(real(*given)) or answers
     try:
-        found = say(policy, tokenizer, start, prompts, 0)
+        found = sampled(policy, tokenizer, start, prompts, 0)
     finally:
         watch.sample = real
     assert all(torch.equal(p, value) for p, value in zip(trained(policy), moved)), "the policy is back"
@@ -122,7 +123,7 @@ def test_max_kl_stops_a_run_and_keeps_its_adapter(base, tmp_path, monkeypatch, c
     def die(*args):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # killed between its end and its adapter
-        patch.setattr(dpo, "save_adapter", die)
+        patch.setattr(training_run, "save_adapter", die)
         run_main("dpo", *words, "--out", tmp_path / "again", "--max-kl", 1e-6)
     assert run_main("dpo", *words, "--out", tmp_path / "again", "--max-kl", 1e-6) == 0
     assert same_tensors(adapter_of(tmp_path / "run"), adapter_of(tmp_path / "again"))
@@ -164,14 +165,12 @@ def test_a_run_that_sinks_its_chosen_answers_says_so_once(base, tmp_path, capsys
 
 
 def test_a_renamed_folder_is_continued_where_it_is(base, tmp_path, monkeypatch):
-    import sft
-
     words = ["--model", base, "--data", write(tmp_path / "d.jsonl", sft_rows(9)), *SMALL, "--save-every", 1]
 
     def die(*args):
         raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sft, "save_adapter", die)
+        patch.setattr(training_run, "save_adapter", die)
         run_main("sft", *words, "--out", tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / "two")
     assert run_main("sft", *words, "--out", tmp_path / "two") == 0
@@ -271,9 +270,9 @@ def test_soft_labels_are_the_expected_loss(tokenizer, model):
         for loss, function, parts in (("dpo", dpo_loss, ratio), ("ipo", ipo_loss, ratio / tokens)):
             one, other = parts.unbind(1)
             expected = 0.8 * function(one, other, 0.3) + 0.2 * function(other, one, 0.3)
-            found = dpo.batch_loss(model, [row], loss, 0.3, 0.0, "mean", True)[0]
+            found = dpo.batch_loss(model, [row], loss, 0.3, soft_labels=True)[0]
             assert found.item() == pytest.approx(expected.item(), rel=1e-6)
-            assert dpo.batch_loss(model, [row], loss, 0.3, 0.2)[0].item() == pytest.approx(expected.item(), rel=1e-6)
+            assert dpo.batch_loss(model, [row], loss, 0.3, label_smoothing=0.2)[0].item() == pytest.approx(expected.item(), rel=1e-6)
             assert found.item() != pytest.approx(dpo.batch_loss(model, [row], loss, 0.3)[0].item(), rel=1e-2)
         with_nll = dpo.batch_loss(model, [row], "dpo", 0.3, nll_weight=0.7)[0]
         plain = dpo.batch_loss(model, [row], "dpo", 0.3)[0]
@@ -301,7 +300,7 @@ def test_selfcheck_passes(base, tmp_path, capsys, stage, make):
 
 @pytest.mark.parametrize("fault", ["head", "positions", "reference"])
 def test_selfcheck_finds_planted_faults(base, tmp_path, monkeypatch, capsys, fault):
-    from posttrain.packed import lines as lines_room
+    from posttrain.packed import reader
     from posttrain.packed.head import HeadLogps
     from posttrain.packed.lines import lay_out
 
@@ -309,22 +308,24 @@ def test_selfcheck_finds_planted_faults(base, tmp_path, monkeypatch, capsys, fau
         real = HeadLogps.backward
         monkeypatch.setattr(HeadLogps, "backward",
                             staticmethod(lambda ctx, grad: (real(ctx, grad)[0] * 1.1, *[None] * 6)))
-    policy = dpo.load_policy
-    if fault == "positions":  # after the check that share_prompts makes
+    if fault == "positions":  # after the check that teach_lines makes
         def broken(seqs, *rest, **more):
             line = lay_out(seqs, *rest, **more)
             return line | {"positions": line["positions"] + torch.arange(len(line["ids"])) // 3}
-        lay_out = lay_out
-        monkeypatch.setattr(dpo, "load_policy",
-                            lambda *given: (policy(*given), monkeypatch.setattr(lines_room, "lay_out", broken))[0])
+
+        def teach_and_break(model):
+            teach_lines(model)
+            monkeypatch.setattr(reader, "lay_out", broken)
+        teach_lines = dpo.teach_lines
+        monkeypatch.setattr(dpo, "teach_lines", teach_and_break)
     if fault == "reference":
-        real = dpo.reference_logps
+        real = dpo.score_reference
 
         def stale(model, rows, *rest):
             tokens = real(model, rows, *rest)
             rows[0]["seqs"][0]["ref"] += 0.002
             return tokens
-        monkeypatch.setattr(dpo, "reference_logps", stale)
+        monkeypatch.setattr(dpo, "score_reference", stale)
     words = ["--model", base, "--data", write(tmp_path / "d.jsonl", pair_rows(9)), "--out", tmp_path / "run", *SMALL]
     with pytest.raises(BadInput, match="self-check failed"):
         run_main("dpo", *words, "--batch-size", 9, "--selfcheck")
@@ -390,9 +391,9 @@ def test_plans_and_adapters_of_other_kinds(base, tmp_path):
     policy = load_policy(base)
     policy.config.max_position_embeddings = 60
     rows = [{"seqs": [{"ids": [5] * length + [6], "mask": [0] * length + [1]}]} for length in (12, 13, 5)]
-    assert list(map(len, some_prompts(rows, policy))) == [12, 5] and some_prompts(rows[1:2], policy) == []
+    assert list(map(len, watched_prompts(rows, policy))) == [12, 5] and watched_prompts(rows[1:2], policy) == []
     with pytest.raises(BadInput, match="--max-kl"):
-        some_prompts(rows[1:2], policy, 1.0)
+        watched_prompts(rows[1:2], policy, 1.0)
 
 
 def test_checkpointing_changes_nothing(base, tokenizer):
@@ -477,11 +478,11 @@ def test_fsdp_hands_the_line_itself_to_the_layers():
 def test_every_process_reads_as_many_packs():
     rows = [{"id": n, "weight": 2.0, "seqs": [{"ids": [n] * 10, "mask": [0] * 5 + [1] * 5}]} for n in range(7)]
     for size in (1, 2, 3, 16):
-        shares = [packs(rows, 20, rank, size) for rank in range(size)]
+        shares = [share_out(cut_packs(rows, 20), idle_copy, rank, size) for rank in range(size)]
         assert {len(share) for share in shares} == {math.ceil(4 / size)}
         read = [row for share in shares for pack in share for row in pack]
         assert sorted(row["id"] for row in read if row["weight"]) == [*range(7)]
-    copies = packs(rows, 20, 1, 3)[1]
+    copies = share_out(cut_packs(rows, 20), idle_copy, 1, 3)[1]
     sums = tally(copies, torch.ones(1), torch.zeros(1), {"x": torch.ones(1)})
     assert [row["weight"] for row in copies] == [0.0] and not sums
-    assert packs([], 20, 1, 2) == []
+    assert share_out([], idle_copy, 1, 2) == []
