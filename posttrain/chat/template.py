@@ -20,7 +20,7 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
 )
 
-# Templates print the date by the variable date_string or the function strftime_now: always this day.
+# Templates print the date by the variable date_string or the function strftime_now: it never moves.
 FIXED_DATE = "26 Jul 2024"
 FIXED_STRFTIME = (
     "{% macro strftime_now(format) %}{{ {'%Y-%m-%d': '2024-07-26', '%B %d, %Y': 'July 26, 2024'}"

@@ -66,7 +66,7 @@ def _key(record, kind, number):
 
 
 def _read_hub(name, limit):
-    """[(row number, row), ...], like read_jsonl. A column that is empty in a row is no field of it."""
+    """[(row number, row), ...], like read_jsonl. A column that is empty in a row is left out."""
     numbered_rows = []
     for number, columns in enumerate(islice(hub_rows(name), limit), 1):
         row = {}

@@ -167,9 +167,9 @@ def normalise(row, kind):
 
 
 def _split_conversation(row, kind):
-    """A whole conversation, `messages` or `conversations` -> `prompt`, and `completion` from its end.
+    """A conversation in `messages` or `conversations` -> `prompt`, and `completion` from its end.
 
-    It says nothing new where the record has the prompt besides, and for SFT the answer.
+    It says nothing new, and is left out, where the record has a prompt (for SFT an answer, too).
     """
     conversation = row.pop("conversations", None)
     conversation = row.pop("messages", conversation)

@@ -116,7 +116,7 @@ def save_run(record, **measured):
 
 
 def runs_beside(out):
-    """Records of the finished runs next to `out`, oldest first; record["path"] is where one lies."""
+    """Records of finished runs next to `out`, oldest first; record["path"] is where each lies."""
     folder = Path(out).parent
     paths = [*folder.glob("*.run.json"), *folder.glob("*/run.json")]
     paths.sort(key=lambda path: (path.stat().st_mtime, path))

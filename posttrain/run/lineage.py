@@ -19,7 +19,7 @@ def lineage(name, until=None):
     """
     baseline = Path(until).resolve() if until else None
     records = {}  # model or file -> record of the run that made it
-    # What is still to be looked at: (path, the folder it is relative to, its hash when it was read).
+    # Still to be looked at: (path, the folder that it is relative to, its hash when it was read).
     todo = [(name, Path(), None)]
     while todo:
         path, folder, hash_when_read = todo.pop()
