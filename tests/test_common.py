@@ -233,7 +233,7 @@ def test_cost_model_by_hand():
     assert money(seconds=1800, price_gpu_hour=4.0) == 2.0
 
 
-# ---- looking before a run ---------------------------------------------------------------------------------------------
+# ---- looking before a run --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flag", ["--plan", "--show-mask"])
