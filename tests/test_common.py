@@ -1,26 +1,20 @@
 """Losses at zero, at points computed by hand and in their slopes; log-probabilities of models whose answer is known;
-packs and padding that must not matter; what a run's record refuses; the cost model."""
+packs and padding that must not matter; the cost model; looking before a run."""
 
-import json
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import label_rows, log_lines, make_model, pair_rows, run_main, sft_rows, write
+from conftest import label_rows, make_model, pair_rows, run_main, sft_rows, write
 
 import dpo
 import kto
 import sft
 from common import completion_logps, dpo_loss, generation_tokens, ipo_loss, judge_tokens, kto_kl, kto_loss, money
 from posttrain.chat.encode import encode
-from posttrain.cli import BadInput
-from posttrain.hashing import digest, seed_for
 from posttrain.packed.reader import share_prompts
-from posttrain.records.jsonl import continue_lines
 from posttrain.records.layouts import normalise
-from posttrain.records.mixture import split_weight
-from posttrain.run.forecast import forecast
 
 ZERO = torch.zeros(1, dtype=torch.float64)
 
@@ -240,82 +234,7 @@ def test_cost_model_by_hand():
     assert money(seconds=1800, price_gpu_hour=4.0) == 2.0
 
 
-def test_forecast_takes_the_speed_of_a_run_beside_it(tmp_path):
-    (tmp_path / "old").mkdir()
-    for finished, expected in ((False, None), (True, 20.0)):
-        (tmp_path / "old/run.json").write_text(json.dumps(
-            {"script": "sft.py", "finished": finished, "tokens": 500, "seconds": 10.0}))
-        assert forecast(tmp_path / "new", "sft.py", 1000)["seconds"] == expected
-    assert forecast(tmp_path / "new", "dpo.py", 1000)["seconds"] is None
-    assert forecast(tmp_path / "new", "dpo.py", 1000, price_gpu_hour=2.0)["cost"] is None
-    plan = forecast(tmp_path / "new", "sft.py", 1000, tokens_per_second=100, price_gpu_hour=3600.0)
-    assert plan == {"tokens": 1000, "seconds": 10.0, "cost": 10.0}
-
-
-# ---- run records ---------------------------------------------------------------------------------------------
-
-
-def test_split_weight():
-    assert split_weight("a.jsonl") == ("a.jsonl", 1.0)
-    assert split_weight("a=b.jsonl=0.5") == ("a=b.jsonl", 0.5)
-    assert split_weight("a=b.jsonl") == ("a=b.jsonl", 1.0)
-    for bad in ("a.jsonl=0", "a.jsonl=-1", "a.jsonl=nan", "a.jsonl=inf"):
-        with pytest.raises(BadInput):
-            split_weight(bad)
-
-
-def test_seed_and_digest_are_the_same_in_every_process(tmp_path):
-    assert seed_for("order", 0, 1) == seed_for("order", 0, 1) != seed_for("order", 1, 0)
-    assert 0 <= seed_for("x") < 2**63
-    (tmp_path / "a").write_text("one")
-    first = digest(tmp_path / "a")
-    (tmp_path / "a").write_text("two")
-    assert digest(tmp_path / "a") != first and digest("org/name") == "org/name"
-
-
-@pytest.fixture(scope="module")
-def finished(base, tmp_path_factory):
-    """(arguments, run folder) of a finished SFT run."""
-    folder = tmp_path_factory.mktemp("finished")
-    data = write(folder / "data.jsonl", sft_rows(4))
-    arguments = ["--model", base, "--data", data, "--out", folder / "run", "--batch-size", 2, "--lora-r", 2]
-    assert run_main("sft", *arguments) == 0
-    return arguments, folder / "run"
-
-
-def test_a_finished_run_is_left_alone(finished, capsys):
-    arguments, out = finished
-    before = {p.name: p.read_bytes() for p in out.iterdir()}
-    assert run_main("sft", *arguments) == 0
-    assert "finished" in capsys.readouterr().out
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
-    record = json.loads(before["run.json"])
-    assert record["finished"] and record["tokens"] > 0 and record["seconds"] > 0 and "checkpoint.pt" not in before
-    assert record["tokens"] == sum(line["tokens"] for line in log_lines(out))
-
-
-def test_other_arguments_or_inputs_are_refused(finished, tmp_path):
-    import shutil
-
-    arguments, out = finished
-    shutil.copytree(out, tmp_path / "run")
-    data = write(tmp_path / "data.jsonl", sft_rows(4))
-    moved = [str(word).replace(str(out.parent), str(tmp_path)) for word in arguments]
-    with pytest.raises(BadInput, match="argument"):
-        run_main("sft", *moved)  # another path is another argument
-    with pytest.raises(BadInput, match="seed"):
-        run_main("sft", *arguments, "--seed", 3)
-    original = (out.parent / "data.jsonl").read_text()
-    try:
-        write(out.parent / "data.jsonl", sft_rows(5))
-        with pytest.raises(BadInput, match=r"inputs \(.*data.jsonl"):
-            run_main("sft", *arguments)
-    finally:
-        (out.parent / "data.jsonl").write_text(original)
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/file.txt").write_text("something of the user's")
-    with pytest.raises(BadInput, match="not a run"):
-        run_main("sft", "--model", arguments[1], "--data", data, "--out", tmp_path / "other")
+# ---- looking before a run --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flag", ["--plan", "--show-mask"])
@@ -330,12 +249,3 @@ def test_looking_loads_no_model_and_writes_nothing(base, tmp_path, monkeypatch, 
     assert run_main(stage, "--model", base, "--data", data, "--out", tmp_path / "runs/x", flag) == 0
     assert sorted(tmp_path.rglob("*")) == before
     assert ("⟦" if flag == "--show-mask" else "plan ") in capsys.readouterr().out
-
-
-def test_continue_lines_cuts_torn_lines_and_half_batches(tmp_path):
-    path = tmp_path / "out.jsonl"
-    assert continue_lines(path, [2, 2]) == 0
-    for text, done, kept in (("a\nb\nc", 1, "a\nb\n"), ("a\nb\nc\n", 1, "a\nb\n"), ("a\nb\nc\nd\n", 2, "a\nb\nc\nd\n"),
-                             ("a", 0, ""), ("", 0, "")):
-        path.write_text(text)
-        assert continue_lines(path, [2, 2]) == done and path.read_text() == kept

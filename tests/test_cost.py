@@ -1,4 +1,4 @@
-"""The cost model by numbers worked out by hand: per million tokens, per hour, and forecast against run.json."""
+"""The cost model by numbers worked out by hand: per million tokens, per hour, and in a run's record."""
 
 import json
 
@@ -6,8 +6,6 @@ import pytest
 from conftest import run_main, text_of, write
 
 from common import cost_line, generation_tokens, judge_tokens, money
-from posttrain.run.folder import runs_beside
-from posttrain.run.forecast import forecast
 
 
 def test_generation_reads_a_prompt_once_and_writes_n_answers():
@@ -38,34 +36,6 @@ def test_the_worked_example_of_the_readme():
     ({"tokens": 10**9, "seconds": 10**6}, 0.0)])
 def test_money_is_per_million_tokens_and_per_hour(given, cost):
     assert money(**given) == pytest.approx(cost, rel=1e-12)
-
-
-def test_forecast(tmp_path):
-    out = tmp_path / "new"
-    assert forecast(out, "x.py", 5000, 100, 2.0, 7.2) == {"tokens": 5000, "seconds": 50.0,
-                                                          "cost": pytest.approx(0.01 + 0.1)}
-    assert forecast(out, "x.py", 5000) == {"tokens": 5000, "seconds": None, "cost": 0.0}
-    assert forecast(out, "x.py", 5000, None, 2.0) == {"tokens": 5000, "seconds": None, "cost": 0.01}
-    assert forecast(out, "x.py", 5000, None, 2.0, 1.0)["cost"] is None, "an unknown time has no known price"
-
-
-def test_forecast_takes_the_newest_finished_run_of_the_same_script(tmp_path):
-    import os
-
-    def put(name, when, **more):
-        path = tmp_path / name / "run.json" if "." not in name else tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"script": "x.py", "finished": True, "tokens": 100, "seconds": 10.0} | more))
-        os.utime(path, (when, when))
-
-    put("old", 1000)
-    put("mid.run.json", 2000, tokens=400)
-    put("late", 3000, tokens=900, finished=False)
-    put("other", 4000, tokens=900, script="y.py")
-    put("instant", 5000, seconds=0.0)
-    (tmp_path / "broken.run.json").write_text("{")
-    assert forecast(tmp_path / "new", "x.py", 80)["seconds"] == 2.0
-    assert [record["tokens"] for record in runs_beside(tmp_path / "new")] == [100, 400, 900, 100]
 
 
 def test_cost_line():

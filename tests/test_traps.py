@@ -1,4 +1,4 @@
-"""Traps that were sprung once: odd names of outputs, thinking and date-stamped templates, wrong kinds of input."""
+"""Traps that were sprung once: think blocks, borrowed reference values, wrong kinds of input."""
 
 import json
 import shutil
@@ -8,41 +8,13 @@ import torch
 from conftest import adapter_of, label_rows, pair_rows, run_main, run_script, same_tensors, sft_rows, write
 
 from judge import find_flags
-from posttrain.chat.encode import encode
-from posttrain.chat.stops import stop_ids
-from posttrain.chat.template import render
 from posttrain.cli import BadInput, at_least, parser, run
 from posttrain.gating import answers
-from posttrain.hashing import digest
 from posttrain.judging.scoring import overall_score
 from posttrain.model import load as load_room
 from posttrain.model.load import check_length, load_reference
-from posttrain.records.files import read_records
-from posttrain.records.layouts import normalise
 from posttrain.train import training_run
 from posttrain.verify.checks import verify, visible
-
-USER, ANSWER = [{"role": "user", "content": "What is 2+2?"}], [{"role": "assistant", "content": "It is 4."}]
-
-
-def with_template(tokenizer, template):
-    copy = type(tokenizer).from_pretrained(tokenizer.name_or_path)
-    copy.chat_template = template
-    return copy
-
-
-# ---- templates -----------------------------------------------------------------------------------------------
-
-TURN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-
-
-def test_thinking_is_switched_off_where_a_template_can(tokenizer):
-    empty = "{{ '<think>\n\n</think>\n\n' }}"
-    turn = TURN.replace("{{ m.content }}", "{% if m.role == 'assistant' %}" + empty + "{% endif %}{{ m.content }}")
-    thinking = with_template(tokenizer, turn + "{% if add_generation_prompt %}<|im_start|>assistant\n"
-                             "{% if not (enable_thinking | default(true)) %}" + empty + "{% endif %}{% endif %}")
-    row = encode(thinking, USER, ANSWER)
-    assert thinking.decode([i for i, m in zip(row["ids"], row["mask"]) if m]) == "It is 4.<|im_end|>"
 
 
 def test_verifiers_and_filters_look_behind_the_think_block():
@@ -54,73 +26,7 @@ def test_verifiers_and_filters_look_behind_the_think_block():
     assert find_flags(row) == ["over-refusal"]
 
 
-def test_two_stop_tokens_in_a_row_end_the_answer_at_the_first(tokenizer):
-    """Phi closes a turn with <|end|> and the conversation with <|endoftext|>."""
-    end = "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}<|pad|>{% endif %}"
-    phi = with_template(tokenizer, TURN + end)
-    phi.eos_token = "<|pad|>"
-    assert len(stop_ids(phi)) == 2
-    row = encode(phi, USER, ANSWER)
-    assert phi.decode([i for i, m in zip(row["ids"], row["mask"]) if m]) == "It is 4.<|im_end|>"
-
-
-def test_the_date_in_a_template_does_not_move(tokenizer):
-    dated = with_template(tokenizer, "{{ strftime_now('%d %b %Y') }} {{ date_string }}\n" + TURN)
-    assert render(dated, USER).startswith("26 Jul 2024 26 Jul 2024\n")
-
-
-def test_a_template_without_system_turns_gets_the_text_in_the_first_user_turn(tokenizer):
-    refuse = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    strict = with_template(tokenizer, refuse + TURN)
-    text = render(strict, [{"role": "system", "content": "Be brief."}, *USER])
-    assert "Be brief.\n\nWhat is 2+2?" in text and "system" not in text
-    with pytest.raises(BadInput, match="no system"):
-        render(strict, [{"role": "system", "content": "Be brief."}, *ANSWER])
-
-
-# ---- records -------------------------------------------------------------------------------------------------
-
-
-def test_nothing_of_a_record_is_lost_in_silence():
-    turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]
-    row = normalise({"system": "S", "conversations": turns}, "sft")
-    assert row["prompt"][0] == {"role": "system", "content": "S"}
-    row = normalise({"prompt": "Hi", "messages": USER + ANSWER}, "sft")  # a prompt beside the whole conversation
-    assert row["prompt"] == USER and row["completion"] == ANSWER
-    tool = {"role": "tool", "content": "4", "tool_call_id": "c1", "name": "add"}
-    assert normalise({"prompt": [*USER, tool]}, "prompts")["prompt"][1] == tool
-
-
-def test_a_null_label_means_the_same_from_a_dataset(tmp_path, base):
-    import datasets
-
-    rows = [row | {"label_chosen": None, "label_rejected": False} for row in pair_rows(4)]
-    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "set")
-    assert all(row["label_chosen"] is None for row in read_records(f"hf:{tmp_path / 'set'}", "labels"))
-
-
 # ---- runs ----------------------------------------------------------------------------------------------------
-
-
-def test_run_folders_may_have_dots_in_their_names(base, tmp_path):
-    data = write(tmp_path / "p.jsonl", pair_rows(4))
-    for beta in (0.1, 0.3):
-        assert run_main("dpo", "--model", base, "--data", data, "--out", tmp_path / f"dpo-{beta}", "--beta", beta,
-                        "--batch-size", 2, "--lora-r", 2) == 0
-        assert json.loads((tmp_path / f"dpo-{beta}" / "run.json").read_text())["arguments"]["beta"] == beta
-    with pytest.raises(BadInput, match=".jsonl file"):
-        run_main("gen_candidates", "--model", base, "--data", data, "--out", tmp_path / "candidates")
-
-
-def test_a_start_that_failed_does_not_lock_the_folder(base, tmp_path):
-    data = write(tmp_path / "s.jsonl", sft_rows(4))
-    first = ["--model", base, "--data", data, "--out", tmp_path / "a", "--batch-size", 2, "--lora-r", 2]
-    assert run_main("sft", *first) == 0
-    second = ["--model", tmp_path / "a", "--data", data, "--out", tmp_path / "b", "--batch-size", 2]
-    with pytest.raises(BadInput, match="rank 2"):
-        run_main("sft", *second, "--lora-r", 8)
-    assert run_main("sft", *second) == 0
-    assert json.loads((tmp_path / "b" / "run.json").read_text())["arguments"]["lora_r"] is None
 
 
 def test_borrowed_reference_values_are_copied(base, tmp_path, monkeypatch):
@@ -193,25 +99,6 @@ def test_a_reference_with_other_words_is_refused(base, tokenizer, monkeypatch):
     monkeypatch.setattr(load_room, "load_tokenizer", lambda name: type("T", (), {"get_vocab": lambda self: {"a": 0}})())
     with pytest.raises(BadInput, match="not the tokenizer"):
         load_reference("other", tokenizer, "none")
-
-
-def test_a_change_in_the_middle_of_a_large_file_shows(tmp_path):
-    (tmp_path / "weights").write_bytes(bytes(70 << 20))
-    before = digest(tmp_path)
-    with open(tmp_path / "weights", "r+b") as file:
-        file.seek(66 << 20)
-        file.write(b"x" * 100)
-    assert digest(tmp_path) != before
-
-
-def test_a_local_data_set_is_hashed(tmp_path):
-    """hf:folder and hf:folder:split by what is in the folder; a hub name stands for itself."""
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set/data").write_text("one")
-    before = digest(f"hf:{tmp_path}/set"), digest(f"hf:{tmp_path}/set:train")
-    (tmp_path / "set/data").write_text("two")
-    assert before[0] == before[1] != digest(f"hf:{tmp_path}/set:train")
-    assert digest("hf:somebody/chats") == "somebody/chats"
 
 
 def test_sequences_beyond_the_models_positions(model, capsys):

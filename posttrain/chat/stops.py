@@ -3,13 +3,26 @@
 from posttrain.chat.template import render
 from posttrain.cli import BadInput
 
+ANSWER = "Xq7"  # a text that no template writes by itself
+
 
 def stop_ids(tokenizer):
-    """Token ids that end an assistant turn: the first special token the template puts after the text, and eos."""
-    text = render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Xq7"}])
+    """Ids of the tokens that end an assistant turn, one or two, the template's first.
+
+    They are the first special token that the chat template puts behind an answer, and the
+    tokenizer's end-of-sequence token. BadInput when there is neither.
+    """
+    conversation = [{"role": "user", "content": "a"}, {"role": "assistant", "content": ANSWER}]
+    _, _, behind_answer = render(tokenizer, conversation).rpartition(ANSWER)
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    after = [i for i in tokenizer(text.rpartition("Xq7")[2], add_special_tokens=False).input_ids if i in special][:1]
-    stops = after + ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
+    ids = tokenizer(behind_answer, add_special_tokens=False).input_ids
+    special_behind_answer = [token for token in ids if token in special]
+
+    stops = special_behind_answer[:1]
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops:
+        stops.append(tokenizer.eos_token_id)
     if not stops:
-        raise BadInput("the tokenizer has no end-of-sequence token: the model could never learn to stop")
-    return list(dict.fromkeys(stops))
+        raise BadInput(
+            "the tokenizer has no end-of-sequence token: the model could never learn to stop"
+        )
+    return stops

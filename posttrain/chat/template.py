@@ -1,4 +1,10 @@
-"""Messages -> the text that a chat template makes of them."""
+"""Messages -> the text that a chat template makes of them.
+
+`render` is the only place that calls a template. Templates differ in what they know: tool calls,
+tool definitions, system turns, dates, thinking. Where one does not know what the messages hold, a
+step of its own rewrites the messages so that all of it reaches the model as text: nothing is
+dropped in silence.
+"""
 
 import json
 
@@ -6,42 +12,101 @@ import jinja2
 
 from posttrain.cli import BadInput
 
-FIXED_DATE = ("{% macro strftime_now(format) %}{{ {'%Y-%m-%d': '2024-07-26', '%B %d, %Y': 'July 26, 2024'}"
-              ".get(format, '26 Jul 2024') }}{% endmacro %}")
-
-
-# For tokenizers without a template. Only existing tokens; every assistant turn ends in the end-of-sequence token.
+# For tokenizers without a template. It uses only tokens that exist; every assistant turn ends in
+# the end-of-sequence token.
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ '### ' + m['role'] | capitalize + ':\n' + m['content'] | trim }}"
     "{{ eos_token if m['role'] == 'assistant' else '' }}{{ '\n\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}")
+    "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
+)
+
+# Templates print the date by the variable date_string or the function strftime_now: it never moves.
+FIXED_DATE = "26 Jul 2024"
+FIXED_STRFTIME = (
+    "{% macro strftime_now(format) %}{{ {'%Y-%m-%d': '2024-07-26', '%B %d, %Y': 'July 26, 2024'}"
+    ".get(format, '26 Jul 2024') }}{% endmacro %}"
+)
 
 
 def render(tokenizer, messages, tools=None, generation_prompt=False):
-    """The text a chat template makes. Templates that ignore tools get them as text: nothing is dropped in silence.
+    """The text that the tokenizer's chat template makes of messages and tool definitions.
 
-    Thinking is switched off where a template can (else judge digits and verifiers would meet <think>), and templates
-    that print the date get a fixed one: a run continued tomorrow must see the tokens of today."""
-    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else str(tokenizer.chat_template)
-    if "tool_calls" not in template and any("tool_calls" in m for m in messages):
-        calls = [[f"<tool_call>\n{json.dumps(call['function'], ensure_ascii=False)}\n</tool_call>"
-                  for call in m.get("tool_calls", [])] for m in messages]
-        messages = [{"role": m["role"], "content": "\n".join([m["content"]] * bool(m["content"]) + texts)}
-                    for m, texts in zip(messages, calls)]
+    generation_prompt: end with the opening of an assistant turn, which the model then writes.
+    Thinking is switched off where a template can (else judge digits and verifiers would meet
+    <think>), and the date is a fixed one: a run that continues tomorrow must see the tokens of
+    today. BadInput where the template refuses the messages.
+    """
+    template = _template_text(tokenizer)
+    if "tool_calls" not in template:
+        messages = _write_calls_as_text(messages)
     if tools and "tools" not in template:
-        text = "\n".join(["You may call these functions:",
-                          *(json.dumps(t["function"], ensure_ascii=False) for t in tools)])
-        system = messages[0]["content"] + "\n\n" if messages[0]["role"] == "system" else ""
-        messages = [{"role": "system", "content": system + text}] + messages[bool(system):]
+        messages = _put_tools_into_system(messages, tools)
         tools = None
-    options = {"tokenize": False, "add_generation_prompt": generation_prompt, "enable_thinking": False,
-               "date_string": "26 Jul 2024"}
-    if "strftime_now" in template:
-        options["chat_template"] = FIXED_DATE + template
+    options = _template_options(template)
     try:
-        return tokenizer.apply_chat_template(messages, tools, **options)
-    except (jinja2.TemplateError, TypeError) as error:
-        if messages[0]["role"] == "system" and len(messages) > 1 and messages[1]["role"] == "user":  # Gemma knows none
-            joined = messages[1] | {"content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
-            return render(tokenizer, [joined, *messages[2:]], tools, generation_prompt)
-        raise BadInput(f"the chat template refuses these messages ({str(error)[:100]})") from None
+        return tokenizer.apply_chat_template(
+            messages, tools, add_generation_prompt=generation_prompt, **options
+        )
+    except (jinja2.TemplateError, TypeError) as refusal:
+        reason = str(refusal)[:100]
+
+    # The likely cause is a template without system turns, such as Gemma's. If it is something else,
+    # the template refuses again.
+    roles = [message["role"] for message in messages[:2]]
+    if roles == ["system", "user"]:
+        return render(tokenizer, _put_system_into_user(messages), tools, generation_prompt)
+    raise BadInput(f"the chat template refuses these messages ({reason})")
+
+
+def _template_text(tokenizer):
+    """The template's source; where a tokenizer has several of them by name, all together."""
+    template = tokenizer.chat_template
+    return template if isinstance(template, str) else str(template)
+
+
+def _template_options(template):
+    """What every call of a template gets beside the messages."""
+    options = {"tokenize": False, "enable_thinking": False, "date_string": FIXED_DATE}
+    if "strftime_now" in template:
+        # The macro hides the function of the same name.
+        options["chat_template"] = FIXED_STRFTIME + template
+    return options
+
+
+# ---- what a template does not know -> text -------------------------------------------------------
+
+
+def _write_calls_as_text(messages):
+    """Tool calls as text behind what the assistant said, in the form of Qwen and Hermes.
+
+    If there is a call, every message is reduced to role and content; else all stay as they are.
+    """
+    if not any("tool_calls" in message for message in messages):
+        return messages
+    rewritten = []
+    for message in messages:
+        texts = [message["content"]] if message["content"] else []
+        for call in message.get("tool_calls", []):
+            function = json.dumps(call["function"], ensure_ascii=False)
+            texts.append(f"<tool_call>\n{function}\n</tool_call>")
+        rewritten.append({"role": message["role"], "content": "\n".join(texts)})
+    return rewritten
+
+
+def _put_tools_into_system(messages, tools):
+    """Tool definitions as text at the end of the system turn; one is added where there is none."""
+    lines = ["You may call these functions:"]
+    for tool in tools:
+        lines.append(json.dumps(tool["function"], ensure_ascii=False))
+    text = "\n".join(lines)
+    if messages[0]["role"] == "system":
+        text = messages[0]["content"] + "\n\n" + text
+        messages = messages[1:]
+    return [{"role": "system", "content": text}, *messages]
+
+
+def _put_system_into_user(messages):
+    """The system turn's text before that of the user turn behind it."""
+    system, user, *rest = messages
+    text = f"{system['content']}\n\n{user['content']}"
+    return [user | {"content": text}, *rest]

@@ -8,14 +8,27 @@ from posttrain.run.lineage import lineage
 
 
 def contaminated(judge, candidate):
-    """Why the gate's judge is no independent witness: it is the candidate, or it or its family labelled the
-    candidate's training data; or None."""
+    """Why the gate's judge is no independent witness, in one line, or None.
+
+    It is none where it is the candidate, or where it or a model of its family labelled the
+    candidate's training data.
+    """
     if digest(judge) == digest(candidate):
         return f"the judge {judge} is the candidate itself"
     for record in lineage(candidate):
-        others = record["arguments"].get("judge") if record["script"] == "judge.py" else None
-        for other in [others] if isinstance(others, str) else others or []:
-            if other == judge or digest(other) == digest(judge) or related(family_of(other), family_of(judge)):
-                same = "also" if other == judge else f"is of one family with {other}, which"
-                return f"the judge {judge} {same} made the training data ({Path(record['path']).parent})"
+        run_folder = Path(record["path"]).parent
+        for labeller in _labellers(record):
+            if labeller == judge:
+                return f"the judge {judge} also made the training data ({run_folder})"
+            if digest(labeller) == digest(judge) or related(family_of(labeller), family_of(judge)):
+                relation = f"is of one family with {labeller}, which"
+                return f"the judge {judge} {relation} made the training data ({run_folder})"
     return None
+
+
+def _labellers(record):
+    """The judges of a run that labelled answers; [] for a run of any other script."""
+    if record["script"] != "judge.py":
+        return []
+    judges = record["arguments"].get("judge")
+    return [judges] if isinstance(judges, str) else judges or []

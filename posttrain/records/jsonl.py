@@ -1,4 +1,4 @@
-"""JSONL files: read with file and line in every complaint, written whole, or appended and continued."""
+"""JSONL files: read with file:line in every complaint, written whole, or appended and continued."""
 
 import json
 import os
@@ -7,38 +7,73 @@ from pathlib import Path
 
 from posttrain.cli import BadInput
 
-MAX_LINE = 1 << 24  # bytes of a JSONL line: a file without line breaks is refused before it fills the memory
+# Bytes of a JSONL line: a file without line breaks is refused before it fills the memory.
+MAX_LINE = 1 << 24
+
+
+# ---- reading -------------------------------------------------------------------------------------
 
 
 def read_jsonl(path, limit=None):
-    """[(line number, row), ...] of a JSONL file, of its first `limit` rows when given: the rest is not read. BadInput
-    names file:line; NaN and Infinity are refused."""
-    path, rows = Path(path), []
+    """[(line number, row), ...] of a JSONL file.
+
+    limit: only so many rows; the rest of the file is not read. Blank lines are skipped, but they
+    count as lines. BadInput names file:line; NaN and Infinity are refused.
+    """
+    path = Path(path)
     if not path.is_file():
-        raise BadInput(f"{path}: {'a folder or device, expected a file' if path.exists() else 'no such file'}")
+        why = "a folder or device, expected a file" if path.exists() else "no such file"
+        raise BadInput(f"{path}: {why}")
+
+    rows = []
     with open(path, "rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+        for number, line in enumerate(_lines(file), 1):
+            place = f"{path}:{number}"
             if len(line) > MAX_LINE:
-                raise BadInput(f"{path}:{number}: a line of more than {MAX_LINE >> 20} MiB; expected one record a line")
+                raise BadInput(
+                    f"{place}: a line of more than {MAX_LINE >> 20} MiB; expected one record a line"
+                )
             if not line.strip():
                 continue
             if len(rows) == limit:
                 break
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-                json.dumps(row, ensure_ascii=False, allow_nan=False).encode()  # NaN, 1e999, lone surrogates
-            except (ValueError, RecursionError) as error:
-                why = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:120]
-                raise BadInput(f"{path}:{number}: not a JSON object on one line ({why})") from None
-            if not isinstance(row, dict):
-                raise BadInput(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
-            rows.append((number, row))
+            rows.append((number, _parse(line, place)))
     return rows
+
+
+def _lines(file):
+    """The lines of an open file as bytes; a line that is too long comes in pieces that are, too."""
+    while line := file.readline(MAX_LINE + 1):
+        yield line
+
+
+def _parse(line, place):
+    """One line, in bytes -> the JSON object in it."""
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+        # Python reads NaN, 1e999 and half a surrogate pair without complaint, but no other program
+        # would read them.
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise BadInput(f"{place}: not a JSON object on one line (nested too deeply)") from None
+    except ValueError as error:
+        raise BadInput(f"{place}: not a JSON object on one line ({str(error)[:120]})") from None
+    if not isinstance(row, dict):
+        raise BadInput(f"{place}: expected a JSON object, got {type(row).__name__}")
+    return row
+
+
+# ---- files that are written at once --------------------------------------------------------------
 
 
 def write_jsonl(path, rows):
     """Write a derived file whole, then rename it: a reader never sees half of it."""
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(path, _as_jsonl(rows))
+
+
+def _as_jsonl(rows):
+    """Rows as text, one JSON object a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_whole(path, text):
@@ -49,23 +84,35 @@ def write_whole(path, text):
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # the text is on the disk before it gets its name
     os.replace(temporary, path)
 
 
-def continue_lines(path, sizes):
-    """Cut a killed run's output after its last complete batch -> number of batches done. sizes: lines of each batch."""
-    path = Path(path)
-    ends = [found.end() for found in re.finditer(b"\n", path.read_bytes())] if path.exists() else []
-    done, lines = 0, 0
-    while done < len(sizes) and lines + sizes[done] <= len(ends):
-        lines, done = lines + sizes[done], done + 1
-    if path.exists():
-        os.truncate(path, ends[lines - 1] if lines else 0)
-    return done
+# ---- files that grow batch by batch --------------------------------------------------------------
 
 
 def append_lines(path, rows):
     """Append rows to a JSONL file. A kill inside leaves a torn line, which continue_lines cuts."""
     with open(path, "a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        file.write(_as_jsonl(rows))
+
+
+def continue_lines(path, sizes):
+    """Cut a killed run's output after its last complete batch -> the number of batches done.
+
+    sizes: how many lines each batch writes, in order. A file that does not exist has no line yet.
+    """
+    path = Path(path)
+    line_ends = []  # the offset behind each complete line, in bytes
+    if path.exists():
+        line_ends = [line_break.end() for line_break in re.finditer(b"\n", path.read_bytes())]
+
+    batches = 0
+    lines = 0
+    while batches < len(sizes) and lines + sizes[batches] <= len(line_ends):
+        lines += sizes[batches]
+        batches += 1
+
+    if path.exists():
+        os.truncate(path, line_ends[lines - 1] if lines else 0)
+    return batches

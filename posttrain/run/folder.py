@@ -2,67 +2,127 @@
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 from posttrain.cli import BadInput
 from posttrain.hashing import digest
 from posttrain.records.jsonl import write_whole
 
+# Arguments that may change between two halves of a run, since they do not change its result.
+FREE_ARGUMENTS = {
+    "out",
+    "plan",
+    "show_mask",
+    "selfcheck",
+    "track",
+    "save_every",
+    "tokens_per_second",
+    "answer_len",
+    "price_gen",
+    "price_judge",
+    "price_gpu_hour",
+}
+
+# Files that a run writes before its first result; a run that has no other may start anew.
+BEFORE_RESULTS = {"run.json", "run.json.tmp", "ref_logps.jsonl", "log.jsonl", "tracker"}
+
+LIBRARIES = ("torch", "transformers", "peft")  # their versions are recorded
+
 
 def start_run(out, script, arguments, inputs):
-    """Open the record of a run, or continue it. `out` is the output file or folder; `inputs` are paths, hashed.
+    """Open the record of a run, or continue it -> the record.
 
-    Returns the record; record["finished"] says that nothing is left to do. BadInput when `out` was made with other
-    arguments or inputs: continuing would mix two runs. A run that never got to its first result starts anew."""
+    out: the output, a .jsonl file or a folder. script: its file name. arguments: {name: value}.
+    inputs: paths, which are hashed. record["finished"] says that nothing is left to do. A run that
+    never got to its first result starts anew. BadInput when `out` was made with other arguments or
+    inputs, since continuing would mix two runs, and when it is no run of ours.
+    """
     out = Path(out)
-    is_file = out.suffix == ".jsonl"
-    path = out.with_suffix(".run.json") if is_file else out / "run.json"
-    free = ("out", "plan", "show_mask", "selfcheck", "track", "save_every",
-            "tokens_per_second", "answer_len", "price_gen", "price_judge",
-            "price_gpu_hour")  # what may change between two halves of a run
-    new = {"script": script, "inputs": {path: digest(path) for path in map(str, inputs)},
-           "arguments": json.loads(json.dumps({k: v for k, v in arguments.items() if k not in free}))}
-    begun = [out] if out.is_file() else [p for p in out.iterdir() if p.name not in (
-        "run.json", "run.json.tmp", "ref_logps.jsonl", "log.jsonl", "tracker")] if out.is_dir() else []
+    path = out.with_suffix(".run.json") if out.suffix == ".jsonl" else out / "run.json"
+    new = {
+        "script": script,
+        "inputs": {name: digest(name) for name in map(str, inputs)},
+        "arguments": _recorded_arguments(arguments),
+    }
     old = read_run(path)
-    if old and (begun or old["finished"]):
-        for part in new:
-            if old.get(part) != new[part]:
-                keys = new[part] if isinstance(new[part], dict) else {part: 0}
-                changed = [k for k in keys if part == "script" or old[part].get(k) != new[part][k]] or [part]
-                raise BadInput(f"{out} was made with other {part} ({', '.join(changed)}): take another --out")
-        return old | {"path": str(path)}  # a folder may have been renamed since
-    if begun or (path.exists() and not old):
-        raise BadInput(f"{out} exists and is not a run of this kit: take another --out")
-    import peft
-    import transformers
+    has_results = _has_results(out)
 
-    versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__,
-                "peft": peft.__version__}
-    record = new | {"path": str(path), "versions": versions, "finished": False, "seconds": 0.0}
+    # Continue a run of ours.
+    if old and (has_results or old["finished"]):
+        _refuse_other_run(out, old, new)
+        return old | {"path": str(path)}  # the folder may have been renamed since
+
+    # Start a run, but never over something else.
+    is_foreign = path.exists() and not old
+    if has_results or is_foreign:
+        raise BadInput(f"{out} exists and is not a run of this kit: take another --out")
+    record = new | {"path": str(path), "versions": _versions(), "finished": False, "seconds": 0.0}
     save_run(record)
     return record
+
+
+def _recorded_arguments(arguments):
+    """The arguments that make the result, as they will be read back from JSON."""
+    fixed = {name: value for name, value in arguments.items() if name not in FREE_ARGUMENTS}
+    return json.loads(json.dumps(fixed))
+
+
+def _has_results(out):
+    """Has a run written anything to `out` that must not be lost?"""
+    if out.is_dir():
+        return any(file.name not in BEFORE_RESULTS for file in out.iterdir())
+    return out.is_file()
+
+
+def _refuse_other_run(out, old, new):
+    """BadInput that names what differs between the record of a run and what it would be now."""
+    for section in ("script", "inputs", "arguments"):
+        if old.get(section) == new[section]:
+            continue
+        names = [section]
+        if section != "script":
+            changed = [
+                name for name, value in new[section].items() if old[section].get(name) != value
+            ]
+            names = changed or [section]  # none changed: then there were more of them before
+        raise BadInput(
+            f"{out} was made with other {section} ({', '.join(names)}): take another --out"
+        )
+
+
+def _versions():
+    """Versions of Python and of the libraries. To load those for it would take seconds."""
+    versions = {"python": sys.version.split()[0]}
+    for library in LIBRARIES:
+        versions[library] = version(library)
+    return versions
 
 
 def read_run(path):
     """The run record at `path`; {} when there is none of ours."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-        return record if record["script"] and isinstance(record["finished"], bool) else {}
+        is_ours = record["script"] and isinstance(record["finished"], bool)
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+    return record if is_ours else {}
 
 
 def save_run(record, **measured):
-    """Store what is known so far. Called after each batch, so that seconds and tokens survive a kill."""
+    """Store what is known so far: after each batch, so that seconds and tokens survive a kill."""
     record.update(measured)
     write_whole(record["path"], json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def runs_beside(out):
-    """Finished run records next to `out`, oldest first; each knows its folder or file as record["path"]."""
-    beside = Path(out).parent
-    paths = sorted([*beside.glob("*.run.json"), *beside.glob("*/run.json")], key=lambda p: (p.stat().st_mtime, p))
-    return [record | {"path": str(path)} for path, record in zip(paths, map(read_run, paths)) if record.get("finished")]
+    """Records of finished runs next to `out`, oldest first; record["path"] is where each lies."""
+    folder = Path(out).parent
+    paths = [*folder.glob("*.run.json"), *folder.glob("*/run.json")]
+    paths.sort(key=lambda path: (path.stat().st_mtime, path))
+    records = []
+    for path in paths:
+        record = read_run(path)
+        if record.get("finished"):
+            records.append(record | {"path": str(path)})
+    return records

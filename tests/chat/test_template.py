@@ -1,0 +1,60 @@
+"""Templates that think, print the date, know no system turns or close a turn twice."""
+
+import pytest
+
+from posttrain.chat.encode import encode
+from posttrain.chat.stops import stop_ids
+from posttrain.chat.template import render
+from posttrain.cli import BadInput
+
+USER, ANSWER = (
+    [{"role": "user", "content": "What is 2+2?"}],
+    [{"role": "assistant", "content": "It is 4."}],
+)
+TURN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+def with_template(tokenizer, template):
+    copy = type(tokenizer).from_pretrained(tokenizer.name_or_path)
+    copy.chat_template = template
+    return copy
+
+
+def test_thinking_is_switched_off_where_a_template_can(tokenizer):
+    empty = "{{ '<think>\n\n</think>\n\n' }}"
+    turn = TURN.replace(
+        "{{ m.content }}", "{% if m.role == 'assistant' %}" + empty + "{% endif %}{{ m.content }}"
+    )
+    thinking = with_template(
+        tokenizer,
+        turn + "{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if not (enable_thinking | default(true)) %}" + empty + "{% endif %}{% endif %}",
+    )
+    row = encode(thinking, USER, ANSWER)
+    assert (
+        thinking.decode([i for i, m in zip(row["ids"], row["mask"]) if m]) == "It is 4.<|im_end|>"
+    )
+
+
+def test_two_stop_tokens_in_a_row_end_the_answer_at_the_first(tokenizer):
+    """Phi closes a turn with <|end|> and the conversation with <|endoftext|>."""
+    end = "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}<|pad|>{% endif %}"
+    phi = with_template(tokenizer, TURN + end)
+    phi.eos_token = "<|pad|>"
+    assert len(stop_ids(phi)) == 2
+    row = encode(phi, USER, ANSWER)
+    assert phi.decode([i for i, m in zip(row["ids"], row["mask"]) if m]) == "It is 4.<|im_end|>"
+
+
+def test_the_date_in_a_template_does_not_move(tokenizer):
+    dated = with_template(tokenizer, "{{ strftime_now('%d %b %Y') }} {{ date_string }}\n" + TURN)
+    assert render(dated, USER).startswith("26 Jul 2024 26 Jul 2024\n")
+
+
+def test_a_template_without_system_turns_gets_the_text_in_the_first_user_turn(tokenizer):
+    refuse = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    strict = with_template(tokenizer, refuse + TURN)
+    text = render(strict, [{"role": "system", "content": "Be brief."}, *USER])
+    assert "Be brief.\n\nWhat is 2+2?" in text and "system" not in text
+    with pytest.raises(BadInput, match="no system"):
+        render(strict, [{"role": "system", "content": "Be brief."}, *ANSWER])
