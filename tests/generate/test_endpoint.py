@@ -49,7 +49,7 @@ def server(monkeypatch):
     """server.answer(request, number of the request) -> reply, or an HTTP status; server.seen: what was asked."""
     monkeypatch.setattr(endpoint_room, "PAUSE", 0.01)
     monkeypatch.setattr(endpoint_room, "PATIENCE", 0.2)
-    monkeypatch.setattr(endpoint_room, "SAID", set())
+    monkeypatch.setattr(endpoint_room, "PRINTED_NOTES", set())
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -147,15 +147,15 @@ def test_what_is_kept_is_not_paid_twice(server, tmp_path):
     requests = [{"messages": [{"role": "user", "content": f"say {n}"}], "max_tokens": 9, "seed": n} for n in range(6)]
     server.answer = lambda request, number: reply(f"a{request['seed']}") if request["seed"] != 4 else 400
     with pytest.raises(BadInput):
-        ask_endpoint(server.url, "m", requests, 1, tmp_path / "kept.jsonl")
+        ask_endpoint(server.url, "m", requests, 1, kept=tmp_path / "kept.jsonl")
     with open(tmp_path / "kept.jsonl", "a") as file:
         file.write('{"torn')
     before = len(server.seen)
     server.answer = lambda request, number: reply(f"a{request['seed']}")
-    replies = ask_endpoint(server.url, "m", requests, 2, tmp_path / "kept.jsonl")
+    replies = ask_endpoint(server.url, "m", requests, 2, kept=tmp_path / "kept.jsonl")
     assert [one["text"] for one in replies] == [f"a{n}" for n in range(6)]
     assert {request["seed"] for request in server.seen[before:]} - {5} == {4}, "5 may have been under way"
-    assert ask_endpoint(server.url, "m", requests, 2, tmp_path / "kept.jsonl") == replies
+    assert ask_endpoint(server.url, "m", requests, 2, kept=tmp_path / "kept.jsonl") == replies
 
 
 # ---- verdicts ------------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def test_no_template_takes_judged_text_for_control_tokens(name):
 def test_honest_text_stays():
     """The kit's own code, its README and pages of HTML are shown as they are."""
     html = '<!doctype html><p class="a">x &lt; 3</p><ul><li>a[0] <b>b</b><br/></ul><my-tag x=1><T>List<String></T>'
-    for text in (html, (ROOT / "README.md").read_text(), (ROOT / "packed.py").read_text(), "f = a[i][j] | b || c <| d"):
+    for text in (html, (ROOT / "README.md").read_text(), (ROOT / "common.py").read_text(), "f = a[i][j] | b || c <| d"):
         assert harmless(text).replace("< |", "<|") == text.replace("< |", "<|"), text[:40]
 
 
@@ -565,7 +565,8 @@ def test_a_storm_of_429_loses_nothing(server, monkeypatch, capsys):
 def test_half_an_emoji_and_odd_usage(server, tmp_path, usage):
     """Neither stops a run: the text can be written, tokens are estimated."""
     server.answer = lambda request, number: reply("so \ud83d") | {"usage": usage}
-    [one] = ask_endpoint(server.url, "m", [{"messages": [{"role": "user", "content": "x" * 40}]}], 1, tmp_path / "k")
+    [one] = ask_endpoint(server.url, "m", [{"messages": [{"role": "user", "content": "x" * 40}]}], 1,
+                         kept=tmp_path / "k")
     assert one == {"text": "so ?", "tokens": 2, "read": 10, "finish": "stop"}
 
 
