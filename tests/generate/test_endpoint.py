@@ -681,18 +681,14 @@ def test_scores_from_top_logprobs(server, tmp_path, capsys):
         text = request["messages"][0]["content"]
         assert request["max_tokens"] == 1 and request["logprobs"] and request["top_logprobs"] == 20
         if text.endswith("A or B?"):
-            return (
-                digits(A=0.6, B=0.2)
-                if text.index("good") < text.index("bad")
-                else digits(A=0.3, B=0.6)
-            )
-        return (
-            digits(**{"5": 0.5, "_4": 0.2, "3": 0.1, "no": 0.2})
-            if ":\ngood\n" in text
-            else digits(**{"0": 0.3, "1": 0.3, "x": 0.4})
-            if ":\nbad\n" in text
-            else digits(**{"1": 0.4, "the": 0.6})
-        )
+            if text.index("good") < text.index("bad"):
+                return digits(A=0.6, B=0.2)
+            return digits(A=0.3, B=0.6)
+        if ":\ngood\n" in text:
+            return digits(**{"5": 0.5, "_4": 0.2, "3": 0.1, "no": 0.2})
+        if ":\nbad\n" in text:
+            return digits(**{"0": 0.3, "1": 0.3, "x": 0.4})
+        return digits(**{"1": 0.4, "the": 0.6})
 
     server.answer = answer
     rows = [
@@ -808,13 +804,9 @@ def test_judge_stage_with_an_endpoint(server, tmp_path, capsys, refusal):
             return reply(
                 '{"better": "A"}' if text.index("good") < text.index("bad") else '{"better": "B"}'
             )
-        return reply(
-            '{"kind": 5}'
-            if ":\ngood\n" in text
-            else '{"kind": 1}'
-            if ":\nbad\n" in text
-            else "no idea"
-        )
+        if ":\ngood\n" in text:
+            return reply('{"kind": 5}')
+        return reply('{"kind": 1}' if ":\nbad\n" in text else "no idea")
 
     server.answer = answer
     out = tmp_path / "j"
@@ -1125,21 +1117,21 @@ def test_killed_and_disturbed_it_ends_the_same(server, tmp_path, monkeypatch, wa
     assert openai  # before the forks
     monkeypatch.setattr(endpoint_room, "TIMEOUT", 1.0)
     monkeypatch.setattr(endpoint_room, "PATIENCE", 5)
-    stage, draw, kills = way.split()[0], random.Random(way), iter([1, 3, 9, 14, 22, 11, 17, 30])
+    stage = way.split()[0]
+    draw = random.Random(way)
+    kills = iter([1, 3, 9, 14, 22, 11, 17, 30])  # after so many requests of a run
     (tmp_path / "c.md").write_text(
         "## kind\nIs it kind?\n0: no 3: so 5: yes\n## safe\nIs it?\n0: n 3: s 5: y\n"
     )
     texts = [text_of(n, 3 + n % 4) + f" {n}" for n in range(8)]
-    rows = [
-        {"id": f"q{n}", "prompt": text}
-        | (
-            {}
-            if stage == "gen_candidates"
-            else {"candidate": k, "completion": text_of(n + 3 * k, 5)}
-        )
-        for n, text in enumerate(texts)
-        for k in range(1 if stage == "gen_candidates" else 3)
-    ]
+    rows = []
+    for n, text in enumerate(texts):
+        row = {"id": f"q{n}", "prompt": text}
+        if stage == "gen_candidates":
+            rows.append(row)
+            continue
+        for k in range(3):
+            rows.append(row | {"candidate": k, "completion": text_of(n + 3 * k, 5)})
     given = ["--data", write(tmp_path / "rows.jsonl", rows), "--concurrency", 4]
     argv = {
         "gen_candidates": [
@@ -1174,30 +1166,21 @@ def test_killed_and_disturbed_it_ends_the_same(server, tmp_path, monkeypatch, wa
         text = request["messages"][0]["content"]
         value = sum(text.encode()) % 6
         if request.get("logprobs"):
-            return (
-                digits(
-                    **(
-                        {"A": 0.5, "B": 0.3}
-                        if "A or B?" in text
-                        else {str(value): 0.6, str(5 - value): 0.1}
-                    )
-                )
-                if "logprobs" in way
-                else 400
-            )
-        name = re.findall(r'"(\w+)": number', text)
-        return reply(
-            f"a{request['seed']}"
-            if stage == "gen_candidates"
-            else '{"better": "A"}'
-            if not name
-            else f'{{"{name[0]}": {value}}}'
-        )
+            if "logprobs" not in way:
+                return 400
+            if "A or B?" in text:
+                return digits(A=0.5, B=0.3)
+            return digits(**{str(value): 0.6, str(5 - value): 0.1})
+        if stage == "gen_candidates":
+            return reply(f"a{request['seed']}")
+        name = re.search(r'"(\w+)": number', text)
+        return reply(f'{{"{name[1]}": {value}}}' if name else '{"better": "A"}')
 
     def bad(request, number):
         with server.lock:
             first = draw.random() < 0.4
-            fault, busy["left"] = draw.choice(FAULTS), busy["left"] - 1
+            fault = draw.choice(FAULTS)
+            busy["left"] -= 1
             if busy["left"] == 0 and busy["pid"]:  # never a number that no longer is our child's
                 os.kill(busy["pid"], signal.SIGKILL)
         if not first or number % 4 == 0:
@@ -1206,7 +1189,8 @@ def test_killed_and_disturbed_it_ends_the_same(server, tmp_path, monkeypatch, wa
             return good(request, number)
         if fault == "stall":
             time.sleep(1.3)
-        return reply("late") if fault == "stall" else fault
+            return reply("late")
+        return fault
 
     def run(folder):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -1219,19 +1203,19 @@ def test_killed_and_disturbed_it_ends_the_same(server, tmp_path, monkeypatch, wa
     busy = {"left": -1, "paid": 0, "pid": 0}
     server.answer = good
     assert run("whole") == 0
-    asked, codes, server.answer = len(server.seen), [], bad
+    requests = len(server.seen)
+    codes = []
+    server.answer = bad
     while not codes or codes[-1]:
         busy["left"] = next(kills, -1)
         codes.append(run("killed"))
-    assert (
-        codes.count(-signal.SIGKILL) >= 4 and codes[-1] == 0 and {*codes} <= {0, 2, -signal.SIGKILL}
-    ), codes
-    for path in (path for path in (tmp_path / "whole").rglob("*.jsonl")):
-        assert (
-            path.read_bytes()
-            == (tmp_path / "killed" / path.relative_to(tmp_path / "whole")).read_bytes()
-        ), path
-    assert not [*(tmp_path / "killed").rglob("*kept*")] and busy["paid"] <= asked + 8 * len(codes)
+    assert codes.count(-signal.SIGKILL) >= 4 and codes[-1] == 0, codes
+    assert {*codes} <= {0, 2, -signal.SIGKILL}, codes
+    for path in (tmp_path / "whole").rglob("*.jsonl"):
+        other = tmp_path / "killed" / path.relative_to(tmp_path / "whole")
+        assert path.read_bytes() == other.read_bytes(), path
+    assert not [*(tmp_path / "killed").rglob("*kept*")]
+    assert busy["paid"] <= requests + 8 * len(codes)
 
 
 # ---- a real server ------------------------------------------------------------------------------
