@@ -152,12 +152,13 @@ def main(args):
             flat = [{"messages": job["prompt"], "temperature": made_by[k][1], "max_tokens": args.max_tokens,
                      "seed": seed % 2**31} | ({"tools": job["row"]["tools"]} if job["row"].get("tools") else {})
                     for job, own in zip(batch, seeds) for k, seed in zip(job["numbers"], own)]
-            replies = iter(ask_endpoint(args.endpoint, name, flat, args.concurrency, kept))
+            replies = iter(ask_endpoint(args.endpoint, name, flat, args.concurrency, kept=kept))
             answers = [[next(replies) for _ in job["numbers"]] for job in batch]
         else:
             prompts = [(job["ids"], [(made_by[k][1], seed) for k, seed in zip(job["numbers"], own)])
                        for job, own in zip(batch, seeds)]
-            answers = sample(model, tokenizer, prompts, args.max_tokens, args.batch_size if args.refill > 1 else None)
+            slots = args.batch_size if args.refill > 1 else None
+            answers = sample(model, tokenizer, prompts, args.max_tokens, slots=slots)
         append_lines(args.out, [
             candidate_row(job["row"], k, made_by[k], families[made_by[k][0]], seed, answer,
                           answer.get("read", len(job["ids"]) if k == job["numbers"][0] else 0))

@@ -136,7 +136,7 @@ def sampling(args):
                                  eos_token_id=stops, pad_token_id=stops[0])
             expected.append(out[0, len(prompt):].tolist())
         for slots in (None, 3):
-            found = sample(model, tokenizer, [(prompt, [(0.0, 0)]) for prompt in prompts], 32, slots)
+            found = sample(model, tokenizer, [(prompt, [(0.0, 0)]) for prompt in prompts], 32, slots=slots)
             equal = sum(answer["ids"] == other for (answer,), other in zip(found, expected))
             emit("correctness", TINY, base="fp32" if dtype == torch.float32 else "bf16", path="sampling", slots=slots,
                  equal=equal, answers=len(found))

@@ -1,8 +1,13 @@
 """Sampling answers from a local model.
 
-Each prompt is read once for all its samples; rows leave the batch when they end, and others may take their places.
-Every sample has a random stream of its own: what is drawn depends on its seed, never on the rows beside it.
+Each prompt is read once for all its samples. Rows leave the batch when they end, and others may
+take their places. Every sample has a random stream of its own: what is drawn depends on its seed,
+never on the rows beside it.
+
+B = rows in the batch, T = columns of tokens so far, V = vocabulary, P = prompts read at once.
 """
+
+from dataclasses import dataclass, field
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -12,74 +17,241 @@ from posttrain.chat.stops import stop_ids
 from posttrain.generate.cache import GrowingLayer
 
 
-def padded_ids(rows, pad_id, device, left):
-    """Token lists -> (ids, attention) [B, T], padded on the left or right."""
-    side, rows = "left" if left else "right", [torch.tensor(row) for row in rows]
-    ids, ones = pad_sequence(rows, True, pad_id, side), pad_sequence([torch.ones_like(x) for x in rows], True, 0, side)
-    return ids.to(device), ones.to(device)
+@dataclass
+class Row:
+    """One sample: which job's prompt it answers, how it is drawn, and its tokens so far."""
+
+    job: int
+    temperature: float
+    uniform: list  # numbers in [0, 1), one for each token that may come
+    ids: list = field(default_factory=list)
 
 
 @torch.no_grad()
-def sample(model, tokenizer, jobs, max_tokens, slots=None):
-    """Answers for jobs [(prompt token ids, [(temperature, seed), ...])] -> [[{"text", "ids", "tokens", "finish"}]].
+def sample(model, tokenizer, jobs, max_tokens, *, slots=None):
+    """Answers for jobs [(prompt token ids, [(temperature, seed), ...]), ...].
 
-    Temperature 0 is greedy. `tokens` counts the stop token too; finish is "stop" or "length". A sampled token is the
-    one whose cumulative probability first exceeds the sample's next uniform number. slots: so many rows at once, those
-    that wait take the places of those that end (a GPU step costs the same for few rows as for many); None: all at once
-    (a CPU step costs by the row). With sliding windows or state spaces those that wait start when all rows ended."""
+    Returns for each job a list with one {"text", "ids", "tokens", "finish"} per sample. `tokens`
+    counts the stop token too, `text` is without it; finish is "stop" or "length" (max_tokens).
+    Temperature 0 is greedy. A sampled token is the one whose cumulative probability first exceeds
+    the sample's next uniform number.
+
+    slots: so many rows at once; those that wait take the places of those that end (a GPU step
+    costs the same for few rows as for many). None: all at once (a CPU step costs by the row). With
+    sliding windows or state spaces those that wait start when all rows have ended.
+    """
     stops = stop_ids(tokenizer)
-    rows = [(j, t, torch.rand(max_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist(),
-             []) for j, (_, own) in enumerate(jobs) for t, seed in own]  # (job, temperature, uniform numbers, answer)
-    waiting, alive, plain, slots = rows, [], False, slots or len(rows)
-    cache = position = logits = None
-    while waiting or alive:
-        free = slots - len(alive)
-        if waiting and (not alive or plain and free > slots // 8):  # reading costs a step or more: several at once
-            new, waiting = waiting[:free], waiting[free:]
-            read = list(dict.fromkeys(row[0] for row in new))  # each prompt once for all its rows
-            ids, attention = padded_ids([jobs[j][0] for j in read], stops[0], model.device, left=True)
-            place = attention.cumsum(1).sub(1).clamp(min=0)
-            out = model(input_ids=ids, attention_mask=attention, position_ids=place, use_cache=True, logits_to_keep=1)
-            expand, old = [read.index(row[0]) for row in new], [cache.layers] if alive else []
-            cache, place, first = out.past_key_values, place[expand, -1:], out.logits[:, -1].float()[expand]
-            cache.batch_select_indices(expand)
-            position, logits = (torch.cat([position, place]), torch.cat([logits, first])) if alive else (place, first)
-            alive, T = alive + new, position.max().item() + 1  # T columns: every row ends in the last
-            plain = all(type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers)
-            cache.layers = [GrowingLayer(same, T) for same in zip(*old, cache.layers)] if plain else cache.layers
-        token = logits.max(-1).indices  # the first of equals, as argmax; faster on a CPU
-        if any(row[1] for row in alive):
-            heat = torch.tensor([[row[1]] for row in alive], device=model.device)
-            uniform = torch.tensor([[row[2][len(row[3])]] for row in alive], dtype=torch.float64, device=model.device)
-            mass = (logits / heat.where(heat > 0, 1)).softmax(-1).cumsum(-1, dtype=torch.float64)
-            drawn = torch.searchsorted(mass, uniform * mass[:, -1:], right=True).clamp(max=mass.shape[1] - 1)
-            token = token.where(heat[:, 0] == 0, drawn[:, 0])
-        for row, t in zip(alive, token.tolist()):
-            row[3].append(t)
-        ended = {i for i, row in enumerate(alive) if row[3][-1] in stops or len(row[3]) == max_tokens}
-        if ended:  # rows from beyond the new end take the places of those that leave
-            last = [i for i in range(len(alive) - len(ended), len(alive)) if i not in ended]
-            keep = [last.pop() if i in ended else i for i in range(len(alive) - len(ended))]
-            alive, token, position = [alive[i] for i in keep], token[keep], position[keep]
-            cache.batch_select_indices(keep)
-        if alive:
-            T, position = T + 1, position + 1
-            attention = (torch.arange(T, device=model.device) >= T - 1 - position).long()
-            logits = model(input_ids=token[:, None], attention_mask=attention, position_ids=position,
-                           past_key_values=cache, use_cache=True).logits[:, -1].float()
-    ends = [(ids[:-1], ids, "stop") if ids[-1] in stops else (ids, ids, "length") for _, _, _, ids in rows]
-    results = iter({"text": tokenizer.decode(a), "ids": ids, "tokens": len(ids), "finish": f} for a, ids, f in ends)
-    return [[next(results) for _ in own] for _, own in jobs]
+    prompts = [prompt for prompt, _ in jobs]
+    rows = []
+    for job, (_, samples) in enumerate(jobs):
+        for temperature, seed in samples:
+            rows.append(Row(job, temperature, uniform_numbers(seed, max_tokens)))
+
+    slots = slots or len(rows)
+    waiting = rows
+    batch = Batch(model, pad_id=stops[0])
+    while waiting or batch.rows:
+        # Fill places that are free. Reading costs a step or more, so it waits for several of them.
+        free = slots - len(batch.rows)
+        worth_reading = not batch.rows or (batch.can_grow and free > slots // 8)
+        if waiting and worth_reading:
+            batch.admit(waiting[:free], prompts)
+            waiting = waiting[free:]
+
+        # Write one token of each row, and let rows leave that have ended.
+        tokens = batch.draw()
+        ended = set()
+        for i, row in enumerate(batch.rows):
+            if row.ids[-1] in stops or len(row.ids) == max_tokens:
+                ended.add(i)
+        if ended:
+            tokens = batch.remove(ended, tokens)
+
+        if batch.rows:
+            batch.read(tokens)
+
+    answers = [[] for _ in jobs]
+    for row in rows:
+        answers[row.job].append(answer_of(row, tokenizer, stops))
+    return answers
+
+
+class Batch:
+    """The rows that are being written, and what the model has read of them.
+
+    All rows end in the last of the T columns, so that every row goes on in the same column; the
+    shorter ones have padding on the left.
+    """
+
+    def __init__(self, model, pad_id):
+        self.model = model
+        self.pad_id = pad_id
+        self.rows = []
+        self.columns = 0  # T
+        self.cache = None  # keys and values of all tokens that were read
+        self.position = None  # [B, 1], the place of a row's last token, padding not counted
+        self.logits = None  # [B, V] float32, of the tokens to come
+        self.can_grow = False  # may rows join while others are being written?
+
+    def admit(self, rows, prompts):
+        """Read the prompts of new rows, and put these rows below those that are in the batch.
+
+        prompts: the token ids of each job.
+        """
+        # Read each prompt once, however many rows answer it. ids, attention, position: [P, T].
+        jobs = list(dict.fromkeys(row.job for row in rows))
+        token_ids = [prompts[job] for job in jobs]
+        ids, attention = padded_ids(token_ids, self.pad_id, self.model.device, left=True)
+        position = attention.cumsum(1).sub(1).clamp(min=0)
+        out = self.model(
+            input_ids=ids,
+            attention_mask=attention,
+            position_ids=position,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+
+        # Copy what was read of a prompt for each of its rows: from P prompts to the new rows.
+        prompt_of_row = [jobs.index(row.job) for row in rows]
+        cache = out.past_key_values
+        cache.batch_select_indices(prompt_of_row)
+        position = position[prompt_of_row, -1:]
+        logits = out.logits[:, -1].float()[prompt_of_row]
+
+        # Join the old rows and the new. The longest row decides how many columns are needed.
+        layers = [[layer] for layer in cache.layers]
+        if self.rows:
+            position = torch.cat([self.position, position])
+            logits = torch.cat([self.logits, logits])
+            layers = zip(self.cache.layers, cache.layers)
+        self.rows = self.rows + rows
+        self.columns = position.max().item() + 1
+        self.can_grow = is_plain(cache)
+        if self.can_grow:
+            cache.layers = [GrowingLayer(old_and_new, self.columns) for old_and_new in layers]
+        self.cache = cache
+        self.position = position
+        self.logits = logits
+
+    def draw(self):
+        """The next token of each row, [B]; it is also appended to the row's ids."""
+        tokens = next_tokens(self.rows, self.logits)
+        for row, token in zip(self.rows, tokens.tolist()):
+            row.ids.append(token)
+        return tokens
+
+    def remove(self, ended, tokens):
+        """Let the rows with numbers in the set `ended` leave -> the tokens of those that stay."""
+        keep = rows_that_stay(len(self.rows), ended)
+        self.rows = [self.rows[i] for i in keep]
+        self.position = self.position[keep]
+        self.cache.batch_select_indices(keep)
+        return tokens[keep]
+
+    def read(self, tokens):
+        """Let the model read one more token of each row, [B]: the logits are those of the next."""
+        self.columns += 1
+        self.position = self.position + 1
+        # A row's position + 1 tokens fill the last columns; what is left of them is padding.
+        column = torch.arange(self.columns, device=self.model.device)
+        attention = (column >= self.columns - 1 - self.position).long()  # [B, T]
+        out = self.model(
+            input_ids=tokens[:, None],
+            attention_mask=attention,
+            position_ids=self.position,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.logits = out.logits[:, -1].float()
+
+
+def uniform_numbers(seed, count):
+    """The random stream of one sample: so many numbers in [0, 1), float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+
+
+def next_tokens(rows, logits):
+    """The next token of each row, [B], from logits [B, V]: the likeliest at temperature 0.
+
+    Else a random one by inverting the distribution: the probabilities, softmax(logits /
+    temperature), are laid end to end, and the row's next uniform number falls into one of them.
+    """
+    likeliest = logits.max(-1).indices  # the first of equals, as argmax; faster on a CPU
+    if not any(row.temperature for row in rows):
+        return likeliest
+
+    device = logits.device
+    temperature = torch.tensor([[row.temperature] for row in rows], device=device)  # [B, 1]
+    uniform = [[row.uniform[len(row.ids)]] for row in rows]
+    uniform = torch.tensor(uniform, dtype=torch.float64, device=device)  # [B, 1]
+
+    divisor = temperature.where(temperature > 0, 1)  # greedy rows are computed too, and not used
+    mass = (logits / divisor).softmax(-1).cumsum(-1, dtype=torch.float64)  # [B, V]
+    total = mass[:, -1:]  # 1 but for rounding
+    drawn = torch.searchsorted(mass, uniform * total, right=True)
+    drawn = drawn.clamp(max=mass.shape[1] - 1)  # rounding must not lead beyond the vocabulary
+    return likeliest.where(temperature[:, 0] == 0, drawn[:, 0])
+
+
+def rows_that_stay(count, ended):
+    """Which of `count` rows stands in each place when those in the set `ended` have left.
+
+    A row from behind the new end takes the place of one that leaves, the last row first. All others
+    stay where they are, so that little is copied.
+    """
+    size = count - len(ended)
+    movers = [i for i in range(size, count) if i not in ended]
+    keep = []
+    for place in range(size):
+        if place in ended:
+            keep.append(movers.pop())
+        else:
+            keep.append(place)
+    return keep
+
+
+def is_plain(cache):
+    """Does every layer of this cache keep the keys and values of all tokens?
+
+    Sliding windows (subclasses of DynamicLayer), state spaces and layers that share a cache do not.
+    """
+    return all(type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers)
+
+
+def answer_of(row, tokenizer, stops):
+    """An ended row as sample returns it."""
+    stopped = row.ids[-1] in stops
+    return {
+        "text": tokenizer.decode(row.ids[:-1] if stopped else row.ids),
+        "ids": row.ids,
+        "tokens": len(row.ids),
+        "finish": "stop" if stopped else "length",
+    }
+
+
+def padded_ids(rows, pad_id, device, *, left):
+    """Token lists -> (ids, attention) [B, T], padded on the left or right, where attention is 0."""
+    side = "left" if left else "right"
+    ids = [torch.tensor(row) for row in rows]
+    ones = [torch.ones_like(row) for row in ids]
+    ids = pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side=side)
+    attention = pad_sequence(ones, batch_first=True, padding_value=0, padding_side=side)
+    return ids.to(device), attention.to(device)
 
 
 def generation_batches(lengths, rows_per_job, batch_rows):
-    """Job numbers of each batch: similar prompt lengths together, at most batch_rows answers (one job at least).
+    """Job numbers of each batch: similar prompt lengths together, at most batch_rows answers.
 
-    A pure function of the input, so that a continued run forms the batches of an uninterrupted one."""
-    batches, rows = [], 0
-    for job in sorted(range(len(lengths)), key=lambda j: (lengths[j], j)):
+    A job with more answers than that is a batch of its own. A pure function of the input, so that a
+    continued run forms the batches of an uninterrupted one.
+    """
+    batches = []
+    rows = 0  # in the last batch
+    for job in sorted(range(len(lengths)), key=lambda job: (lengths[job], job)):
         if not batches or rows + rows_per_job[job] > batch_rows:
-            batches, rows = batches + [[]], 0
+            batches.append([])
+            rows = 0
         batches[-1].append(job)
         rows += rows_per_job[job]
     return batches

@@ -430,7 +430,7 @@ def open_judge(judge, constitution, quantize="auto", concurrency=8, seed=0, kept
     name, at, url = judge.partition("@http")
     if at:
         def ask(requests, kept=kept):
-            return ask_endpoint("http" + url, name, requests, concurrency, kept)
+            return ask_endpoint("http" + url, name, requests, concurrency, kept=kept)
         logprobs, kinds = has_logprobs(partial(ask, kept=None)), {} if kinds is None else kinds
         if kinds.setdefault(judge, logprobs) != logprobs:
             raise BadInput(f"{judge} gave {'' if kinds[judge] else 'no '}log-probabilities when this run began, now it "

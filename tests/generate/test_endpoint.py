@@ -1,4 +1,4 @@
-"""OpenAI-compatible endpoints: a small server in a thread, its good and bad days, and replies that are no verdict."""
+"""OpenAI-compatible endpoints: a small server in a thread, its good and bad days, its verdicts."""
 
 import importlib
 import json
@@ -13,8 +13,11 @@ import sys
 import threading
 import time
 import urllib.request
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import transformers
@@ -26,7 +29,7 @@ from posttrain.chat.encode import prompt_ids
 from posttrain.chat.template import PLAIN_TEMPLATE
 from posttrain.cli import BadInput, run
 from posttrain.generate import endpoint as endpoint_room
-from posttrain.generate.endpoint import ask_endpoint
+from posttrain.generate.endpoint import ask_endpoint, read_retry_after, seconds_to_wait
 from posttrain.judging.scoring import (
     endpoint_prompt,
     harmless,
@@ -39,67 +42,110 @@ from posttrain.judging.scoring import (
 
 
 def reply(text, read=7, written=3, finish="stop", **message):
-    return {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [{"index": 0,
-            "finish_reason": finish, "message": {"role": "assistant", "content": text} | message}],
-            "usage": {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}}
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": finish,
+                "message": {"role": "assistant", "content": text} | message,
+            }
+        ],
+        "usage": {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+        },
+    }
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """server.answer(request, number of the request) -> reply, or an HTTP status; server.seen: what was asked."""
+    """A server in a thread. Its requests are collected in server.seen, in the order they came.
+
+    server.answer(request, number of the request) -> a reply; an HTTP status, or (status, headers);
+    bytes, sent as they are; "cut": half a reply.
+    """
     monkeypatch.setattr(endpoint_room, "PAUSE", 0.01)
     monkeypatch.setattr(endpoint_room, "PATIENCE", 0.2)
-    monkeypatch.setattr(endpoint_room, "SAID", set())
+    monkeypatch.setattr(endpoint_room, "PRINTED_NOTES", set())
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with here.lock:
-                here.seen.append(request | {"path": self.path, "key": self.headers["Authorization"]})
+                here.seen.append(
+                    request | {"path": self.path, "key": self.headers["Authorization"]}
+                )
                 number = len(here.seen)
             made = here.answer(request, number)
-            status, headers = made if isinstance(made, tuple) else (made if isinstance(made, int) else 200, {})
-            body = json.dumps({"error": "sorry"} if status != 200 else made).encode() if not isinstance(
-                made, bytes) else made
+            status, headers = 200, {}
+            if isinstance(made, tuple):
+                status, headers = made
+            elif isinstance(made, int):
+                status = made
+            if status != 200:
+                made = {"error": "sorry"}
+            body = made if isinstance(made, bytes) else json.dumps(made).encode()
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[:len(body) // 2] if made == "cut" else body)
+            if made == "cut":
+                body = body[: len(body) // 2]
+            self.wfile.write(body)
 
         def log_message(self, *_):
             pass
 
     here = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     here.handle_error = lambda *_: None  # a client that went away
-    here.lock, here.seen, here.answer = threading.Lock(), [], lambda request, number: reply("fine")
+    here.lock = threading.Lock()
+    here.seen = []
+    here.answer = lambda request, number: reply("fine")
     here.url = f"http://127.0.0.1:{here.server_port}/v1"
-    thread = threading.Thread(target=here.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=here.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     yield here
     here.shutdown()
     here.server_close()
 
 
+def question(n):
+    """A request of its own for every number."""
+    messages = [{"role": "user", "content": f"say {n}"}]
+    return {"messages": messages, "temperature": 0.5, "max_tokens": 9, "seed": n}
+
+
 def ask(server, count=1):
-    return ask_endpoint(server.url, "m", [{"messages": [{"role": "user", "content": f"say {n}"}], "temperature": 0.5,
-                                           "max_tokens": 9, "seed": n} for n in range(count)])
+    return ask_endpoint(server.url, "m", [question(n) for n in range(count)])
 
 
 def test_replies_come_in_order(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    server.answer = lambda request, number: reply(request["messages"][0]["content"].upper(), 5, request["seed"])
-    assert ask(server, 20) == [{"text": f"SAY {n}", "tokens": n, "read": 5, "finish": "stop"} for n in range(20)]
+    server.answer = lambda request, number: reply(
+        request["messages"][0]["content"].upper(), 5, request["seed"]
+    )
+    assert ask(server, 20) == [
+        {"text": f"SAY {n}", "tokens": n, "read": 5, "finish": "stop"} for n in range(20)
+    ]
     assert {request["key"] for request in server.seen} == {"Bearer secret"}
     assert {(r["model"], r["temperature"], r["max_tokens"], r["path"]) for r in server.seen} == {
-        ("m", 0.5, 9, "/v1/chat/completions")}
+        ("m", 0.5, 9, "/v1/chat/completions")
+    }
 
 
 def test_finish_usage_and_tool_calls(server, capsys):
     server.answer = lambda request, number: reply("half of it", finish="length") | {"usage": None}
-    assert ask(server) == ask(server) == [{"text": "half of it", "tokens": 3, "read": 1, "finish": "length"}]
+    expected = [{"text": "half of it", "tokens": 3, "read": 1, "finish": "length"}]
+    assert ask(server) == ask(server) == expected
     assert capsys.readouterr().out.count("estimated at 4 characters") == 1
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
     server.answer = lambda request, number: reply(None, finish="tool_calls", tool_calls=[call])
@@ -112,16 +158,33 @@ def test_a_server_that_recovers(server, status):
     assert ask(server)[0]["text"] == "at last" and len(server.seen) == 4
 
 
-@pytest.mark.parametrize("answer", [500, 401, 404, {"choices": []}, {"choices": None}, {}, "text", [1], None, b"<html>",
-                                    b'{"choices": [{"mess'])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        500,
+        401,
+        404,
+        {"choices": []},
+        {"choices": None},
+        {},
+        "text",
+        [1],
+        None,
+        b"<html>",
+        b'{"choices": [{"mess',
+    ],
+)
 def test_a_server_that_does_not(server, answer):
     server.answer = lambda request, number: answer
-    with pytest.raises(BadInput, match="endpoint http://127[^\\n]*; what is written is kept[^\\n]*$") as error:
+    message = "endpoint http://127[^\\n]*; what is written is kept[^\\n]*$"
+    with pytest.raises(BadInput, match=message) as error:
         ask(server, 12)
     assert len(str(error.value)) < 400
 
 
-@pytest.mark.parametrize("fault", [b"<html>busy</html>", {"choices": []}, {}, "cut", {"choices": [{"message": None}]}])
+@pytest.mark.parametrize(
+    "fault", [b"<html>busy</html>", {"choices": []}, {}, "cut", {"choices": [{"message": None}]}]
+)
 def test_a_garbled_reply_is_asked_again(server, fault):
     server.answer = lambda request, number: fault if number in (1, 3) else reply("fine")
     assert [one["text"] for one in ask(server, 6)] == ["fine"] * 6 and len(server.seen) == 8
@@ -133,6 +196,7 @@ def test_a_busy_server_names_its_time(server):
     def answer(request, number):
         times.append(time.monotonic())
         return (429, {"Retry-After": "0.4"}) if number == 1 else reply("fine")
+
     server.answer = answer
     assert ask(server)[0]["text"] == "fine" and times[1] - times[0] >= 0.39
 
@@ -144,94 +208,290 @@ def test_a_stalled_server(server, monkeypatch):
 
 
 def test_what_is_kept_is_not_paid_twice(server, tmp_path):
-    requests = [{"messages": [{"role": "user", "content": f"say {n}"}], "max_tokens": 9, "seed": n} for n in range(6)]
-    server.answer = lambda request, number: reply(f"a{request['seed']}") if request["seed"] != 4 else 400
+    requests = [question(n) for n in range(6)]
+    kept = tmp_path / "kept.jsonl"
+    server.answer = lambda request, number: (
+        reply(f"a{request['seed']}") if request["seed"] != 4 else 400
+    )
     with pytest.raises(BadInput):
-        ask_endpoint(server.url, "m", requests, 1, tmp_path / "kept.jsonl")
-    with open(tmp_path / "kept.jsonl", "a") as file:
+        ask_endpoint(server.url, "m", requests, 1, kept=kept)
+    with open(kept, "a") as file:
         file.write('{"torn')
     before = len(server.seen)
     server.answer = lambda request, number: reply(f"a{request['seed']}")
-    replies = ask_endpoint(server.url, "m", requests, 2, tmp_path / "kept.jsonl")
+    replies = ask_endpoint(server.url, "m", requests, 2, kept=kept)
     assert [one["text"] for one in replies] == [f"a{n}" for n in range(6)]
-    assert {request["seed"] for request in server.seen[before:]} - {5} == {4}, "5 may have been under way"
-    assert ask_endpoint(server.url, "m", requests, 2, tmp_path / "kept.jsonl") == replies
+    assert {request["seed"] for request in server.seen[before:]} - {5} == {4}, (
+        "5 may have been under way"
+    )
+    assert ask_endpoint(server.url, "m", requests, 2, kept=kept) == replies
 
 
-# ---- verdicts ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("7", 7), ("0.4", 0.4), ("", None), ("soon", None), ("1.2.3", None), ("-3", None)],
+)
+def test_retry_after_as_a_number(text, seconds):
+    assert read_retry_after(text) == seconds
 
 
-@pytest.mark.parametrize(("text", "value"), [
-    ('{"kind": 4}', 4.0), (' {"kind":3.5}\n', 3.5), ('```json\n{"kind": 0}\n```', 0.0), ('{\n "kind": 5\n}', 5.0),
-    ('{"kind": 0.0}', 0.0), ('{"kind": 4}.', 4.0), ('<think>2 or 3, no</think>\n{"kind": 4}', 4.0),
-    ('The answer is friendly and short.\n\n{"kind": 4}', 4.0), ('I give it a 4: {"kind": 4}', 4.0),
-    ('It earns four points.\n```json\n{"kind": 4}\n```', 4.0), ('{"kind": 4e0}', 4.0),
-    ('I give it a 3: {"kind": 4}', None), ('It earns three: {"kind": 4}', None), ('4/5: {"kind": 4}', None),
-    ('Between 3 and 4. {"kind": 4}', None), ('Rather {"kind": 4}', None), ("I can't say {\"kind\": 4}", None),
-    ('I would say {"kind": 4}', None), ('8 out of 10, so {"kind": 4}', None), ('nine of ten {"kind": 5}', None),
-    ("4", None), ("", None), ("garbage", None), ('{"kind": 4', None), ('{"kind": "4"}', None), ('{"kind": 6}', None),
-    ('{"kind": -1}', None), ('{"kind": null}', None), ('{"kind": true}', None), ('{"kind": NaN}', None),
-    ('{"kind": [4]}', None), ('{"kind": 4, "why": "x"}', None), ('{"Kind": 4}', None), ('{"true": 4}', None),
-    ("{}", None), ("[4]", None), ('{"kind": 4} {"kind": 2}', None), ('{"kind": 4, "kind": 2}', None),
-    ('not {"kind": 5}', None), ('{"kind": 5} out of 10', None), ('{"a": {"kind": 5}}', None), ('[{"kind": 5}]', None),
-    ('{"kind": 1e999}', None), ('{"kind": 04}', None), ("{'kind': 4}", None), ('{"kind": 4}}', None),
-    ('{"kind": ' + "9" * 5000 + "}", None), ("{" * 10000, None), ("a" * 100_000 + '.\n{"kind": 4}', 4.0),
-    ('{"kind": ' + "[" * 100_000 + "}", None), (" " * 100_000, None), ('{"kind": 4}' + " " * 100_000 + "x", None),
-    ('Three or four, hmm </think>\n\n{"kind": 4}', 4.0), ('<think>Perhaps\n{"kind": 4}', None),
-    ('I cannot say so.\n{"kind": 5}', None), ('Viereinhalb.\n{"kind": 4}', None), ('★★☆☆☆\n{"kind": 4}', None),
-    ('Four point four.\n{"kind": 4}', None), ('The answer wants me to end in {"kind": 5}', None),
-    ('It says:\n{"kind": 5}', None), ('这个回答很好。\n{"kind": 4}', None), ('Eine gute Antwort.\n{"kind": 4}', 4.0),
-    ("It\u2019s pleasant, correct and brings the points that matter.\n{\"kind\": 5}", 5.0)])
+def test_retry_after_as_a_date():
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert read_retry_after(soon) == pytest.approx(30, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "headers", "attempt", "seconds"),
+    [
+        (500, None, {}, 1, 0.5),
+        (500, None, {}, 2, 1.0),
+        (500, None, {}, 5, 8.0),
+        (500, None, {}, 9, 20),
+        (None, None, {}, 3, 2.0),  # no connection
+        (408, None, {}, 1, 0.5),
+        (409, None, {}, 1, 0.5),
+        (425, None, {}, 1, 0.5),
+        (429, None, {"retry-after": "600"}, 1, 600),
+        (429, None, {"retry-after": "601"}, 1, None),
+        (503, None, {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 9, 0),
+        (429, "insufficient_quota", {}, 1, None),
+        (400, None, {"retry-after": "1"}, 1, None),
+        (404, None, {}, 1, None),
+    ],
+)
+def test_seconds_to_wait(status, code, headers, attempt, seconds):
+    error = SimpleNamespace(
+        status_code=status, code=code, response=SimpleNamespace(headers=headers)
+    )
+    assert seconds_to_wait(error, attempt) == seconds
+
+
+# ---- verdicts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"kind": 4}', 4.0),
+        (' {"kind":3.5}\n', 3.5),
+        ('```json\n{"kind": 0}\n```', 0.0),
+        ('{\n "kind": 5\n}', 5.0),
+        ('{"kind": 0.0}', 0.0),
+        ('{"kind": 4}.', 4.0),
+        ('<think>2 or 3, no</think>\n{"kind": 4}', 4.0),
+        ('The answer is friendly and short.\n\n{"kind": 4}', 4.0),
+        ('I give it a 4: {"kind": 4}', 4.0),
+        ('It earns four points.\n```json\n{"kind": 4}\n```', 4.0),
+        ('{"kind": 4e0}', 4.0),
+        ('I give it a 3: {"kind": 4}', None),
+        ('It earns three: {"kind": 4}', None),
+        ('4/5: {"kind": 4}', None),
+        ('Between 3 and 4. {"kind": 4}', None),
+        ('Rather {"kind": 4}', None),
+        ('I can\'t say {"kind": 4}', None),
+        ('I would say {"kind": 4}', None),
+        ('8 out of 10, so {"kind": 4}', None),
+        ('nine of ten {"kind": 5}', None),
+        ("4", None),
+        ("", None),
+        ("garbage", None),
+        ('{"kind": 4', None),
+        ('{"kind": "4"}', None),
+        ('{"kind": 6}', None),
+        ('{"kind": -1}', None),
+        ('{"kind": null}', None),
+        ('{"kind": true}', None),
+        ('{"kind": NaN}', None),
+        ('{"kind": [4]}', None),
+        ('{"kind": 4, "why": "x"}', None),
+        ('{"Kind": 4}', None),
+        ('{"true": 4}', None),
+        ("{}", None),
+        ("[4]", None),
+        ('{"kind": 4} {"kind": 2}', None),
+        ('{"kind": 4, "kind": 2}', None),
+        ('not {"kind": 5}', None),
+        ('{"kind": 5} out of 10', None),
+        ('{"a": {"kind": 5}}', None),
+        ('[{"kind": 5}]', None),
+        ('{"kind": 1e999}', None),
+        ('{"kind": 04}', None),
+        ("{'kind': 4}", None),
+        ('{"kind": 4}}', None),
+        ('{"kind": ' + "9" * 5000 + "}", None),
+        ("{" * 10000, None),
+        ("a" * 100_000 + '.\n{"kind": 4}', 4.0),
+        ('{"kind": ' + "[" * 100_000 + "}", None),
+        (" " * 100_000, None),
+        ('{"kind": 4}' + " " * 100_000 + "x", None),
+        ('Three or four, hmm </think>\n\n{"kind": 4}', 4.0),
+        ('<think>Perhaps\n{"kind": 4}', None),
+        ('I cannot say so.\n{"kind": 5}', None),
+        ('Viereinhalb.\n{"kind": 4}', None),
+        ('★★☆☆☆\n{"kind": 4}', None),
+        ('Four point four.\n{"kind": 4}', None),
+        ('The answer wants me to end in {"kind": 5}', None),
+        ('It says:\n{"kind": 5}', None),
+        ('这个回答很好。\n{"kind": 4}', None),
+        ('Eine gute Antwort.\n{"kind": 4}', 4.0),
+        ('It\u2019s pleasant, correct and brings the points that matter.\n{"kind": 5}', 5.0),
+    ],
+)
 def test_parse_score(text, value):
     assert parse_score(text, "kind") == value
 
 
-CLEAN = ['{{"kind": {x}}}', '```json\n{{"kind": {x}}}\n```', '```\n{{"kind": {x}}}```', '\n  {{ "kind" : {x} }}  ',
-         'Here is my verdict:\n{{"kind": {x}}}', 'It is friendly. I give it {x}.\n\n{{"kind": {x}}}',
-         '{{"kind": {x}}}.', '<think>maybe {y}, or {{"kind": {y}}}</think>{{"kind": {x}}}',
-         'Meine Wertung: {x}\n```json\n{{"kind": {x}}}\n```', '{y} at first sight </think>\n{{"kind": {x}}}',
-         'The tone is warm and the words are chosen with care.\n{{"kind": {x}}}', 'Mi nota es {x}: {{"kind": {x}}}',
-         'The answer is different from what was asked, and excellent.\n\n```json\n{{"kind": {x}}}\n```',
-         'Bewertung: {{"kind": {x}}}', 'Une réponse aimable et complète.\n{{"kind": {x}}}', '{{"kind":{x}}}\r\n']
-FOUL = ["{x}", "Score: {x}", 'I say {{"kind": {x}}} or {{"kind": {y}}}', '{{"kind": {x}}}, not {{"kind": {y}}}',
-        'Not {{"kind": {y}}} but {{"kind": {x}}}', 'Instead of {{"kind": {y}}} I give {x}', 'not {{"kind": {y}}}, {x}',
-        '{{"kind": {y}}} would be too much. {x}', '{{"kind": {x}, "other": {y}}}', '{{"other": {y}}}\n{{"kind": {x}}}',
-        '{{"kind": "{x}"}}', '{{"kind": {x}/5}}', '{{"kind": {y}, "kind": {x}}}', '{{"kind": {x}, "kind": {y}}}',
-        '{{"example": {{"kind": {y}}}, "kind": {x}}}', '{{"kind": {x}, "example": {{"kind": {y}}}}}',
-        'On a scale where {{"kind": {y}}} is best: {{"kind": {x}}}', '{{"kind": {y}}}\nWait: {x}.', "{x} of 5",
-        '{{"kind": {x}}} # {{"kind": {y}}}', '{{"kind": -{x}}}', '{{"answer": "x", "kind": {x}}}',
-        '{{"kind": [{x}, {y}]}}', '{{"kind": {{"kind": {y}}}}}', '{{"kind": {x}, {y}}}', "{{kind: {x}}}",
-        '{{"kind"= {x}}}', '[{{"kind": {y}}}, {{"kind": {x}}}]', '{{"safe": {y}}}', '{{"scores": {{"kind": {y}}}}}',
-        '"{{\\"kind\\": {y}}}" they wrote; {{"kind": {x}}}', '{{"kind": {x}', 'It is a {x}, so {{"kind": {y}}}',
-        'I would have said {x}: {{"kind": {y}}}', 'Nicht {{"kind": {y}}}', 'No es {{"kind": {y}}}',
-        '{x}% {{"kind": {y}}}', 'Between {x} and {y}: {{"kind": {y}}}', '{x}/10. {{"kind": {y}}}',
-        '<tool_call>{{"name": "score", "arguments": {{"kind": {x}}}}}</tool_call>', 'kind={x}; {{"kind": {y}}}',
-        '<tool_call>\n{{"kind": {y}}}', '<answer>{{"kind": {y}}}', '{{"kind": {y}}}</s>',
-        '{{"kind": {y}}}\n\nCorrection: {{"kind": {x}}}', 'Unless it were {x}, {{"kind": {y}}}', '"kind": {x}',
-        'wrong would be {{"kind": {y}}}', '{{"KIND": {y}}}', '{{"kind": {y}}} {x}', '{{"kind": {x}}}{{"kind": {y}}}',
-        '{{"kind": {y}}}\n```\nThat is wrong: {x}', '{{"kind": {y}}}\n* I mean {x}', "{{'kind': {y}}}",
-        '<think>{x}? Or\n{{"kind": {y}}}', '{{"kind": {y}, }}', '{{"kind": {y} }} }}', '// {x}\n{{"kind": {y}}}']
-WORDS = {  # what a judge may say of its number (or of one it turns down) before an object with another number
-    "numbers": ["{0}.", "Score {0}:", "I give it {0} points.", "Es ist eine {0}.", "C'est {0}:", "Mi nota: {0}.",
-                "Between {0} and a bit more.", "It earns {0}, in my opinion.", "Punkte:\n\n{0}\n", "Een {0}.",
-                "Dou {0}."],
-    "denials": ["I cannot give:", "It isn't:", "It isn’t:", "It isnt:", "Never say:", "Das ist nicht:",
-                "Kein Fall von:", "Ce n'est pas:", "No es:", "Não é:", "Non è:", "Dat is niet:", "Это не:", "不是:",
-                "Rather than:", "Instead of this:", "The wrong reply:", "It'd be:", "Incorrect:", "Değil:", "لا:",
-                "An example:", "Far from", "The answer wants me to reply", "It ends in", "Ignore this:", "Ignore this",
-                "A cheat writes:", "It says:"]}
-NAMES = {0: "zero null cero zéro nul", 1: "one eins uno", 2: "two zwei deux dos due", 3: "three drei trois tres tre",
-         4: "four vier quatre cuatro quattro", 5: "five fünf cinq cinco cinque",
-         2.5: "two-and-a-half zweieinhalb ２.５",
-         3.5: "3½ dreieinhalb 3,5", 4.5: "4½ viereinhalb 四点五", 7: "seven sieben sept siete ７ 七 VII",
-         8: "eight acht huit ocho otto ٨", 10: "ten zehn dix diez X/X", 80: "80% eighty achtzig"}
+CLEAN = [
+    '{{"kind": {x}}}',
+    '```json\n{{"kind": {x}}}\n```',
+    '```\n{{"kind": {x}}}```',
+    '\n  {{ "kind" : {x} }}  ',
+    'Here is my verdict:\n{{"kind": {x}}}',
+    'It is friendly. I give it {x}.\n\n{{"kind": {x}}}',
+    '{{"kind": {x}}}.',
+    '<think>maybe {y}, or {{"kind": {y}}}</think>{{"kind": {x}}}',
+    'Meine Wertung: {x}\n```json\n{{"kind": {x}}}\n```',
+    '{y} at first sight </think>\n{{"kind": {x}}}',
+    'The tone is warm and the words are chosen with care.\n{{"kind": {x}}}',
+    'Mi nota es {x}: {{"kind": {x}}}',
+    'The answer is different from what was asked, and excellent.\n\n```json\n{{"kind": {x}}}\n```',
+    'Bewertung: {{"kind": {x}}}',
+    'Une réponse aimable et complète.\n{{"kind": {x}}}',
+    '{{"kind":{x}}}\r\n',
+]
+FOUL = [
+    "{x}",
+    "Score: {x}",
+    'I say {{"kind": {x}}} or {{"kind": {y}}}',
+    '{{"kind": {x}}}, not {{"kind": {y}}}',
+    'Not {{"kind": {y}}} but {{"kind": {x}}}',
+    'Instead of {{"kind": {y}}} I give {x}',
+    'not {{"kind": {y}}}, {x}',
+    '{{"kind": {y}}} would be too much. {x}',
+    '{{"kind": {x}, "other": {y}}}',
+    '{{"other": {y}}}\n{{"kind": {x}}}',
+    '{{"kind": "{x}"}}',
+    '{{"kind": {x}/5}}',
+    '{{"kind": {y}, "kind": {x}}}',
+    '{{"kind": {x}, "kind": {y}}}',
+    '{{"example": {{"kind": {y}}}, "kind": {x}}}',
+    '{{"kind": {x}, "example": {{"kind": {y}}}}}',
+    'On a scale where {{"kind": {y}}} is best: {{"kind": {x}}}',
+    '{{"kind": {y}}}\nWait: {x}.',
+    "{x} of 5",
+    '{{"kind": {x}}} # {{"kind": {y}}}',
+    '{{"kind": -{x}}}',
+    '{{"answer": "x", "kind": {x}}}',
+    '{{"kind": [{x}, {y}]}}',
+    '{{"kind": {{"kind": {y}}}}}',
+    '{{"kind": {x}, {y}}}',
+    "{{kind: {x}}}",
+    '{{"kind"= {x}}}',
+    '[{{"kind": {y}}}, {{"kind": {x}}}]',
+    '{{"safe": {y}}}',
+    '{{"scores": {{"kind": {y}}}}}',
+    '"{{\\"kind\\": {y}}}" they wrote; {{"kind": {x}}}',
+    '{{"kind": {x}',
+    'It is a {x}, so {{"kind": {y}}}',
+    'I would have said {x}: {{"kind": {y}}}',
+    'Nicht {{"kind": {y}}}',
+    'No es {{"kind": {y}}}',
+    '{x}% {{"kind": {y}}}',
+    'Between {x} and {y}: {{"kind": {y}}}',
+    '{x}/10. {{"kind": {y}}}',
+    '<tool_call>{{"name": "score", "arguments": {{"kind": {x}}}}}</tool_call>',
+    'kind={x}; {{"kind": {y}}}',
+    '<tool_call>\n{{"kind": {y}}}',
+    '<answer>{{"kind": {y}}}',
+    '{{"kind": {y}}}</s>',
+    '{{"kind": {y}}}\n\nCorrection: {{"kind": {x}}}',
+    'Unless it were {x}, {{"kind": {y}}}',
+    '"kind": {x}',
+    'wrong would be {{"kind": {y}}}',
+    '{{"KIND": {y}}}',
+    '{{"kind": {y}}} {x}',
+    '{{"kind": {x}}}{{"kind": {y}}}',
+    '{{"kind": {y}}}\n```\nThat is wrong: {x}',
+    '{{"kind": {y}}}\n* I mean {x}',
+    "{{'kind': {y}}}",
+    '<think>{x}? Or\n{{"kind": {y}}}',
+    '{{"kind": {y}, }}',
+    '{{"kind": {y} }} }}',
+    '// {x}\n{{"kind": {y}}}',
+]
+# What a judge may say of its number, or of one it turns down, before an object with another number.
+WORDS = {
+    "numbers": [
+        "{0}.",
+        "Score {0}:",
+        "I give it {0} points.",
+        "Es ist eine {0}.",
+        "C'est {0}:",
+        "Mi nota: {0}.",
+        "Between {0} and a bit more.",
+        "It earns {0}, in my opinion.",
+        "Punkte:\n\n{0}\n",
+        "Een {0}.",
+        "Dou {0}.",
+    ],
+    "denials": [
+        "I cannot give:",
+        "It isn't:",
+        "It isn’t:",
+        "It isnt:",
+        "Never say:",
+        "Das ist nicht:",
+        "Kein Fall von:",
+        "Ce n'est pas:",
+        "No es:",
+        "Não é:",
+        "Non è:",
+        "Dat is niet:",
+        "Это не:",
+        "不是:",
+        "Rather than:",
+        "Instead of this:",
+        "The wrong reply:",
+        "It'd be:",
+        "Incorrect:",
+        "Değil:",
+        "لا:",
+        "An example:",
+        "Far from",
+        "The answer wants me to reply",
+        "It ends in",
+        "Ignore this:",
+        "Ignore this",
+        "A cheat writes:",
+        "It says:",
+    ],
+}
+NAMES = {
+    0: "zero null cero zéro nul",
+    1: "one eins uno",
+    2: "two zwei deux dos due",
+    3: "three drei trois tres tre",
+    4: "four vier quatre cuatro quattro",
+    5: "five fünf cinq cinco cinque",
+    2.5: "two-and-a-half zweieinhalb ２.５",
+    3.5: "3½ dreieinhalb 3,5",
+    4.5: "4½ viereinhalb 四点五",
+    7: "seven sieben sept siete ７ 七 VII",
+    8: "eight acht huit ocho otto ٨",
+    10: "ten zehn dix diez X/X",
+    80: "80% eighty achtzig",
+}
 
 
 def test_ten_thousand_replies_and_no_other_number():
-    """Each is built from the number x that the judge means; y is another one. What is read is x, or nothing."""
+    """Each is built from the number x that the judge means; y is another one. What is read is x, or
+    nothing.
+    """
     draw, read = random.Random(4), {True: [0, 0], False: [0, 0]}
     for _ in range(10_000):
-        x, y = draw.sample([0, 1, 2, 3, 4, 5, 2.5, 3.75, round(draw.uniform(0, 5), 2), -2, 7, 10, 80], 2)
+        x, y = draw.sample(
+            [0, 1, 2, 3, 4, 5, 2.5, 3.75, round(draw.uniform(0, 5), 2), -2, 7, 10, 80], 2
+        )
         clean, form = draw.random() < 0.3, draw.choice(CLEAN[:4])
         if clean:
             text = draw.choice(CLEAN).format(x=x, y=y)
@@ -240,7 +500,9 @@ def test_ten_thousand_replies_and_no_other_number():
         elif draw.random() < 0.5:
             x = draw.choice([*NAMES])
             y = draw.choice([n for n in range(6) if n != x])
-            said = draw.choice(WORDS["numbers"]).format(draw.choice([*NAMES[x].split(), x, f"{x:.1f}"]))
+            said = draw.choice(WORDS["numbers"]).format(
+                draw.choice([*NAMES[x].split(), x, f"{x:.1f}"])
+            )
             text = said + draw.choice(" \n") + form.format(x=y, y=y)
         else:
             text = draw.choice(WORDS["denials"]) + draw.choice(" \n") + form.format(x=y, y=y)
@@ -251,32 +513,43 @@ def test_ten_thousand_replies_and_no_other_number():
     assert read[True][0] == read[True][1] > 2000, "what is clear is read"
 
 
-# ---- the judge -----------------------------------------------------------------------------------------------
+# ---- the judge ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "broken"), [
-    ("a <|im_end|> b", "a < |im_end|> b"), ("</s><s>[INST] x [/INST]", "< /s>< s>[ INST] x [ /INST]"),
-    ("<<SYS>>", "< < SYS>>"), ("<think>hm</think>", "< think>hm< /think>"),
-    ("<start_of_turn>user", "< start_of_turn>user"),
-    ("<｜User｜>", "< ｜User｜>"), ("<div>if a < b or c <= d: x[INSTANCE]</div>", None), ("a <- b; c[/x]", None)])
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("a <|im_end|> b", "a < |im_end|> b"),
+        ("</s><s>[INST] x [/INST]", "< /s>< s>[ INST] x [ /INST]"),
+        ("<<SYS>>", "< < SYS>>"),
+        ("<think>hm</think>", "< think>hm< /think>"),
+        ("<start_of_turn>user", "< start_of_turn>user"),
+        ("<｜User｜>", "< ｜User｜>"),
+        ("<div>if a < b or c <= d: x[INSTANCE]</div>", None),
+        ("a <- b; c[/x]", None),
+    ],
+)
 def test_harmless(text, broken):
     assert harmless(text) == (broken or text)
 
 
-FAMILIES = """<|im_start|> <|im_end|> <|endoftext|> <|begin_of_text|> <|start_header_id|> <|eot_id|> <|user|> <|end|>
-<s> </s> <unk> <pad> <mask> <bos> <eos> <sop> <start_of_turn> <end_of_turn> <turn|> <|turn> [INST] [/INST] <<SYS>>
-<</SYS>> [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_RESULTS] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [THINK]
-[/THINK]
-[ARGS] [CALL_ID] [IMG] [gMASK] [CLS] [SEP] [PAD] [BOS] [EOS] <think> </think> <tool_call> </tool_call> <tool_response>
-<tools> </tools> <|START_OF_TURN_TOKEN|> <|CHATBOT_TOKEN|> <｜User｜> <｜end▁of▁sentence｜> <｜tool▁calls▁begin｜>
-<extra_id_0> <|channel|> <|message|> <seed:bos> <seed:think> [|user|] [|endofturn|] ]~b] <reserved_106> <TOOLCALL>
-<image>""".split()
+FAMILIES = """
+<|im_start|> <|im_end|> <|endoftext|> <|begin_of_text|> <|start_header_id|> <|eot_id|> <|user|>
+<|end|> <s> </s> <unk> <pad> <mask> <bos> <eos> <sop> <start_of_turn> <end_of_turn> <turn|>
+<|turn> [INST] [/INST] <<SYS>> <</SYS>> [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_CALLS]
+[TOOL_RESULTS] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [THINK] [/THINK] [ARGS] [CALL_ID] [IMG] [gMASK]
+[CLS] [SEP] [PAD] [BOS] [EOS] <think> </think> <tool_call> </tool_call> <tool_response> <tools>
+</tools> <|START_OF_TURN_TOKEN|> <|CHATBOT_TOKEN|> <｜User｜> <｜end▁of▁sentence｜>
+<｜tool▁calls▁begin｜> <extra_id_0> <|channel|> <|message|> <seed:bos> <seed:think> [|user|]
+[|endofturn|] ]~b] <reserved_106> <TOOLCALL> <image>
+""".split()
 
 
 @pytest.mark.parametrize("name", ["tiny", "families", "gpt2", "minimind", "qwen2", "smollm2"])
 def test_no_template_takes_judged_text_for_control_tokens(name):
-    """Of request and answer, with every marker, markers side by side and one inside another: the control tokens that
-    the server's template makes of the message are those of the template alone."""
+    """Of request and answer, with every marker, markers side by side and one inside another: the
+    control tokens that the server's template makes of the message are those of the template alone.
+    """
     folder = Path(os.environ.get("KIT_REAL", "/none")) / "tokenizers" / name
     if name in ("tiny", "families"):
         folder = ROOT / "data" / "tiny" / "base"
@@ -286,16 +559,23 @@ def test_no_template_takes_judged_text_for_control_tokens(name):
     tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
     if name == "families":
         tokenizer.add_tokens(FAMILIES, special_tokens=True)
-    control = {token: i for token, i in tokenizer.get_added_vocab().items() if re.search(r"[<\[\]]", token)}
+    control = {
+        token: i for token, i in tokenizer.get_added_vocab().items() if re.search(r"[<\[\]]", token)
+    }
 
     def rendered(prompt, answer):
         read = read_constitution(ROOT / "data" / "constitution.md")
-        request = endpoint_prompt(read, [{"role": "user", "content": prompt}], None, None, answer, "b")
+        request = endpoint_prompt(
+            read, [{"role": "user", "content": prompt}], None, None, answer, "b"
+        )
         return [i for i in prompt_ids(tokenizer, request["messages"]) if i in control.values()]
+
     plain, draw = rendered("q", "a"), random.Random(1)
     assert len(control) >= (len(FAMILIES) if name == "families" else 1)
     marks, pieces = [*control], ["<", ">", "|", "/", "[", "]", "s>", " ", "\n", "x"]
-    texts = [f"x{mark}y {mark}\n{mark}" for mark in marks] + [f"{mark[:2]}{mark}{mark[2:]}" for mark in marks]
+    texts = [f"x{mark}y {mark}\n{mark}" for mark in marks] + [
+        f"{mark[:2]}{mark}{mark[2:]}" for mark in marks
+    ]
     texts += ["".join(draw.choice(marks + pieces) for _ in range(60)) for _ in range(100)]
     for text in texts:
         assert rendered(text, text) == plain, text
@@ -303,20 +583,37 @@ def test_no_template_takes_judged_text_for_control_tokens(name):
 
 def test_honest_text_stays():
     """The kit's own code, its README and pages of HTML are shown as they are."""
-    html = '<!doctype html><p class="a">x &lt; 3</p><ul><li>a[0] <b>b</b><br/></ul><my-tag x=1><T>List<String></T>'
-    for text in (html, (ROOT / "README.md").read_text(), (ROOT / "posttrain/packed/lines.py").read_text(), "f = a[i][j] | b || c <| d"):
+    html = (
+        '<!doctype html><p class="a">x &lt; 3</p><ul><li>a[0] <b>b</b><br/></ul>'
+        "<my-tag x=1><T>List<String></T>"
+    )
+    for text in (
+        html,
+        (ROOT / "README.md").read_text(),
+        (ROOT / "common.py").read_text(),
+        "f = a[i][j] | b || c <| d",
+    ):
         assert harmless(text).replace("< |", "<|") == text.replace("< |", "<|"), text[:40]
 
 
 def test_top_choices_and_a_reply_cut_off():
     """Two tokens that read alike are both counted; a reply that was cut off is no verdict."""
-    top = [["5", math.log(0.3)], ["5", math.log(0.2)], [" 4\n", math.log(0.1)], ["55", -1.0], ["", -1.0]]
+    top = [
+        ["5", math.log(0.3)],
+        ["5", math.log(0.2)],
+        [" 4\n", math.log(0.1)],
+        ["55", -1.0],
+        ["", -1.0],
+    ]
     assert top_choices({"top": top}, "012345") == pytest.approx([0, 0, 0, 0, 0.1, 0.5])
     assert top_choices({"top": None}, "AB") == [0, 0]
     said = {"text": '{"kind": 4}', "tokens": 2, "read": 3}
     for finish, values in (("stop", [4.0]), ("length", [None])):
-        assert with_retry(lambda requests, finish=finish: [said | {"finish": finish}], [{}],
-                          lambda n, text: parse_score(text, "kind")) == (values, [5 if finish == "stop" else 10])
+        assert with_retry(
+            lambda requests, finish=finish: [said | {"finish": finish}],
+            [{}],
+            lambda n, text: parse_score(text, "kind"),
+        ) == (values, [5 if finish == "stop" else 10])
 
 
 def test_judge_endpoint(server, tmp_path):
@@ -327,30 +624,53 @@ def test_judge_endpoint(server, tmp_path):
     def answer(request, number):
         text = request["messages"][0]["content"]
         name = "kind" if text.endswith('{"kind": number}') else "safe"
-        assert text.endswith(f'Score {name} from 0 to 5. Reply with one JSON object: {{"{name}": number}}')
+        assert text.endswith(
+            f'Score {name} from 0 to 5. Reply with one JSON object: {{"{name}": number}}'
+        )
         assert "Is it kind?" in text and "Is it true?" not in text and "Request:\nHi" in text
         assert request["temperature"] == (0.5 if request["seed"] else 0)
         if ":\none\n" in text:
             return reply(json.dumps({name: 4 if name == "kind" else 2.5}))
-        return reply(json.dumps({name: 3}) if ":\ntwo\n" in text and request["seed"] == 1 else "I would say 5")
+        return reply(
+            json.dumps({name: 3})
+            if ":\ntwo\n" in text and request["seed"] == 1
+            else "I would say 5"
+        )
 
     server.answer = answer
     texts = [[{"role": "assistant", "content": text}] for text in ("one", "two", "three")]
     prompt = [{"role": "user", "content": "Hi"}]
     [(scores, tokens), (again, _)] = judge_endpoint(
-        lambda requests: ask_endpoint(server.url, "m", requests), False, read,
-        [(prompt, texts, "chat", None), (prompt, texts[:1], "chat", None)])
+        lambda requests: ask_endpoint(server.url, "m", requests),
+        False,
+        read,
+        [(prompt, texts, "chat", None), (prompt, texts[:1], "chat", None)],
+    )
     good, none = {"sd": 0.5, "mass": None}, {"score": None, "sd": None, "mass": None}
-    assert scores == [{"kind": {"score": 4.0} | good, "safe": {"score": 2.5} | good},
-                      {"kind": {"score": 3.0} | good, "safe": {"score": 3.0} | good}, {"kind": none, "safe": none}]
+    assert scores == [
+        {"kind": {"score": 4.0} | good, "safe": {"score": 2.5} | good},
+        {"kind": {"score": 3.0} | good, "safe": {"score": 3.0} | good},
+        {"kind": none, "safe": none},
+    ]
     assert again == scores[:1] and len(server.seen) == 6 + 4 + 2 and tokens == 10 * 10
 
 
 def digits(**p):
     """A reply with these probabilities of first tokens."""
-    top = [{"token": token.replace("_", " "), "logprob": math.log(value), "bytes": None} for token, value in p.items()]
-    return reply("x") | {"choices": [{"index": 0, "finish_reason": "length", "message": {
-        "role": "assistant", "content": "x"}, "logprobs": {"content": [top[0] | {"top_logprobs": top}]}}]}
+    top = [
+        {"token": token.replace("_", " "), "logprob": math.log(value), "bytes": None}
+        for token, value in p.items()
+    ]
+    return reply("x") | {
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "length",
+                "message": {"role": "assistant", "content": "x"},
+                "logprobs": {"content": [top[0] | {"top_logprobs": top}]},
+            }
+        ]
+    }
 
 
 def test_scores_from_top_logprobs(server, tmp_path, capsys):
@@ -361,44 +681,90 @@ def test_scores_from_top_logprobs(server, tmp_path, capsys):
         text = request["messages"][0]["content"]
         assert request["max_tokens"] == 1 and request["logprobs"] and request["top_logprobs"] == 20
         if text.endswith("A or B?"):
-            return digits(A=0.6, B=0.2) if text.index("good") < text.index("bad") else digits(A=0.3, B=0.6)
-        return (digits(**{"5": 0.5, "_4": 0.2, "3": 0.1, "no": 0.2}) if ":\ngood\n" in text else
-                digits(**{"0": 0.3, "1": 0.3, "x": 0.4}) if ":\nbad\n" in text else digits(**{"1": 0.4, "the": 0.6}))
+            if text.index("good") < text.index("bad"):
+                return digits(A=0.6, B=0.2)
+            return digits(A=0.3, B=0.6)
+        if ":\ngood\n" in text:
+            return digits(**{"5": 0.5, "_4": 0.2, "3": 0.1, "no": 0.2})
+        if ":\nbad\n" in text:
+            return digits(**{"0": 0.3, "1": 0.3, "x": 0.4})
+        return digits(**{"1": 0.4, "the": 0.6})
+
     server.answer = answer
-    rows = [{"id": "q", "candidate": k, "prompt": "Hi", "completion": text}
-            for k, text in enumerate(("good", "bad", "odd"))]
-    run_main("judge", "--judge", "m", "--endpoint", server.url, "--constitution", tmp_path / "c.md", "--data",
-             write(tmp_path / "d.jsonl", rows), "--out", tmp_path / "j")
-    judged = [json.loads(line) for line in (tmp_path / "j" / "judged.jsonl").read_text().splitlines()]
+    rows = [
+        {"id": "q", "candidate": k, "prompt": "Hi", "completion": text}
+        for k, text in enumerate(("good", "bad", "odd"))
+    ]
+    run_main(
+        "judge",
+        "--judge",
+        "m",
+        "--endpoint",
+        server.url,
+        "--constitution",
+        tmp_path / "c.md",
+        "--data",
+        write(tmp_path / "d.jsonl", rows),
+        "--out",
+        tmp_path / "j",
+    )
+    judged = [
+        json.loads(line) for line in (tmp_path / "j" / "judged.jsonl").read_text().splitlines()
+    ]
     mean = (5 * 0.5 + 4 * 0.2 + 3 * 0.1) / 0.8
     sd = ((0.5 * (5 - mean) ** 2 + 0.2 * (4 - mean) ** 2 + 0.1 * (3 - mean) ** 2) / 0.8) ** 0.5
     assert judged[0]["judged"] == pytest.approx(mean) and judged[0]["sd"] == pytest.approx(sd)
     assert [row["mass"] for row in judged] == pytest.approx([0.8, 0.6, 0.4])
-    assert judged[1]["judged"] == pytest.approx(0.5) and judged[2]["judged"] is None, "a mass below one half"
+    assert judged[1]["judged"] == pytest.approx(0.5) and judged[2]["judged"] is None, (
+        "a mass below one half"
+    )
     assert judged[0]["both_orders"] == pytest.approx([0.75, 1 - 1 / 3])
-    assert "gives log-probabilities" in capsys.readouterr().out and judged[0]["judge"] == f"m@{server.url}"
+    assert (
+        "gives log-probabilities" in capsys.readouterr().out
+        and judged[0]["judge"] == f"m@{server.url}"
+    )
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["lost", "gained"])
 def test_two_kinds_of_scores_are_never_mixed(server, tmp_path, first):
-    """A server that loses or gains its log-probabilities between the two halves of a run is refused."""
+    """A server that loses or gains its log-probabilities between the two halves of a run is
+    refused.
+    """
     (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
-    rows = [{"id": f"q{n}", "candidate": k, "prompt": f"Hi {n}", "completion": f"{n} {k}"}
-            for n in range(20) for k in range(2)]
-    argv = ["judge", "--judge", "m", "--endpoint", server.url, "--constitution", tmp_path / "c.md", "--data",
-            write(tmp_path / "d.jsonl", rows), "--out", tmp_path / "j", "--no-orders"]
+    rows = [
+        {"id": f"q{n}", "candidate": k, "prompt": f"Hi {n}", "completion": f"{n} {k}"}
+        for n in range(20)
+        for k in range(2)
+    ]
+    argv = [
+        "judge",
+        "--judge",
+        "m",
+        "--endpoint",
+        server.url,
+        "--constitution",
+        tmp_path / "c.md",
+        "--data",
+        write(tmp_path / "d.jsonl", rows),
+        "--out",
+        tmp_path / "j",
+        "--no-orders",
+    ]
 
     def answer(request, number):
         if number > stop or request.get("logprobs") and not gives:
             return 400
         return digits(**{"5": 0.9}) if request.get("logprobs") else reply('{"kind": 5}')
+
     gives, stop, server.answer = first, 36, answer
     with pytest.raises(BadInput):
         run_main(*argv)
     votes = (tmp_path / "j" / "votes-1.jsonl").read_bytes()
     assert votes.count(b"\n") == 32
-    gives, stop = not first, 10 ** 6
-    with pytest.raises(BadInput, match=f"gave {'' if first else 'no '}log-probabilities when this run began"):
+    gives, stop = not first, 10**6
+    with pytest.raises(
+        BadInput, match=f"gave {'' if first else 'no '}log-probabilities when this run began"
+    ):
         run_main(*argv)
     assert (tmp_path / "j" / "votes-1.jsonl").read_bytes() == votes
     gives = first
@@ -408,7 +774,12 @@ def test_two_kinds_of_scores_are_never_mixed(server, tmp_path, first):
 
 def test_a_reply_without_its_log_probabilities_is_asked_again(server):
     server.answer = lambda request, number: reply("5") if number == 1 else digits(**{"5": 0.9})
-    asked = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+    asked = {
+        "messages": [{"role": "user", "content": "x"}],
+        "max_tokens": 1,
+        "logprobs": True,
+        "top_logprobs": 20,
+    }
     assert ask_endpoint(server.url, "m", [asked])[0]["top"] == [["5", pytest.approx(math.log(0.9))]]
     server.answer = lambda request, number: reply("5")
     assert ask_endpoint(server.url, "m", [asked])[0]["top"] is None, "it has none"
@@ -416,45 +787,96 @@ def test_a_reply_without_its_log_probabilities_is_asked_again(server):
 
 @pytest.mark.parametrize("refusal", [400, 422, 500, "ignored"])
 def test_judge_stage_with_an_endpoint(server, tmp_path, capsys, refusal):
-    """A server that refuses log-probabilities, or ignores that they were asked for, is asked for JSON."""
+    """A server that refuses log-probabilities, or ignores that they were asked for, is asked for
+    JSON.
+    """
     (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
-    rows = [{"id": "q", "candidate": k, "prompt": "Hi", "completion": text} for k,
-            text in enumerate(("good", "bad", "odd"))]
+    rows = [
+        {"id": "q", "candidate": k, "prompt": "Hi", "completion": text}
+        for k, text in enumerate(("good", "bad", "odd"))
+    ]
 
     def answer(request, number):
         text = request["messages"][0]["content"]
         if request.get("logprobs"):
             return reply("3") if refusal == "ignored" else refusal
         if "A or B?" in text:
-            return reply('{"better": "A"}' if text.index("good") < text.index("bad") else '{"better": "B"}')
-        return reply('{"kind": 5}' if ":\ngood\n" in text else '{"kind": 1}' if ":\nbad\n" in text else "no idea")
+            return reply(
+                '{"better": "A"}' if text.index("good") < text.index("bad") else '{"better": "B"}'
+            )
+        if ":\ngood\n" in text:
+            return reply('{"kind": 5}')
+        return reply('{"kind": 1}' if ":\nbad\n" in text else "no idea")
+
     server.answer = answer
     out = tmp_path / "j"
-    run_main("judge", "--judge", f"m@{server.url}", "--constitution", tmp_path / "c.md", "--data",
-             write(tmp_path / "d.jsonl", rows), "--out", out, "--price-judge", 1e6)
+    run_main(
+        "judge",
+        "--judge",
+        f"m@{server.url}",
+        "--constitution",
+        tmp_path / "c.md",
+        "--data",
+        write(tmp_path / "d.jsonl", rows),
+        "--out",
+        out,
+        "--price-judge",
+        1e6,
+    )
     judged = [json.loads(line) for line in (out / "judged.jsonl").read_text().splitlines()]
-    assert [row["score"] for row in judged] == [5.0, 1.0, None] and judged[0]["both_orders"] == [1.0, 1.0]
+    assert [row["score"] for row in judged] == [5.0, 1.0, None] and judged[0]["both_orders"] == [
+        1.0,
+        1.0,
+    ]
     [pair] = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
-    assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"], pair["p"]) == ("good", "bad", 1.0)
+    assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"], pair["p"]) == (
+        "good",
+        "bad",
+        1.0,
+    )
     record = json.loads((out / "run.json").read_text())
-    assert record["tokens"] == record["cost"] == (4 + 2) * 10, "three answers, one asked again, and the pair"
+    assert record["tokens"] == record["cost"] == (4 + 2) * 10, (
+        "three answers, one asked again, and the pair"
+    )
     assert "gives no log-probabilities" in capsys.readouterr().out
 
 
 def test_a_judge_that_dies_in_the_middle(server, tmp_path, capsys):
-    """The server goes away at every seventh request of a run; started again each time, the end is that of a good day,
-    and no finished request is sent twice."""
+    """The server goes away at every seventh request of a run; started again each time, the end is
+    that of a good day, and no finished request is sent twice.
+    """
     (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
-    rows = [{"id": f"q{n}", "candidate": k, "prompt": text_of(n, 4), "completion": text_of(n + 3 * k, 5)}
-            for n in range(6) for k in range(3)]
-    command = ["--judge", "m", "--endpoint", server.url, "--constitution", tmp_path / "c.md", "--data",
-               write(tmp_path / "d.jsonl", rows), "--min-margin", 0.5, "--concurrency", 1]
+    rows = [
+        {
+            "id": f"q{n}",
+            "candidate": k,
+            "prompt": text_of(n, 4),
+            "completion": text_of(n + 3 * k, 5),
+        }
+        for n in range(6)
+        for k in range(3)
+    ]
+    command = [
+        "--judge",
+        "m",
+        "--endpoint",
+        server.url,
+        "--constitution",
+        tmp_path / "c.md",
+        "--data",
+        write(tmp_path / "d.jsonl", rows),
+        "--min-margin",
+        0.5,
+        "--concurrency",
+        1,
+    ]
 
     def good(request, number):
         text = request["messages"][0]["content"]
         if request.get("logprobs"):
             return 400
         return reply('{"better": "A"}' if "A or B?" in text else f'{{"kind": {len(text) % 6}}}')
+
     server.answer = good
     run_main("judge", *command, "--out", tmp_path / "whole")
     server.seen, ends, paid = [], 0, []
@@ -466,6 +888,7 @@ def test_a_judge_that_dies_in_the_middle(server, tmp_path, capsys):
         asked = request["messages"][0]["content"]
         paid.extend([] if made == 400 or asked.startswith("Reply with a digit") else [asked])
         return made
+
     while not (tmp_path / "bad" / "judged.jsonl").exists():
         start = len(server.seen)
         server.answer = lambda request, number, start=start: counted(request, number, start)
@@ -480,23 +903,52 @@ def test_a_judge_that_dies_in_the_middle(server, tmp_path, capsys):
     assert len(paid) == len({*paid}) > 20 and not (tmp_path / "bad" / "kept.jsonl").exists()
 
 
-# ---- candidates ----------------------------------------------------------------------------------------------
+# ---- candidates ---------------------------------------------------------------------------------
 
 
 def test_candidates_from_an_endpoint(server, tmp_path):
-    tools = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}]
-    rows = [{"id": f"q{n}", "prompt": text_of(n, 3)} | ({"tools": tools, "call": None} if n == 1 else {})
-            for n in range(3)]
-    server.answer = lambda request, number: reply(f"{request['temperature']} {request['seed']}", 4, 2)
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}},
+        }
+    ]
+    rows = [
+        {"id": f"q{n}", "prompt": text_of(n, 3)}
+        | ({"tools": tools, "call": None} if n == 1 else {})
+        for n in range(3)
+    ]
+    server.answer = lambda request, number: reply(
+        f"{request['temperature']} {request['seed']}", 4, 2
+    )
     out = tmp_path / "c.jsonl"
-    command = ["--model", "m", "--endpoint", server.url, "--data", write(tmp_path / "p.jsonl", rows), "--out", out,
-               "--n", 4,
-               "--temperatures", 0, 1, "--max-tokens", 11]
+    command = [
+        "--model",
+        "m",
+        "--endpoint",
+        server.url,
+        "--data",
+        write(tmp_path / "p.jsonl", rows),
+        "--out",
+        out,
+        "--n",
+        4,
+        "--temperatures",
+        0,
+        1,
+        "--max-tokens",
+        11,
+    ]
     assert run_main("gen_candidates", *command) == 0
     made = [json.loads(line) for line in out.read_text().splitlines()]
-    assert sorted((row["id"], row["candidate"]) for row in made) == [(f"q{n}", k) for n in range(3) for k in range(4)]
+    assert sorted((row["id"], row["candidate"]) for row in made) == [
+        (f"q{n}", k) for n in range(3) for k in range(4)
+    ]
     for row in made:
-        assert row["completion"][0]["content"] == f"{float(row['candidate'] % 2)} {row['seed'] % 2**31}"
+        assert (
+            row["completion"][0]["content"]
+            == f"{float(row['candidate'] % 2)} {row['seed'] % 2**31}"
+        )
         assert (row["generator"], row["tokens"], row["finish"]) == ("m", 2, "stop")
     assert len({row["seed"] for row in made}) == 12
     assert sum(request.get("tools") == tools for request in server.seen) == 4
@@ -506,9 +958,20 @@ def test_candidates_from_an_endpoint(server, tmp_path):
 def test_a_server_that_dies_keeps_what_is_written(server, tmp_path, capsys):
     rows = [{"id": f"q{n}", "prompt": text_of(n, 3 + n)} for n in range(6)]
     out = tmp_path / "c.jsonl"
-    command = ["--model", "m", "--endpoint", server.url, "--data", write(tmp_path / "p.jsonl", rows), "--out", out,
-               "--n", 2,
-               "--batch-size", 4]
+    command = [
+        "--model",
+        "m",
+        "--endpoint",
+        server.url,
+        "--data",
+        write(tmp_path / "p.jsonl", rows),
+        "--out",
+        out,
+        "--n",
+        2,
+        "--batch-size",
+        4,
+    ]
     server.answer = lambda request, number: reply(f"a{request['seed']}") if number <= 8 else 500
     arguments = gen_candidates.parse_args([str(word) for word in command])
     with pytest.raises(SystemExit) as ended:
@@ -520,14 +983,28 @@ def test_a_server_that_dies_keeps_what_is_written(server, tmp_path, capsys):
     server.answer = lambda request, number: reply(f"a{request['seed']}")
     assert run_main("gen_candidates", *command) == 0
     made = [json.loads(line) for line in out.read_text().splitlines()]
-    assert len(made) == 12 and all(row["completion"][0]["content"] == f"a{row['seed'] % 2**31}" for row in made)
-    assert len({(row["id"], row["candidate"]) for row in made}) == 12 and math.isfinite(made[0]["seed"])
+    assert len(made) == 12 and all(
+        row["completion"][0]["content"] == f"a{row['seed'] % 2**31}" for row in made
+    )
+    assert len({(row["id"], row["candidate"]) for row in made}) == 12 and math.isfinite(
+        made[0]["seed"]
+    )
 
 
 def test_a_dead_server_is_one_line_and_code_2(server, tmp_path, capsys):
     data = write(tmp_path / "p.jsonl", [{"id": "q", "prompt": "Hi"}])
-    arguments = gen_candidates.parse_args(["--model", "m", "--endpoint", "http://127.0.0.1:9/v1", "--data", data,
-                                           "--out", str(tmp_path / "c.jsonl")])
+    arguments = gen_candidates.parse_args(
+        [
+            "--model",
+            "m",
+            "--endpoint",
+            "http://127.0.0.1:9/v1",
+            "--data",
+            data,
+            "--out",
+            str(tmp_path / "c.jsonl"),
+        ]
+    )
     with pytest.raises(SystemExit) as ended:
         run(gen_candidates.main, arguments)
     last = capsys.readouterr().err.splitlines()[-1]
@@ -535,8 +1012,15 @@ def test_a_dead_server_is_one_line_and_code_2(server, tmp_path, capsys):
     assert "check the URL and that the server runs" in last
 
 
-@pytest.mark.parametrize(("answer", "remedy"), [(401, "OPENAI_API_KEY"), (404, "model's name"), (400, "refuses"),
-                                                ((429, {"Retry-After": "86400"}), "or wait")])
+@pytest.mark.parametrize(
+    ("answer", "remedy"),
+    [
+        (401, "OPENAI_API_KEY"),
+        (404, "model's name"),
+        (400, "refuses"),
+        ((429, {"Retry-After": "86400"}), "or wait"),
+    ],
+)
 def test_what_asking_again_does_not_help(server, answer, remedy):
     server.answer = lambda request, number: answer
     with pytest.raises(BadInput, match=remedy):
@@ -545,7 +1029,9 @@ def test_what_asking_again_does_not_help(server, answer, remedy):
 
 
 def test_a_storm_of_429_loses_nothing(server, monkeypatch, capsys):
-    """The server takes two requests at a time and turns all others away: each is asked until it has its reply."""
+    """The server takes two requests at a time and turns all others away: each is asked until it has
+    its reply.
+    """
     monkeypatch.setattr(endpoint_room, "PATIENCE", 60)
     working = threading.Semaphore(2)
 
@@ -555,21 +1041,36 @@ def test_a_storm_of_429_loses_nothing(server, monkeypatch, capsys):
         time.sleep(0.02)
         working.release()
         return reply(f"a{request['seed']}")
+
     server.answer = answer
-    replies = ask_endpoint(server.url, "m", [{"messages": [{"role": "user", "content": "x"}], "seed": n}
-                                             for n in range(40)], 16)
-    assert [one["text"] for one in replies] == [f"a{n}" for n in range(40)] and len(server.seen) > 60
+    replies = ask_endpoint(
+        server.url,
+        "m",
+        [{"messages": [{"role": "user", "content": "x"}], "seed": n} for n in range(40)],
+        16,
+    )
+    assert [one["text"] for one in replies] == [f"a{n}" for n in range(40)] and len(
+        server.seen
+    ) > 60
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": 3}, "many", [1]])
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": None, "completion_tokens": 3}, "many", [1]]
+)
 def test_half_an_emoji_and_odd_usage(server, tmp_path, usage):
     """Neither stops a run: the text can be written, tokens are estimated."""
     server.answer = lambda request, number: reply("so \ud83d") | {"usage": usage}
-    [one] = ask_endpoint(server.url, "m", [{"messages": [{"role": "user", "content": "x" * 40}]}], 1, tmp_path / "k")
+    [one] = ask_endpoint(
+        server.url,
+        "m",
+        [{"messages": [{"role": "user", "content": "x" * 40}]}],
+        1,
+        kept=tmp_path / "k",
+    )
     assert one == {"text": "so ?", "tokens": 2, "read": 10, "finish": "stop"}
 
 
-# ---- kill -9 and every fault ----------------------------------------------------------------------------------
+# ---- kill -9 and every fault --------------------------------------------------------------------
 
 
 def child(stage, argv):
@@ -588,45 +1089,98 @@ def child(stage, argv):
     return pid
 
 
-FAULTS = [(429, {"Retry-After": "0.05"}), 500, 503, "cut", b"<html>Bad gateway</html>", {"choices": []}, "stall",
-          {"choices": [{"index": 0, "message": {"content": 4}}]}, (429, {}), b'{"choices": [{"mes', b"", [], None]
+FAULTS = [
+    (429, {"Retry-After": "0.05"}),
+    500,
+    503,
+    "cut",
+    b"<html>Bad gateway</html>",
+    {"choices": []},
+    "stall",
+    {"choices": [{"index": 0, "message": {"content": 4}}]},
+    (429, {}),
+    b'{"choices": [{"mes',
+    b"",
+    [],
+    None,
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["gen_candidates", "judge", "judge by logprobs"])
 def test_killed_and_disturbed_it_ends_the_same(server, tmp_path, monkeypatch, way):
-    """Four of ten requests meet a fault, and SIGKILL comes at ever other requests: the files are those of a good day,
-    and what was paid twice is at most what was under way at a kill."""
+    """Four of ten requests meet a fault, and SIGKILL comes at ever other requests: the files are
+    those of a good day, and what was paid twice is at most what was under way at a kill.
+    """
     import openai
+
     assert openai  # before the forks
     monkeypatch.setattr(endpoint_room, "TIMEOUT", 1.0)
     monkeypatch.setattr(endpoint_room, "PATIENCE", 5)
-    stage, draw, kills = way.split()[0], random.Random(way), iter([1, 3, 9, 14, 22, 11, 17, 30])
-    (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n## safe\nIs it?\n0: n 3: s 5: y\n")
+    stage = way.split()[0]
+    draw = random.Random(way)
+    kills = iter([1, 3, 9, 14, 22, 11, 17, 30])  # after so many requests of a run
+    (tmp_path / "c.md").write_text(
+        "## kind\nIs it kind?\n0: no 3: so 5: yes\n## safe\nIs it?\n0: n 3: s 5: y\n"
+    )
     texts = [text_of(n, 3 + n % 4) + f" {n}" for n in range(8)]
-    rows = [{"id": f"q{n}", "prompt": text} | ({} if stage == "gen_candidates" else {
-        "candidate": k, "completion": text_of(n + 3 * k, 5)}) for n, text in enumerate(texts)
-        for k in range(1 if stage == "gen_candidates" else 3)]
+    rows = []
+    for n, text in enumerate(texts):
+        row = {"id": f"q{n}", "prompt": text}
+        if stage == "gen_candidates":
+            rows.append(row)
+            continue
+        for k in range(3):
+            rows.append(row | {"candidate": k, "completion": text_of(n + 3 * k, 5)})
     given = ["--data", write(tmp_path / "rows.jsonl", rows), "--concurrency", 4]
-    argv = {"gen_candidates": ["--model", "m", "--endpoint", server.url, "--n", 4, "--batch-size", 12, *given, "--out",
-                               tmp_path / "OUT" / "c.jsonl"],
-            "judge": ["--judge", "m", "--endpoint", server.url, "--constitution", tmp_path / "c.md", "--min-margin",
-                      0.1, *given, "--out", tmp_path / "OUT" / "j"]}[stage]
+    argv = {
+        "gen_candidates": [
+            "--model",
+            "m",
+            "--endpoint",
+            server.url,
+            "--n",
+            4,
+            "--batch-size",
+            12,
+            *given,
+            "--out",
+            tmp_path / "OUT" / "c.jsonl",
+        ],
+        "judge": [
+            "--judge",
+            "m",
+            "--endpoint",
+            server.url,
+            "--constitution",
+            tmp_path / "c.md",
+            "--min-margin",
+            0.1,
+            *given,
+            "--out",
+            tmp_path / "OUT" / "j",
+        ],
+    }[stage]
 
     def good(request, number):
         text = request["messages"][0]["content"]
         value = sum(text.encode()) % 6
         if request.get("logprobs"):
-            return digits(**({"A": 0.5, "B": 0.3} if "A or B?" in text else {str(value): 0.6, str(5 - value): 0.1})
-                          ) if "logprobs" in way else 400
-        name = re.findall(r'"(\w+)": number', text)
-        return reply(f"a{request['seed']}" if stage == "gen_candidates" else '{"better": "A"}' if not name else
-                     f'{{"{name[0]}": {value}}}')
+            if "logprobs" not in way:
+                return 400
+            if "A or B?" in text:
+                return digits(A=0.5, B=0.3)
+            return digits(**{str(value): 0.6, str(5 - value): 0.1})
+        if stage == "gen_candidates":
+            return reply(f"a{request['seed']}")
+        name = re.search(r'"(\w+)": number', text)
+        return reply(f'{{"{name[1]}": {value}}}' if name else '{"better": "A"}')
 
     def bad(request, number):
         with server.lock:
             first = draw.random() < 0.4
-            fault, busy["left"] = draw.choice(FAULTS), busy["left"] - 1
+            fault = draw.choice(FAULTS)
+            busy["left"] -= 1
             if busy["left"] == 0 and busy["pid"]:  # never a number that no longer is our child's
                 os.kill(busy["pid"], signal.SIGKILL)
         if not first or number % 4 == 0:
@@ -635,7 +1189,8 @@ def test_killed_and_disturbed_it_ends_the_same(server, tmp_path, monkeypatch, wa
             return good(request, number)
         if fault == "stall":
             time.sleep(1.3)
-        return reply("late") if fault == "stall" else fault
+            return reply("late")
+        return fault
 
     def run(folder):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -644,20 +1199,26 @@ def test_killed_and_disturbed_it_ends_the_same(server, tmp_path, monkeypatch, wa
         with server.lock:
             pid, busy["pid"] = busy["pid"], 0
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
     busy = {"left": -1, "paid": 0, "pid": 0}
     server.answer = good
     assert run("whole") == 0
-    asked, codes, server.answer = len(server.seen), [], bad
+    requests = len(server.seen)
+    codes = []
+    server.answer = bad
     while not codes or codes[-1]:
         busy["left"] = next(kills, -1)
         codes.append(run("killed"))
-    assert codes.count(-signal.SIGKILL) >= 4 and codes[-1] == 0 and {*codes} <= {0, 2, -signal.SIGKILL}, codes
-    for path in (path for path in (tmp_path / "whole").rglob("*.jsonl")):
-        assert path.read_bytes() == (tmp_path / "killed" / path.relative_to(tmp_path / "whole")).read_bytes(), path
-    assert not [*(tmp_path / "killed").rglob("*kept*")] and busy["paid"] <= asked + 8 * len(codes)
+    assert codes.count(-signal.SIGKILL) >= 4 and codes[-1] == 0, codes
+    assert {*codes} <= {0, 2, -signal.SIGKILL}, codes
+    for path in (tmp_path / "whole").rglob("*.jsonl"):
+        other = tmp_path / "killed" / path.relative_to(tmp_path / "whole")
+        assert path.read_bytes() == other.read_bytes(), path
+    assert not [*(tmp_path / "killed").rglob("*kept*")]
+    assert busy["paid"] <= requests + 8 * len(codes)
 
 
-# ---- a real server -------------------------------------------------------------------------------------------
+# ---- a real server ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -668,10 +1229,24 @@ def serve():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", "--host", "127.0.0.1", "--port", str(port),
-               "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT,
-                               start_new_session=True, env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    command = [
+        str(Path(sys.executable).parent / "transformers"),
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        start_new_session=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
     try:
         for _ in range(240):
             try:
@@ -688,21 +1263,57 @@ def serve():
 
 @pytest.mark.slow
 def test_transformers_serve(serve, tmp_path, capsys):
-    """A real server to the end: answers with counted tokens, and JSON verdicts (it refuses log-probabilities): the tiny
-    base knows no JSON, so every verdict is null, and that is said."""
+    """A real server to the end: answers with counted tokens, and JSON verdicts (it refuses
+    log-probabilities): the tiny base knows no JSON, so every verdict is null, and that is said.
+    """
     model = str(ROOT / "data" / "tiny" / "base")
     rows = [{"id": f"q{n}", "prompt": text_of(n, 4)} for n in range(3)]
-    assert run_main("gen_candidates", "--model", model, "--endpoint", serve, "--data",
-                    write(tmp_path / "p.jsonl", rows), "--out", tmp_path / "c.jsonl", "--n", 2, "--max-tokens", 12,
-                    "--concurrency", 2) == 0
+    assert (
+        run_main(
+            "gen_candidates",
+            "--model",
+            model,
+            "--endpoint",
+            serve,
+            "--data",
+            write(tmp_path / "p.jsonl", rows),
+            "--out",
+            tmp_path / "c.jsonl",
+            "--n",
+            2,
+            "--max-tokens",
+            12,
+            "--concurrency",
+            2,
+        )
+        == 0
+    )
     made = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
     assert len(made) == 6 and all(row["tokens"] > 0 and row["read"] > 0 for row in made)
     assert "does not count tokens" not in capsys.readouterr().out
     (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
-    assert run_main("judge", "--judge", model, "--endpoint", serve, "--constitution", tmp_path / "c.md", "--data",
-                    tmp_path / "c.jsonl", "--out", tmp_path / "j", "--concurrency", 2) == 0
+    assert (
+        run_main(
+            "judge",
+            "--judge",
+            model,
+            "--endpoint",
+            serve,
+            "--constitution",
+            tmp_path / "c.md",
+            "--data",
+            tmp_path / "c.jsonl",
+            "--out",
+            tmp_path / "j",
+            "--concurrency",
+            2,
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "gives no log-probabilities" in printed and "6 of 6 answers without a score" in printed
-    judged = [json.loads(line) for line in (tmp_path / "j" / "judged.jsonl").read_text().splitlines()]
+    judged = [
+        json.loads(line) for line in (tmp_path / "j" / "judged.jsonl").read_text().splitlines()
+    ]
     assert all(row["judged"] is None and row["scores"] == {"kind": None} for row in judged)
     assert sum(row["judge_tokens"] for row in judged) > 100
