@@ -22,14 +22,15 @@ import torch
 from tqdm import tqdm
 
 from common import cost_line, dpo_loss, ipo_loss
+from posttrain import processes
 from posttrain.chat.encode import encode, show_mask
 from posttrain.cli import BadInput, at_least, parser, run
-from posttrain.model.load import check_length, load_policy, load_tokenizer
+from posttrain.model.load import check_length, load_policy, load_tokenizer, trained
 from posttrain.model.memory import memory_line, memory_plan, needs_checkpointing
 from posttrain.model.names import fingerprint
 from posttrain.packed.lines import line_tokens
 from posttrain.packed.reader import shares_prompts
-from posttrain.processes import join_processes, sum_gradients, summed, trained
+from posttrain.processes import join_processes, sum_gradients, summed
 from posttrain.records.mixture import read_mixture
 from posttrain.run.forecast import forecast
 from posttrain.run.training_run import (
@@ -42,15 +43,17 @@ from posttrain.run.training_run import (
     start_tracker,
     write_log,
 )
-from posttrain.train.checks import check_start, self_check
+from posttrain.train.checks import check_start
 from posttrain.train.curves import curves
 from posttrain.train.metrics import means, tally
 from posttrain.train.order import batches
 from posttrain.train.packs import pack_logps, packs
 from posttrain.train.reference import other_reference, reference_logps
 from posttrain.train.rows import hold_out, prepare
+from posttrain.train.selfcheck import self_check
 from posttrain.train.step import lr_at, make_optimizer, optimiser_step
-from posttrain.train.watch import evaluate, some_prompts, too_far, warn, watch_steps
+from posttrain.train.trouble import Trouble
+from posttrain.train.watch import evaluate, some_prompts, too_far, watch_steps
 
 
 def parse_args(argv=None):
@@ -143,7 +146,8 @@ def batch_loss(model, pack, loss, beta, label_smoothing=0.0, ipo_length="mean", 
 
 
 def main(args):
-    rank, size = join_processes()
+    join_processes()
+    rank, size = processes.rank(), processes.size()
     rows = read_mixture(args.data, "pairs", args.limit, args.slice_weight)
     tokenizer = load_tokenizer(args.model)
     rows = prepare(rows, lambda row: encode_pair(tokenizer, row, args.max_len), tokenizer, args.max_dropped)
@@ -175,7 +179,8 @@ def main(args):
     key = fingerprint(args.ref or args.model, args.quantize)
     if args.ref:
         read += other_reference(args.ref, tokenizer, args.quantize, used, args.pack_tokens, key, args.out, rank, size)
-    model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
+    model = load_policy(args.model, args.quantize, lora_r=args.lora_r, lora_alpha=args.lora_alpha, seed=args.seed,
+                        checkpointing=needs_checkpointing(memory))
     optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
     check_length(model, max(len(seq["ids"]) for row in used for seq in row["seqs"]))
     state = load_checkpoint(args.out, model, optimizer)
@@ -196,7 +201,9 @@ def main(args):
     if args.selfcheck:
         self_check(model, [rows[n] for n in steps[0]], losses, args.pack_tokens, state["step"] == 0 and not args.ref)
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", read)
-    history, told = read_log(args.out), set()
+    history, trouble = read_log(args.out), Trouble(args.beta)
+    for line in history:
+        trouble.add(line, quiet=True)
     watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows, model, args.max_kl)
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc=args.loss):
         if state.get("stopped"):
@@ -207,7 +214,7 @@ def main(args):
             loss, found = losses(pack)
             (loss / total).backward()
             sums.update(found)
-        sum_gradients(model)
+        sum_gradients(trained(model))
         values, lr = means(summed(sums)), lr_at(step, len(steps), args.lr, args.warmup)
         grad_norm = optimiser_step(optimizer, lr)
         read = sum(lengths[n] for n in steps[step])
@@ -217,7 +224,7 @@ def main(args):
         tokens += read
         history.append(write_log(args.out, step, len(steps), **values))
         track(values, step + 1)
-        warn(history, told, args.beta)
+        trouble.add(history[-1])
         stopped = too_far(values, args.max_kl)
         if stopped or (step + 1) % args.save_every == 0 or step + 1 == len(steps):
             state = {"tokens": tokens, "stopped": stopped} | {

@@ -23,12 +23,13 @@ import torch
 from tqdm import tqdm
 
 from common import cost_line
+from posttrain import processes
 from posttrain.chat.encode import encode, show_mask
 from posttrain.cli import at_least, parser, run
-from posttrain.model.load import check_length, load_policy, load_tokenizer
+from posttrain.model.load import check_length, load_policy, load_tokenizer, trained
 from posttrain.model.memory import memory_line, memory_plan, needs_checkpointing
 from posttrain.packed.reader import shares_prompts
-from posttrain.processes import join_processes, sum_gradients, summed, trained
+from posttrain.processes import join_processes, sum_gradients, summed
 from posttrain.records.mixture import read_mixture
 from posttrain.run.forecast import forecast
 from posttrain.run.training_run import (
@@ -41,14 +42,15 @@ from posttrain.run.training_run import (
     start_tracker,
     write_log,
 )
-from posttrain.train.checks import self_check
 from posttrain.train.curves import curves
 from posttrain.train.metrics import means, tally
 from posttrain.train.order import batches
 from posttrain.train.packs import pack_logps, packs
 from posttrain.train.rows import hold_out, prepare
+from posttrain.train.selfcheck import self_check
 from posttrain.train.step import lr_at, make_optimizer, optimiser_step
-from posttrain.train.watch import evaluate, some_prompts, too_far, warn, watch_steps
+from posttrain.train.trouble import Trouble
+from posttrain.train.watch import evaluate, some_prompts, too_far, watch_steps
 
 
 def parse_args(argv=None):
@@ -124,7 +126,8 @@ def data_report(rows):
 
 
 def main(args):
-    rank, size = join_processes()
+    join_processes()
+    rank, size = processes.rank(), processes.size()
     rows = read_mixture(args.data, "sft", args.limit, args.slice_weight)
     tokenizer = load_tokenizer(args.model)
     print("\n".join(data_report(rows)))
@@ -151,7 +154,8 @@ def main(args):
         return 0
     track = start_tracker(args.track, args.out, vars(args))
     start = time.perf_counter()
-    model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
+    model = load_policy(args.model, args.quantize, lora_r=args.lora_r, lora_alpha=args.lora_alpha, seed=args.seed,
+                        checkpointing=needs_checkpointing(memory))
     optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
     check_length(model, longest)
     state = load_checkpoint(args.out, model, optimizer)
@@ -160,7 +164,9 @@ def main(args):
     losses, padded = partial(batch_loss, model), not shares_prompts(model)
     if args.selfcheck:
         self_check(model, [rows[n] for n in steps[0]], losses, args.pack_tokens)
-    history, told = read_log(args.out), set()
+    history, trouble = read_log(args.out), Trouble()
+    for line in history:
+        trouble.add(line, quiet=True)
     watched, prompts = watch_steps(len(steps), args.eval_every), some_prompts(held or rows, model, args.max_kl)
     for step in tqdm(range(state["step"], len(steps)), initial=state["step"], total=len(steps), desc="sft"):
         if state.get("stopped"):
@@ -171,7 +177,7 @@ def main(args):
             loss, found = losses(pack)
             (loss / total).backward()
             sums.update(found)
-        sum_gradients(model)
+        sum_gradients(trained(model))
         values, lr = means(summed(sums)), lr_at(step, len(steps), args.lr, args.warmup)
         values["perplexity"] = math.exp(min(values["loss"], 50))
         grad_norm = optimiser_step(optimizer, lr)
@@ -182,7 +188,7 @@ def main(args):
         tokens += read
         history.append(write_log(args.out, step, len(steps), **values))
         track(values, step + 1)
-        warn(history, told)
+        trouble.add(history[-1])
         stopped = too_far(values, args.max_kl)
         if stopped or (step + 1) % args.save_every == 0 or step + 1 == len(steps):
             state = {"tokens": tokens, "stopped": stopped} | {name: values[name] for name in ("seconds", "loss")}

@@ -63,7 +63,7 @@ def save_folder(path, seed=0):
 
 @pytest.fixture(autouse=True, scope="session")
 def no_drawing():
-    """Curves take a second to draw: runs inside this process leave them out; tests/test_watch.py draws some."""
+    """Curves take a second to draw: runs inside this process leave them out; tests/train/test_curves.py draws some."""
     for stage in ("sft", "dpo", "kto"):
         importlib.import_module(stage).curves = lambda out: None
 

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-import torch
 from conftest import adapter_of, label_rows, pair_rows, run_main, run_script, same_tensors, sft_rows, write
 
 from judge import find_flags
@@ -15,8 +14,6 @@ from posttrain.cli import BadInput, at_least, parser, run
 from posttrain.gating import answers
 from posttrain.hashing import digest
 from posttrain.judging.scoring import overall_score
-from posttrain.model import load as load_room
-from posttrain.model.load import check_length, load_reference
 from posttrain.records.files import read_records
 from posttrain.records.layouts import normalise
 from posttrain.verify.checks import verify, visible
@@ -188,12 +185,6 @@ def test_shares_have_an_upper_limit(capsys):
         p.parse_args(["--share", "10"])
 
 
-def test_a_reference_with_other_words_is_refused(base, tokenizer, monkeypatch):
-    monkeypatch.setattr(load_room, "load_tokenizer", lambda name: type("T", (), {"get_vocab": lambda self: {"a": 0}})())
-    with pytest.raises(BadInput, match="not the tokenizer"):
-        load_reference("other", tokenizer, "none")
-
-
 def test_a_change_in_the_middle_of_a_large_file_shows(tmp_path):
     (tmp_path / "weights").write_bytes(bytes(70 << 20))
     before = digest(tmp_path)
@@ -211,17 +202,6 @@ def test_a_local_data_set_is_hashed(tmp_path):
     (tmp_path / "set/data").write_text("two")
     assert before[0] == before[1] != digest(f"hf:{tmp_path}/set:train")
     assert digest("hf:somebody/chats") == "somebody/chats"
-
-
-def test_sequences_beyond_the_models_positions(model, capsys):
-    check_length(model, 512)
-    assert not capsys.readouterr().out
-    check_length(model, 513)
-    assert "513 tokens" in capsys.readouterr().out
-    learned = torch.nn.Module()
-    learned.wpe, learned.config = torch.nn.Embedding(4, 2), type("C", (), {"max_position_embeddings": 4})()
-    with pytest.raises(BadInput, match="4 positions"):
-        check_length(learned, 5)
 
 
 # ---- judge and gate ------------------------------------------------------------------------------------------

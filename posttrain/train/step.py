@@ -7,7 +7,7 @@ import torch
 import torch.distributed
 
 from posttrain.cli import BadInput
-from posttrain.processes import trained
+from posttrain.model.load import trained
 
 
 def make_optimizer(model, lr):

@@ -1,4 +1,4 @@
-"""What is watched while a run trains, apart from its loss: held-out rows, what the policy says, and signs of trouble.
+"""What is watched while a run trains, apart from its loss: held-out rows and what the policy says.
 
 All goes into the step's line of log.jsonl: "eval_..." are the trainer's own numbers on held-out rows, "sampled_..."
 come from answers drawn at temperature 1: sampled_kl (nats an answer, to the policy that training started from),
@@ -14,10 +14,10 @@ from tqdm import tqdm
 from posttrain.cli import BadInput
 from posttrain.generate.local import sample
 from posttrain.hashing import seed_for
-from posttrain.model.load import autocast
+from posttrain.model.load import autocast, trained
 from posttrain.packed.lines import prompt_length
 from posttrain.packed.reader import shares_prompts, token_logps
-from posttrain.processes import from_first, trained
+from posttrain.processes import from_first
 from posttrain.train.metrics import means
 from posttrain.train.packs import packs
 
@@ -93,43 +93,3 @@ def say(model, tokenizer, start, prompts, seed):
     return {"sampled_kl": (log_r.exp() - 1 - log_r).sum().item() / len(answers),
             "sampled_tokens": sum(map(len, answers)) / len(answers),
             "sampled_repetition": sum(repeated) / max(1, len(repeated))}
-
-
-def trouble(history, beta=None):
-    """{name: one line with its likely cause} for what the log's lines (dicts, oldest first) show so far."""
-    found, recent = {}, history[-8:]
-    if history[-1].get("grad_norm") == 0:
-        found["gradient"] = "the adapter's gradient is zero: nothing is being trained"
-    if beta and len(history) == 3 and not any(history[-1].get(f"rewards/{side}") for side in ("chosen", "rejected")):
-        found["still"] = "after 3 steps no reward has moved: is --lr too small?"
-    chosen = [line["rewards/chosen"] / beta / line["tokens/chosen"] for line in recent
-              if beta and "rewards/chosen" in line and line.get("tokens/chosen")]
-    if len(chosen) == 8 and sum(chosen) / 8 < -0.05:
-        wider = recent[-1]["rewards/chosen"] > recent[-1].get("rewards/rejected", 0)
-        cause = ("the rejected ones fall faster, so the margin still grows: the policy learns what not to say (lower "
-                 "--lr, raise --beta, or add --nll-weight 0.1; arXiv 2410.08847)" if wider else
-                 "and the margin does not grow: the steps are too large (lower --lr)")
-        found["chosen"] = (f"the chosen answers have lost {-sum(chosen) / 8:.2f} nats a token against the reference; "
-                           f"{cause}")
-    said = [line for line in history if "sampled_tokens" in line]
-    if len(said) > 1:
-        first, last = said[0], said[-1]
-        if beta and last["sampled_tokens"] > 1.5 * first["sampled_tokens"] + 4:
-            found["length"] = (f"answers grew from {first['sampled_tokens']:.0f} to {last['sampled_tokens']:.0f} "
-                               "tokens (are chosen answers the longer ones? mend the pairs, or lower --lr)")
-        if last["sampled_repetition"] > first["sampled_repetition"] + 0.1:
-            found["repetition"] = (f"answers repeat themselves ({last['sampled_repetition']:.0%} of 4-grams, at first "
-                                   f"{first['sampled_repetition']:.0%}): the policy is breaking (lower --lr)")
-    held = [line["eval_loss"] for line in history if "eval_loss" in line]
-    if len(held) > 3 and min(held[-2:]) > 1.05 * min(held) + 1e-3:
-        found["held out"] = (f"the held-out loss rises ({min(held):.4f} -> {held[-1]:.4f}): rows are being memorised "
-                             "(fewer --epochs, lower --lr)")
-    return found
-
-
-def warn(history, told, beta=None):
-    """Print what trouble finds and has not been told yet; `told` (a set) remembers."""
-    for name, text in trouble(history, beta).items():
-        if name not in told:
-            tqdm.write(f"WARNING  step {history[-1]['step']}: {text}")
-        told.add(name)
