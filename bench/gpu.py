@@ -232,7 +232,7 @@ def speed_of(shape, rows, plans, repeats, about):
 
 
 def memory(args):
-    from posttrain.processes import trained
+    from posttrain.model.load import trained
     from posttrain.train.step import make_optimizer
 
     for shape in args.shapes[::-1]:  # the largest first

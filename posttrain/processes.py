@@ -1,4 +1,11 @@
-"""The processes of accelerate launch that share a model. Nothing of rank or size leaves this room."""
+"""Training in several processes at once, as `accelerate launch` starts them.
+
+Every process runs the same script. Each reads its share of a step's packs, then the gradients are
+summed, so the step is the one that a single process would make. The first process alone prints and
+writes. Without `accelerate launch` there is one process, and every function here does nothing or
+answers for that one. Nobody else need know of rank (the number of a process, from 0) and size (how
+many there are).
+"""
 
 import atexit
 import functools
@@ -12,106 +19,40 @@ from tqdm import tqdm
 from posttrain.cli import BadInput
 
 
-def trained(model):
-    """The parameters that are trained (the adapter's)."""
-    return [p for p in model.parameters() if p.requires_grad]
-
-
 def join_processes():
-    """Join the processes of `accelerate launch` if there are several -> (number of this one, how many). Each holds the
-    whole model (a part of it under FSDP: shard) and reads its share of the packs; gradients are summed once a
-    step, so the update is that of one. Only the first speaks and writes."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return 0, 1
+    """Join the other processes of `accelerate launch`, if any, before anything else is done.
+
+    Each process holds the whole model (under FSDP a part of it, see `shard`). BadInput when they do
+    not find each other.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched == 1:
+        return
     import accelerate
 
     state = accelerate.PartialState(cpu=not torch.cuda.is_available())
-    if state.num_processes != int(os.environ["WORLD_SIZE"]):
-        raise BadInput("the processes of accelerate launch do not find each other: each would train alone")
-    atexit.register(torch.distributed.destroy_process_group)  # else a process may end by an abort after its work
+    if state.num_processes != launched:
+        raise BadInput(
+            "the processes of accelerate launch do not find each other: each would train alone"
+        )
+    # Without this a process may end by an abort after its work is done.
+    atexit.register(torch.distributed.destroy_process_group)
     if state.device.type == "cuda":
         torch.cuda.set_device(state.device)
-    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # transformers would give weights to the first process only
-    if state.process_index:
-        sys.stdout = open(os.devnull, "w")  # errors stay visible
-        tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
-    return state.process_index, state.num_processes
+    # Else transformers would give weights to the first process only.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    if not is_first():
+        be_quiet()
 
 
-def is_first():
-    """False in the other processes of accelerate launch."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
-
-def from_first(make):
-    """make() of the first process, for all: a run record must be opened once. So is its refusal: nobody waits."""
-    found = [None, None]
-    try:
-        found[0] = make() if is_first() else None
-    except (BadInput, OSError) as error:
-        found[1] = error
-    if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(found)
-    if found[1]:
-        raise found[1]
-    return found[0]
-
-
-def summed(values):
-    """Sum of Counters or lists over all processes."""
-    if not torch.distributed.is_initialized():
-        return values
-    everyone = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, values)
-    total = type(values)()
-    for one in everyone:
-        total.extend(one) if isinstance(total, list) else total.update(one)
-    return total
-
-
-def sum_gradients(parameters):
-    """Sum the adapter's gradient over all processes, in one message."""
-    if torch.distributed.is_initialized():
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = torch.cat([grad.flatten() for grad in grads])
-        torch.distributed.all_reduce(flat)
-        for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters])):
-            parameter.grad = grad.view_as(parameter).clone()
-
-
-def sharded():
-    """True when accelerate launch was told to use FSDP."""
-    return torch.distributed.is_initialized() and os.environ.get("ACCELERATE_USE_FSDP") == "true"
-
-
-def shard(model):
-    """Under FSDP spread the frozen weights over the processes; a layer is gathered while it is read. The adapter stays
-    whole in each, so gradients, clipping and checkpoints are those of one process. From then on all must read the model
-    equally often (training.packs)."""
-    if not sharded():
-        return
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    device, whole = "cuda" if torch.cuda.is_available() else "cpu", set(trained(model))
-    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
-    for parameter in whole:
-        parameter.data = parameter.data.to(device)
-    for part in [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] + [model]:
-        fully_shard(part, mesh=mesh, ignored_params=whole)
-    frozen = [p for p in model.parameters() if p not in whole]
-    sizes = [sum(p.nbytes for p in same) / 2**20 for same in ([p.to_local() for p in frozen], frozen)]
-    print(f"fsdp     {sizes[0]:,.1f} of {sizes[1]:,.1f} MiB of frozen weights in each process")
-
-    def same_logits(module, inputs, options, output):  # while sampling: with other tokens the steps could be more
-        if options.get("use_cache"):
-            torch.distributed.broadcast(output.logits, 0)
-    model.register_forward_hook(same_logits, with_kwargs=True)
+def be_quiet():
+    """Print nothing more and draw no progress bars; errors stay visible."""
+    sys.stdout = open(os.devnull, "w")
+    tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
 
 
 def rank():
-    """The number of this process; 0 where there is one."""
+    """Number of this process, from 0."""
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
@@ -120,11 +61,16 @@ def size():
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
+def is_first():
+    """True in the process that prints and writes."""
+    return rank() == 0
+
+
 def my_share(items, idle_copy):
     """This process's share of a list: every size-th item, as many as every other process gets.
 
-    What is missing is filled up with idle_copy(last item): under FSDP all must read the model
-    equally often.
+    What is missing is filled up with idle_copy(the last item): under FSDP all processes must read
+    the model equally often.
     """
     return share_out(items, idle_copy, rank(), size())
 
@@ -134,5 +80,106 @@ def share_out(items, idle_copy, rank, size):
     if not items:
         return []
     missing = -len(items) % size
-    filled = [*items, *[idle_copy(items[-1])] * missing]
+    filled = items + [idle_copy(items[-1])] * missing
     return filled[rank::size]
+
+
+def from_first(make):
+    """make() of the first process, for all of them: a run record, say, must be opened only once.
+
+    A BadInput or OSError that make() raises there is raised in every process, so that nobody waits.
+    """
+    message = [None, None]  # the result and the error, in a list because broadcasting fills one
+    if is_first():
+        try:
+            message[0] = make()
+        except (BadInput, OSError) as error:
+            message[1] = error
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(message)
+    result, error = message
+    if error is not None:
+        raise error
+    return result
+
+
+def summed(values):
+    """The sum over all processes of what each passes.
+
+    Counters are added up, lists are joined in the order of ranks.
+    """
+    if not torch.distributed.is_initialized():
+        return values
+    shares = [None] * size()
+    torch.distributed.all_gather_object(shares, values)
+    total = type(values)()
+    # The `+` of Counters would drop sums below zero; their update() adds as well and keeps them.
+    add = total.extend if isinstance(values, list) else total.update
+    for share in shares:
+        add(share)
+    return total
+
+
+def sum_gradients(parameters):
+    """Replace every parameter's gradient by its sum over all processes, in one message."""
+    if not torch.distributed.is_initialized():
+        return
+    flat = torch.cat([gradient_of(parameter).flatten() for parameter in parameters])
+    torch.distributed.all_reduce(flat)
+    lengths = [parameter.numel() for parameter in parameters]
+    for parameter, total in zip(parameters, flat.split(lengths)):
+        parameter.grad = total.view_as(parameter).clone()
+
+
+def gradient_of(parameter):
+    """A parameter's gradient; zeros where this process's packs gave it none."""
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+# ---- FSDP ----------------------------------------------------------------------------------------
+
+
+def sharded():
+    """True when `accelerate launch` was told to spread the model's weights (FSDP)."""
+    return torch.distributed.is_initialized() and os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
+def shard(model, whole):
+    """Under FSDP spread the frozen weights over the processes; a layer is gathered when it is read.
+
+    whole: the parameters that stay whole in each process, those that are trained. So gradients,
+    clipping and checkpoints are those of one process. From then on all processes must call the
+    model equally often: each call waits for the others' parts.
+    """
+    if not sharded():
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    mesh = init_device_mesh(device, (size(),))
+    whole = set(whole)
+    for parameter in whole:
+        parameter.data = parameter.data.to(device)
+
+    # Layer by layer, then what is left (embeddings and head), so that one layer at a time is whole.
+    layers = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+    for module in [*layers, model]:
+        fully_shard(module, mesh=mesh, ignored_params=whole)
+
+    frozen = [parameter for parameter in model.parameters() if parameter not in whole]
+    here = sum(parameter.to_local().nbytes for parameter in frozen) / 2**20
+    everywhere = sum(parameter.nbytes for parameter in frozen) / 2**20
+    print(f"fsdp     {here:,.1f} of {everywhere:,.1f} MiB of frozen weights in each process")
+    model.register_forward_hook(same_logits, with_kwargs=True)
+
+
+def same_logits(module, inputs, options, output):
+    """Forward hook: while sampling, every process goes on with the first one's logits.
+
+    With logits of its own, rounded otherwise, a process might draw other tokens and call the model
+    more often.
+    """
+    if options.get("use_cache"):
+        torch.distributed.broadcast(output.logits, 0)

@@ -4,15 +4,12 @@ import json
 import shutil
 
 import pytest
-import torch
 from conftest import adapter_of, label_rows, pair_rows, run_main, run_script, same_tensors, sft_rows, write
 
 from judge import find_flags
 from posttrain.cli import BadInput, at_least, parser, run
 from posttrain.gating import answers
 from posttrain.judging.scoring import overall_score
-from posttrain.model import load as load_room
-from posttrain.model.load import check_length, load_reference
 from posttrain.train import training_run
 from posttrain.verify.checks import verify, visible
 
@@ -95,21 +92,6 @@ def test_shares_have_an_upper_limit(capsys):
         p.parse_args(["--share", "10"])
 
 
-def test_a_reference_with_other_words_is_refused(base, tokenizer, monkeypatch):
-    monkeypatch.setattr(load_room, "load_tokenizer", lambda name: type("T", (), {"get_vocab": lambda self: {"a": 0}})())
-    with pytest.raises(BadInput, match="not the tokenizer"):
-        load_reference("other", tokenizer, "none")
-
-
-def test_sequences_beyond_the_models_positions(model, capsys):
-    check_length(model, 512)
-    assert not capsys.readouterr().out
-    check_length(model, 513)
-    assert "513 tokens" in capsys.readouterr().out
-    learned = torch.nn.Module()
-    learned.wpe, learned.config = torch.nn.Embedding(4, 2), type("C", (), {"max_position_embeddings": 4})()
-    with pytest.raises(BadInput, match="4 positions"):
-        check_length(learned, 5)
 
 
 # ---- judge and gate ------------------------------------------------------------------------------------------

@@ -13,24 +13,43 @@ def is_classifier(name):
     """Is this a reward model: a sequence classifier, or an adapter that makes one?"""
     base, adapter = resolve_model(name)
     if adapter:
-        return json.loads((Path(adapter) / "adapter_config.json").read_text()).get("task_type") == "SEQ_CLS"
-    return any("SequenceClassification" in kind for kind in read_config(base).architectures or [])
+        config = json.loads((Path(adapter) / "adapter_config.json").read_text())
+        return config.get("task_type") == "SEQ_CLS"
+    architectures = read_config(base).architectures or []
+    return any("SequenceClassification" in architecture for architecture in architectures)
 
 
 def family_of(name):
-    """What a model descends from, "word/hash": the first word of its base's name and a hash of its vocabulary, which
-    fine-tunes keep. An endpoint's model, or one that is not here, has the word alone."""
-    base, here = name.partition("@http")[0], bool(name) and Path(name).exists()
-    base = resolve_model(base)[0] if here else base
+    """What a model descends from, as "word/hash".
+
+    The word is the first of its base's name, the hash that of its vocabulary, which fine-tunes
+    keep. A model behind an endpoint ("name@http..."), or one that is not on this machine, has the
+    word alone.
+    """
+    is_here = bool(name) and Path(name).exists()
+    if is_here:
+        base, _ = resolve_model(name)
+    else:
+        base = name.partition("@http")[0]
     word = re.match(r"(?:meta-)?([a-z]*)", Path(base).name.lower())[1]
-    if not here:
+    if not is_here:
         return word
-    tokenizer = load_tokenizer(name)
+    return f"{word}/{vocabulary_hash(load_tokenizer(name))}"
+
+
+def vocabulary_hash(tokenizer):
+    """Eight hex digits of a vocabulary, without the tokens that were added to it."""
     words = sorted(tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys())
-    return f"{word}/{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]}"
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
 
 
-def related(a, b):
-    """Are two families one? By vocabulary where both are known, else by name."""
-    (word_a, _, hash_a), (word_b, _, hash_b) = a.partition("/"), b.partition("/")
-    return hash_a == hash_b if hash_a and hash_b else word_a == word_b != ""
+def related(family, other):
+    """Are two families the same? By vocabulary where both are known, else by name.
+
+    Two families without a name are not.
+    """
+    word, _, vocabulary = family.partition("/")
+    other_word, _, other_vocabulary = other.partition("/")
+    if vocabulary and other_vocabulary:
+        return vocabulary == other_vocabulary
+    return word != "" and word == other_word

@@ -1,9 +1,8 @@
-"""Tokenizers, models and adapters: QLoRA loading."""
+"""Loading tokenizers, models and adapters, in 4 bits where --quantize says so (QLoRA)."""
 
 import contextlib
 
 import torch
-import torch.distributed
 import transformers
 from safetensors import SafetensorError
 
@@ -11,113 +10,225 @@ from posttrain.chat.template import PLAIN_TEMPLATE
 from posttrain.cli import BadInput
 from posttrain.model.names import quantize_mode, read_config, resolve_model
 from posttrain.packed.reader import share_prompts
-from posttrain.processes import shard, sharded, trained
+from posttrain.processes import shard, sharded
 
 transformers.utils.logging.disable_progress_bar()
 
+# What the libraries raise for folders that are torn, foreign or of another version.
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError)
+
+
+# ---- tokenizers ----------------------------------------------------------------------------------
+
 
 def load_tokenizer(name):
-    """The tokenizer of a model or run folder; one without a chat template gets the plain one of common.py."""
+    """The tokenizer of a model or run folder; without a chat template it gets PLAIN_TEMPLATE."""
     base, adapter = resolve_model(name)
+    folder = adapter or base
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(adapter or base)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the library raises a dozen kinds
-        raise BadInput(f"{adapter or base}: no tokenizer can be loaded ({str(error)[:160]})") from None
+        raise BadInput(f"{folder}: no tokenizer can be loaded ({str(error)[:160]})") from None
     if tokenizer.chat_template is None:
-        starts = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
-        tokenizer.chat_template = "{{ bos_token }}" * starts + PLAIN_TEMPLATE
+        tokenizer.chat_template = PLAIN_TEMPLATE
+        if begins_every_text(tokenizer):  # the model expects it
+            tokenizer.chat_template = "{{ bos_token }}" + PLAIN_TEMPLATE
     return tokenizer
 
 
-def load_model(name, quantize="auto", trainable=False, classifier=False):
-    """The model behind a hub name, model folder or run folder, on the GPU if there is one. classifier: a reward model.
+def begins_every_text(tokenizer):
+    """Does this tokenizer put its beginning-of-sequence token before every text?"""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a").input_ids[0] == bos
 
-    quantize: "nf4" = 4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314; also runs on CPU), "none" =
-    bf16 on a GPU and fp32 on the CPU, "auto" = nf4 on a GPU. A run's adapter stays apart from the base weights."""
+
+# ---- models --------------------------------------------------------------------------------------
+
+
+def load_model(name, quantize="auto", trainable=False, classifier=False):
+    """A model by its hub name, model folder or run folder, in eval mode, on a GPU if there is one.
+
+    quantize: "nf4" = 4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314; also runs
+    on CPU), "none" = bf16 on a GPU and fp32 on the CPU, "auto" = nf4 on a GPU. classifier: a reward
+    model, with one score. The weights are frozen; a run's adapter stays apart from them, and learns
+    when `trainable`. BadInput when nothing can be loaded.
+    """
     from peft import PeftModel  # seconds to load: --help and --plan do without
 
     base, adapter = resolve_model(name)
-    cuda = torch.cuda.is_available()
-    dtype = torch.bfloat16 if cuda else torch.float32
-    device = torch.cuda.current_device() if cuda and not sharded() else "cpu"  # shard takes the layers to the GPU
-    options = {"dtype": dtype, "device_map": {"": device}}
-    if quantize_mode(quantize) == "nf4":
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+    options = number_format(quantize)
     try:
-        config = read_config(base)
-        for key, value in vars(config).items():  # dropout would make policy and reference differ before step 1
-            if "drop" in key and isinstance(value, float):
-                setattr(config, key, 0.0)
-        kind = transformers.AutoModelForCausalLM
+        config = without_dropout(read_config(base))
         if classifier:
-            kind, config.num_labels = transformers.AutoModelForSequenceClassification, 1
-        model = kind.from_pretrained(base, config=config, **options)
+            config.num_labels = 1
+            architecture = transformers.AutoModelForSequenceClassification
+        else:
+            architecture = transformers.AutoModelForCausalLM
+        model = architecture.from_pretrained(base, config=config, **options)
         model.requires_grad_(False)
         if adapter:
             model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    except BadInput:
+    except BadInput:  # it is a ValueError, and has its own words
         raise
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError) as error:
+    except LOAD_ERRORS as error:
         raise BadInput(f"{name}: no model can be loaded ({str(error)[:160]})") from None
-    for module in model.modules():  # also that of an adapter made elsewhere
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    switch_off_dropout(model)
     return model.eval()
 
 
+def number_format(quantize):
+    """from_pretrained's keyword arguments for the weights' number format and device."""
+    on_gpu = torch.cuda.is_available()
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    device = "cpu"
+    if on_gpu and not sharded():  # under FSDP, shard() takes the layers to the GPU
+        device = torch.cuda.current_device()
+    options = {"dtype": dtype, "device_map": {"": device}}
+    if quantize_mode(quantize) == "nf4":
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return options
+
+
+def without_dropout(config):
+    """The config with all dropout at 0, which would make policy and reference differ."""
+    for key, value in vars(config).items():
+        if "drop" in key and isinstance(value, float):
+            setattr(config, key, 0.0)
+    return config
+
+
+def switch_off_dropout(model):
+    """Set the dropout layers to 0, too: an adapter that was made elsewhere brings its own."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
 def load_reference(name, tokenizer, quantize):
-    """The model of --ref, for scoring. BadInput when its vocabulary is another: the same ids would be other words."""
+    """The model of --ref, for scoring.
+
+    BadInput when its vocabulary is another: the same ids would be other words.
+    """
     if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
-        raise BadInput(f"--ref {name}: not the tokenizer of --model: log-probabilities cannot be compared")
-    model = load_model(name, quantize).train()  # as the policy: in eval mode 4-bit layers on a CPU round differently
-    shard(model)
+        raise BadInput(
+            f"--ref {name}: not the tokenizer of --model: log-probabilities cannot be compared"
+        )
+    # In train mode, as the policy: in eval mode 4-bit layers on a CPU round differently.
+    model = load_model(name, quantize).train()
+    shard(model, trained(model))
     with autocast(model):
         share_prompts(model)
     return model
 
 
-def check_length(model, longest):
-    """Say it when a sequence is longer than the positions the model was made for; BadInput where it has no more."""
-    limit = getattr(model.config, "max_position_embeddings", None) or longest
-    learned = any(name.split(".")[-2] in ("wpe", "embed_positions") for name, _ in model.named_parameters())
-    if longest > limit and learned:
-        raise BadInput(f"{longest} tokens in a sequence, {limit} positions: lower --max-len or --max-tokens")
-    if longest > limit:
-        print(f"WARNING  {longest} tokens in a sequence, but the model was made for {limit}: poor results beyond")
+# ---- the policy: a model with an adapter that is trained -----------------------------------------
 
 
-def load_policy(name, quantize="auto", *, lora_r=None, lora_alpha=None, seed=0, checkpointing=False):
-    """A model with a trainable LoRA adapter: a new one (B = 0, so it starts as the base), or the run folder's own.
+def load_policy(
+    name, quantize="auto", *, lora_r=None, lora_alpha=None, seed=0, checkpointing=False
+):
+    """A model with a trainable LoRA adapter: a new one, or the run folder's own.
 
-    lora_r defaults to 16 and lora_alpha to 2 * lora_r. BadInput when they contradict the adapter that is continued.
-    checkpointing: activations of a layer are computed anew in the backward pass: a third more time, far less memory."""
-    from peft import LoraConfig, PeftModel, get_peft_model
+    lora_r defaults to 16 and lora_alpha to 2 * lora_r for a new adapter. BadInput when they
+    contradict the adapter that is continued. checkpointing: the activations of a layer are computed
+    anew in the backward pass, which takes a third more time and far less memory.
+    """
+    from peft import PeftModel
 
     model = load_model(name, quantize, trainable=True)
     if not isinstance(model, PeftModel):
-        torch.manual_seed(seed)
-        rank, head = lora_r or 16, model.get_output_embeddings()
-        model = get_peft_model(model, LoraConfig(
-            r=rank, lora_alpha=lora_alpha or 2 * rank, lora_dropout=0.0, target_modules="all-linear",
-            exclude_modules=[name for name, module in model.named_modules() if module is head], task_type="CAUSAL_LM"))
-    config = model.peft_config["default"]
-    if not isinstance(config, LoraConfig):
-        raise BadInput(f"{name}: an adapter of another kind than LoRA ({config.peft_type}): merge it first")
-    if lora_r not in (None, config.r) or lora_alpha not in (None, config.lora_alpha):
-        raise BadInput(f"{name} continues an adapter of rank {config.r}, alpha {config.lora_alpha}: leave --lora-r and "
-                       "--lora-alpha out, or start from the base model")
+        model = add_adapter(model, lora_r, lora_alpha, seed)
+    check_adapter(name, model, lora_r, lora_alpha)
+
+    # The adapter learns in fp32: steps of a small learning rate would be lost in bf16.
     for parameter in trained(model):
         parameter.data = parameter.data.float()
-    model.train()  # harmless without dropout; in eval mode 4-bit layers on a CPU pass no gradient through
+    # In eval mode 4-bit layers on a CPU pass no gradient through. There is no dropout to mind.
+    model.train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    shard(model)
+    shard(model, trained(model))
     with autocast(model):
         share_prompts(model)
     return model
 
 
+def add_adapter(model, lora_r, lora_alpha, seed):
+    """The model with a new LoRA adapter on every linear layer but the output layer.
+
+    LoRA (arXiv 2106.09685) adds (alpha / r) B A x to a layer's output. A is random, drawn with
+    `seed`, and B is 0: the policy starts as the base model.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    rank = lora_r or 16
+    head = model.get_output_embeddings()
+    head_names = [name for name, module in model.named_modules() if module is head]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=lora_alpha or 2 * rank,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        exclude_modules=head_names,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(seed)
+    return get_peft_model(model, config)
+
+
+def check_adapter(name, model, lora_r, lora_alpha):
+    """BadInput when the adapter is no LoRA, or of another rank or alpha than the flags say."""
+    from peft import LoraConfig
+
+    config = model.peft_config["default"]
+    if not isinstance(config, LoraConfig):
+        raise BadInput(
+            f"{name}: an adapter of another kind than LoRA ({config.peft_type}): merge it first"
+        )
+    if lora_r not in (None, config.r) or lora_alpha not in (None, config.lora_alpha):
+        raise BadInput(
+            f"{name} continues an adapter of rank {config.r}, alpha {config.lora_alpha}: leave "
+            "--lora-r and --lora-alpha out, or start from the base model"
+        )
+
+
+def trained(model):
+    """The parameters that are trained: the adapter's."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def check_length(model, longest):
+    """Say it when a sequence is longer than the positions the model was made for.
+
+    longest: tokens of the longest sequence. BadInput where positions are learned one by one: there
+    are no more of them.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None) or longest
+    if longest <= limit:
+        return
+    if has_learned_positions(model):
+        raise BadInput(
+            f"{longest} tokens in a sequence, {limit} positions: lower --max-len or --max-tokens"
+        )
+    print(
+        f"WARNING  {longest} tokens in a sequence, but the model was made for {limit}: "
+        "poor results beyond"
+    )
+
+
+def has_learned_positions(model):
+    """Does the model look positions up in a table (GPT-2's wpe, OPT's embed_positions)?"""
+    layers = [name.split(".")[-2] for name, _ in model.named_parameters()]
+    return "wpe" in layers or "embed_positions" in layers
+
+
 def autocast(model):
-    """bf16 arithmetic on a GPU, full precision on the CPU."""
-    return torch.autocast("cuda", torch.bfloat16) if model.device.type == "cuda" else contextlib.nullcontext()
+    """A context of bf16 arithmetic on a GPU; on the CPU nothing changes: full precision."""
+    if model.device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16)
+    return contextlib.nullcontext()

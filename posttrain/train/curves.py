@@ -1,46 +1,86 @@
-"""curves.png: log.jsonl as a picture."""
+"""curves.png: log.jsonl as a picture.
+
+A panel shows series: {label: [(step, value), ...]}. A new panel is a line in PANELS.
+"""
 
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 
 
 def curves(out):
-    """Draw out/log.jsonl as out/curves.png: loss, rewards, log-probabilities and KL, what was said, by slice. When that
-    fails it is said: a picture must not cost a run."""
+    """Draw out/log.jsonl as out/curves.png; a failure is only printed: it must not cost a run."""
     try:
         draw(out)
     except Exception as error:
-        print(f"WARNING  {out}/curves.png could not be drawn ({type(error).__name__}: {str(error)[:100]})")
+        reason = f"{type(error).__name__}: {str(error)[:100]}"
+        print(f"WARNING  {out}/curves.png could not be drawn ({reason})")
 
 
 def draw(out):
-    """curves, without the net."""
+    """curves, but its errors come through."""
     import matplotlib
 
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # draws into a file, without a screen
     import matplotlib.pyplot as plt
 
-    lines = [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()]
-    panels = {"loss": ["loss", "eval_loss"], "loss by slice": [],
-              "rewards": ["rewards/chosen", "rewards/rejected", "rewards/margins", "eval_rewards/margins"],
-              "log-probability of an answer": ["logps/chosen", "logps/rejected"],
-              "KL (nats an answer)": ["kl", "sampled_kl"], "answers drawn": ["sampled_tokens"],
-              "gradient norm": ["grad_norm"], "repeated 4-grams": ["sampled_repetition"]}
+    text = (Path(out) / "log.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
     figure, axes = plt.subplots(2, 4, figsize=(18, 8), layout="constrained")
-    for (title, names), axis in zip(panels.items(), axes.flat):
-        series = {name: [(line["step"], line[name]) for line in lines if name in line] for name in names}
-        if not names:
-            for line in lines:
-                for part, values in line.get("slices", {}).items():
-                    series.setdefault(part, []).append((line["step"], values["loss"]))
-        for name, points in series.items():
-            if points:  # a name is no formula, and one that begins with _ would not be named
-                axis.plot(*zip(*points), label=name.replace("$", r"\$").lstrip("_"),
-                          marker="o" if len(points) < 15 else None, markersize=3)
-        axis.set(title=title, xlabel="step", visible=any(series.values()))
-        if axis.get_visible():
-            axis.legend(fontsize=8)
+    for (title, series_of), axis in zip(PANELS.items(), axes.flat):
+        draw_panel(axis, title, series_of(lines))
     with warnings.catch_warnings(action="ignore"):  # letters that the font lacks
         figure.savefig(Path(out) / "curves.png", dpi=80)
     plt.close(figure)
+
+
+def draw_panel(axis, title, series):
+    """Draw the series of a panel; one that has no points at all stays invisible."""
+    for name, points in series.items():
+        if not points:
+            continue
+        # A name is no formula, and the legend would leave out one that begins with "_".
+        label = name.replace("$", r"\$").lstrip("_")
+        marker = "o" if len(points) < 15 else None  # a few points are no line
+        steps, values = zip(*points)
+        axis.plot(steps, values, label=label, marker=marker, markersize=3)
+    has_points = any(series.values())
+    axis.set(title=title, xlabel="step", visible=has_points)
+    if has_points:
+        axis.legend(fontsize=8)
+
+
+# ---- what the panels show ------------------------------------------------------------------------
+
+
+def columns(lines, names):
+    """Columns of the log by their names; not every line has every column."""
+    series = {}
+    for name in names:
+        series[name] = [(line["step"], line[name]) for line in lines if name in line]
+    return series
+
+
+def loss_by_slice(lines):
+    """The training loss of each slice."""
+    series = {}
+    for line in lines:
+        for name, values in line.get("slices", {}).items():
+            series.setdefault(name, []).append((line["step"], values["loss"]))
+    return series
+
+
+REWARDS = ["rewards/chosen", "rewards/rejected", "rewards/margins", "eval_rewards/margins"]
+
+# Title of a panel: the function that makes its series from the log's lines. Two rows of four.
+PANELS = {
+    "loss": partial(columns, names=["loss", "eval_loss"]),
+    "loss by slice": loss_by_slice,
+    "rewards": partial(columns, names=REWARDS),
+    "log-probability of an answer": partial(columns, names=["logps/chosen", "logps/rejected"]),
+    "KL (nats an answer)": partial(columns, names=["kl", "sampled_kl"]),
+    "answers drawn": partial(columns, names=["sampled_tokens"]),
+    "gradient norm": partial(columns, names=["grad_norm"]),
+    "repeated 4-grams": partial(columns, names=["sampled_repetition"]),
+}

@@ -1,6 +1,8 @@
-"""Temporary."""
+"""--selfcheck: does this very model, data and machine compute what the losses assume?"""
 
+import contextlib
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -8,72 +10,150 @@ from common import completion_logps
 from posttrain.cli import BadInput
 from posttrain.model.load import autocast, trained
 from posttrain.packed.reader import base_of, seq_logps
-from posttrain.train.packs import cut_packs as packs
+from posttrain.train.packs import cut_packs
+
+
+class Check(NamedTuple):
+    """What was compared, how far apart both sides are, and how far apart they may be."""
+
+    name: str
+    error: float
+    allowed: float
 
 
 def self_check(model, rows, losses, pack_tokens, reference=False):
-    """Check this very model, data and machine in seconds, and print each result; BadInput when one fails.
+    """Run the checks and print each result, in seconds; BadInput when one fails.
 
-    rows: training rows, of which as many as fit into a pack are used, eight at most. losses: pack -> (loss, tally).
-    reference: seq["ref"] must be what the model says now. Checked: one pack = packs of one row; lines = padded rows =
-    single rows; in full precision also the gradient = finite differences on three adapter weights."""
-    base, exact = base_of(model), model.device.type == "cpu"
-    rows = max(packs(rows[:8], pack_tokens, padded=True), key=len)
+    rows: training rows, of which as many as fit into a pack are used, eight at most. losses: pack
+    -> (loss, tally). reference: seq["ref"] must be what the model says now. Compared are
+        gradients             one pack = packs of one row each; packed lines = padded rows
+        log-probabilities     packed lines = padded rows = single rows; the cached ones, too
+        finite differences    of the loss = the gradient on three weights; in full precision alone
+    """
+    rows = max(cut_packs(rows[:8], pack_tokens, padded=True), key=len)
+    seqs = []
+    for row in rows:
+        seqs += row["seqs"]
+    exact = model.device.type == "cpu"  # fp32; on a GPU bf16 rounds otherwise in every pack
 
-    def gradient(groups):
-        model.zero_grad()
-        for group in groups:
-            losses(group)[0].backward()
-        return [p.grad.detach().clone() if p.grad is not None else torch.zeros_like(p) for p in trained(model)]
-
-    def apart(one, other):
-        return math.sqrt(sum((a - b).double().pow(2).sum().item() for a, b in zip(one, other))
-                         / sum(a.double().pow(2).sum().item() for a in one))
-
-    def is_padded(work):
-        base.packed, way = None, base.packed
-        found = work()
-        base.packed = way
-        return found
-
-    slopes = gradient([rows])
-    worst = 1e-4 if exact else 0.05
-    single, padded = gradient([[row] for row in rows]), is_padded(lambda: gradient([rows]))
-    results = [(f"gradient of {len(rows)} x 1 row = 1 x {len(rows)} rows", apart(slopes, single), worst),
-               ("gradient of packs = padded rows", apart(slopes, padded), worst)]
-    seqs = [seq for row in rows for seq in row["seqs"]]
-    with torch.no_grad(), autocast(model):
-        lines, rows_of = seq_logps(model, seqs)[0], completion_logps(model, seqs)[0]
-        alone = torch.cat([completion_logps(model, [seq])[0] for seq in seqs])
-    tokens = torch.tensor([float(sum(seq["mask"])) for seq in seqs], device=lines.device)
-    worst = 1e-5 if exact else 0.01
-    results += [("log-probability a token, packs = padded", ((lines - rows_of).abs() / tokens).max().item(), worst),
-                ("log-probability a token, padded = single", ((alone - rows_of).abs() / tokens).max().item(), worst)]
-    if reference:
-        ref = torch.tensor([seq["ref"] for seq in seqs], dtype=lines.dtype, device=lines.device)
-        results.append(("cached = live reference a token", ((ref - lines).abs() / tokens).max().item(), worst))
+    gradient = summed_gradient(model, losses, [rows])
+    checks = check_gradients(model, rows, losses, gradient, 1e-4 if exact else 0.05)
+    checks += check_logps(model, seqs, 1e-5 if exact else 0.01, reference)
     if exact:
-        worst = finite_differences(model, slopes, lambda: losses(rows)[0].item())
-        results.append(("gradient = finite differences, three weights", worst, 0.05))
+        worst = finite_differences(model, gradient, lambda: losses(rows)[0].item())
+        checks.append(Check("gradient = finite differences, three weights", worst, 0.05))
     model.zero_grad()
-    for name, value, limit in results:
-        print(f"selfcheck {'ok    ' if value <= limit else 'FAILED'} {name}: {value:.1e}, allowed {limit:.0e}")
-    if not all(value <= limit for _, value, limit in results):
-        raise BadInput("the self-check failed: this model, data or machine does not compute what the losses assume")
+
+    passed = [check.error <= check.allowed for check in checks]  # False for NaN, too
+    for check, is_ok in zip(checks, passed):
+        verdict = "ok    " if is_ok else "FAILED"
+        print(f"selfcheck {verdict} {check.name}: {check.error:.1e}, allowed {check.allowed:.0e}")
+    if not all(passed):
+        raise BadInput(
+            "the self-check failed: this model, data or machine does not compute what the losses "
+            "assume"
+        )
 
 
-def finite_differences(model, slopes, loss, step=1e-2):
-    """Largest relative distance of the gradient from (loss(w + step) - loss(w - step)) / (2 step), for the steepest
-    weight of the three steepest tensors. In half precision such steps drown in rounding."""
+# ---- gradients -----------------------------------------------------------------------------------
+
+
+def check_gradients(model, rows, losses, gradient, allowed):
+    """The gradient of one pack against that of single rows and that of padded rows."""
+    single = summed_gradient(model, losses, [[row] for row in rows])
+    with padded_rows(model):
+        padded = summed_gradient(model, losses, [rows])
+    to_single = relative_distance(gradient, single)
+    to_padded = relative_distance(gradient, padded)
+    name = f"gradient of {len(rows)} x 1 row = 1 x {len(rows)} rows"
+    return [
+        Check(name, to_single, allowed),
+        Check("gradient of packs = padded rows", to_padded, allowed),
+    ]
+
+
+def summed_gradient(model, losses, groups):
+    """The gradient of the summed loss of some packs: a tensor for each trained parameter."""
+    model.zero_grad()
+    for pack in groups:
+        loss, _ = losses(pack)
+        loss.backward()
+    gradient = []
+    for parameter in trained(model):
+        if parameter.grad is None:
+            gradient.append(torch.zeros_like(parameter))
+        else:
+            gradient.append(parameter.grad.detach().clone())
+    return gradient
+
+
+@contextlib.contextmanager
+def padded_rows(model):
+    """Within this block the model reads padded rows in place of packed lines."""
+    base = base_of(model)
+    way = base.packed  # how the model reads lines
+    base.packed = None
+    try:
+        yield
+    finally:
+        base.packed = way
+
+
+def relative_distance(gradient, other):
+    """|gradient - other| / |gradient|, with the norms over all parameters."""
+    difference = sum(squared_norm(a - b) for a, b in zip(gradient, other))
+    return math.sqrt(difference / sum(squared_norm(a) for a in gradient))
+
+
+def squared_norm(tensor):
+    """Sum of squares, in double precision."""
+    return tensor.double().pow(2).sum().item()
+
+
+def finite_differences(model, gradient, loss, step=1e-2):
+    """Largest relative distance of the gradient from (loss(w + step) - loss(w - step)) / (2 step).
+
+    Weights w: the steepest one of each of the three steepest tensors. loss: () -> number. In half
+    precision such steps would drown in rounding.
+    """
+    steepest = sorted(range(len(gradient)), key=lambda n: -gradient[n].abs().max().item())
     worst = 0.0
-    for number in sorted(range(len(slopes)), key=lambda k: -slopes[k].abs().max().item())[:3]:
-        place = slopes[number].abs().argmax().item()
-        weight, ends = trained(model)[number].data.view(-1), []
-        before, slope = weight[place].item(), slopes[number].view(-1)[place].item()
-        for sign in (1, -1):
-            weight[place] = before + sign * step
-            with torch.no_grad():
-                ends.append(loss())
-        weight[place] = before
-        worst = max(worst, abs((ends[0] - ends[1]) / (2 * step) - slope) / abs(slope))
+    for n in steepest[:3]:
+        place = gradient[n].abs().argmax().item()
+        slope = gradient[n].view(-1)[place].item()
+        weights = trained(model)[n].data.view(-1)
+        before = weights[place].item()
+        weights[place] = before + step
+        with torch.no_grad():
+            above = loss()
+        weights[place] = before - step
+        with torch.no_grad():
+            below = loss()
+        weights[place] = before
+        worst = max(worst, abs((above - below) / (2 * step) - slope) / abs(slope))
     return worst
+
+
+# ---- log-probabilities ---------------------------------------------------------------------------
+
+
+def check_logps(model, seqs, allowed, reference):
+    """Log-probabilities of lines, padded and single rows; with `reference` the cached ones."""
+    with torch.no_grad(), autocast(model):
+        lines = seq_logps(model, seqs)[0]  # [B] float64
+        padded = completion_logps(model, seqs)[0]
+        single = torch.cat([completion_logps(model, [seq])[0] for seq in seqs])
+    lengths = [float(sum(seq["mask"])) for seq in seqs]
+    tokens = torch.tensor(lengths, device=lines.device)  # [B], supervised ones
+
+    def worst(logps, others):
+        return ((logps - others).abs() / tokens).max().item()
+
+    checks = [
+        Check("log-probability a token, packs = padded", worst(lines, padded), allowed),
+        Check("log-probability a token, padded = single", worst(single, padded), allowed),
+    ]
+    if reference:
+        cached = torch.tensor([seq["ref"] for seq in seqs], dtype=lines.dtype, device=lines.device)
+        checks.append(Check("cached = live reference a token", worst(cached, lines), allowed))
+    return checks

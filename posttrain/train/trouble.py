@@ -1,49 +1,168 @@
-"""Temporary."""
+"""Signs of trouble in a run's log, each with its likely cause: printed once, as soon as they show.
+
+A sign is a small function of what has been logged so far that returns a line of text, or None. A
+new one is such a function and a line in SIGNS.
+"""
+
+from collections import deque
 
 from tqdm import tqdm
 
-
-def trouble(history, beta=None):
-    """{name: one line with its likely cause} for what the log's lines (dicts, oldest first) show so far."""
-    found, recent = {}, history[-8:]
-    if history[-1].get("grad_norm") == 0:
-        found["gradient"] = "the adapter's gradient is zero: nothing is being trained"
-    if beta and len(history) == 3 and not any(history[-1].get(f"rewards/{side}") for side in ("chosen", "rejected")):
-        found["still"] = "after 3 steps no reward has moved: is --lr too small?"
-    chosen = [line["rewards/chosen"] / beta / line["tokens/chosen"] for line in recent
-              if beta and "rewards/chosen" in line and line.get("tokens/chosen")]
-    if len(chosen) == 8 and sum(chosen) / 8 < -0.05:
-        wider = recent[-1]["rewards/chosen"] > recent[-1].get("rewards/rejected", 0)
-        cause = ("the rejected ones fall faster, so the margin still grows: the policy learns what not to say (lower "
-                 "--lr, raise --beta, or add --nll-weight 0.1; arXiv 2410.08847)" if wider else
-                 "and the margin does not grow: the steps are too large (lower --lr)")
-        found["chosen"] = (f"the chosen answers have lost {-sum(chosen) / 8:.2f} nats a token against the reference; "
-                           f"{cause}")
-    said = [line for line in history if "sampled_tokens" in line]
-    if len(said) > 1:
-        first, last = said[0], said[-1]
-        if beta and last["sampled_tokens"] > 1.5 * first["sampled_tokens"] + 4:
-            found["length"] = (f"answers grew from {first['sampled_tokens']:.0f} to {last['sampled_tokens']:.0f} "
-                               "tokens (are chosen answers the longer ones? mend the pairs, or lower --lr)")
-        if last["sampled_repetition"] > first["sampled_repetition"] + 0.1:
-            found["repetition"] = (f"answers repeat themselves ({last['sampled_repetition']:.0%} of 4-grams, at first "
-                                   f"{first['sampled_repetition']:.0%}): the policy is breaking (lower --lr)")
-    held = [line["eval_loss"] for line in history if "eval_loss" in line]
-    if len(held) > 3 and min(held[-2:]) > 1.05 * min(held) + 1e-3:
-        found["held out"] = (f"the held-out loss rises ({min(held):.4f} -> {held[-1]:.4f}): rows are being memorised "
-                             "(fewer --epochs, lower --lr)")
-    return found
+# Steps over which the chosen answers' log-probabilities are averaged.
+RECENT = 8
 
 
 class Trouble:
-    def __init__(self, beta):
-        self.beta, self.history, self.told = beta, [], set()
+    """What the signs need of a log, taken line by line, and which have been printed already."""
+
+    def __init__(self, beta=None):
+        """beta: that of the loss; None for SFT, which has no rewards."""
+        self.beta = beta
+        self.count = 0  # lines so far
+        self.recent = deque(maxlen=RECENT)
+        # Lines of steps after which answers were drawn ("sampled_...").
+        self.first_sampled = None
+        self.last_sampled = None
+        # Losses on held-out rows.
+        self.held_out_count = 0
+        self.lowest_held_out = float("inf")
+        self.last_held_out = deque(maxlen=2)
+        self.printed = set()
 
     def add(self, line, quiet=False):
-        self.history.append(line)
+        """Take the next line of the log (a dict); print each sign that shows for the first time.
+
+        quiet: print nothing. This is for the lines of before a resume: what they show is printed
+        with the next line.
+        """
+        self.count += 1
+        self.recent.append(line)
+        if "sampled_tokens" in line:
+            self.first_sampled = self.first_sampled or line
+            self.last_sampled = line
+        if "eval_loss" in line:
+            self.held_out_count += 1
+            self.lowest_held_out = min(self.lowest_held_out, line["eval_loss"])
+            self.last_held_out.append(line["eval_loss"])
+
         if quiet:
             return
-        for name, text in trouble(self.history, self.beta).items():
-            if name not in self.told:
-                tqdm.write(f"WARNING  step {self.history[-1]['step']}: {text}")
-            self.told.add(name)
+        for name, text in self.signs().items():
+            if name not in self.printed:
+                tqdm.write(f"WARNING  step {line['step']}: {text}")
+            self.printed.add(name)
+
+    def signs(self):
+        """{name of a sign: its line of text} for those that show after the last line."""
+        shown = {}
+        for name, sign in SIGNS.items():
+            text = sign(self)
+            if text is not None:
+                shown[name] = text
+        return shown
+
+
+def trouble(history, beta=None):
+    """Trouble.signs after the lines of a whole log, the oldest first."""
+    log = Trouble(beta)
+    for line in history:
+        log.add(line, quiet=True)
+    return log.signs()
+
+
+# ---- the signs -----------------------------------------------------------------------------------
+
+
+def no_gradient(log):
+    """The adapter is not reached by the backward pass."""
+    if log.recent[-1].get("grad_norm") == 0:
+        return "the adapter's gradient is zero: nothing is being trained"
+    return None
+
+
+def rewards_stand_still(log):
+    """Rewards are exactly 0 before step 1; by the third line of the log they must have moved."""
+    if not log.beta or log.count != 3:
+        return None
+    last = log.recent[-1]
+    if last.get("rewards/chosen") or last.get("rewards/rejected"):
+        return None
+    return "after 3 steps no reward has moved: is --lr too small?"
+
+
+def chosen_answers_sink(log):
+    """Chosen answers have lost more than 0.05 nats a token against the reference."""
+    if not log.beta:
+        return None
+    # reward = beta x ratio, so reward / beta / tokens is the ratio in nats a token.
+    ratios = []
+    for line in log.recent:
+        if "rewards/chosen" in line and line.get("tokens/chosen"):
+            ratios.append(line["rewards/chosen"] / log.beta / line["tokens/chosen"])
+    if len(ratios) == RECENT and sum(ratios) / RECENT < -0.05:
+        lost = -sum(ratios) / RECENT
+        cause = why_chosen_answers_sink(log.recent[-1])
+        return (
+            f"the chosen answers have lost {lost:.2f} nats a token against the reference; {cause}"
+        )
+    return None
+
+
+def why_chosen_answers_sink(line):
+    """The likely cause, by whether the rejected answers sink faster."""
+    if line["rewards/chosen"] > line.get("rewards/rejected", 0):
+        return (
+            "the rejected ones fall faster, so the margin still grows: the policy learns what not "
+            "to say (lower --lr, raise --beta, or add --nll-weight 0.1; arXiv 2410.08847)"
+        )
+    return "and the margin does not grow: the steps are too large (lower --lr)"
+
+
+def answers_grow(log):
+    """Answers drawn now are half as long again as the first ones, and four tokens more."""
+    if not log.beta or log.last_sampled is None:
+        return None
+    first = log.first_sampled["sampled_tokens"]
+    last = log.last_sampled["sampled_tokens"]
+    if last > 1.5 * first + 4:
+        return (
+            f"answers grew from {first:.0f} to {last:.0f} tokens (are chosen answers the longer "
+            "ones? mend the pairs, or lower --lr)"
+        )
+    return None
+
+
+def answers_repeat(log):
+    """Answers repeat more of their own 4-grams than at first: a share higher by 0.1."""
+    if log.last_sampled is None:
+        return None
+    first = log.first_sampled["sampled_repetition"]
+    last = log.last_sampled["sampled_repetition"]
+    if last > first + 0.1:
+        return (
+            f"answers repeat themselves ({last:.0%} of 4-grams, at first {first:.0%}): the policy "
+            "is breaking (lower --lr)"
+        )
+    return None
+
+
+def held_out_loss_rises(log):
+    """The last two evaluations are both 5 % above the best one. Three are too few to tell."""
+    lowest = log.lowest_held_out
+    if log.held_out_count > 3 and min(log.last_held_out) > 1.05 * lowest + 1e-3:
+        return (
+            f"the held-out loss rises ({lowest:.4f} -> {log.last_held_out[-1]:.4f}): rows are "
+            "being memorised (fewer --epochs, lower --lr)"
+        )
+    return None
+
+
+# Name of a sign: its function. They are printed in this order.
+SIGNS = {
+    "gradient": no_gradient,
+    "still": rewards_stand_still,
+    "chosen": chosen_answers_sink,
+    "length": answers_grow,
+    "repetition": answers_repeat,
+    "held out": held_out_loss_rises,
+}

@@ -301,8 +301,7 @@ def test_adapters_of_another_make_are_left_to_peft(base, tmp_path, seqs, options
     """With biases, or with DoRA and dropout: the log-probabilities of peft, twice the same, all trained."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    from posttrain.model.load import load_policy
-    from posttrain.processes import trained
+    from posttrain.model.load import load_policy, trained
 
     made = get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), LoraConfig(
         r=4, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM", **options))

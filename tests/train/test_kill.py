@@ -164,8 +164,7 @@ def cached(out):
 if __name__ == "__main__":
     import torch
 
-    from posttrain.model.load import load_policy
-    from posttrain.processes import trained
+    from posttrain.model.load import load_policy, trained
     torch.set_num_threads(1)
     warm = trained(load_policy(sys.argv[sys.argv.index("--model") + 1]))
     warm[0].grad = torch.zeros_like(warm[0])

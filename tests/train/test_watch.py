@@ -1,23 +1,17 @@
-"""What is watched while a run trains; mixtures by slice; soft labels; self-check; the memory plan; two processes."""
+"""What is watched while a run trains; mixtures by slice; soft labels; packs of several processes."""
 
 import json
 import math
-import os
-import random
-import re
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT, adapter_of, label_rows, log_lines, pair_rows, run_main, same_tensors, sft_rows, write
+from conftest import adapter_of, log_lines, pair_rows, run_main, same_tensors, sft_rows, write
 
 import dpo
 from common import dpo_loss, ipo_loss
 from posttrain.chat.encode import encode, prompt_ids
 from posttrain.cli import BadInput
-from posttrain.model.load import load_policy, load_reference, load_tokenizer
-from posttrain.model.memory import free_memory, memory_plan, needs_checkpointing
+from posttrain.model.load import load_policy, load_tokenizer, trained
 from posttrain.model.names import resolve_model
 from posttrain.processes import share_out, trained
 from posttrain.records.layouts import normalise
@@ -130,40 +124,6 @@ def test_max_kl_stops_a_run_and_keeps_its_adapter(base, tmp_path, monkeypatch, c
     assert log_lines(tmp_path / "again") == lines
 
 
-def chosen(value, rejected, tokens=10.0):
-    return {"step": 1, "rewards/chosen": value, "rewards/rejected": rejected, "tokens/chosen": tokens}
-
-
-def test_signs_of_trouble():
-    """Chosen answers 0.1 nats a token below the reference: a warning, with the cause; above it none."""
-    fine = [chosen(0.5, -0.5)] * 8
-    assert trouble(fine, 0.1) == {} == trouble([chosen(-0.1, -0.9)] * 7, 0.1)
-    assert trouble([chosen(-0.04, -0.9)] * 8, 0.1) == {}  # 0.04 nats a token
-    sinks = trouble([chosen(-0.1, -0.9)] * 8, 0.1)["chosen"]
-    assert "0.10 nats a token" in sinks and "margin still grows" in sinks and "--nll-weight" in sinks
-    assert "too large" in trouble([chosen(-0.1, -0.05)] * 8, 0.1)["chosen"]
-
-    def said(tokens, repetition):
-        return {"step": 1, "sampled_tokens": tokens, "sampled_repetition": repetition}
-    assert trouble([said(20, 0.0), said(33, 0.05)], 0.1) == {}
-    assert {*trouble([said(20, 0.0), said(35, 0.2)], 0.1)} == {"length", "repetition"}
-    still = [{"step": 1, "grad_norm": 0.3, "rewards/chosen": 0.0, "rewards/rejected": 0.0}] * 3
-    assert {*trouble(still, 0.1)} == {"still"} and trouble(still) == {} == trouble(still[:2], 0.1)
-    assert trouble([*still[:2], still[2] | {"rewards/rejected": -1e-6}], 0.1) == {}
-    assert "nothing is being trained" in trouble([{"step": 1, "grad_norm": 0.0}])["gradient"]
-    held = [{"step": 1, "eval_loss": loss} for loss in (0.7, 0.6, 0.5, 0.55)]
-    assert trouble(held) == {} and "memorised" in trouble([*held, held[0]])["held out"]
-
-
-def test_a_run_that_sinks_its_chosen_answers_says_so_once(base, tmp_path, capsys):
-    """Pairs whose answers nearly agree, a large step: both sink, which is what the warning is for."""
-    rows = [row | {"rejected": row["chosen"] + " house"} for row in pair_rows(8)]
-    assert run_main("dpo", "--model", base, "--data", write(tmp_path / "d.jsonl", rows), "--out", tmp_path / "run",
-                    "--batch-size", 8, "--lr", 0.05, "--epochs", 25, "--beta", 0.1) == 0
-    printed = capsys.readouterr()
-    assert (printed.out + printed.err).count("the chosen answers have lost") == 1
-
-
 def test_a_renamed_folder_is_continued_where_it_is(base, tmp_path, monkeypatch):
     words = ["--model", base, "--data", write(tmp_path / "d.jsonl", sft_rows(9)), *SMALL, "--save-every", 1]
 
@@ -188,15 +148,6 @@ def test_a_damaged_checkpoint_is_named(base, tmp_path):
             run_main("sft", *words)
 
 
-def test_curves_are_drawn(watched):
-    words, out = watched
-    text = (out / "log.jsonl").read_text()
-    (out / "log.jsonl").write_text(text.replace('"a": {', '"price_$5_to_$10": {').replace('"b": {', '"_b": {'))
-    curves(out)
-    data = (out / "curves.png").read_bytes()
-    assert data[:4] == b"\x89PNG" and len(data) > 20_000
-
-
 def test_a_tracker_gets_every_step(base, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -210,12 +161,6 @@ def test_a_tracker_gets_every_step(base, tmp_path):
 
 
 # ---- mixtures, slices, labels --------------------------------------------------------------------------------
-
-
-def test_a_picture_costs_no_run(tmp_path, capsys):
-    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": "much"}\n{"step"')
-    curves(tmp_path)
-    assert "curves.png could not be drawn (JSONDecodeError" in capsys.readouterr().out
 
 
 def test_a_slice_has_its_weight_and_its_own_numbers(base, tmp_path):
@@ -287,192 +232,16 @@ def test_soft_labels_need_a_probability_in_every_row(base, tmp_path):
         run_main("dpo", "--model", base, "--data", data, "--out", tmp_path / "run", "--soft-labels")
 
 
-# ---- self-check, memory, processes ---------------------------------------------------------------------------
+# ---- prompts and packs ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("stage", "make"), [("sft", sft_rows), ("dpo", pair_rows), ("kto", label_rows)])
-def test_selfcheck_passes(base, tmp_path, capsys, stage, make):
-    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", make(9)), "--out", tmp_path / "run", *SMALL]
-    assert run_main(stage, *words, "--max-steps", 1, "--selfcheck") == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("selfcheck")]
-    assert len(lines) == (5 if stage == "sft" else 6) and all("selfcheck ok" in line for line in lines)
-
-
-@pytest.mark.parametrize("fault", ["head", "positions", "reference"])
-def test_selfcheck_finds_planted_faults(base, tmp_path, monkeypatch, capsys, fault):
-    from posttrain.packed import reader
-    from posttrain.packed.head import HeadLogps
-    from posttrain.packed.lines import lay_out
-
-    if fault == "head":  # a gradient that is ten per cent too large
-        real = HeadLogps.backward
-        monkeypatch.setattr(HeadLogps, "backward",
-                            staticmethod(lambda ctx, grad: (real(ctx, grad)[0] * 1.1, *[None] * 6)))
-    if fault == "positions":  # after the check that teach_lines makes
-        def broken(seqs, *rest, **more):
-            line = lay_out(seqs, *rest, **more)
-            return line | {"positions": line["positions"] + torch.arange(len(line["ids"])) // 3}
-
-        def teach_and_break(model):
-            teach_lines(model)
-            monkeypatch.setattr(reader, "lay_out", broken)
-        teach_lines = dpo.teach_lines
-        monkeypatch.setattr(dpo, "teach_lines", teach_and_break)
-    if fault == "reference":
-        real = dpo.score_reference
-
-        def stale(model, rows, *rest):
-            tokens = real(model, rows, *rest)
-            rows[0]["seqs"][0]["ref"] += 0.002
-            return tokens
-        monkeypatch.setattr(dpo, "score_reference", stale)
-    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", pair_rows(9)), "--out", tmp_path / "run", *SMALL]
-    with pytest.raises(BadInput, match="self-check failed"):
-        run_main("dpo", *words, "--batch-size", 9, "--selfcheck")
-    assert "selfcheck FAILED" in capsys.readouterr().out
-
-
-def test_the_memory_plan_counts_what_a_model_has(base, capsys, tmp_path):
-    """Weights and adapter of the plan = bytes of a loaded model's tensors; the rest grows with the tokens."""
-    memory = memory_plan(base, "none", 4, 1000)
-    policy = load_policy(base, "none", 4)
-    frozen = [p for p in policy.parameters() if not p.requires_grad]
-    assert memory["weights"] == 2 * sum(p.numel() for p in frozen)
-    assert memory["adapter"] == 10 * sum(p.numel() for p in trained(policy))
-    small = memory_plan(base, "nf4", 4, 1000)["weights"]
-    linear = sum(m.weight.numel() for name, m in policy.named_modules() if "layers" in name and "base_layer" in name)
-    assert small == pytest.approx(memory["weights"] - linear * (2 - 0.516))
-    assert memory_plan(base, "none", 4, 2000)["activations"] == 2 * memory["activations"]
-    assert memory["checkpointed"] < memory["activations"]
-    total = sum(memory.values()) - memory["checkpointed"]
-    assert needs_checkpointing(memory, total) and not needs_checkpointing(memory, 1.2 * total)
-    data = write(tmp_path / "d.jsonl", sft_rows(9))
-    assert run_main("sft", "--model", base, "--data", data, "--out", tmp_path / "run", "--plan") == 0
-    assert "memory   about" in capsys.readouterr().out and not (tmp_path / "run").exists()
-
-
-def test_a_deleted_reference_leaves_the_memory(base, tokenizer):
-    import gc
-    import weakref
-
-    gc.disable()
-    try:
-        other = load_reference(base, tokenizer, "none")
-        left = weakref.ref(other.lm_head.weight)
-        del other
-        assert left() is not None, "nothing to free: the test says nothing"
-        free_memory()
-        assert left() is None
-    finally:
-        gc.enable()
-
-
-def test_plans_and_adapters_of_other_kinds(base, tmp_path):
-    """GPT-2 has no torch Linear; IA3 is no LoRA; a config that contradicts itself; learned positions end early."""
-    import transformers
-    from peft import IA3Config, get_peft_model
-
-    config = transformers.GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=40)
-    config.save_pretrained(tmp_path / "gpt2")
-    memory = memory_plan(str(tmp_path / "gpt2"), "nf4", 4, 100)
-    assert memory["dequantise"] == 2 * 4 * 32 * 32 and memory["adapter"] > 0
-    config = json.loads((tmp_path / "gpt2/config.json").read_text()) | {"n_head": 7}
-    (tmp_path / "gpt2/config.json").write_text(json.dumps(config))
-    with pytest.raises(BadInput, match="gpt2: "):
-        memory_plan(str(tmp_path / "gpt2"), "nf4", 4, 100)
-    other = get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), IA3Config(
-        target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"))
-    other.save_pretrained(tmp_path / "ia3")
-    with pytest.raises(BadInput, match="another kind than LoRA"):
-        load_policy(str(tmp_path / "ia3"))
-    (tmp_path / "ia3/adapter_config.json").write_text("{}")
-    with pytest.raises(BadInput, match="names no base model"):
-        resolve_model(str(tmp_path / "ia3"))
+def test_prompts_that_leave_room_for_an_answer(base):
     policy = load_policy(base)
     policy.config.max_position_embeddings = 60
     rows = [{"seqs": [{"ids": [5] * length + [6], "mask": [0] * length + [1]}]} for length in (12, 13, 5)]
     assert list(map(len, watched_prompts(rows, policy))) == [12, 5] and watched_prompts(rows[1:2], policy) == []
     with pytest.raises(BadInput, match="--max-kl"):
         watched_prompts(rows[1:2], policy, 1.0)
-
-
-def test_checkpointing_changes_nothing(base, tokenizer):
-    rows = [{"weight": 1.0} | normalise(row, "sft") for row in sft_rows(5)]
-    for row in rows:
-        row["seqs"] = [encode(tokenizer, row["prompt"], row["completion"])]
-    slopes, calls = [], []
-    for checkpointing in (False, True):
-        policy = load_policy(base, "none", 4, checkpointing=checkpointing)
-        before = len(calls)
-        policy.get_base_model().model.layers[0].mlp.register_forward_pre_hook(lambda *given: calls.append(1))
-        pack_logps(policy, rows)[0].sum().backward()
-        assert len(calls) - before == 1 + checkpointing, "the layer is computed anew in the backward pass"
-        slopes.append(torch.cat([p.grad.flatten() for p in trained(policy)]))
-    assert slopes[0].norm() > 0 and torch.allclose(*slopes, rtol=1e-5, atol=1e-7)
-
-
-def launch(config, stage, *words):
-    """`accelerate launch` of a stage with data/accelerate/<config>.yaml: two processes, on a CPU with gloo."""
-    file, port = ROOT / f"data/accelerate/{config}.yaml", random.SystemRandom().randrange(20000, 60000)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, "--main_process_port", port,
-               ROOT / f"{stage}.py", *words]
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=280,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
-@pytest.mark.parametrize(("stage", "config", "quantize"), [
-    ("sft", "ddp", "none"), ("dpo", "fsdp", "nf4"), ("kto", "fsdp", "none"),
-    pytest.param("dpo", "ddp", "none", marks=pytest.mark.slow),
-    pytest.param("kto", "ddp", "none", marks=pytest.mark.slow)])
-def test_two_processes_train_as_one(base, tmp_path, stage, config, quantize):
-    """Log and adapter of the run in one process, to rounding; with FSDP each process holds half the weights."""
-    make = {"sft": sft_rows, "dpo": pair_rows, "kto": label_rows}[stage]
-    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", rows_of(11, make)), "--batch-size", 5, "--lora-r",
-             2, "--lr", 0.01, "--pack-tokens", 70, "--eval-every", 1, "--quantize", quantize]
-    assert run_main(stage, *words, "--out", tmp_path / "one/run") == 0
-    ended = launch(config, stage, *words, "--out", tmp_path / "two/run")
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    assert ended.stdout.count("result ") == 1
-    parts = re.findall(r"fsdp +([\d.]+) of ([\d.]+) MiB", ended.stdout)
-    assert [2 * float(part) for part, _ in parts] == pytest.approx([float(all_) for _, all_ in parts], abs=0.2)
-    assert len(parts) == (config == "fsdp")
-    one, two = log_lines(tmp_path / "one/run"), log_lines(tmp_path / "two/run")
-    assert len(one) == len(two) == 3
-    for a, b in zip(one, two):
-        assert a.keys() == b.keys()
-        for name in a.keys() - {"slices"}:
-            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-5), name
-    tensors = adapter_of(tmp_path / "one/run"), adapter_of(tmp_path / "two/run")
-    assert max((tensors[0][name] - tensors[1][name]).abs().max() for name in tensors[0]) < 1e-4  # steps of 1e-2
-
-
-def test_no_process_waits_for_one_that_refuses(tmp_path):
-    """The first alone opens the run record; when it refuses, all do."""
-    code = """if 1:
-        import atexit, sys, torch.distributed as dist
-        from posttrain.cli import BadInput, run
-        from posttrain.processes import from_first
-        atexit.register(dist.destroy_process_group)  # as join_processes does
-        dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
-        def refuse():
-            raise BadInput(f"process {dist.get_rank()} refuses")
-        print(from_first(lambda: dist.get_rank() + 5))
-        run(lambda args: from_first(refuse), None)"""
-    started = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "store", str(rank)], stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True, cwd=ROOT) for rank in range(2)]
-    for process in started:
-        printed = process.communicate(timeout=120)[0]
-        assert process.returncode == 2 and "5\n" in printed and "process 0 refuses" in printed
-
-
-def test_fsdp_hands_the_line_itself_to_the_layers():
-    """On a GPU it copies every dict among a model's arguments, and what the layers count in it would be lost."""
-    from torch.distributed.utils import _to_kwargs
-
-    from posttrain.packed.lines import lay_out
-
-    line = lay_out([{"ids": [1, 2, 3], "mask": [0, 1, 1]}]) | {"keep": True}
-    assert _to_kwargs((), {"line": line}, torch.device("cpu"), False)[1][0]["line"] is line
 
 
 def test_every_process_reads_as_many_packs():

@@ -1,0 +1,156 @@
+"""Loading: names of models, tokenizers without a template, references, adapters, checkpointing."""
+
+import pytest
+import torch
+import transformers
+from conftest import make_tokenizer, save_folder, sft_rows
+
+from posttrain.chat.encode import encode
+from posttrain.chat.template import PLAIN_TEMPLATE
+from posttrain.cli import BadInput
+from posttrain.model import load as load_room
+from posttrain.model.load import check_length, load_policy, load_reference, load_tokenizer, trained
+from posttrain.model.names import resolve_model
+from posttrain.records.layouts import normalise
+from posttrain.train.packs import pack_logps
+
+
+def test_names_that_lead_nowhere(base, tmp_path):
+    assert resolve_model(base) == (base, None)
+    assert resolve_model("somebody/model") == ("somebody/model", None), (
+        "a hub name is left to the hub"
+    )
+    for name in ("a/b/c", "./model", "runs/none", str(tmp_path / "none")):
+        with pytest.raises(BadInput, match="no such folder"):
+            resolve_model(name)
+    with pytest.raises(BadInput, match="neither a model nor a run folder"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "base"}')
+    with pytest.raises(BadInput, match="adapter_model.safetensors is missing"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "adapter_model.safetensors").write_text("")
+    assert resolve_model(str(tmp_path)) == ("base", str(tmp_path))
+
+
+def test_a_tokenizer_without_a_template_gets_the_plain_one(tmp_path):
+    """With the beginning-of-sequence token in front where the tokenizer itself puts it there."""
+    from tokenizers import processors
+
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "without")
+    assert load_tokenizer_of(tmp_path / "without").chat_template == PLAIN_TEMPLATE
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.save_pretrained(tmp_path / "named")
+    assert load_tokenizer_of(tmp_path / "named").chat_template == PLAIN_TEMPLATE, (
+        "it has one, but adds none"
+    )
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(tmp_path / "added")
+    assert load_tokenizer_of(tmp_path / "added").chat_template == "{{ bos_token }}" + PLAIN_TEMPLATE
+
+
+def load_tokenizer_of(folder):
+    """load_tokenizer of a folder that holds nothing else."""
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    return load_tokenizer(str(folder))
+
+
+def test_a_reference_with_other_words_is_refused(base, tokenizer, monkeypatch):
+    monkeypatch.setattr(
+        load_room,
+        "load_tokenizer",
+        lambda name: type("T", (), {"get_vocab": lambda self: {"a": 0}})(),
+    )
+    with pytest.raises(BadInput, match="not the tokenizer"):
+        load_reference("other", tokenizer, "none")
+
+
+def test_sequences_beyond_the_models_positions(model, capsys):
+    check_length(model, 512)
+    assert not capsys.readouterr().out
+    check_length(model, 513)
+    assert "513 tokens" in capsys.readouterr().out
+    learned = torch.nn.Module()
+    learned.wpe, learned.config = (
+        torch.nn.Embedding(4, 2),
+        type("C", (), {"max_position_embeddings": 4})(),
+    )
+    with pytest.raises(BadInput, match="4 positions"):
+        check_length(learned, 5)
+
+
+def test_a_new_adapter_starts_as_the_base(base):
+    """B is 0 and A is drawn by the seed; the output layer has none; everything else is frozen."""
+    policy = load_policy(base, "none", lora_r=3, seed=5)
+    config = policy.peft_config["default"]
+    assert (config.r, config.lora_alpha) == (3, 6)
+    matrices = {name: value for name, value in policy.named_parameters() if value.requires_grad}
+    assert len(matrices) == 2 * 7 * 2 and not any("lm_head" in name for name in matrices)
+    assert all(bool(value.any()) == ("lora_A" in name) for name, value in matrices.items())
+    assert all(value.dtype == torch.float32 for value in matrices.values())
+    same, other = (
+        load_policy(base, "none", lora_r=3, seed=5),
+        load_policy(base, "none", lora_r=3, seed=6),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(trained(policy), trained(same)))
+    assert not all(torch.equal(a, b) for a, b in zip(trained(policy), trained(other)))
+
+
+def test_dropout_is_off_in_models_and_adapters(tmp_path):
+    """Else policy and reference would differ before step 1."""
+    from peft import LoraConfig, get_peft_model
+
+    folder = save_folder(tmp_path / "base")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model.config.attention_dropout = 0.3
+    model.save_pretrained(folder)
+    made = get_peft_model(
+        model, LoraConfig(target_modules=["q_proj"], lora_dropout=0.2, task_type="CAUSAL_LM")
+    )
+    made.save_pretrained(tmp_path / "run")
+    policy = load_policy(str(tmp_path / "run"))
+    assert policy.get_base_model().config.attention_dropout == 0.0
+    rates = [module.p for module in policy.modules() if isinstance(module, torch.nn.Dropout)]
+    assert rates and not any(rates) and policy.training
+
+
+def test_adapters_of_other_kinds(base, tmp_path):
+    """IA3 is no LoRA; a config that names no base model."""
+    from peft import IA3Config, get_peft_model
+
+    other = get_peft_model(
+        transformers.AutoModelForCausalLM.from_pretrained(base),
+        IA3Config(
+            target_modules=["k_proj", "down_proj"],
+            feedforward_modules=["down_proj"],
+            task_type="CAUSAL_LM",
+        ),
+    )
+    other.save_pretrained(tmp_path / "ia3")
+    with pytest.raises(BadInput, match="another kind than LoRA"):
+        load_policy(str(tmp_path / "ia3"))
+    (tmp_path / "ia3/adapter_config.json").write_text("{}")
+    with pytest.raises(BadInput, match="names no base model"):
+        resolve_model(str(tmp_path / "ia3"))
+
+
+def test_checkpointing_changes_nothing(base, tokenizer):
+    rows = [{"weight": 1.0} | normalise(row, "sft") for row in sft_rows(5)]
+    for row in rows:
+        row["seqs"] = [encode(tokenizer, row["prompt"], row["completion"])]
+    slopes, calls = [], []
+    for checkpointing in (False, True):
+        policy = load_policy(base, "none", lora_r=4, checkpointing=checkpointing)
+        before = len(calls)
+        policy.get_base_model().model.layers[0].mlp.register_forward_pre_hook(
+            lambda *given: calls.append(1)
+        )
+        pack_logps(policy, rows)[0].sum().backward()
+        assert len(calls) - before == 1 + checkpointing, (
+            "the layer is computed anew in the backward pass"
+        )
+        slopes.append(torch.cat([p.grad.flatten() for p in trained(policy)]))
+    assert slopes[0].norm() > 0 and torch.allclose(*slopes, rtol=1e-5, atol=1e-7)

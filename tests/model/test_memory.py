@@ -1,0 +1,92 @@
+"""The memory plan, and giving back what a deleted model held."""
+
+import gc
+import json
+import weakref
+
+import pytest
+import transformers
+from conftest import run_main, sft_rows, write
+
+from posttrain.cli import BadInput
+from posttrain.model.load import load_policy, load_reference, trained
+from posttrain.model.memory import free_memory, memory_line, memory_plan, needs_checkpointing
+
+
+def test_the_memory_plan_counts_what_a_model_has(base, capsys, tmp_path):
+    """Weights and adapter of the plan = bytes of a model's tensors; the rest grows with tokens."""
+    memory = memory_plan(base, "none", 4, 1000)
+    policy = load_policy(base, "none", lora_r=4)
+    frozen = [p for p in policy.parameters() if not p.requires_grad]
+    assert memory["weights"] == 2 * sum(p.numel() for p in frozen)
+    assert memory["adapter"] == 10 * sum(p.numel() for p in trained(policy))
+    small = memory_plan(base, "nf4", 4, 1000)["weights"]
+    linear = sum(
+        m.weight.numel()
+        for name, m in policy.named_modules()
+        if "layers" in name and "base_layer" in name
+    )
+    assert small == pytest.approx(memory["weights"] - linear * (2 - 0.516))
+    assert memory_plan(base, "none", 4, 2000)["activations"] == 2 * memory["activations"]
+    assert memory["checkpointed"] < memory["activations"]
+    total = sum(memory.values()) - memory["checkpointed"]
+    assert needs_checkpointing(memory, total) and not needs_checkpointing(memory, 1.2 * total)
+    data = write(tmp_path / "d.jsonl", sft_rows(9))
+    assert (
+        run_main("sft", "--model", base, "--data", data, "--out", tmp_path / "run", "--plan") == 0
+    )
+    assert "memory   about" in capsys.readouterr().out and not (tmp_path / "run").exists()
+
+
+def test_the_memory_plan_by_hand(base):
+    """Two layers of width 64 with inner width 128, 320 words, rank 4, 1,000 tokens; NF4."""
+    memory = memory_plan(base, "nf4", 4, 1000)
+    matrices = 2 * [(64, 64)] * 4 + 2 * [(64, 128)] * 3  # q, k, v, o; gate, up, down
+    assert memory["adapter"] == 10 * sum(4 * (a + b) for a, b in matrices)
+    layer = 2 * sum(a + b + 4 for a, b in matrices) / 2 + 16 * 64  # bytes a token
+    assert memory["activations"] == 2 * 1000 * layer
+    assert memory["checkpointed"] == 1000 * layer + 2 * 1000 * 64 * 2
+    assert memory["head"] == 12 * (2**25 // 320) * 320 + 4 * 1000 * 64
+    assert memory["dequantise"] == 2 * 64 * 128
+    assert memory_plan(base, "none", 4, 1000)["dequantise"] == 0
+
+
+def test_the_memory_line_by_hand():
+    parts = {
+        "weights": 4,
+        "adapter": 1,
+        "activations": 8,
+        "checkpointed": 2,
+        "head": 0.5,
+        "dequantise": 0.25,
+    }
+    line = memory_line({name: gib * 2**30 for name, gib in parts.items()})
+    assert line == (
+        "memory   about 7.8 GiB on a GPU with gradient checkpointing, 13.8 without "
+        "(weights 4.00, adapter 1.00, head 0.50, dequantise 0.25, activations 2.00 or 8.00)"
+    )
+
+
+def test_a_deleted_reference_leaves_the_memory(base, tokenizer):
+    gc.disable()
+    try:
+        other = load_reference(base, tokenizer, "none")
+        left = weakref.ref(other.lm_head.weight)
+        del other
+        assert left() is not None, "nothing to free: the test says nothing"
+        free_memory()
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_plans_of_other_kinds(tmp_path):
+    """GPT-2 has no torch Linear; a config that contradicts itself."""
+    config = transformers.GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=40)
+    config.save_pretrained(tmp_path / "gpt2")
+    memory = memory_plan(str(tmp_path / "gpt2"), "nf4", 4, 100)
+    assert memory["dequantise"] == 2 * 4 * 32 * 32 and memory["adapter"] > 0
+    config = json.loads((tmp_path / "gpt2/config.json").read_text()) | {"n_head": 7}
+    (tmp_path / "gpt2/config.json").write_text(json.dumps(config))
+    with pytest.raises(BadInput, match="gpt2: "):
+        memory_plan(str(tmp_path / "gpt2"), "nf4", 4, 100)
