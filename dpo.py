@@ -28,7 +28,7 @@ from posttrain.model.load import check_length, load_policy, load_tokenizer
 from posttrain.model.memory import memory_line, memory_plan, needs_checkpointing
 from posttrain.model.names import fingerprint
 from posttrain.packed.lines import line_tokens
-from posttrain.packed.reader import shares_prompts
+from posttrain.packed.reader import reads_lines, teach_lines
 from posttrain.processes import join_processes, sum_gradients, summed, trained
 from posttrain.records.mixture import read_mixture
 from posttrain.run.forecast import forecast
@@ -176,13 +176,14 @@ def main(args):
     if args.ref:
         read += other_reference(args.ref, tokenizer, args.quantize, used, args.pack_tokens, key, args.out, rank, size)
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
+    teach_lines(model)
     optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
     check_length(model, max(len(seq["ids"]) for row in used for seq in row["seqs"]))
     state = load_checkpoint(args.out, model, optimizer)
     if not args.ref:
         policy = model if state["step"] == 0 else None
         read += reference_logps(policy, used, args.pack_tokens, key, args.out, rank, size)
-    options, padded = (args.loss, args.beta, args.label_smoothing, args.ipo_length), not shares_prompts(model)
+    options, padded = (args.loss, args.beta, args.label_smoothing, args.ipo_length), not reads_lines(model)
 
     def losses(pack):
         return batch_loss(model, pack, *options, args.soft_labels, args.nll_weight)

@@ -30,7 +30,7 @@ from posttrain.model.load import autocast, check_length, load_policy, load_token
 from posttrain.model.memory import memory_line, memory_plan, needs_checkpointing
 from posttrain.model.names import fingerprint
 from posttrain.packed.lines import line_tokens, prompt_length
-from posttrain.packed.reader import logps_after, seq_logps, shares_prompts
+from posttrain.packed.reader import logps_after, reads_lines, seq_logps, teach_lines
 from posttrain.processes import join_processes, sum_gradients, summed, trained
 from posttrain.records.mixture import read_mixture
 from posttrain.run.forecast import forecast
@@ -229,13 +229,14 @@ def main(args):
         read += other_reference(args.ref, tokenizer, args.quantize, everything, args.pack_tokens, key, args.out, rank,
                                 size)
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
+    teach_lines(model)
     optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
     check_length(model, max(len(seq["ids"]) for row in everything for seq in row["seqs"]))
     state = load_checkpoint(args.out, model, optimizer)
     if not args.ref:
         policy = model if state["step"] == 0 else None
         read += reference_logps(policy, everything, args.pack_tokens, key, args.out, rank, size)
-    kl, padded = torch.zeros(()), not shares_prompts(model)
+    kl, padded = torch.zeros(()), not reads_lines(model)
 
     def losses(pack):
         return batch_loss(model, pack, kl, args.beta, good, bad)

@@ -27,7 +27,7 @@ from posttrain.chat.encode import encode, show_mask
 from posttrain.cli import at_least, parser, run
 from posttrain.model.load import check_length, load_policy, load_tokenizer
 from posttrain.model.memory import memory_line, memory_plan, needs_checkpointing
-from posttrain.packed.reader import shares_prompts
+from posttrain.packed.reader import reads_lines, teach_lines
 from posttrain.processes import join_processes, sum_gradients, summed, trained
 from posttrain.records.mixture import read_mixture
 from posttrain.run.forecast import forecast
@@ -152,12 +152,13 @@ def main(args):
     track = start_tracker(args.track, args.out, vars(args))
     start = time.perf_counter()
     model = load_policy(args.model, args.quantize, args.lora_r, args.lora_alpha, args.seed, needs_checkpointing(memory))
+    teach_lines(model)
     optimizer, at_start = make_optimizer(model, args.lr), [p.detach().clone() for p in trained(model)]
     check_length(model, longest)
     state = load_checkpoint(args.out, model, optimizer)
     seconds, tokens = state.get("seconds", 0.0), state.get("tokens", 0)
 
-    losses, padded = partial(batch_loss, model), not shares_prompts(model)
+    losses, padded = partial(batch_loss, model), not reads_lines(model)
     if args.selfcheck:
         self_check(model, [rows[n] for n in steps[0]], losses, args.pack_tokens)
     history, told = read_log(args.out), set()

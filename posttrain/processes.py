@@ -109,3 +109,16 @@ def shard(model):
         if options.get("use_cache"):
             torch.distributed.broadcast(output.logits, 0)
     model.register_forward_hook(same_logits, with_kwargs=True)
+
+
+def as_forward(model, read):
+    """A function that reads a model's weights, ready to be called. Under FSDP its weights lie spread over the
+    processes, and the model's own part of them (embedding and output layer; the layers look after theirs) is gathered
+    by hooks around its forward: the function becomes a second forward, with the same hooks."""
+    if not sharded():
+        return read
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
+    model.second_forward = read
+    register_fsdp_forward_method(model, "second_forward")
+    return model.second_forward

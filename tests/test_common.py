@@ -16,7 +16,7 @@ from common import completion_logps, dpo_loss, generation_tokens, ipo_loss, judg
 from posttrain.chat.encode import encode
 from posttrain.cli import BadInput
 from posttrain.hashing import digest, seed_for
-from posttrain.packed.reader import share_prompts
+from posttrain.packed.reader import teach_lines
 from posttrain.records.jsonl import continue_lines
 from posttrain.records.layouts import normalise
 from posttrain.records.mixture import split_weight
@@ -155,7 +155,7 @@ def policy():
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
-    share_prompts(model)
+    teach_lines(model)
     return model.eval()
 
 

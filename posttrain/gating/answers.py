@@ -15,7 +15,7 @@ from tqdm import tqdm
 from posttrain.chat.encode import encode
 from posttrain.cli import BadInput
 from posttrain.generate.local import generation_batches, sample
-from posttrain.packed.reader import seq_logps, share_prompts
+from posttrain.packed.reader import seq_logps, teach_lines
 from posttrain.records.jsonl import append_lines, continue_lines, read_jsonl, write_jsonl
 from posttrain.run.folder import runs_beside
 from posttrain.verify.checks import is_refusal, verify
@@ -79,7 +79,7 @@ def choose(path, jobs, load, tokenizer):
     done = continue_lines(path, [1] * len(jobs))
     model = load() if done < len(jobs) else None
     if model is not None:
-        share_prompts(model)
+        teach_lines(model)
     for item, ids in tqdm(jobs[done:], initial=done, total=len(jobs), desc=path.stem):
         try:
             rows = [encode(tokenizer, item["prompt"], [{"role": "assistant", "content": choice}], item.get("tools"))

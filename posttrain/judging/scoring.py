@@ -21,7 +21,7 @@ from posttrain.generate.endpoint import ask_endpoint
 from posttrain.hashing import seed_for
 from posttrain.model.family import is_classifier
 from posttrain.model.load import load_model, load_tokenizer
-from posttrain.packed.reader import share_prompts
+from posttrain.packed.reader import teach_lines
 from posttrain.packed.trees import tree_logits
 
 # ---- the constitution and the judge's prompt ------------------------------------------------------------------
@@ -196,7 +196,7 @@ def digit_scores(logits, digits, min_mass=0.5):
 def load_judge(name, quantize="auto"):
     """The model of a judge, taught to read what its prompts share once."""
     model = load_model(name, quantize)
-    share_prompts(model)
+    teach_lines(model)
     return model
 
 

@@ -10,7 +10,6 @@ from safetensors import SafetensorError
 from posttrain.chat.template import PLAIN_TEMPLATE
 from posttrain.cli import BadInput
 from posttrain.model.names import quantize_mode, read_config, resolve_model
-from posttrain.packed.reader import share_prompts
 from posttrain.processes import shard, sharded, trained
 
 transformers.utils.logging.disable_progress_bar()
@@ -72,8 +71,6 @@ def load_reference(name, tokenizer, quantize):
         raise BadInput(f"--ref {name}: not the tokenizer of --model: log-probabilities cannot be compared")
     model = load_model(name, quantize).train()  # as the policy: in eval mode 4-bit layers on a CPU round differently
     shard(model)
-    with autocast(model):
-        share_prompts(model)
     return model
 
 
@@ -113,8 +110,6 @@ def load_policy(name, quantize="auto", lora_r=None, lora_alpha=None, seed=0, che
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     shard(model)
-    with autocast(model):
-        share_prompts(model)
     return model
 
 

@@ -7,7 +7,7 @@ import torch
 from common import completion_logps
 from posttrain.cli import BadInput
 from posttrain.model.load import autocast
-from posttrain.packed.reader import base_of, seq_logps
+from posttrain.packed.reader import padded_rows_only, seq_logps
 from posttrain.processes import trained
 from posttrain.train.packs import packs
 
@@ -27,7 +27,7 @@ def self_check(model, rows, losses, pack_tokens, reference=False):
     rows: training rows, of which as many as fit into a pack are used, eight at most. losses: pack -> (loss, tally).
     reference: seq["ref"] must be what the model says now. Checked: one pack = packs of one row; lines = padded rows =
     single rows; in full precision also the gradient = finite differences on three adapter weights."""
-    base, exact = base_of(model), model.device.type == "cpu"
+    exact = model.device.type == "cpu"
     rows = max(packs(rows[:8], pack_tokens, padded=True), key=len)
 
     def gradient(groups):
@@ -40,15 +40,11 @@ def self_check(model, rows, losses, pack_tokens, reference=False):
         return math.sqrt(sum((a - b).double().pow(2).sum().item() for a, b in zip(one, other))
                          / sum(a.double().pow(2).sum().item() for a in one))
 
-    def is_padded(work):
-        base.packed, way = None, base.packed
-        found = work()
-        base.packed = way
-        return found
-
     slopes = gradient([rows])
     worst = 1e-4 if exact else 0.05
-    single, padded = gradient([[row] for row in rows]), is_padded(lambda: gradient([rows]))
+    single = gradient([[row] for row in rows])
+    with padded_rows_only(model):
+        padded = gradient([rows])
     results = [(f"gradient of {len(rows)} x 1 row = 1 x {len(rows)} rows", apart(slopes, single), worst),
                ("gradient of packs = padded rows", apart(slopes, padded), worst)]
     seqs = [seq for row in rows for seq in row["seqs"]]

@@ -13,7 +13,7 @@ from posttrain.cli import BadInput
 from posttrain.model.load import load_reference
 from posttrain.model.memory import free_memory
 from posttrain.packed.lines import line_tokens, prompt_length
-from posttrain.packed.reader import base_of, shares_prompts
+from posttrain.packed.reader import base_of, reads_lines, teach_lines
 from posttrain.processes import from_first, summed
 from posttrain.train.packs import pack_logps, packs
 
@@ -47,7 +47,7 @@ def reference_logps(model, rows, pack_tokens, key, out, rank=0, size=1):
     known, own = from_first(cached)  # a file that another run extends meanwhile is the same for all
     groups = [[seq for row in pack for seq in row["seqs"]]
               for pack in packs([row for mine in prompts.values() for row in mine], pack_tokens,
-                                padded=model is not None and not shares_prompts(model))]
+                                padded=model is not None and not reads_lines(model))]
     missing = [group for group in groups if not all(seq["key"] in known for seq in group)]
     checked = [group for group in groups if all(seq["key"] in known for seq in group)][:1]
     for group in checked if model is not None else []:  # a cache that is wrong would not show in the loss of step 1
@@ -80,6 +80,9 @@ def reference_logps(model, rows, pack_tokens, key, out, rank=0, size=1):
 
 def other_reference(name, tokenizer, quantize, rows, pack_tokens, key, out, rank=0, size=1):
     """reference_logps under the model of --ref, which is freed before the policy comes: one model at a time."""
-    read = reference_logps(load_reference(name, tokenizer, quantize), rows, pack_tokens, key, out, rank, size)
+    model = load_reference(name, tokenizer, quantize)
+    teach_lines(model)
+    read = reference_logps(model, rows, pack_tokens, key, out, rank, size)
+    del model  # nothing may hold it when memory is given back
     free_memory()
     return read

@@ -16,7 +16,7 @@ from posttrain.generate.local import sample
 from posttrain.hashing import seed_for
 from posttrain.model.load import autocast
 from posttrain.packed.lines import prompt_length
-from posttrain.packed.reader import shares_prompts, token_logps
+from posttrain.packed.reader import reads_lines, token_logps
 from posttrain.processes import from_first, trained
 from posttrain.train.metrics import means
 from posttrain.train.packs import packs
@@ -57,7 +57,7 @@ def evaluate(model, tokenizer, start, held, prompts, losses, seed, pack_tokens):
     trainer's own. Of several processes the first one's numbers count, so that all stop in the same step (too_far)."""
     found, sums = {}, Counter()
     with torch.no_grad():
-        for pack in packs(held, pack_tokens, padded=not shares_prompts(model)):
+        for pack in packs(held, pack_tokens, padded=not reads_lines(model)):
             sums.update(losses(pack)[1])
     if held:
         found = {f"eval_{name}": value for name, value in means(sums).items() if name != "slices"}

@@ -13,7 +13,7 @@ from posttrain.packed import attention
 from posttrain.packed.attention import register_attention
 from posttrain.packed.head import HeadLogps
 from posttrain.packed.lines import lay_out, line_tokens
-from posttrain.packed.reader import base_of, logps_after, seq_logps, share_prompts, shares_prompts
+from posttrain.packed.reader import base_of, logps_after, seq_logps, teach_lines, reads_lines
 from posttrain.packed.trees import cut_lines, lay_out_tree, tree_logits
 
 SIZE = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
@@ -91,7 +91,7 @@ def test_every_family_equals_padded_rows(name, seqs, capsys):
     own, others = seqs
     expected, after = completion_logps(model, own)[0], completion_logps(model, others)[0].detach()
     slope = gradient(model, expected)
-    share_prompts(model)
+    teach_lines(model)
     said = capsys.readouterr().out
     assert base_of(model).packed == ("segments" if shared else None) and said.count("\n") == (not shared)
     assert shared or said.startswith("packs    padded rows")
@@ -107,7 +107,7 @@ def test_every_family_equals_padded_rows(name, seqs, capsys):
 @pytest.fixture(scope="module")
 def model():
     made = with_adapter(make_model())
-    share_prompts(made)
+    teach_lines(made)
     return made
 
 
@@ -184,7 +184,7 @@ def test_trees_of_every_family(name, monkeypatch, capsys):
     parts = [[rng.randrange(3, 300) for _ in range(rng.randint(1, 9))] for _ in range(8)]
     rows = [sum(rng.choices(parts, k=rng.randint(1, 4)), []) for _ in range(24)]
     alone = [model(input_ids=torch.tensor([row])).logits[0, -1] for row in rows]
-    share_prompts(model)
+    teach_lines(model)
     read = []
     for packed_as, limit in (("segments", 4096), ("segments", 30), ("varlen", 4096)):
         base_of(model).packed = base_of(model).packed and packed_as
@@ -195,7 +195,7 @@ def test_trees_of_every_family(name, monkeypatch, capsys):
                 assert (one - alone[number]).abs().max() < 1e-5 * alone[number].abs().max(), (packed_as, limit, number)
         read.append(sum(sum(tokens) for _, _, tokens in found))
     once, each = len({tuple(row[:k]) for row in rows for k in range(1, len(row) + 1)}), sum(map(len, rows))
-    assert read[0] == once and once < read[1] < each if shares_prompts(model) else read == [each] * 3
+    assert read[0] == once and once < read[1] < each if reads_lines(model) else read == [each] * 3
 
 
 @pytest.mark.parametrize("limit", [1, 7, 12, 40])
@@ -224,7 +224,7 @@ def test_one_call_for_all_segments(name, seqs, monkeypatch):
     torch.manual_seed(0)
     model = with_adapter(transformers.AutoModelForCausalLM.from_config(FAMILIES[name][0]).float().eval())
     own, others = seqs
-    share_prompts(model)
+    teach_lines(model)
     expected, _, line = seq_logps(model, own, keep=True)
     slope, after = gradient(model, expected), logps_after(model, others, line)
     base_of(model).packed = "varlen"
@@ -259,7 +259,7 @@ def test_a_trained_output_layer_is_refused():
 
     config = LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM", ensure_weight_tying=True)
     with pytest.raises(BadInput, match="lm_head"):
-        share_prompts(get_peft_model(make_model(), config))
+        teach_lines(get_peft_model(make_model(), config))
 
 
 def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
@@ -277,7 +277,7 @@ def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
         transformers.AttentionInterface.register("packed", attend)
         try:
             made = make_model().requires_grad_(False)
-            share_prompts(made)
+            teach_lines(made)
         finally:
             transformers.AttentionInterface.register("packed", packed_attend)
         assert base_of(made).packed is None and "would differ by" in capsys.readouterr().out
@@ -292,7 +292,7 @@ def test_logits_that_are_scaled_elsewhere_are_found_out(capsys):
         out = real(*args, **kwargs)
         return out if not hasattr(out, "logits") else type(out)(logits=out.logits * 1.002)
     made.forward = scaled
-    share_prompts(made)
+    teach_lines(made)
     assert base_of(made).packed is None and "would differ by" in capsys.readouterr().out
 
 
@@ -317,7 +317,7 @@ def test_adapters_of_another_make_are_left_to_peft(base, tmp_path, seqs, options
         expected = completion_logps(plain, own)[0]
     policy = load_policy(str(tmp_path / "run"))
     found = seq_logps(policy, own)[0]
-    assert shares_prompts(policy) and (found - expected).abs().max() < 1e-4
+    assert reads_lines(policy) and (found - expected).abs().max() < 1e-4
     assert torch.equal(found, seq_logps(policy, own)[0])
     found.sum().backward()
     assert all(p.grad is not None for p in trained(policy))

@@ -259,9 +259,9 @@ def test_means_by_slice_by_hand():
 
 def test_soft_labels_are_the_expected_loss(tokenizer, model):
     """A row of p = 0.8 loses what 0.8 of its pair and 0.2 of the turned pair lose, as with a smoothing of 0.2."""
-    from posttrain.packed.reader import share_prompts
+    from posttrain.packed.reader import teach_lines
 
-    share_prompts(model.requires_grad_(False))
+    teach_lines(model.requires_grad_(False))
     row = {"weight": 1.0} | normalise(pair_rows(1)[0] | {"p": 0.8}, "pairs")
     row["seqs"] = [encode(tokenizer, row["prompt"], row[side]) | {"ref": ref}
                    for side, ref in (("chosen", -25.0), ("rejected", -31.0))]
@@ -310,7 +310,7 @@ def test_selfcheck_finds_planted_faults(base, tmp_path, monkeypatch, capsys, fau
         monkeypatch.setattr(HeadLogps, "backward",
                             staticmethod(lambda ctx, grad: (real(ctx, grad)[0] * 1.1, *[None] * 6)))
     policy = dpo.load_policy
-    if fault == "positions":  # after the check that share_prompts makes
+    if fault == "positions":  # after the check that teach_lines makes
         def broken(seqs, *rest, **more):
             line = lay_out(seqs, *rest, **more)
             return line | {"positions": line["positions"] + torch.arange(len(line["ids"])) // 3}
