@@ -112,9 +112,10 @@ def shard(model):
 
 
 def as_forward(model, read):
-    """A function that reads a model's weights, ready to be called. Under FSDP its weights lie spread over the
-    processes, and the model's own part of them (embedding and output layer; the layers look after theirs) is gathered
-    by hooks around its forward: the function becomes a second forward, with the same hooks."""
+    """A function that reads a model's weights, so that it may be called instead of the model's forward.
+
+    Under FSDP the weights lie spread over the processes. Each layer gathers its own; the rest (embedding and output
+    layer) is gathered by hooks around the model's forward. The function becomes a second forward with these hooks."""
     if not sharded():
         return read
     from torch.distributed.fsdp import register_fsdp_forward_method

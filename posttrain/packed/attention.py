@@ -1,7 +1,7 @@
 """Attention along a line: every segment sees its prompt and itself only.
 
-Shapes: T = tokens of the line, D = width of a head. Keys and values may have fewer heads than queries (grouped-query
-attention): then each is shared by several heads of queries.
+Shapes: T = tokens of the line, D = width of a head. Keys and values may have fewer heads than
+queries (grouped-query attention): then each is shared by several heads of queries.
 """
 
 import functools
@@ -13,12 +13,15 @@ import torch.nn.functional as F
 
 @functools.cache
 def register_attention():
-    """Make attend known to transformers as "packed"; once, when a model is there: the import takes a second."""
+    """Make attend known to transformers as "packed"; once.
+
+    It waits for the first model, as the import takes a second."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
     AttentionInterface.register("packed", attend)
-    AttentionMaskInterface.register("packed", sdpa_mask)  # ordinary calls of the same model keep their masks
+    # Ordinary calls of the same model keep their masks.
+    AttentionMaskInterface.register("packed", sdpa_mask)
 
 
 def attend(
@@ -33,10 +36,12 @@ def attend(
     sliding_window=None,
     **options,
 ):
-    """The attention of one layer, as transformers calls it -> (outputs [1, T, heads, D], no attention weights).
+    """The attention of one layer, as transformers calls it.
 
-    query [1, heads, T, D], key and value [1, kv heads, T, D]. The argument `line` of the model's call arrives here.
-    Without a line it is what transformers does with "sdpa"."""
+    -> (outputs [1, T, heads, D], None for the attention weights)
+
+    query [1, heads, T, D], key and value [1, kv heads, T, D]. The argument `line` of the model's
+    call arrives here. Without a line it is what transformers does with "sdpa"."""
     if line is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -59,28 +64,23 @@ def attend(
     return way(query, key, value, line, past=past, scaling=scaling, window=sliding_window), None
 
 
-# ---- a call for each segment -----------------------------------------------------------------------------------
+# ---- a call for each segment --------------------------------------------------------------------
 
 
 def attend_segments(query, key, value, line, *, past, scaling, window):
-    """Attention segment by segment: each one's keys are put together from those it sees and its own.
+    """Attention segment by segment; its keys are those it sees, and its own behind them.
 
     past: (keys, values) that this layer kept of the line before, or None."""
     sizes = [segment.end - segment.start for segment in line.segments]
     pieces = zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2))
+    past_keys, past_values = past or (None, None)
     keys_of, values_of = {}, {}  # by the place where a segment starts
     outputs = []
     for segment, (q, k, v) in zip(line.segments, pieces):
         keys_of[segment.start], values_of[segment.start] = k, v
         if segment.seen:
-            if past is None:
-                seen_keys = [keys_of[first][:, :, : last - first] for first, last in segment.seen]
-                seen_values = [values_of[first][:, :, : last - first] for first, last in segment.seen]
-            else:
-                seen_keys = [past[0][:, :, first:last] for first, last in segment.seen]
-                seen_values = [past[1][:, :, first:last] for first, last in segment.seen]
-            k = torch.cat([*seen_keys, k], 2)
-            v = torch.cat([*seen_values, v], 2)
+            k = torch.cat([*seen_pieces(segment, keys_of, past_keys), k], 2)
+            v = torch.cat([*seen_pieces(segment, values_of, past_values), v], 2)
 
         # Where a segment sees nothing before it, and no window cuts it, the mask is plainly causal.
         queries = q.shape[2]
@@ -105,10 +105,21 @@ def attend_segments(query, key, value, line, *, past, scaling, window):
     return torch.cat(outputs, 2).transpose(1, 2)
 
 
-def causal_mask(line, queries, before, window, device):
-    """[queries, before + queries] bool: query i sees the keys up to before + i, the last `window` of them.
+def seen_pieces(segment, by_start, past):
+    """The keys, or the values, that a segment sees: pieces [1, kv heads, n, D].
 
-    The masks of a line are the same in all its layers, so they are made once."""
+    by_start: those of this line's segments, by where they start. past: those of the line before,
+    [1, kv heads, its tokens, D], or None."""
+    if past is not None:
+        return [past[:, :, first:last] for first, last in segment.seen]
+    return [by_start[first][:, :, : last - first] for first, last in segment.seen]
+
+
+def causal_mask(line, queries, before, window, device):
+    """[queries, before + queries] bool: query i sees the keys up to before + i.
+
+    With a window it sees the last `window` of them. The masks of a line are the same in all its
+    layers, so they are made once."""
     size = queries, before, window
     if size not in line.masks:
         mask = torch.ones(queries, before + queries, dtype=torch.bool, device=device).tril(before)
@@ -116,13 +127,14 @@ def causal_mask(line, queries, before, window, device):
     return line.masks[size]
 
 
-# ---- one call for all segments ---------------------------------------------------------------------------------
+# ---- one call for all segments ------------------------------------------------------------------
 
 
 def attend_varlen(query, key, value, line, *, past, scaling, window):
-    """Attention by one call of a kernel for segments of any length; what a segment sees is gathered before its keys.
+    """Attention by one call of a kernel for segments of any length.
 
-    The kernel aligns queries and keys at their ends, as a segment needs it that sees more than itself."""
+    What a segment sees is gathered in front of its own keys. The kernel aligns queries and keys at
+    their ends, as a segment needs it that sees more than itself."""
     past_tokens = 0
     if past is not None:
         past_tokens = past[0].shape[2]
@@ -136,15 +148,21 @@ def attend_varlen(query, key, value, line, *, past, scaling, window):
     k = k.index_select(0, places)
     v = v.index_select(0, places)
     kernel = varlen_kernel()
-    options = {"scale": scaling, "window_size": ((window or 0) - 1, 0)}  # keys before and behind; -1: all
+    options = {
+        "scale": scaling,
+        "window_size": ((window or 0) - 1, 0),
+    }  # keys before and behind; -1: all
     if "enable_gqa" in inspect.signature(kernel).parameters:  # not every torch has it
         options["enable_gqa"] = q.shape[1] != k.shape[1]
     return kernel(q.contiguous(), k, v, ends_q, ends_k, longest_q, longest_k, **options)[None]
 
 
 def gathered_places(segments, past_tokens, device):
-    """What the kernel needs to know of the segments: (places of all their keys, one segment's behind the other's; where
-    each segment's queries end, and its keys [segments + 1] int32; the largest numbers of queries and of keys).
+    """What the kernel needs to know of the segments.
+
+    -> (places of all keys, segment behind segment; where each segment's queries end [segments + 1]
+    int32; where its keys end, likewise; the largest number of queries in a segment; the largest
+    number of keys)
 
     past_tokens: keys of the line before, which stand in front of this line's own."""
     places, queries, keys = [], [], []
@@ -161,7 +179,7 @@ def gathered_places(segments, past_tokens, device):
 
 
 def varlen_kernel():
-    """torch's attention for segments of any length (CUDA, half precision); a function, so that tests can put theirs."""
+    """torch's attention for segments of any length (CUDA, half precision); tests put their own."""
     from torch.nn.attention.varlen import varlen_attn
 
     return varlen_attn

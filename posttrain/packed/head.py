@@ -1,17 +1,21 @@
 """The output layer of a model: log-probabilities without ever holding [tokens, vocabulary].
 
-With S supervised tokens and a vocabulary of V words the logits [S, V] would be the largest thing in memory by far:
-2,048 tokens and 150,000 words are 1.2 GB in float32, once more for the softmax and once more for its gradient. Here
-they are made tile by tile, and a tile is gone before the next one comes.
+With S supervised tokens and a vocabulary of V words the logits [S, V] would be the largest thing in
+memory by far: 2,048 tokens and 150,000 words are 1.2 GB in float32, once more for the softmax and
+once more for its gradient. Here they are made tile by tile, and a tile is gone before the next one
+comes.
 
-H = hidden size, z = logits of a token, W = weight of the output layer [V, H], h = hidden state of a token [H]:
+H = hidden size, z = logits of a token, W = weight of the output layer [V, H], h = hidden state of a
+token [H]:
 
-    z = cap(scale x (W h + bias))        cap(x) = c tanh(x / c) where the model caps its logits, else x
+    z = cap(scale x (W h + bias))      cap(x) = c tanh(x / c) where a model caps its logits, else x
     logp = z[target] - log sum_v exp(z[v])
 
 W is frozen, so the only gradient is that of h, and it is known as soon as the softmax is:
 
-    d logp / d h = scale x (slope[target] W[target] - sum_v softmax[v] slope[v] W[v])        slope = cap'
+    d logp / d h = scale x (slope[target] W[target] - sum_v softmax[v] slope[v] W[v])
+    with slope[v] = cap'(scale x (W h + bias)[v]), which is 1 without a cap
+
 """
 
 import torch
@@ -47,14 +51,16 @@ class OutputLayer:
         """Log-probabilities of the tokens `target` [S] -> [S] float32; hidden [S, H]."""
         layer = self.base.get_output_embeddings()
         tile = tile_size(len(layer.weight), hidden.is_cuda)
-        return HeadLogps.apply(hidden, layer.weight, layer.bias, target, self.scale, self.softcap, tile)
+        return HeadLogps.apply(
+            hidden, layer.weight, layer.bias, target, self.scale, self.softcap, tile
+        )
 
 
 def tile_size(words, on_gpu):
     """(tokens, words) of a tile.
 
-    On a GPU a tile has all words, and as many tokens as fit: sums of products in half precision would be rounded at
-    every tile of words."""
+    On a GPU a tile has all words, and as many tokens as fit: sums of products in half precision
+    would be rounded at every tile of words."""
     if on_gpu:
         return max(GPU_TOKENS, GPU_LOGITS // words), words
     return CPU_TILE
@@ -63,8 +69,8 @@ def tile_size(words, on_gpu):
 class HeadLogps(torch.autograd.Function):
     """Log-probability of every token's target: hidden [S, H] -> [S] float32, by the formulas above.
 
-    The direction d logp / d h is computed in the forward, while the tiles are there: [S, H] is kept for the backward,
-    [S, V] never. tile: (tokens, words) at a time."""
+    The direction d logp / d h is computed in the forward, while the tiles are there: [S, H] is kept
+    for the backward, [S, V] never. tile: (tokens, words) at a time."""
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, target, scale, softcap, tile):
@@ -105,10 +111,11 @@ def scaled_and_capped(logits, scale, softcap):
 
 
 class RunningSoftmax:
-    """The softmax of n tokens over a vocabulary that comes in tiles (arXiv 1805.02867, algorithm 3).
+    """The softmax of n tokens over a vocabulary that comes in tiles (arXiv 1805.02867, algorithm
+    3).
 
-    Sums of exp(z) are kept relative to the largest logit so far, so that nothing overflows; when a larger one comes,
-    what was summed before shrinks by exp(old largest - new largest)."""
+    Sums of exp(z) are kept relative to the largest logit so far, so that nothing overflows; when a
+    larger one comes, what was summed before shrinks by exp(old largest - new largest)."""
 
     def __init__(self, target, wants_gradient):
         zeros = torch.zeros(len(target), 1, device=target.device)
@@ -118,7 +125,9 @@ class RunningSoftmax:
         self.total = zeros  # sum over words of exp(z - largest)
         self.target_logit = zeros
         self.target_slope = torch.ones_like(zeros)
-        self.pull = zeros  # sum over words of exp(z - largest) x slope x W: [n, H] once there is a tile
+        self.pull = (
+            zeros  # sum over words of exp(z - largest) x slope x W: [n, H] once there is a tile
+        )
 
     def add(self, logits, slope, weight, first):
         """Take a tile of words in: logits and slope [n, words] (slope None: 1), weight [words, H].

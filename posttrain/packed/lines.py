@@ -1,17 +1,20 @@
 """Lines of packed tokens: a prompt is read once for all its answers, and nothing is padded.
 
-A pack is one line of tokens: each prompt with its first answer behind it, then its further answers, each of which
-sees its prompt and itself only. Two prompts, the first with two answers, as a line of 7 tokens:
+A pack is one line of tokens: each prompt with its first answer behind it, then its further answers,
+each of which sees its prompt and itself only. Two prompts, the first with two answers, as a line of
+7 tokens:
 
     place      0  1  2  3  4  5  6
     token      5  6  7  8  9  4  3      [5 6] -> [7 8],  [5 6] -> [9],  [4] -> [3]
     position   0  1  2  3  2  0  1      of each token in its own sequence
     segment    0  0  0  0  1  2  2      segment 1 sees places 0 and 1, then itself
 
-A tree of rows is a line, too (trees.py): whatever rows have in common at their start stands there once.
+A tree of rows is a line, too (trees.py): whatever rows have in common at their start stands there
+once.
 
-T = tokens of the line, S = supervised tokens, H = hidden size, V = vocabulary. The padded path of common.py stays the
-yardstick: teach_lines (reader.py) compares the two on every model before lines are used.
+T = tokens of the line, S = supervised tokens, H = hidden size, V = vocabulary. The padded path of
+common.py stays the yardstick: teach_lines (reader.py) compares the two on every model before lines
+are used.
 """
 
 from typing import NamedTuple
@@ -22,8 +25,8 @@ import torch
 class Segment(NamedTuple):
     """Tokens start:end of a line. They see the places of the ranges `seen`, then their own past.
 
-    Every range (first, last) in `seen` begins where an earlier segment begins, of this line or of the line that was
-    read before it."""
+    Every range (first, last) in `seen` begins where an earlier segment begins, of this line or of
+    the line that was read before it."""
 
     seen: list
     start: int
@@ -33,8 +36,8 @@ class Segment(NamedTuple):
 class Line:
     """A line of tokens, and what the layers of a model note on it while they read it.
 
-    It is neither a dict nor a dataclass on purpose: of those FSDP may hand a copy to the model, and what the layers
-    note would be lost."""
+    It is neither a dict nor a dataclass on purpose: of those FSDP may hand a copy to the model, and
+    what the layers note would be lost."""
 
     def __init__(self, *, ids, positions, segments, source):
         self.ids = ids  # [T] token ids
@@ -54,7 +57,7 @@ class Line:
         self.window_layers = set()  # numbers of the layers that attend to a window
 
     def keep(self):
-        """Let the layers keep their keys and values, for a line with other answers to the same prompts."""
+        """Let the layers keep keys and values, for a line of other answers to the same prompts."""
         self.kept = {}
 
 
@@ -70,7 +73,7 @@ class LineBuilder:
         self.row = []
 
     def add_segment(self, tokens, first_position, seen):
-        """Put tokens at the end of the line; the first of them has position first_position in its sequence."""
+        """Put tokens at the end of the line; their positions count up from first_position."""
         start = len(self.ids)
         self.ids += tokens
         self.positions += range(first_position, first_position + len(tokens))
@@ -87,7 +90,7 @@ class LineBuilder:
 
 
 def prompt_length(seq):
-    """Number of tokens before the first supervised one (at least 1: nothing predicts the first token)."""
+    """Number of tokens before the first supervised one; at least 1: nothing predicts the first."""
     if 1 in seq["mask"][1:]:
         return seq["mask"].index(1, 1)
     return len(seq["ids"])
@@ -101,8 +104,8 @@ def prompt_of(seq):
 def lay_out(seqs, device="cpu", memory=None):
     """Sequences [{"ids", "mask"}] -> a Line; those with the same prompt share it.
 
-    memory: a line that was read before and kept its keys and values. Then its prompts are not read again, but for
-    the last token of each, which predicts the first token of an answer."""
+    memory: a line that was read before and kept its keys and values. Then its prompts are not read
+    again, but for the last token of each, which predicts the first token of an answer."""
     members = {}  # prompt: numbers of its sequences
     for number, seq in enumerate(seqs):
         members.setdefault(prompt_of(seq), []).append(number)
@@ -111,8 +114,8 @@ def lay_out(seqs, device="cpu", memory=None):
     for prompt, numbers in members.items():
         prompts[prompt] = len(builder.ids) if memory is None else memory.prompts[prompt]
         for number in numbers:
-            # How much of its prompt has been read before: with a memory all but the last token; without one
-            # nothing for the first answer, everything for the others.
+            # How much of its prompt has been read before: with a memory all but the last token;
+            # without one nothing for the first answer, everything for the others.
             if memory is not None:
                 already_read = len(prompt) - 1
             elif number == numbers[0]:
@@ -120,7 +123,11 @@ def lay_out(seqs, device="cpu", memory=None):
             else:
                 already_read = len(prompt)
             add_sequence(
-                builder, seqs[number], number, prompt_begin=prompts[prompt], already_read=already_read
+                builder,
+                seqs[number],
+                number,
+                prompt_begin=prompts[prompt],
+                already_read=already_read,
             )
 
     line = builder.line(device)
@@ -132,8 +139,9 @@ def lay_out(seqs, device="cpu", memory=None):
 
 
 def add_sequence(builder, seq, number, *, prompt_begin, already_read):
-    """Put sequence `number` at the end of the line, without the first already_read tokens of its prompt: those stand
-    at the place prompt_begin and behind it."""
+    """Put sequence `number` at the end of the line, without what has been read of its prompt.
+
+    already_read: so many tokens of the prompt. They stand at prompt_begin and behind it."""
     ids, cut = seq["ids"], prompt_length(seq)
     shift = len(builder.ids) - already_read  # token t of this sequence stands at shift + t
     seen = [(prompt_begin, prompt_begin + already_read)] if already_read else []
@@ -143,7 +151,7 @@ def add_sequence(builder, seq, number, *, prompt_begin, already_read):
     scored = [t for t in range(cut, len(ids)) if seq["mask"][t]]
     source = [shift + t - 1 for t in scored]
     if already_read == cut and scored[:1] == [cut]:
-        source[0] = prompt_begin + cut - 1  # the last token of the prompt, which stands in another segment
+        source[0] = prompt_begin + cut - 1  # the prompt's last token stands in another segment
     builder.source += source
     builder.target += [ids[t] for t in scored]
     builder.row += [number] * len(scored)

@@ -1,8 +1,9 @@
 """peft's LoRA layer in one pass.
 
-This is the one place where a method of a library is replaced. peft computes W x, then B A x, scales it, and adds it:
-three passes over an output [T, out] where one does, and it offers no setting for another. A layer with anything
-beyond plain LoRA (biases, DoRA, several adapters, a merged or disabled one) is computed by peft.
+This is the one place where a method of a library is replaced. peft computes W x, then B A x, scales
+it, and adds it: three passes over an output [T, out] where one does, and it offers no setting for
+another. A layer with anything beyond plain LoRA (biases, DoRA, several adapters, a merged or
+disabled one) is computed by peft.
 """
 
 import types
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 
 
 def fuse_lora(base):
-    """Let the LoRA layers in a model compute in one pass: peft's for plain weights, and for 4-bit weights (NF4)."""
+    """Let peft's LoRA layers in a model, on plain or on 4-bit weights, compute in one pass."""
     for module in base.modules():
         if hasattr(module, "lora_A") and type(module).__name__ in ("Linear", "Linear4bit"):
             module.forward = types.MethodType(lora_forward, module)

@@ -1,10 +1,10 @@
 """Reading lines with a model: taught, compared with the padded path, used.
 
     teach_lines(model)                              # once, behind loading
-    logps, tokens, line = seq_logps(model, seqs)    # by lines, or by padded rows where the model cannot read lines
+    logps, tokens, line = seq_logps(model, seqs)    # by padded rows where it cannot read lines
 
-A model that reads lines has a LineReader, which calls the model's decoder with the line and then its output layer. The
-model's own forward stays as it is.
+A model that reads lines has a LineReader, which calls the model's decoder with the line and then
+its output layer. The model's own forward stays as it is.
 """
 
 import contextlib
@@ -24,13 +24,14 @@ from posttrain.processes import as_forward, trained
 FAILURES = (RuntimeError, TypeError, KeyError, AttributeError, ValueError)
 
 
-# ---- the reader ------------------------------------------------------------------------------------------------
+# ---- the reader ---------------------------------------------------------------------------------
 
 
 class LineReader:
     """Reads lines with one causal LM.
 
-    kind: "segments", an attention call for each segment, or "varlen", one for all (CUDA, half precision)."""
+    kind: "segments", an attention call for each segment, or "varlen", one for all (CUDA, half
+    precision)."""
 
     def __init__(self, model, kind):
         self.base = base_of(model)
@@ -47,11 +48,13 @@ class LineReader:
         return self.read(line, logits=True)
 
     def read_line(self, line, logits=False):
-        """What logps and logits give. Call those: under FSDP only they find the weights gathered."""
+        """What logps and logits return. Call those: they find the weights gathered under FSDP."""
         if self.base.config.get_text_config()._attn_implementation != "packed":
-            raise RuntimeError("another model that shares this one's config object has changed its attention")
+            raise RuntimeError(
+                "another model that shares this one's config object has changed its attention"
+            )
         line.varlen = self.kind == "varlen"
-        # A mask of one element, so that transformers makes none: attend knows from the line who sees whom.
+        # A mask of one element keeps transformers from making one: attend knows who sees whom.
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.base.device)
         decoded = self.base.get_decoder()(
             input_ids=line.ids[None],
@@ -85,14 +88,14 @@ def reads_lines(model):
 
 
 def line_kind(model):
-    """How this model reads lines, "segments" or "varlen" (LineReader); None: it reads padded rows."""
+    """How this model reads lines, "segments" or "varlen" (see LineReader); None: by padded rows."""
     reader = line_reader(model)
     return None if reader is None else reader.kind
 
 
 @contextlib.contextmanager
 def padded_rows_only(model):
-    """For the length of a `with` block the model reads padded rows, as one that was never taught lines."""
+    """Within the `with` block the model reads padded rows, as one that was never taught lines."""
     base = base_of(model)
     reader = line_reader(model)
     base.line_reader = None
@@ -102,11 +105,13 @@ def padded_rows_only(model):
         base.line_reader = reader
 
 
-# ---- log-probabilities -----------------------------------------------------------------------------------------
+# ---- log-probabilities --------------------------------------------------------------------------
 
 
 def seq_logps(model, seqs, keep=False):
-    """completion_logps by the fastest path this model has -> (logps [B] float64, tokens [B], line or None).
+    """completion_logps by the fastest path this model has.
+
+    -> (log-probabilities [B] float64, numbers of supervised tokens [B], line or None)
 
     keep: the line also holds keys and values, without gradient, for logps_after."""
     reader = line_reader(model)
@@ -121,7 +126,7 @@ def seq_logps(model, seqs, keep=False):
 
 
 def token_logps(model, seqs):
-    """Log-probabilities [S] of the supervised tokens of all sequences, in an order that depends on seqs alone."""
+    """Log-probabilities [S] of the supervised tokens, in an order that depends on seqs alone."""
     reader = line_reader(model)
     if reader is None:
         return completion_logps(model, seqs, by_token=True)
@@ -130,9 +135,10 @@ def token_logps(model, seqs):
 
 @torch.no_grad()
 def logps_after(model, seqs, line):
-    """Log-probabilities [B] of other answers to the prompts of a line that was read with keep; no gradient.
+    """Log-probabilities [B] of other answers to the prompts of a line, without gradient.
 
-    line None (seq_logps read padded rows): the prompts are read once more."""
+    line: what seq_logps returned for first answers to these prompts, with keep. None: it has read
+    padded rows, and the prompts are read once more."""
     if line is None:
         return completion_logps(model, seqs)[0]
     reader = line_reader(model)
@@ -140,27 +146,31 @@ def logps_after(model, seqs, line):
 
 
 def line_logps(reader, line, rows):
-    """Summed log-probabilities of the sequences on a line -> (logps [rows] float64, tokens [rows])."""
+    """Sums over each sequence of a line -> (logps [rows] float64, tokens [rows])."""
     by_token = reader.logps(line)
     logps = torch.zeros(rows, dtype=torch.float64, device=by_token.device)
     logps = logps.index_add(0, line.row, by_token.double())
     return logps, torch.bincount(line.row, minlength=rows)
 
 
-# ---- teaching --------------------------------------------------------------------------------------------------
+# ---- teaching -----------------------------------------------------------------------------------
 
 
 def teach_lines(model):
-    """Teach a causal LM (with or without LoRA) to read lines; says in one line when it must keep to padded rows.
+    """Teach a causal LM, with or without LoRA, to read lines.
 
-    What is tried is compared with the padded path on a few tokens. BadInput when the output layer is trained: then its
-    gradient would be missing. A model that reads lines is left as it is."""
+    When it must keep to padded rows, one printed line says why. What is tried is compared with the
+    padded path on a few tokens. BadInput when the output layer is trained: then its gradient would
+    be missing. A model that reads lines is left as it is."""
     if reads_lines(model):
         return
     base = base_of(model)
     head = base.get_output_embeddings()
     if hasattr(head, "lora_A") or any(p.requires_grad for p in head.parameters()):
-        raise BadInput("an adapter on the output layer (lm_head): its gradient is not computed here; train one without")
+        raise BadInput(
+            "an adapter on the output layer (lm_head): its gradient is not computed here; "
+            "train one without"
+        )
     reason = unfit(base.config.get_text_config())
     if reason is None:
         with arithmetic(model):
@@ -170,7 +180,7 @@ def teach_lines(model):
 
 
 def unfit(config):
-    """Why an architecture cannot read lines, as far as its config tells; None: it is worth a try."""
+    """Why an architecture cannot read lines, as its config tells; None: it is worth a try."""
     if config._attn_implementation not in ("sdpa", "packed"):
         return f"this architecture's attention is computed by {config._attn_implementation!r}"
     kinds = {*(getattr(config, "layer_types", None) or ["full_attention"])}
@@ -180,16 +190,19 @@ def unfit(config):
 
 
 def arithmetic(model):
-    """The arithmetic in which the model is going to read. Trainers (which hold it in train mode) read under autocast: an
-    adapter in float32 lies on weights in half precision. All others read in the model's own formats."""
+    """The arithmetic in which the model is going to read, as a context.
+
+    Trainers, which hold the model in train mode, read under autocast: their adapter in float32 lies
+    on weights in half precision. All others read in the model's own formats."""
     if model.training and base_of(model).dtype != torch.float32:
         return autocast(model)
     return contextlib.nullcontext()
 
 
 def try_lines(model):
-    """Give the model the fastest reader that passes the comparison -> None, or why none does; then the model is as it
-    was."""
+    """Give the model the fastest reader that passes the comparison -> None, or why none does.
+
+    Where none does the model is left as it was."""
     base = base_of(model)
     yardstick = Yardstick(model)  # before anything is changed
     register_attention()
@@ -197,7 +210,9 @@ def try_lines(model):
     fuse_lora(base)
 
     half_precision = torch.is_autocast_enabled("cuda") or base.dtype != torch.float32
-    kinds = ["varlen", "segments"] if base.device.type == "cuda" and half_precision else ["segments"]
+    kinds = ["segments"]
+    if base.device.type == "cuda" and half_precision:
+        kinds = ["varlen", "segments"]
     for kind in kinds:
         reader = LineReader(model, kind)
         try:
@@ -214,19 +229,21 @@ def try_lines(model):
 
 
 def set_attention(base, old, new):
-    """Change the attention of a model and its parts by name, where it is `old`; transformers looks it up at every call.
-    (Its own set_attn_implementation logs warnings about architectures that try_lines finds out.)"""
+    """Change the attention of a model and of its parts, by name, where it is `old`.
+
+    transformers looks the name up at every call. Its own set_attn_implementation logs warnings
+    about architectures that the comparison finds out anyway."""
     for module in base.modules():
         config = getattr(module, "config", None)
         if getattr(config, "_attn_implementation", None) == old:
             config._attn_implementation = new
 
 
-# ---- the comparison --------------------------------------------------------------------------------------------
+# ---- the comparison -----------------------------------------------------------------------------
 
 
 class Yardstick:
-    """A few made-up answers, their log-probabilities by the padded path, and the error that is allowed."""
+    """Made-up answers, their log-probabilities by the padded path, and the allowed error."""
 
     def __init__(self, model):
         self.model = model
@@ -234,14 +251,15 @@ class Yardstick:
         with torch.no_grad():
             self.logps = completion_logps(model, self.seqs)[0]
             alone = [completion_logps(model, [seq])[0] for seq in self.seqs]
-        # The padded path's own rounding shows when an answer is read alone. In half precision the allowance is at
-        # least 0.01 a token.
+        # The padded path's own rounding shows when an answer is read alone. In half precision the
+        # allowance is at least 0.01 a token.
         noise = max(abs(logp - in_rows).item() for logp, in_rows in zip(alone, self.logps))
         self.allowed = max(8 * noise, 1e-4 if base_of(model).device.type == "cpu" else 0.2)
 
     def difference(self, reader):
-        """None when the reader, and ordinary calls of the same model, give the log-probabilities of before, else what
-        differs."""
+        """What differs from the log-probabilities of before, or None.
+
+        Both the reader and ordinary calls of the same model are compared."""
         line = lay_out(self.seqs, reader.base.device)
         logps, _ = line_logps(reader, line, len(self.seqs))
         if logps.requires_grad:  # a kernel may fail in its backward pass only
@@ -251,7 +269,7 @@ class Yardstick:
             error = (logps - self.logps).abs().max().item()
             error = max(error, (ordinary - self.logps).abs().max().item())
 
-        # The answers are short: one that a window does not reach says nothing about it.
+        # A window longer than the made-up answers does not show in their log-probabilities.
         expected = window_layers(reader.base.config.get_text_config())
         if len(line.window_layers) != expected:
             return f"{expected} layers have a window, {len(line.window_layers)} use it"
@@ -261,7 +279,7 @@ class Yardstick:
 
 
 def made_up_answers(words):
-    """Three sequences of random tokens from a vocabulary of so many words; the first two share their prompt."""
+    """Three sequences of random tokens below `words`; the first two share their prompt."""
     rng = torch.Generator().manual_seed(0)
     ids = torch.randint(0, words, (64,), generator=rng).tolist()
     parts = [
@@ -269,7 +287,10 @@ def made_up_answers(words):
         (ids[:12], ids[31:50]),
         (ids[12:20], ids[50:]),
     ]
-    return [{"ids": prompt + answer, "mask": [0] * len(prompt) + [1] * len(answer)} for prompt, answer in parts]
+    return [
+        {"ids": prompt + answer, "mask": [0] * len(prompt) + [1] * len(answer)}
+        for prompt, answer in parts
+    ]
 
 
 def window_layers(config):
@@ -277,5 +298,6 @@ def window_layers(config):
     kinds = getattr(config, "layer_types", None)
     if kinds:
         return kinds.count("sliding_attention")
-    has_window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return config.num_hidden_layers if has_window else 0
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return config.num_hidden_layers
+    return 0

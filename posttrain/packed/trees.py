@@ -8,10 +8,13 @@ from posttrain.packed.reader import base_of, line_reader
 
 @torch.no_grad()
 def tree_logits(model, rows, limit=4096):
-    """Next-token logits after each row of tokens; yields (row numbers, logits [n, V] float32, tokens read for each).
+    """Next-token logits after each row of tokens.
 
-    What rows have in common at their start is read once a line, for the first of them in sorted order; a line has at
-    most `limit` tokens, or one row. A model that reads no lines gets every row alone."""
+    Yields (row numbers, logits [n, V] float32, tokens read for each), until all rows have come.
+
+    What rows have in common at their start is read once a line, for the first of them in sorted
+    order; a line has at most `limit` tokens, or one row. A model that reads no lines gets every row
+    alone."""
     device = base_of(model).device
     reader = line_reader(model)
     if reader is None:
@@ -33,9 +36,10 @@ def tree_logits(model, rows, limit=4096):
 
 
 def lay_out_tree(rows, shared, device="cpu"):
-    """Sorted rows of tokens -> a Line on which stands once what they share; source [rows]: each row's last token.
+    """Sorted rows of tokens -> a Line on which stands once what they share.
 
-    Row number i begins with the same shared[i] tokens as the row before it."""
+    Its source [rows] is the place of each row's last token. Row number i begins with the same
+    shared[i] tokens as the row before it."""
     builder = LineBuilder()
     path = []  # the ranges of places where the row before stands, from its first token to its last
     for row, common in zip(rows, shared):
@@ -44,7 +48,8 @@ def lay_out_tree(rows, shared, device="cpu"):
             builder.add_segment(row[common:], common, seen)
             segment = builder.segments[-1]
             path = [*seen, (segment.start, segment.end)]
-        builder.source.append(len(builder.ids) - 1)  # a row that equals the one before ends where that one does
+        # A row that equals the one before has no segment, and ends where that one does.
+        builder.source.append(len(builder.ids) - 1)
     return builder.line(device)
 
 
@@ -60,13 +65,16 @@ def first_tokens(ranges, count):
 
 
 def cut_lines(fresh, whole, limit):
-    """Neighbouring rows as lines of at most `limit` tokens, so that as few as can be are read twice -> [(from, to)].
+    """Neighbouring rows as lines of at most `limit` tokens -> [(from, to)].
 
-    fresh[i]: tokens that row i does not share with the row before; whole[i]: all its tokens, which it costs as the
-    first of a line. A row longer than `limit` gets a line of its own.
+    They are cut so that as few tokens as can be are read twice.
 
-    Dynamic programming: best[end] = (fewest tokens in which the rows before `end` can be read, first row of the last
-    line then). The last line may begin at any row from which it still fits."""
+    fresh[i]: tokens that row i does not share with the row before; whole[i]: all its tokens, which
+    it costs as the first of a line. A row longer than `limit` gets a line of its own.
+
+    Dynamic programming: best[end] = (fewest tokens in which the rows before `end` can be read,
+    first row of the last line then). The last line may begin at any row from which it still
+    fits."""
     best = [(0, 0)]
     for end in range(1, len(whole) + 1):
         choices = []

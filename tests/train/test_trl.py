@@ -14,7 +14,7 @@ import kto
 import sft
 from common import kto_kl
 from posttrain.chat.encode import encode
-from posttrain.packed.reader import base_of, teach_lines
+from posttrain.packed.reader import line_kind, teach_lines
 from posttrain.records.layouts import normalise
 from posttrain.train.metrics import means
 from posttrain.train.packs import pack_logps
@@ -34,7 +34,7 @@ def lora():
                                                         lora_dropout=0.0, task_type="CAUSAL_LM"))
         randomise(model, seed)
         teach_lines(model)
-        assert base_of(model).packed == "segments"
+        assert line_kind(model) == "segments"
         return model.eval()
     return make
 

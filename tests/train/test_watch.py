@@ -19,6 +19,7 @@ from posttrain.cli import BadInput
 from posttrain.model.load import load_policy, load_reference, load_tokenizer
 from posttrain.model.memory import free_memory, memory_plan, needs_checkpointing
 from posttrain.model.names import resolve_model
+from posttrain.packed.reader import teach_lines
 from posttrain.processes import trained
 from posttrain.records.layouts import normalise
 from posttrain.records.mixture import read_mixture
@@ -72,8 +73,10 @@ def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
     rows = [dpo.encode_pair(tokenizer, row, 2048) for row in read_mixture([words[3]], "pairs")]
     train, held = hold_out(rows, 0.05, 0)
     assert len(held) == 8
-    reference_logps(load_policy(base), held, 4096, "test", out.parent / "test/x")
-    policy = load_policy(str(out))
+    reference, policy = load_policy(base), load_policy(str(out))
+    teach_lines(reference)
+    teach_lines(policy)
+    reference_logps(reference, held, 4096, "test", out.parent / "test/x")
     with torch.no_grad():
         sums = dpo.batch_loss(policy, held, "dpo", 0.1)[1]
     assert means(sums)["loss"] == pytest.approx(lines[-1]["eval_loss"], rel=1e-5)
@@ -83,6 +86,7 @@ def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
 def test_the_sampled_kl_is_the_kl(base):
     """Against the exact KL of every step along the same answers, from both full distributions."""
     tokenizer, policy = load_tokenizer(base), load_policy(base, lora_r=4)
+    teach_lines(policy)
     start = [p.detach().clone() for p in trained(policy)]
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": f"{n} the cat"}]) for n in range(60)]
     assert say(policy, tokenizer, start, prompts[:4], 0)["sampled_kl"] == pytest.approx(0, abs=1e-9)
@@ -259,8 +263,6 @@ def test_means_by_slice_by_hand():
 
 def test_soft_labels_are_the_expected_loss(tokenizer, model):
     """A row of p = 0.8 loses what 0.8 of its pair and 0.2 of the turned pair lose, as with a smoothing of 0.2."""
-    from posttrain.packed.reader import teach_lines
-
     teach_lines(model.requires_grad_(False))
     row = {"weight": 1.0} | normalise(pair_rows(1)[0] | {"p": 0.8}, "pairs")
     row["seqs"] = [encode(tokenizer, row["prompt"], row[side]) | {"ref": ref}
@@ -301,7 +303,7 @@ def test_selfcheck_passes(base, tmp_path, capsys, stage, make):
 
 @pytest.mark.parametrize("fault", ["head", "positions", "reference"])
 def test_selfcheck_finds_planted_faults(base, tmp_path, monkeypatch, capsys, fault):
-    from posttrain.packed import lines as lines_room
+    from posttrain.packed import reader
     from posttrain.packed.head import HeadLogps
     from posttrain.packed.lines import lay_out
 
@@ -309,14 +311,16 @@ def test_selfcheck_finds_planted_faults(base, tmp_path, monkeypatch, capsys, fau
         real = HeadLogps.backward
         monkeypatch.setattr(HeadLogps, "backward",
                             staticmethod(lambda ctx, grad: (real(ctx, grad)[0] * 1.1, *[None] * 6)))
-    policy = dpo.load_policy
-    if fault == "positions":  # after the check that teach_lines makes
+    if fault == "positions":
         def broken(seqs, *rest, **more):
             line = lay_out(seqs, *rest, **more)
-            return line | {"positions": line["positions"] + torch.arange(len(line["ids"])) // 3}
-        lay_out = lay_out
-        monkeypatch.setattr(dpo, "load_policy",
-                            lambda *given: (policy(*given), monkeypatch.setattr(lines_room, "lay_out", broken))[0])
+            line.positions = line.positions + torch.arange(len(line.ids)) // 3
+            return line
+
+        def teach_then_break(model):  # after the check that teach_lines makes
+            reader.teach_lines(model)
+            monkeypatch.setattr(reader, "lay_out", broken)
+        monkeypatch.setattr(dpo, "teach_lines", teach_then_break)
     if fault == "reference":
         real = dpo.reference_logps
 
@@ -357,6 +361,7 @@ def test_a_deleted_reference_leaves_the_memory(base, tokenizer):
     gc.disable()
     try:
         other = load_reference(base, tokenizer, "none")
+        teach_lines(other)
         left = weakref.ref(other.lm_head.weight)
         del other
         assert left() is not None, "nothing to free: the test says nothing"
@@ -402,6 +407,7 @@ def test_checkpointing_changes_nothing(base, tokenizer):
     slopes, calls = [], []
     for checkpointing in (False, True):
         policy = load_policy(base, "none", 4, checkpointing=checkpointing)
+        teach_lines(policy)
         before = len(calls)
         policy.get_base_model().model.layers[0].mlp.register_forward_pre_hook(lambda *given: calls.append(1))
         pack_logps(policy, rows)[0].sum().backward()
@@ -470,7 +476,7 @@ def test_fsdp_hands_the_line_itself_to_the_layers():
 
     from posttrain.packed.lines import lay_out
 
-    line = lay_out([{"ids": [1, 2, 3], "mask": [0, 1, 1]}]) | {"keep": True}
+    line = lay_out([{"ids": [1, 2, 3], "mask": [0, 1, 1]}])
     assert _to_kwargs((), {"line": line}, torch.device("cpu"), False)[1][0]["line"] is line
 
 
