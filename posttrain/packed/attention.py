@@ -148,21 +148,18 @@ def attend_varlen(query, key, value, line, *, past, scaling, window):
     k = k.index_select(0, places)
     v = v.index_select(0, places)
     kernel = varlen_kernel()
-    options = {
-        "scale": scaling,
-        "window_size": ((window or 0) - 1, 0),
-    }  # keys before and behind; -1: all
+    keys_before = window - 1 if window else -1  # that a query sees beside its own; -1: all
+    options = {"scale": scaling, "window_size": (keys_before, 0)}
     if "enable_gqa" in inspect.signature(kernel).parameters:  # not every torch has it
         options["enable_gqa"] = q.shape[1] != k.shape[1]
     return kernel(q.contiguous(), k, v, ends_q, ends_k, longest_q, longest_k, **options)[None]
 
 
 def gathered_places(segments, past_tokens, device):
-    """What the kernel needs to know of the segments.
+    """What the kernel must know of the segments: places, ends_q, ends_k, longest_q, longest_k.
 
-    -> (places of all keys, segment behind segment; where each segment's queries end [segments + 1]
-    int32; where its keys end, likewise; the largest number of queries in a segment; the largest
-    number of keys)
+    places: of all keys, segment behind segment. ends_q, ends_k [segments + 1] int32: where each
+    segment's queries and keys end, after a 0. longest_q, longest_k: the most in one segment.
 
     past_tokens: keys of the line before, which stand in front of this line's own."""
     places, queries, keys = [], [], []

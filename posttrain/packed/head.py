@@ -15,7 +15,6 @@ W is frozen, so the only gradient is that of h, and it is known as soon as the s
 
     d logp / d h = scale x (slope[target] W[target] - sum_v softmax[v] slope[v] W[v])
     with slope[v] = cap'(scale x (W h + bias)[v]), which is 1 without a cap
-
 """
 
 import torch
@@ -84,8 +83,8 @@ class HeadLogps(torch.autograd.Function):
             softmax = RunningSoftmax(target[here], wants_gradient)
             for first in range(0, len(weight), tile_words):
                 words = slice(first, first + tile_words)
-                logits = F.linear(x, weight[words], None if bias is None else bias[words])
-                logits, slope = scaled_and_capped(logits.float(), scale, softcap)  # [n, words]
+                logits = F.linear(x, weight[words], None if bias is None else bias[words]).float()
+                logits, slope = scaled_and_capped(logits, scale, softcap)  # [n, words]
                 softmax.add(logits, slope, weight[words], first)
             logps[here] = softmax.logps()
             if wants_gradient:
@@ -111,8 +110,7 @@ def scaled_and_capped(logits, scale, softcap):
 
 
 class RunningSoftmax:
-    """The softmax of n tokens over a vocabulary that comes in tiles (arXiv 1805.02867, algorithm
-    3).
+    """The softmax of n tokens over a vocabulary that comes in tiles (arXiv 1805.02867).
 
     Sums of exp(z) are kept relative to the largest logit so far, so that nothing overflows; when a
     larger one comes, what was summed before shrinks by exp(old largest - new largest)."""

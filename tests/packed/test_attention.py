@@ -48,8 +48,7 @@ def test_an_answer_sees_its_whole_prompt(model, seqs):
 
 @pytest.mark.parametrize("name", ["qwen2", "mistral with a window", "gemma3, soft cap and windows"])
 def test_one_call_for_all_segments(name, seqs, monkeypatch):
-    """The path for a GPU's kernel, with the kernel written out: the same log-probabilities and
-    gradients."""
+    """The path for a GPU's kernel, with the kernel written out, gives the same."""
     monkeypatch.setattr(attention, "varlen_kernel", lambda: varlen_by_hand)
     torch.manual_seed(0)
     model = with_adapter(

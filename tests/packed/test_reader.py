@@ -1,5 +1,4 @@
-"""Lines against padded rows: families of models, what the comparison finds out, prompts kept for
-other answers."""
+"""Lines against padded rows: families of models, what the comparison finds out, kept prompts."""
 
 import copy
 
@@ -11,7 +10,7 @@ from families import FAMILIES, gradient, sequences, with_adapter
 
 from common import completion_logps
 from posttrain.cli import BadInput
-from posttrain.packed import attention
+from posttrain.packed import attention, reader
 from posttrain.packed.attention import register_attention
 from posttrain.packed.lines import Segment
 from posttrain.packed.reader import (
@@ -114,8 +113,7 @@ def test_logits_that_are_scaled_elsewhere_are_found_out(capsys):
 
 
 def test_the_models_own_forward_stays(seqs):
-    """Teaching replaces no forward but those of LoRA layers, and what is refused is put back,
-    too."""
+    """Teaching replaces no forward but those of LoRA layers, and puts them back on refusal."""
     model = with_adapter(make_model())
     replaced = [name for name, module in model.named_modules() if "forward" in vars(module)]
     assert replaced == []
@@ -158,8 +156,7 @@ def test_a_copy_reads_with_its_own_weights(seqs):
 
 
 def test_another_model_with_the_same_config_is_noticed(seqs):
-    """Attention is looked up in the config: who changes it there changes it for all models that
-    share it."""
+    """Attention is looked up in the config, and models may share one."""
     model = make_model().requires_grad_(False)
     teach_lines(model)
     model.config._attn_implementation = "sdpa"
@@ -167,11 +164,19 @@ def test_another_model_with_the_same_config_is_noticed(seqs):
         seq_logps(model, seqs[0])
 
 
+def test_the_arithmetic_of_a_trainer(monkeypatch):
+    """Lines are compared under autocast where training will read them under it."""
+    monkeypatch.setattr(reader, "autocast", lambda model: "autocast")
+    half, full = make_model().bfloat16(), make_model()
+    assert reader.arithmetic(half.train()) == "autocast"
+    assert reader.arithmetic(half.eval()) != "autocast"
+    assert reader.arithmetic(full.train()) != "autocast"
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["qwen2 with a window in two layers", "mistral with a window"])
 def test_windows_are_counted_once_when_layers_are_computed_anew(name, seqs, capsys):
-    """With gradient checkpointing a layer attends again in the backward pass; it has one window all
-    the same."""
+    """With gradient checkpointing a layer attends once more in the backward pass."""
     torch.manual_seed(0)
     model = with_adapter(transformers.AutoModelForCausalLM.from_config(FAMILIES[name][0]).float())
     slopes = []
