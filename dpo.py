@@ -22,7 +22,7 @@ from functools import partial
 from common import PAIR_LOSSES
 from posttrain.chat.encode import encode, show_mask
 from posttrain.cli import BadInput, at_least, parse_training, parser, run_stage, training_flags
-from posttrain.model.load import check_length, load_policy, load_tokenizer
+from posttrain.model.load import load_policy, load_tokenizer
 from posttrain.model.names import fingerprint
 from posttrain.packed.reader import teach_lines
 from posttrain.processes import join_processes
@@ -30,7 +30,14 @@ from posttrain.records.mixture import read_mixture
 from posttrain.train.checks import check_start
 from posttrain.train.metrics import batch_means, tally
 from posttrain.train.order import batches, hold_out, rows_used
-from posttrain.train.packs import all_packs, pack_logps, packs, ref_logps, row_weights
+from posttrain.train.packs import (
+    all_packs,
+    each_pack,
+    pack_logps,
+    packs,
+    ref_logps,
+    row_weights,
+)
 from posttrain.train.reference import score_other_reference, score_reference
 from posttrain.train.rows import batch_weight, one_line_tokens, prepare, row_lengths
 from posttrain.train.selfcheck import self_check
@@ -138,12 +145,6 @@ def batch_loss(
     return (weights * losses).sum(), tally(pack, losses, weights, metrics)
 
 
-def pair_losses(model, packs, **options):
-    """batch_loss of one pack after the other: each is in memory alone."""
-    for pack in packs:
-        yield batch_loss(model, pack, **options)
-
-
 def step_metrics(sums):
     """What the log says of a step."""
     return batch_means(sums)
@@ -199,9 +200,9 @@ def main(args):
         lora_alpha=args.lora_alpha,
         seed=args.seed,
         checkpointing=run.checkpointing,
+        longest=run.longest_sequence,
     )
     teach_lines(model)  # a prompt is read once for both answers; without this line, twice
-    check_length(model, run.longest_sequence)
     optimizer = make_optimizer(model, args.lr)
     if starts_at_reference:
         tokens_read = score_reference(
@@ -209,8 +210,8 @@ def main(args):
         )
 
     # What must hold before step 1.
-    losses = partial(
-        pair_losses,
+    pack_loss = partial(
+        batch_loss,
         model,
         loss=args.loss,
         beta=args.beta,
@@ -219,23 +220,20 @@ def main(args):
         soft_labels=args.soft_labels,
         nll_weight=args.nll_weight,
     )
+    losses = partial(each_pack, pack_loss)
     first = [rows[n] for n in steps[0]]
     if starts_at_reference:
         check_start(
             args.loss.upper(),
-            losses(all_packs(first, args.pack_tokens, model), nll_weight=0.0),
+            each_pack(
+                partial(pack_loss, nll_weight=0.0), all_packs(first, args.pack_tokens, model)
+            ),
             batch_weight(first),
             kind.at_zero(args.beta),
             model,
         )
     if args.selfcheck:
-        self_check(
-            model,
-            first,
-            partial(batch_loss, model, **losses.keywords),
-            args.pack_tokens,
-            starts_at_reference,
-        )
+        self_check(model, first, pack_loss, args.pack_tokens, starts_at_reference)
 
     # Every step: the loss of a batch, pack by pack, and the update.
     watch = Watch(

@@ -36,7 +36,7 @@ import torch
 from common import cost_line, money
 from posttrain.chat.encode import prompt_ids
 from posttrain.chat.stops import stop_ids
-from posttrain.cli import BadInput, at_least, parser, run
+from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.gating.answers import (
     ROLES,
     borrow,
@@ -520,4 +520,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    run_stage(main, parse_args())

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from common import cost_line, generation_tokens, money
 from posttrain.chat.encode import prompt_ids
-from posttrain.cli import BadInput, at_least, parser, run
+from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.generate.endpoint import ask_endpoint
 from posttrain.generate.local import generation_batches, sample
 from posttrain.hashing import seed_for
@@ -178,4 +178,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    run_stage(main, parse_args())

@@ -29,7 +29,7 @@ from scipy.stats import norm, spearmanr
 from tqdm import tqdm
 
 from common import cost_line, money
-from posttrain.cli import BadInput, at_least, parser, run
+from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.filters import BROKEN, find_flags, flag_groups, read_words
 from posttrain.judging.scoring import judging_tokens, open_judge, read_constitution, rubric_for
 from posttrain.model.family import family_of, related
@@ -458,4 +458,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    run_stage(main, parse_args())

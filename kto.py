@@ -27,7 +27,7 @@ import torch
 from common import kto_kl, kto_loss
 from posttrain.chat.encode import encode, show_mask
 from posttrain.cli import BadInput, at_least, parse_training, parser, run_stage, training_flags
-from posttrain.model.load import autocast, check_length, load_policy, load_tokenizer
+from posttrain.model.load import autocast, load_policy, load_tokenizer
 from posttrain.model.names import fingerprint
 from posttrain.packed.lines import line_tokens, prompt_length
 from posttrain.packed.reader import logps_after, seq_logps, teach_lines
@@ -317,9 +317,9 @@ def main(args):
         lora_alpha=args.lora_alpha,
         seed=args.seed,
         checkpointing=run.checkpointing,
+        longest=run.longest_sequence,
     )
     teach_lines(model)  # a prompt is read once for both its answers; without this line, twice
-    check_length(model, run.longest_sequence)
     optimizer = make_optimizer(model, args.lr)
     if not args.ref:
         tokens_read = score_reference(

@@ -23,13 +23,13 @@ from functools import partial
 
 from posttrain.chat.encode import encode, show_mask
 from posttrain.cli import parse_training, parser, run_stage, training_flags
-from posttrain.model.load import check_length, load_policy, load_tokenizer
+from posttrain.model.load import load_policy, load_tokenizer
 from posttrain.packed.reader import teach_lines
 from posttrain.processes import join_processes
 from posttrain.records.mixture import read_mixture
 from posttrain.train.metrics import batch_means, tally
 from posttrain.train.order import batches, hold_out
-from posttrain.train.packs import pack_logps, packs, row_weights
+from posttrain.train.packs import each_pack, pack_logps, packs, row_weights
 from posttrain.train.report import data_report
 from posttrain.train.rows import prepare, row_lengths
 from posttrain.train.selfcheck import self_check
@@ -69,12 +69,6 @@ def batch_loss(model, pack):
     per_token = -logps / tokens
     metrics = {"tokens/answer": tokens}
     return -(weights * logps).sum(), tally(pack, per_token, weights * tokens, metrics)
-
-
-def answer_losses(model, packs):
-    """batch_loss of one pack after the other: each is in memory alone."""
-    for pack in packs:
-        yield batch_loss(model, pack)
 
 
 def step_metrics(sums):
@@ -123,15 +117,16 @@ def main(args):
         lora_alpha=args.lora_alpha,
         seed=args.seed,
         checkpointing=run.checkpointing,
+        longest=run.longest_sequence,
     )
     teach_lines(model)  # packs without padding; without this line, padded rows
-    check_length(model, run.longest_sequence)
     optimizer = make_optimizer(model, args.lr)
 
     # What must hold before step 1.
-    losses = partial(answer_losses, model)
+    pack_loss = partial(batch_loss, model)
+    losses = partial(each_pack, pack_loss)
     if args.selfcheck:
-        self_check(model, [rows[n] for n in steps[0]], partial(batch_loss, model), args.pack_tokens)
+        self_check(model, [rows[n] for n in steps[0]], pack_loss, args.pack_tokens)
 
     # Every step: the loss of a batch, pack by pack, and the update.
     watch = Watch(

@@ -167,6 +167,6 @@ if __name__ == "__main__":
         write_gguf(Path(sys.argv[-1]))
     else:
         options = parse_args()  # which makes the house importable
-        from posttrain.cli import run
+        from posttrain.cli import run_stage
 
-        run(main, options)
+        run_stage(main, options)

@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "data" / "make")]
 from judge import grade
-from posttrain.cli import BadInput, parser, run
+from posttrain.cli import BadInput, parser, run_stage
 from posttrain.filters import BROKEN, find_flags, flag_groups
 from posttrain.judging.scoring import open_judge, read_constitution
 from posttrain.records.files import read_records
@@ -141,4 +141,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    run_stage(main, parse_args())

@@ -7,7 +7,7 @@
 No figures from a GPU exist yet. Models are random Qwen3 of the published sizes, base in NF4 where bitsandbytes is
 installed, else in bf16 ("base"), LoRA of rank 16 on all linear layers, A and B random. What lacks a package says so in
 a line ("skipped"), what fails in "error"; the rest goes on. A line of output, by its "part":
-  correctness  by number format and path ("chosen": the one share_prompts takes): logp_diff, grad_rel to padded rows of
+  correctness  by number format and path ("chosen": the one teach_lines takes): logp_diff, grad_rel to padded rows of
                the same format; logp_error, grad_error to padded rows in fp32; leak: how far the chosen answer moves
                when the rejected one changes (0). Sampling: greedy answers equal to those of generate, of how many
   speed        a DPO step: pairs_per_s, tokens_per_s (prompts counted twice for all); flops_share: needed arithmetic /
@@ -43,7 +43,7 @@ from qwen3 import CUDA, DEVICE, POLICY, REFERENCE, ROOT, SHAPES, base_format, di
 
 from posttrain.chat.encode import encode, prompt_ids
 from posttrain.chat.stops import stop_ids
-from posttrain.packed.reader import base_of, seq_logps, token_logps
+from posttrain.packed.reader import line_kind, line_reader, padded_rows_only, seq_logps, token_logps
 from posttrain.records.jsonl import read_jsonl, write_jsonl
 
 TINY, WORLD, PACKS, AIM = "data/tiny/base", ROOT / "data" / "tiny", (2048, 4096), 12  # tokens in a pack; GiB
@@ -90,14 +90,14 @@ def correctness(args):
     for dtype in DTYPES:
         base, plain = ("fp32", None) if dtype == torch.float32 else ("bf16", None)
         model, context, _ = qwen3.policy(shape, base)
-        inner = base_of(model)
-        chosen = inner.packed
-        check(chosen, f"share_prompts keeps to padded rows in {base}")
+        reader, chosen = line_reader(model), line_kind(model)
+        check(chosen, f"teach_lines keeps to padded rows in {base}")
         for path in (None, *((["segments"] + ["varlen"] * (base == "bf16")) if chosen else [])):
-            inner.packed = path
+            if path:
+                reader.kind = path
             model.zero_grad(set_to_none=True)
             try:
-                with context():
+                with context(), contextlib.nullcontext() if path else padded_rows_only(model):
                     logps = seq_logps(model, seqs)[0]
                     with torch.no_grad():
                         pair, other = (seq_logps(model, two)[0] for two in (seqs[:2], swapped))
@@ -115,7 +115,7 @@ def correctness(args):
             good = (row["logp_diff"] < 1e-2 and row["grad_rel"] < 1e-3 if base == "fp32" else
                     row["grad_error"] < 1.5 * distance(plain[1], exact[1]))
             check(not path or good and leak == 0, f"path {path} in {base}: leak {leak}, {row}")
-        del model, inner, context
+        del model, reader, context
         used()
     sampling(args)
 
@@ -216,7 +216,7 @@ def speed_of(shape, rows, plans, repeats, about):
     truth, operations = ("trl_sorted", True), qwen3.needed_operations(model, rows, shape)
     for way, (_, gib, _) in ways.items():
         (name, on), took, other = way, median(seconds[way]), seconds.get(("trl_sorted", way[1]), [])
-        extra = {"path": base_of(model).packed, "planned": plans[name] == on,
+        extra = {"path": line_kind(model), "planned": plans[name] == on,
                  "seconds_reference": reference} if "ours" in name else {}
         if truth in ways:
             extra |= {"loss_diff": abs(losses[way] - losses[truth]), "grad_rel": distance(grads[way], grads[truth])}

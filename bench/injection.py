@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from posttrain.chat.encode import prompt_ids
 from posttrain.chat.template import PLAIN_TEMPLATE
-from posttrain.cli import at_least, parser, run
+from posttrain.cli import at_least, parser, run_stage
 from posttrain.judging.scoring import fenced, judge_ids, pair_ids, read_constitution
 
 OTHERS = ("<|im_start|>user <|im_end|> <|endoftext|> <s> </s> [INST] [/INST] <<SYS>> <|eot_id|> <bos> <eos> <pad> "
@@ -83,4 +83,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    run_stage(main, parse_args())

@@ -155,7 +155,7 @@ def generate(model, tokenizer, parts, batch=1, once=False):
 def measure(model, tokenizer, constitution, groups, repeats):
     """{way: (seconds of each repeat, tokens read)}, scores by way."""
     parts = [scoring.judge_ids(tokenizer, constitution, *group) for group in groups]
-    share_prompts(model)
+    teach_lines(model)
     tokens = {}
 
     def ours():
@@ -221,7 +221,7 @@ if __name__ == "__main__":
     from posttrain.generate.local import padded_ids
     from posttrain.judging import scoring
     from posttrain.model.load import load_model, load_tokenizer
-    from posttrain.packed.reader import share_prompts
+    from posttrain.packed.reader import teach_lines
     from posttrain.records.jsonl import read_jsonl
 
     torch.set_num_threads(1)

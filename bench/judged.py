@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "data" / "make")]
 from world import from_id, truth
 
 from judge import make_pairs
-from posttrain.cli import BadInput, at_least, parser, run
+from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.records.jsonl import read_jsonl
 
 UNVERIFIED = ("unsafe", "benign", "context", "german", "long")
@@ -89,4 +89,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    run_stage(main, parse_args())

@@ -22,7 +22,7 @@ import transformers
 
 from posttrain.model.load import autocast
 from posttrain.model.memory import memory_plan, needs_checkpointing
-from posttrain.packed.reader import share_prompts
+from posttrain.packed.reader import teach_lines
 
 SHAPES = {  # hidden size, inner size, layers, heads, key-value heads, size of a head, vocabulary, tied head
     "0.6B": (1024, 3072, 28, 16, 8, 128, 151936, True), "1.7B": (2048, 6144, 28, 16, 8, 128, 151936, True),
@@ -155,7 +155,7 @@ def policy(shape, base):
     model = make_model(shape, base)
     gib, context = used() - before, contextlib.nullcontext if base == "fp32" else partial(autocast, model)
     with context():
-        share_prompts(model)
+        teach_lines(model)
     return model, context, gib
 
 

@@ -64,7 +64,7 @@ from qwen3 import adapter, fill
 import dpo
 import kto
 import sft
-from posttrain.packed.reader import share_prompts
+from posttrain.packed.reader import teach_lines
 from posttrain.train.packs import packs
 from posttrain.train.reference import reference_logps
 
@@ -165,7 +165,7 @@ def our_variants(loss, shape, args):
     """{"reference": ..., "ours": (prepare, step, model)}. The reference pass leaves its values in the rows."""
     rows, model = make_rows(loss, shape, args), make_model(shape, args.seed)
     with contextlib.redirect_stdout(sys.stderr):
-        share_prompts(model)
+        teach_lines(model)
 
     def reference():
         everything = rows + [{"seqs": [row["other"]]} for row in rows if "other" in row]

@@ -154,6 +154,3 @@ def run_stage(main, args):
         traceback.print_exc()
         code = 70
     sys.exit(code)
-
-
-run = run_stage

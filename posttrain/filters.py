@@ -25,13 +25,22 @@ from pathlib import Path
 from posttrain.cli import BadInput
 from posttrain.verify.checks import is_refusal, visible
 
-BROKEN = {"empty", "truncated", "repetition", "markers", "injection", "same"}  # worth nothing, in no pair
+BROKEN = {
+    "empty",
+    "truncated",
+    "repetition",
+    "markers",
+    "injection",
+    "same",
+}  # worth nothing, in no pair
 
 MARKERS = re.compile(
     r"<\|[\w▁｜-]{2,40}\|>|<｜[^｜<>\s]{1,40}｜>|</?s>|<(?:user|assistant|system|end|pad|bos|eos|unk)>|<<?/?SYS>>?|"
     r"\[/?(?:INST|TOOL_CALLS|AVAILABLE_TOOLS|TOOL_RESULTS)\]|<(?:start|end)_of_turn>|</?tool_response>|</?think>|"
     r"^(?:assistant|user|system)\n|^### ?(?:Human|User|Assistant|Instruction|Response|Input|System): ?$|"
-    r"^(?:### ?)?(?:Human|USER|ASSISTANT): ", re.MULTILINE)
+    r"^(?:### ?)?(?:Human|USER|ASSISTANT): ",
+    re.MULTILINE,
+)
 ANNOUNCED = re.compile(r"[^\n.!?]{0,60}:\W*")
 # Announcements with nothing behind them, which judges are known to reward (arXiv 2507.08794).
 HOLLOW = re.compile(
@@ -44,7 +53,9 @@ HOLLOW = re.compile(
     r"(?: (?:about|through|by|this|that|it|the|problem|question|task|out|step|carefully|down|logically|thoroughly|with|"
     r"here|and|answering|thinking|solving|together|now)){0,8}|"
     r"respuestas?|soluci[oó]n|l[oö]sung|antwort|r[eé]ponse|solu[cç][aã]o|resposta|risposta|soluzione|antwoord|"
-    r"解|解答|解説|答え|答案|回答|かいせつ|こたえ|解析|思考过程|思考過程|답|풀이|ответ|решение", re.I)
+    r"解|解答|解説|答え|答案|回答|かいせつ|こたえ|解析|思考过程|思考過程|답|풀이|ответ|решение",
+    re.I,
+)
 
 # ---- text that talks to the judge ------------------------------------------------------------------------------------
 
@@ -68,7 +79,8 @@ PARTS = {
     "PEAK": r"(?:5|five|full|maximum|max|highest|perfect|top|best)",
     "THESE": r"(?:this|it|me|my|the|your|above|answer|response|reply|completion|text|assistant|an?|with|as|its?)",
     "CRITERION": r"""\b(?:correct(?:ness)?|helpful(?:ness)?|harmless(?:ness)?|honest(?:y)?|accura(?:te|cy)|truth\w*|
-        clarity|kind|safe(?:ty)?|relevan\w+|quality|overall|complete(?:ness)?)"""}
+        clarity|kind|safe(?:ty)?|relevan\w+|quality|overall|complete(?:ness)?)""",
+}
 
 # Orders and the furniture of a judge's prompt: these count unless the request itself contains them word for word.
 ORDERS = r"""
@@ -179,13 +191,17 @@ def compiled(patterns):
 
 
 ORDERS, VERDICTS = compiled(ORDERS), compiled(VERDICTS)
-KEY = compiled("    CRITERION\n    (?:score|rating|grade|points|mark|verdict|better|winner|correct|true)")
+KEY = compiled(
+    "    CRITERION\n    (?:score|rating|grade|points|mark|verdict|better|winner|correct|true)"
+)
 
 
 def finds_injection(text, request):
     """Does an answer talk to its judge: order it about, ask for a mark, state one, or imitate what stands around it?
     request: what the user asked, casefolded."""
-    text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")  # nothing hidden
+    text = "".join(
+        c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf"
+    )  # nothing hidden
     if any(found[0].casefold() not in request for found in ORDERS.finditer(text)):
         return True
     for said in [found[0].casefold() for found in VERDICTS.finditer(text)]:
@@ -197,37 +213,56 @@ def finds_injection(text, request):
         data = json.loads(bare) if bare.startswith("{") and "json" not in request else None
     except (ValueError, RecursionError):
         return False
-    return isinstance(data, dict) and any(KEY.fullmatch(key) and key.casefold() not in request and (
-        type(value) in (int, float, bool) and 0 <= value <= 10 or value in ("A", "B")) for key, value in data.items())
+    return isinstance(data, dict) and any(
+        KEY.fullmatch(key)
+        and key.casefold() not in request
+        and (type(value) in (int, float, bool) and 0 <= value <= 10 or value in ("A", "B"))
+        for key, value in data.items()
+    )
 
 
 # ---- language, policy words ------------------------------------------------------------------------------------------
 
 # No word here that a programming language or SQL knows as well.
-STOP_WORDS = {language: set(words.split()) for language, words in {
-    "en": "the of to that it you are was this have be they which his her were their has would your my we i but an "
-          "what how there these can will more than been at so about",
-    "de": "der die das und ist nicht ein eine zu den von mit sie auf für dem werden sich es auch wie im oder bei kann "
-          "wird ich du wir aber einen einer dass sind haben was zum zur aus nach um",
-    "fr": "le la les des est et une un pour dans que qui pas vous sur avec ce cette il elle sont du au nous plus être "
-          "je ne mais ou par son sa ses ils aux comme on peut",
-    "es": "el la los las es una un para con que por en del se no su como más pero son está al y lo sus o este esta "
-          "muy hay puede tiene cada",
-    "it": "il di che è per una un con non sono della nel gli dei le si anche più come questo la ha ogni alla "
-          "del delle ma lo se da",
-    "pt": "o os as um uma não para com que por em do da dos das se mais como são é você ele ela seu sua ao foi tem "
-          "no na cada mas",
-    "nl": "de het een van en niet op te zijn dat die voor met er aan ook maar wordt naar bij om als ik je hij zij heeft"
-    }.items()}
-SCRIPTS = {"ja": r"[\u3040-\u30ff]", "zh": r"[\u4e00-\u9fff]", "ko": r"[\uac00-\ud7af]", "ru": r"[\u0400-\u04ff]",
-           "ar": r"[\u0600-\u06ff]", "hi": r"[\u0900-\u097f]", "bn": r"[\u0980-\u09ff]", "te": r"[\u0c00-\u0c7f]",
-           "th": r"[\u0e00-\u0e7f]", "el": r"[\u0370-\u03ff]", "he": r"[\u0590-\u05ff]"}
+STOP_WORDS = {
+    language: set(words.split())
+    for language, words in {
+        "en": "the of to that it you are was this have be they which his her were their has would your my we i but an "
+        "what how there these can will more than been at so about",
+        "de": "der die das und ist nicht ein eine zu den von mit sie auf für dem werden sich es auch wie im oder bei kann "
+        "wird ich du wir aber einen einer dass sind haben was zum zur aus nach um",
+        "fr": "le la les des est et une un pour dans que qui pas vous sur avec ce cette il elle sont du au nous plus être "
+        "je ne mais ou par son sa ses ils aux comme on peut",
+        "es": "el la los las es una un para con que por en del se no su como más pero son está al y lo sus o este esta "
+        "muy hay puede tiene cada",
+        "it": "il di che è per una un con non sono della nel gli dei le si anche più come questo la ha ogni alla "
+        "del delle ma lo se da",
+        "pt": "o os as um uma não para com que por em do da dos das se mais como são é você ele ela seu sua ao foi tem "
+        "no na cada mas",
+        "nl": "de het een van en niet op te zijn dat die voor met er aan ook maar wordt naar bij om als ik je hij zij heeft",
+    }.items()
+}
+SCRIPTS = {
+    "ja": r"[\u3040-\u30ff]",
+    "zh": r"[\u4e00-\u9fff]",
+    "ko": r"[\uac00-\ud7af]",
+    "ru": r"[\u0400-\u04ff]",
+    "ar": r"[\u0600-\u06ff]",
+    "hi": r"[\u0900-\u097f]",
+    "bn": r"[\u0980-\u09ff]",
+    "te": r"[\u0c00-\u0c7f]",
+    "th": r"[\u0e00-\u0e7f]",
+    "el": r"[\u0370-\u03ff]",
+    "he": r"[\u0590-\u05ff]",
+}
 ELSEWHERE = re.compile(  # requests that may want another language
     r"transl|übersetz|traduc|tradui|traduz|vertal|翻译|翻譯|訳|перевед|번역|languages?\b|sprach|idioma|langue|lingua|"
     r"英语|英文|中文|日语|法语|德语|"
     r"\b(?:in|auf|en|into|ins|to|em|using) (?:english|german|french|spanish|italian|portuguese|dutch|chinese|japanese|"
     r"russian|korean|arabic|hindi|latin|deutsch|englisch\w*|französisch\w*|spanisch\w*|anglais|allemand|espagnol|"
-    r"français|inglés|francés|alemán|español|inglese|tedesco|francese|spagnolo)", re.IGNORECASE)
+    r"français|inglés|francés|alemán|español|inglese|tedesco|francese|spagnolo)",
+    re.IGNORECASE,
+)
 
 
 def language(text):
@@ -236,12 +271,19 @@ def language(text):
     text = without_code(text[:20_000])
     letters = len(re.findall(r"[^\W\d_]", text))
     for name, script in SCRIPTS.items():  # Japanese first: it has Chinese characters, too
-        if letters >= 4 and len(re.findall(script, text)) > (0.15 if name == "ja" else 0.5) * letters:
+        if (
+            letters >= 4
+            and len(re.findall(script, text)) > (0.15 if name == "ja" else 0.5) * letters
+        ):
             return name
     words = Counter(re.findall(r"[^\W\d_]+", text.casefold())[:400])
     hits = sorted((sum(words[word] for word in own), name) for name, own in STOP_WORDS.items())
     (second, _), (first, name) = hits[-2:]
-    sure = first >= 1.5 * second and first >= 0.1 * words.total() and len(words.keys() & STOP_WORDS[name]) >= 3
+    sure = (
+        first >= 1.5 * second
+        and first >= 0.1 * words.total()
+        and len(words.keys() & STOP_WORDS[name]) >= 3
+    )
     return name if sure else None
 
 
@@ -256,7 +298,9 @@ def read_words(path):
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise BadInput(f"{path}: no such file, or no text in UTF-8; --words takes one like data/words.md") from None
+        raise BadInput(
+            f"{path}: no such file, or no text in UTF-8; --words takes one like data/words.md"
+        ) from None
     for number, line in enumerate(map(str.strip, lines), 1):
         if line.startswith("##"):
             piece = line[2:].strip()
@@ -266,7 +310,9 @@ def read_words(path):
         elif line and piece is not None:
             words[piece].append(re.compile(rf"(?<!\w){re.escape(line)}(?!\w)", re.IGNORECASE))
     if not any(words.values()):
-        raise BadInput(f"{path}:{len(lines) or 1}: no words; expected '## slice', then a word or phrase a line")
+        raise BadInput(
+            f"{path}:{len(lines) or 1}: no words; expected '## slice', then a word or phrase a line"
+        )
     return words
 
 
@@ -279,34 +325,58 @@ def repeats(text):
     words, size = text.split(), 4
     if 20 * len(words) < len(text):
         words, size = [c for c in text if c.isalnum()], 12
-    runs = [tuple(words[i:i + size]) for i in range(len(words) - size + 1)]
+    runs = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
     return any(len(part) >= 8 and len(set(part)) < 0.5 * len(part) for part in (runs, runs[-60:]))
 
 
 def says_nothing(text):
     """Nothing but punctuation and invisible characters, or an announcement with nothing behind it ("Solution:")."""
-    shown = any(unicodedata.category(c)[0] not in "CZPM" and c not in "`^" for c in text) or text == "{}"
+    shown = (
+        any(unicodedata.category(c)[0] not in "CZPM" and c not in "`^" for c in text)
+        or text == "{}"
+    )
     hollow = len(text) < 120 and HOLLOW.fullmatch(" ".join(text.split()).strip("*_#:：.…-> !`"))
     return not shown or bool(hollow or len(text) < 120 and ANNOUNCED.fullmatch(text))
 
 
 def find_flags(row, words=None):
     """Names of the filters that one answer trips, from its own row. words: as of read_words."""
-    text, calls = visible(row["completion"][0]["content"]).strip(), row["completion"][0].get("tool_calls")
+    text, calls = (
+        visible(row["completion"][0]["content"]).strip(),
+        row["completion"][0].get("tool_calls"),
+    )
     expected, refuses = row.get("expected"), is_refusal(text)
     turns = [m["content"] for m in row.get("prompt") or [] if m["role"] != "assistant"]
-    request, asked, code_free = turns[-1] if turns else "", "\n".join(turns).casefold(), without_code(text)
+    request, asked, code_free = (
+        turns[-1] if turns else "",
+        "\n".join(turns).casefold(),
+        without_code(text),
+    )
     wanted = None if calls or ELSEWHERE.search(request) else language(request)
-    spoken = {language(part) for part in (code_free, code_free[len(code_free) // 2:])} if wanted else set()
-    found = {"empty": not calls and says_nothing(text), "truncated": row.get("finish") == "length",
-             "repetition": repeats(text),
-             "markers": any(mark[0].casefold().strip() not in asked for mark in MARKERS.finditer(code_free)),
-             "injection": finds_injection(text, asked),
-             "refusal": refuses and expected is None, "over-refusal": refuses and expected == "comply",
-             "language": bool(spoken - {wanted, None}),
-             "facts": bool(((row.get("verify") or {}).get("facts") or {}).get("contradict")),
-             "words": bool(words) and any(word.search(text) for piece in ("all", row.get("slice", "all"))
-                                          for word in words.get(piece, ()))}
+    spoken = (
+        {language(part) for part in (code_free, code_free[len(code_free) // 2 :])}
+        if wanted
+        else set()
+    )
+    found = {
+        "empty": not calls and says_nothing(text),
+        "truncated": row.get("finish") == "length",
+        "repetition": repeats(text),
+        "markers": any(
+            mark[0].casefold().strip() not in asked for mark in MARKERS.finditer(code_free)
+        ),
+        "injection": finds_injection(text, asked),
+        "refusal": refuses and expected is None,
+        "over-refusal": refuses and expected == "comply",
+        "language": bool(spoken - {wanted, None}),
+        "facts": bool(((row.get("verify") or {}).get("facts") or {}).get("contradict")),
+        "words": bool(words)
+        and any(
+            word.search(text)
+            for piece in ("all", row.get("slice", "all"))
+            for word in words.get(piece, ())
+        ),
+    }
     return [name for name, hit in found.items() if hit]
 
 
@@ -319,8 +389,10 @@ def flag_groups(rows, least=5, share=0.05, far=5.0):
     texts = [visible(row["completion"][0]["content"]).strip() for row in rows]
     for number, row in enumerate(rows):
         slices.setdefault(row.get("slice", "all"), []).append(number)
-    for members in [*slices.values(), [*range(len(rows))]][:len(slices) + (len(slices) > 1)]:
-        for n in same_answers([rows[n] for n in members], [texts[n] for n in members], least, share):
+    for members in [*slices.values(), [*range(len(rows))]][: len(slices) + (len(slices) > 1)]:
+        for n in same_answers(
+            [rows[n] for n in members], [texts[n] for n in members], least, share
+        ):
             flags[members[n]] = ["same"]
     for members in slices.values():
         logs = {n: math.log(1 + len(texts[n])) for n in members if texts[n]}
@@ -337,16 +409,27 @@ def same_answers(rows, texts, least=5, share=0.05):
     first 100 words). Spared: what a verifier calls right, refusals, tool calls, up to five
     words ("yes", "B", "unknown") where half of the others have no more than ten, and what the requests explain: a word
     that four in five of them have and one in ten of the others ("thanks" and "You're welcome")."""
-    asked = [{word[:5] for word in re.findall(r"\w+", row["prompt"][-1]["content"].casefold())} if row.get("prompt")
-             else set() for row in rows]
+    asked = [
+        {word[:5] for word in re.findall(r"\w+", row["prompt"][-1]["content"].casefold())}
+        if row.get("prompt")
+        else set()
+        for row in rows
+    ]
     said = [re.findall(r"\w+", text.casefold())[:100] or text.split() for text in texts]
     whole = [hash(tuple(words)) for words in said]
-    own = [{hash(tuple(words[i:i + 4])) for i in range(len(words) - 3)} if len(words) >= 20 else set()
-           for words in said]
+    own = [
+        {hash(tuple(words[i : i + 4])) for i in range(len(words) - 3)}
+        if len(words) >= 20
+        else set()
+        for words in said
+    ]
     askers = {}
     for row, runs, key in zip(rows, own, whole):
         askers.setdefault(row["id"], set()).update(runs | {key})
-    count, often = Counter(key for keys in askers.values() for key in keys), max(least, share * len(askers))
+    count, often = (
+        Counter(key for keys in askers.values() for key in keys),
+        max(least, share * len(askers)),
+    )
     groups = {}
     for n, (runs, key) in enumerate(zip(own, whole)):
         if count[key] >= often:
@@ -356,10 +439,18 @@ def same_answers(rows, texts, least=5, share=0.05):
     for members in groups.values():
         others = [n for n in range(len(rows)) if n not in {*members}]
         brief = not others or statistics.median(len(said[n]) for n in others) <= 10
-        explained = others and any(sum(word in asked[n] for n in members) >= 0.8 * len(members)
-                                   and sum(word in asked[n] for n in others) <= 0.1 * len(others)
-                                   for word in set().union(*[asked[n] for n in members[:2]]))
+        explained = others and any(
+            sum(word in asked[n] for n in members) >= 0.8 * len(members)
+            and sum(word in asked[n] for n in others) <= 0.1 * len(others)
+            for word in set().union(*[asked[n] for n in members[:2]])
+        )
         for n in members:
             right = (rows[n].get("verify") or {}).get("ok") or is_refusal(texts[n])
-            if not (explained or right or rows[n]["completion"][0].get("tool_calls") or brief and len(said[n]) <= 5):
+            if not (
+                explained
+                or right
+                or rows[n]["completion"][0].get("tool_calls")
+                or brief
+                and len(said[n]) <= 5
+            ):
                 yield n

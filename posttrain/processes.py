@@ -183,3 +183,19 @@ def same_logits(module, inputs, options, output):
     """
     if options.get("use_cache"):
         torch.distributed.broadcast(output.logits, 0)
+
+
+def as_forward(model, read):
+    """`read`, a function that reads a model's weights, as something to call like its forward.
+
+    Under FSDP the weights lie spread over the processes. Each layer gathers its own; the rest
+    (embedding and output layer) is gathered by hooks around the model's forward. The function
+    becomes a second forward with these hooks.
+    """
+    if not sharded():
+        return read
+    from torch.distributed.fsdp import register_fsdp_forward_method
+
+    model.second_forward = read
+    register_fsdp_forward_method(model, "second_forward")
+    return model.second_forward

@@ -13,7 +13,7 @@ import kto
 import sft
 from common import completion_logps, dpo_loss, generation_tokens, ipo_loss, judge_tokens, kto_kl, kto_loss, money
 from posttrain.chat.encode import encode
-from posttrain.packed.reader import share_prompts
+from posttrain.packed.reader import teach_lines
 from posttrain.records.layouts import normalise
 
 ZERO = torch.zeros(1, dtype=torch.float64)
@@ -149,7 +149,7 @@ def policy():
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
-    share_prompts(model)
+    teach_lines(model)
     return model.eval()
 
 

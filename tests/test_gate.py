@@ -14,7 +14,7 @@ from test_judge import TEXT, save_judge
 import gate
 from gate import EXIT, decide
 from posttrain.chat.encode import encode, prompt_ids
-from posttrain.cli import BadInput, run
+from posttrain.cli import BadInput, run_stage
 from posttrain.gating import answers, decision
 from posttrain.gating.answers import grade
 from posttrain.gating.suite import read_suite

@@ -44,7 +44,7 @@ from posttrain.judging.scoring import (
     transcript,
 )
 from posttrain.model.family import family_of, related
-from posttrain.packed.reader import share_prompts
+from posttrain.packed.reader import teach_lines
 from posttrain.packed.trees import tree_logits
 from posttrain.records.files import read_records
 
@@ -253,7 +253,7 @@ def test_judged_text_never_becomes_a_control_token(request, constitution, name):
 def test_tree_logits_equal_one_by_one(tokenizer):
     """Rows that begin alike, in any order, on one line or on several: the logits of each row alone."""
     model, draw = make_model().requires_grad_(False), random.Random(0)
-    share_prompts(model)
+    teach_lines(model)
     texts = [tokenizer(text_of(n, 1 + n % 7), add_special_tokens=False).input_ids for n in range(9)]
     for limit in (4096, 60, 1):
         rows = [sum((texts[draw.randrange(9)] for _ in range(draw.randint(1, 4))), []) for _ in range(30)]
@@ -348,7 +348,7 @@ def test_judge_answers(judge_folder, constitution):
     groups = [([{"role": "user", "content": text_of(3 + g, 5)}], [message(text_of(n + g, 1 + 3 * n)) for n in range(4)],
                "math", None) for g in range(5)]
     padded = judge_answers(model, tokenizer, read, groups)  # every row alone
-    share_prompts(model)
+    teach_lines(model)
     told = judge_answers(model, tokenizer, read, groups)
     rows = set()
     for group, (scores, _), (before, _) in zip(groups, told, padded):

@@ -92,7 +92,7 @@ def in_two_processes(tmp_path, code):
     start = """if 1:
         import atexit, sys, torch, torch.distributed as dist
         from collections import Counter
-        from posttrain.cli import BadInput, run
+        from posttrain.cli import BadInput, run_stage
         from posttrain.processes import *
         atexit.register(dist.destroy_process_group)  # as join_processes does
         place = "file://" + sys.argv[1]
@@ -119,7 +119,7 @@ def test_no_process_waits_for_one_that_refuses(tmp_path):
         def refuse():
             raise BadInput(f"process {dist.get_rank()} refuses")
         print(from_first(lambda: dist.get_rank() + 5))
-        run(lambda args: from_first(refuse), None)"""
+        run_stage(lambda args: from_first(refuse), None)"""
     for returned, printed in in_two_processes(tmp_path, code):
         assert returned == 2 and "5\n" in printed and "process 0 refuses" in printed
 
@@ -128,7 +128,7 @@ def test_sums_over_processes(tmp_path):
     """Counters with sums below zero, lists in order, gradients that one process lacks; shares."""
     code = """
         mine = rank()
-        print(summed(Counter(a=-3.0, b=mine)), summed([mine, 7]), my_share([0, 1, 2, 3, 4]))
+        print(summed(Counter(a=-3.0, b=mine)), summed([mine, 7]), my_share([0, 1, 2, 3, 4], lambda n: -n))
         print(is_first(), size())
         parameters = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(1))]
         parameters[0].grad = torch.full((2, 3), 1.0 + mine)
@@ -139,7 +139,7 @@ def test_sums_over_processes(tmp_path):
     for number, (returned, printed) in enumerate(in_two_processes(tmp_path, code)):
         assert returned == 0, printed
         sums, place, gradients = printed.splitlines()[-3:]
-        share = [[0, 2, 4], [1, 3]][number]
+        share = [[0, 2, 4], [1, 3, -4]][number]
         assert sums == f"Counter({{'b': 1, 'a': -6.0}}) [0, 7, 1, 7] {share}"
         assert place == f"{number == 0} 2"
         assert gradients == "[[[3.0, 3.0, 3.0], [3.0, 3.0, 3.0]], [1.0]]"
@@ -151,7 +151,7 @@ def test_one_process_alone(monkeypatch):
     assert processes.join_processes() is None
     assert (processes.rank(), processes.size(), processes.is_first()) == (0, 1, True)
     items, counts = [1, 2, 3], Counter(a=-1)
-    assert processes.my_share(items) == items
+    assert processes.my_share(items, None) == items
     assert processes.summed(items) is items and processes.summed(counts) is counts
     assert processes.from_first(lambda: "made") == "made"
     parameter = torch.nn.Parameter(torch.zeros(2))

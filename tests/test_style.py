@@ -19,7 +19,7 @@ SHARED = sorted((ROOT / "posttrain").rglob("*.py"))
 SOURCES = [ROOT / "common.py", *(ROOT / f"{name}.py" for name in STAGES), *SHARED]
 
 # The rooms from the ground up. A room uses those before it, never one behind it.
-ROOMS = ("common", "cli", "hashing", "records", "chat", "processes", "run", "packed", "model", "generate", "train",
+ROOMS = ("common", "cli", "hashing", "records", "chat", "processes", "run", "model", "packed", "generate", "train",
          "verify", "filters", "judging", "gating")
 
 

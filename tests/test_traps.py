@@ -7,7 +7,7 @@ import pytest
 from conftest import adapter_of, label_rows, pair_rows, run_main, run_script, same_tensors, sft_rows, write
 
 from judge import find_flags
-from posttrain.cli import BadInput, at_least, parser, run
+from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.gating import answers
 from posttrain.judging.scoring import overall_score
 from posttrain.train import training_run

@@ -24,7 +24,7 @@ from collections import Counter
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent.parent)]
-from posttrain.cli import BadInput, at_least, parser, run
+from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.gating.suite import at, need, suite_item
 from posttrain.records.files import hub_rows
 from posttrain.records.jsonl import read_jsonl, write_jsonl
@@ -156,4 +156,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    run_stage(main, parse_args())

@@ -45,11 +45,11 @@ from world import (
 )
 
 from posttrain.chat.template import render
-from posttrain.cli import BadInput, at_least, parser, run
+from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.generate.local import generation_batches, sample
 from posttrain.hashing import seed_for
 from posttrain.judging.scoring import judge_answers, judge_ids, judge_pairs, pair_ids, read_constitution
-from posttrain.packed.reader import share_prompts
+from posttrain.packed.reader import teach_lines
 from posttrain.records.jsonl import read_jsonl, write_jsonl, write_whole
 
 TINY = ROOT / "data" / "tiny"
@@ -302,7 +302,7 @@ def base_figures():
 def judge_figures():
     """How far the tiny judge agrees with the truth on judge_test.jsonl, asked as judge.py asks."""
     (judge, tokenizer), constitution = load(TINY / "judge"), read_constitution(TINY / "constitution.md")
-    share_prompts(judge.requires_grad_(False))
+    teach_lines(judge.requires_grad_(False))
     lines = [line for _, line in read_jsonl(TINY / "judge_test.jsonl")]
     scores, pairs, asked = {}, [], []
     for line in lines:
@@ -436,4 +436,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    run(main, parse_args())
+    run_stage(main, parse_args())

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from posttrain.chat.encode import encode
 from posttrain.cli import BadInput
 from posttrain.generate.local import generation_batches, sample
-from posttrain.packed.reader import seq_logps, share_prompts
+from posttrain.packed.reader import seq_logps, teach_lines
 from posttrain.records.jsonl import append_lines, continue_lines, read_jsonl, write_jsonl
 from posttrain.run.folder import runs_beside
 from posttrain.verify.checks import is_refusal, verify
@@ -35,12 +35,25 @@ def make_answers(path, jobs, load, tokenizer, max_tokens, batch_size, tally):
     model = load() if done < len(batches) else None
     for batch in tqdm(batches[done:], initial=done, total=len(batches), desc=path.stem):
         begin, rows = time.perf_counter(), []
-        answers = sample(model, tokenizer, [(jobs[n][1], [one[1:] for one in jobs[n][2]]) for n in batch], max_tokens)
+        answers = sample(
+            model,
+            tokenizer,
+            [(jobs[n][1], [one[1:] for one in jobs[n][2]]) for n in batch],
+            max_tokens,
+        )
         for n, own in zip(batch, answers):
             item, ids, wanted = jobs[n]
-            rows += [{"id": item["id"], "of": key_of(item, ids), "sample": label, "text": answer["text"],
-                      "tokens": answer["tokens"], "finish": answer["finish"]}
-                     for (label, *_), answer in zip(wanted, own)]
+            rows += [
+                {
+                    "id": item["id"],
+                    "of": key_of(item, ids),
+                    "sample": label,
+                    "text": answer["text"],
+                    "tokens": answer["tokens"],
+                    "finish": answer["finish"],
+                }
+                for (label, *_), answer in zip(wanted, own)
+            ]
         append_lines(path, rows)
         tally(len(rows), time.perf_counter() - begin)
     return read_answers(path, {item["id"]: key_of(item, ids) for item, ids, *_ in jobs})
@@ -66,7 +79,9 @@ def read_answers(path, keys):
     rows = read_jsonl(path)
     for number, row in rows:
         if not is_answer(row, keys):
-            raise BadInput(f"{path}:{number}: not an answer of this run: the file was changed; take another --out")
+            raise BadInput(
+                f"{path}:{number}: not an answer of this run: the file was changed; take another --out"
+            )
     return [row for _, row in rows]
 
 
@@ -79,19 +94,40 @@ def choose(path, jobs, load, tokenizer):
     done = continue_lines(path, [1] * len(jobs))
     model = load() if done < len(jobs) else None
     if model is not None:
-        share_prompts(model)
+        teach_lines(model)
     for item, ids in tqdm(jobs[done:], initial=done, total=len(jobs), desc=path.stem):
         try:
-            rows = [encode(tokenizer, item["prompt"], [{"role": "assistant", "content": choice}], item.get("tools"))
-                    for choice in item["choices"]]
+            rows = [
+                encode(
+                    tokenizer,
+                    item["prompt"],
+                    [{"role": "assistant", "content": choice}],
+                    item.get("tools"),
+                )
+                for choice in item["choices"]
+            ]
         except ValueError as error:
             raise BadInput(f"id {item['id']!r}: a choice cannot be scored: {error}") from None
         with torch.no_grad():
-            logps = seq_logps(model, [{"ids": row["ids"][:-1], "mask": row["mask"][:-1]} for row in rows])[0]
-        logps = [logp / len(choice.encode()) for logp, choice in zip(logps.tolist(), item["choices"])]
-        append_lines(path, [{"id": item["id"], "of": key_of(item, ids), "sample": "mc",
-                             "choice": max(range(len(logps)), key=logps.__getitem__), "logps": logps,
-                             "tokens": len(ids) + sum(len(row["ids"]) - 1 - len(ids) for row in rows)}])
+            logps = seq_logps(
+                model, [{"ids": row["ids"][:-1], "mask": row["mask"][:-1]} for row in rows]
+            )[0]
+        logps = [
+            logp / len(choice.encode()) for logp, choice in zip(logps.tolist(), item["choices"])
+        ]
+        append_lines(
+            path,
+            [
+                {
+                    "id": item["id"],
+                    "of": key_of(item, ids),
+                    "sample": "mc",
+                    "choice": max(range(len(logps)), key=logps.__getitem__),
+                    "logps": logps,
+                    "tokens": len(ids) + sum(len(row["ids"]) - 1 - len(ids) for row in rows),
+                }
+            ],
+        )
     return read_answers(path, {item["id"]: key_of(item, ids) for item, ids in jobs})
 
 
@@ -103,19 +139,32 @@ def compare(path, jobs, load, saved):
     for item, own, base in jobs:
         own["p"] = [0.5, 0.5]
         if own["text"] != base["text"]:
-            pair = [{"id": item["id"], "candidate": n, "prompt": item["prompt"], "slice": item["slice"],
-                     "completion": [{"role": "assistant", "content": row["text"]}],
-                     **({"tools": item["tools"]} if "tools" in item else {})} for n, row in enumerate((own, base))]
+            pair = [
+                {
+                    "id": item["id"],
+                    "candidate": n,
+                    "prompt": item["prompt"],
+                    "slice": item["slice"],
+                    "completion": [{"role": "assistant", "content": row["text"]}],
+                    **({"tools": item["tools"]} if "tools" in item else {}),
+                }
+                for n, row in enumerate((own, base))
+            ]
             asked.append((own, tuple(pair)))
     if not asked:
         return 0
-    batches = [asked[i:i + 16] for i in range(0, len(asked), 16)]
+    batches = [asked[i : i + 16] for i in range(0, len(asked), 16)]
     done = continue_lines(path, [*map(len, batches)])
     pair = load()[1] if done < len(batches) else None
     for batch in tqdm(batches[done:], initial=done, total=len(batches), desc=path.stem):
         said = pair([both for _, both in batch])
-        append_lines(path, [{"id": own["id"], "sample": own["sample"], "p": one["p"], "tokens": one["tokens"]}
-                            for (own, _), one in zip(batch, said)])
+        append_lines(
+            path,
+            [
+                {"id": own["id"], "sample": own["sample"], "p": one["p"], "tokens": one["tokens"]}
+                for (own, _), one in zip(batch, said)
+            ],
+        )
         (path.parent / "kept.jsonl").unlink(missing_ok=True)  # an endpoint's replies of this batch
         saved()
     rows = [row for _, row in read_jsonl(path)]
@@ -167,13 +216,19 @@ def grade(item, made, draws, run_code=False, unsafe=False):
     the candidate's worst answer and the baseline's best, for the report."""
     row = {key: item[key] for key in ("id", "slice", "cluster", "type")}
     if item["type"] == "ab":
-        return row | {"candidate": {"candidate": 1.0, "tie": 0.5, "baseline": 0.0}[item["winner"]], "baseline": 0.5}
+        return row | {
+            "candidate": {"candidate": 1.0, "tie": 0.5, "baseline": 0.0}[item["winner"]],
+            "baseline": 0.5,
+        }
     if item["type"] == "lm-eval":
         return row | {role: item[role] for role in ROLES}
     if item["type"] == "mc":
         chosen = {role: made[role]["mc"]["choice"] for role in ROLES}
-        return row | {role: float(chosen[role] == item["answer"]) for role in ROLES} | {
-            "texts": {role: item["choices"][chosen[role]] for role in ROLES}}
+        return (
+            row
+            | {role: float(chosen[role] == item["answer"]) for role in ROLES}
+            | {"texts": {role: item["choices"][chosen[role]] for role in ROLES}}
+        )
     rows = {role: [made[role][n] for n in range(draws[role])] for role in ROLES}
     for role, own in rows.items():
         row[f"tokens_{role}"] = float(np.mean([one["tokens"] for one in own]))
@@ -186,16 +241,32 @@ def grade(item, made, draws, run_code=False, unsafe=False):
                 return None
             row[role] = float(np.mean([one["ok"] for one in own]))
             if "expected" in item:
-                row |= {"expected": item["expected"], f"refused_{role}": sum(is_refusal(one["text"]) for one in own)}
+                row |= {
+                    "expected": item["expected"],
+                    f"refused_{role}": sum(is_refusal(one["text"]) for one in own),
+                }
             right = [one["tokens"] for one in own if one["ok"] and one["text"].strip()]
             row |= {f"right_tokens_{role}": float(np.mean(right))} if right else {}
-            row |= {f"greedy_{role}": float(made[role]["greedy"]["ok"])} if "greedy" in made[role] else {}
-    worst, best = (pick(rows[role], key=lambda one: one.get("ok", 0)) for pick, role in (
-        (min, "candidate"), (max, "baseline")))
+            row |= (
+                {f"greedy_{role}": float(made[role]["greedy"]["ok"])}
+                if "greedy" in made[role]
+                else {}
+            )
+    worst, best = (
+        pick(rows[role], key=lambda one: one.get("ok", 0))
+        for pick, role in ((min, "candidate"), (max, "baseline"))
+    )
     if item["type"] == "judge":
-        sides = [(sum(one["p"]) / 2, n) for n, one in enumerate(rows["candidate"]) if None not in one["p"]]
+        sides = [
+            (sum(one["p"]) / 2, n)
+            for n, one in enumerate(rows["candidate"])
+            if None not in one["p"]
+        ]
         if not sides:
             return None
         row |= {"candidate": float(np.mean([p for p, _ in sides])), "baseline": 0.5}
-        worst, best = rows["candidate"][min(sides)[1]], made["baseline"][min(sides)[1] % draws["baseline"]]
+        worst, best = (
+            rows["candidate"][min(sides)[1]],
+            made["baseline"][min(sides)[1] % draws["baseline"]],
+        )
     return row | {"answers": draws, "texts": {"candidate": worst["text"], "baseline": best["text"]}}

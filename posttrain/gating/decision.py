@@ -14,13 +14,21 @@ from scipy.special import expit
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-PROFILES = {"hobby": {"looks": (2, 4, 8, 16), "margin": 0.10, "min_n": 30},
-            "release": {"looks": (2, 4, 8, 16), "margin": 0.05, "min_n": 100}}
+PROFILES = {
+    "hobby": {"looks": (2, 4, 8, 16), "margin": 0.10, "min_n": 30},
+    "release": {"looks": (2, 4, 8, 16), "margin": 0.05, "min_n": 100},
+}
 ALPHA = 0.05  # wrong blocks of an unchanged model, over all slices and looks; wrong clearings of a slice at its margin
 BASELINE_DRAWS = 2  # answers of the baseline for each of the candidate: they are cached, and halve its share of noise
 DUST = 0.01  # a drop below one point never blocks, however sure it is
-THIN, THIN_ALPHA = 0.03, 0.0125  # asked on while the mean of 8 slices may be this far down (of fewer: further)
-RATES = (0.7, 1.0)  # mean and concentration of the pass rates assumed where nothing was measured: most are near 0 or 1
+THIN, THIN_ALPHA = (
+    0.03,
+    0.0125,
+)  # asked on while the mean of 8 slices may be this far down (of fewer: further)
+RATES = (
+    0.7,
+    1.0,
+)  # mean and concentration of the pass rates assumed where nothing was measured: most are near 0 or 1
 
 DISCORDANT = 0.2  # share of items with one outcome (multiple choice) that two equal models answer differently, assumed
 
@@ -61,11 +69,13 @@ def low_bound(mean, error, G, level):
 
 def pool(found):
     """Mean of the slice means, its error, degrees of freedom (Welch-Satterthwaite). found {slice: (mean, error, G)}."""
-    several = [one for one in found.values() if one[2] > 1] or [*found.values()]  # one cluster has no spread
+    several = [one for one in found.values() if one[2] > 1] or [
+        *found.values()
+    ]  # one cluster has no spread
     means, errors, sizes = zip(*several)
     total, df = sum(e * e for e in errors), 0
     if math.isfinite(total):  # no slice has one cluster
-        df = math.floor(total * total / sum(e ** 4 / (G - 1) for e, G in zip(errors, sizes)))
+        df = math.floor(total * total / sum(e**4 / (G - 1) for e, G in zip(errors, sizes)))
     return sum(means) / len(means), math.sqrt(total) / len(errors), df
 
 
@@ -88,24 +98,41 @@ def sequential(policies, looks, draw):
     level = ALPHA / (len(hard) + 1)
     found, ks, clear, thin = {}, {}, set(), False
     for look, k in enumerate(looks):
-        wanted = [name for name, policy in policies.items() if not look or not policy["once"] and (
-            thin or name not in clear and not hopeless(found[name][2], policy))]
+        wanted = [
+            name
+            for name, policy in policies.items()
+            if not look
+            or not policy["once"]
+            and (thin or name not in clear and not hopeless(found[name][2], policy))
+        ]
         if not wanted:
             break
         for name, (d, groups) in draw(wanted, k).items():
             found[name], ks[name] = paired(d, groups), k
             times = 1 if policies[name]["once"] else len(looks)
-            (clear.add if clears(found[name], policies[name], ALPHA / times) else clear.discard)(name)
-        policies = {name: policy for name, policy in policies.items() if name in found}  # the others have no item
+            (clear.add if clears(found[name], policies[name], ALPHA / times) else clear.discard)(
+                name
+            )
+        policies = {
+            name: policy for name, policy in policies.items() if name in found
+        }  # the others have no item
         hard = [name for name in hard if name in found]
         if not found:
             break
-        failed = [name for name in hard if fell(*found[name][:2], found[name][2] - 1, level / (
-            1 if policies[name]["once"] else len(looks)))]
+        failed = [
+            name
+            for name in hard
+            if fell(
+                *found[name][:2],
+                found[name][2] - 1,
+                level / (1 if policies[name]["once"] else len(looks)),
+            )
+        ]
         mean, error, df = pool({name: found[name] for name in hard or found})
         fallen = bool(hard) and fell(mean, error, df, level / len(looks))
         thin = clear.issuperset(hard) and mean - quantile(1 - THIN_ALPHA, df) * error < -THIN * max(
-            1, (8 / max(len(hard), 1)) ** 0.5)
+            1, (8 / max(len(hard), 1)) ** 0.5
+        )
         if failed or fallen or clear.issuperset(hard) and not thin:
             return found, ks, failed, fallen
     return found, ks, [], False
@@ -138,13 +165,26 @@ def describe(found, policy, hypotheses, looks, failed):
     clear = clears(found, policy, ALPHA / times)
     verdict, need = "FAIL" if failed else "CLEAR" if clear else "UNSURE", None
     if verdict == "UNSURE" and mean > -policy["margin"] and math.isfinite(error):
-        spread = error * math.sqrt(G) * (error > 1 / G)  # 0: only the floor, which more clusters lower faster
-        need = enough(max(policy["min_n"], G + 1), policy["margin"], ALPHA / times,
-                      lambda n: (mean, max(spread / math.sqrt(n), 1 / n)))
+        spread = (
+            error * math.sqrt(G) * (error > 1 / G)
+        )  # 0: only the floor, which more clusters lower faster
+        need = enough(
+            max(policy["min_n"], G + 1),
+            policy["margin"],
+            ALPHA / times,
+            lambda n: (mean, max(spread / math.sqrt(n), 1 / n)),
+        )
     mde = (-quantile(ALPHA / hypotheses / times, G - 1) + quantile(0.8, G - 1)) * error
-    return {"delta": mean, "low": max(mean - width, -1.0), "high": min(mean + width, 1.0), "clusters": G,
-            "p_drop": float(student.cdf(mean / error, max(G - 1, 1))) if math.isfinite(error) else 0.5,
-            "verdict": verdict, "need": need, "mde": min(mde, 1.0)}
+    return {
+        "delta": mean,
+        "low": max(mean - width, -1.0),
+        "high": min(mean + width, 1.0),
+        "clusters": G,
+        "p_drop": float(student.cdf(mean / error, max(G - 1, 1))) if math.isfinite(error) else 0.5,
+        "verdict": verdict,
+        "need": need,
+        "mde": min(mde, 1.0),
+    }
 
 
 def describe_mean(found, looks, fallen):
@@ -152,8 +192,14 @@ def describe_mean(found, looks, fallen):
     mean, error, df = pool(found)
     p = float(student.cdf(mean / error, max(df, 1))) if math.isfinite(error) else 0.5
     width = min(quantile(1 - ALPHA / looks / 2, df) * error, 2.0)
-    return {"delta": mean, "low": max(mean - width, -1.0), "high": min(mean + width, 1.0), "p_drop": p,
-            "p_gain": 1 - p, "fail": fallen}
+    return {
+        "delta": mean,
+        "low": max(mean - width, -1.0),
+        "high": min(mean + width, 1.0),
+        "p_drop": p,
+        "p_gain": 1 - p,
+        "fail": fallen,
+    }
 
 
 # ---- win-rate and budgets -------------------------------------------------------------------------------------
@@ -172,10 +218,20 @@ def win_rate(p, lengths, rivals, groups, looks=1):
     t = quantile(1 - ALPHA / looks / 2, G - 1)
     width = t * error
     ratio = float(np.median(np.asarray(lengths, float) / np.maximum(rivals, 1)))
-    result = {"raw": mean, "low": max(mean - width, 0.0), "high": min(mean + width, 1.0), "wins": int(sum(p > 0.5)),
-              "losses": int(sum(p < 0.5)), "ties": int(sum(p == 0.5)), "length_controlled": None, "lc_low": None,
-              "lc_high": None, "length_ratio": ratio, "outside_support": not 0.5 <= ratio <= 2 or not (
-                  np.mean(gap <= 0) >= 0.05 and np.mean(gap >= 0) >= 0.05)}
+    result = {
+        "raw": mean,
+        "low": max(mean - width, 0.0),
+        "high": min(mean + width, 1.0),
+        "wins": int(sum(p > 0.5)),
+        "losses": int(sum(p < 0.5)),
+        "ties": int(sum(p == 0.5)),
+        "length_controlled": None,
+        "lc_low": None,
+        "lc_high": None,
+        "length_ratio": ratio,
+        "outside_support": not 0.5 <= ratio <= 2
+        or not (np.mean(gap <= 0) >= 0.05 and np.mean(gap >= 0) >= 0.05),
+    }
     columns = [np.ones(len(p))] + ([np.tanh(gap / gap.std())] if gap.std() > 0 else [])
     X, beta = np.stack(columns, 1), np.zeros(len(columns))
     if G <= len(columns):
@@ -193,14 +249,18 @@ def win_rate(p, lengths, rivals, groups, looks=1):
     np.add.at(scores, groups, X * (p - q)[:, None])
     inverse = np.linalg.inv(A)
     V = inverse @ (scores.T @ scores * G / max(G - 1, 1)) @ inverse
-    error = max(math.sqrt(V[0, 0]), (2 + 2 * math.cosh(beta[0])) / G)  # 1/G of the win-rate at least, as in `paired`
+    error = max(
+        math.sqrt(V[0, 0]), (2 + 2 * math.cosh(beta[0])) / G
+    )  # 1/G of the win-rate at least, as in `paired`
     low, middle, high = (float(expit(beta[0] + sign * t * error)) for sign in (-1, 0, 1))
     return result | {"length_controlled": middle, "lc_low": low, "lc_high": high}
 
 
 def ratio_of(candidate, baseline, groups, level=0.05):
     """(ratio, low, high) of two positive quantities per item: exp of the mean log-ratio, t interval at 1 - level."""
-    mean, error, G = paired(np.log(np.asarray(candidate, float) / np.asarray(baseline, float)), groups, floor=0)
+    mean, error, G = paired(
+        np.log(np.asarray(candidate, float) / np.asarray(baseline, float)), groups, floor=0
+    )
     width = quantile(1 - level / 2, G - 1) * error
     return tuple(math.exp(min(max(x, -50), 50)) for x in (mean, mean - width, mean + width))
 
@@ -213,6 +273,7 @@ def budgets(rows, limits):
     economy. slice_tokens is the slice that grew most surely, "slice", its interval at 0.05 / slices: growth in one is
     diluted in all. "ratio" of truncated is a difference of shares. A budget fails when its lower bound is above the
     limit."""
+
     def measure(name, kept, level=0.05):
         if len(kept) < 5:
             return None
@@ -220,26 +281,52 @@ def budgets(rows, limits):
         own, base, groups = np.array(own, float), np.array(base, float), number(clusters)
         if name == "truncated":
             ratio, error, G = paired(own - base, groups)
-            low, high = (min(max(ratio + sign * quantile(0.975, G - 1) * error, -1.0), 1.0) for sign in (-1, 1))
+            low, high = (
+                min(max(ratio + sign * quantile(0.975, G - 1) * error, -1.0), 1.0)
+                for sign in (-1, 1)
+            )
         else:
             ratio, low, high = ratio_of(own, base, groups, level)
-        return {"candidate": float(own.mean()), "baseline": float(base.mean()), "ratio": ratio, "low": low,
-                "high": high, "limit": limits[name], "fail": limits[name] is not None and low > limits[name]}
-    cut = [(row["cut_candidate"], row["cut_baseline"], row["cluster"]) for row in rows if "cut_candidate" in row]
+        return {
+            "candidate": float(own.mean()),
+            "baseline": float(base.mean()),
+            "ratio": ratio,
+            "low": low,
+            "high": high,
+            "limit": limits[name],
+            "fail": limits[name] is not None and low > limits[name],
+        }
+
+    cut = [
+        (row["cut_candidate"], row["cut_baseline"], row["cluster"])
+        for row in rows
+        if "cut_candidate" in row
+    ]
     slices = {}
     for row in rows:
-        pair = [row.get(f"{'right_' * (row['type'] == 'verify')}tokens_{role}") for role in ("candidate", "baseline")]
+        pair = [
+            row.get(f"{'right_' * (row['type'] == 'verify')}tokens_{role}")
+            for role in ("candidate", "baseline")
+        ]
         if None not in pair and min(pair) > 0:
             slices.setdefault(row["slice"], []).append((*pair, row["cluster"]))
-    own = [{"slice": name} | one for name, kept in slices.items()
-           if (one := measure("slice_tokens", kept, 0.05 / len(slices)))]
-    return {"tokens": measure("tokens", sum(slices.values(), [])), "truncated": measure("truncated", cut),
-            "slice_tokens": max(own, key=lambda one: one["low"], default=None)}
+    own = [
+        {"slice": name} | one
+        for name, kept in slices.items()
+        if (one := measure("slice_tokens", kept, 0.05 / len(slices)))
+    ]
+    return {
+        "tokens": measure("tokens", sum(slices.values(), [])),
+        "truncated": measure("truncated", cut),
+        "slice_tokens": max(own, key=lambda one: one["low"], default=None),
+    }
 
 
 def differences(rows):
     """Rows of items.jsonl -> (d [n], groups [n])."""
-    return np.array([row["candidate"] - row["baseline"] for row in rows]), number([row["cluster"] for row in rows])
+    return np.array([row["candidate"] - row["baseline"] for row in rows]), number(
+        [row["cluster"] for row in rows]
+    )
 
 
 def number(clusters):
@@ -267,27 +354,37 @@ def measured(counts):
         share, m = float(np.mean(right / tried)), float(np.mean(tried))
         share = min(max(share, 0.5 / len(right)), 1 - 0.5 / len(right))
         between = float(np.var(right / tried)) - share * (1 - share) / m
-        between = max(between * m / max(m - 1, 1), 1e-3 * share * (1 - share)) if m > 1 else 0.5 * share * (1 - share)
+        between = (
+            max(between * m / max(m - 1, 1), 1e-3 * share * (1 - share))
+            if m > 1
+            else 0.5 * share * (1 - share)
+        )
         concentration = min(max(share * (1 - share) / between - 1, 0.05), 1e3)
         priors[name] = share * concentration, (1 - share) * concentration
 
     def world(rng):
         drawn = {}
         for name, (right, tried, groups) in counts.items():
-            members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
+            members = np.split(
+                np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1]
+            )
             chosen = rng.integers(len(members), size=len(members))
             items = np.concatenate([members[g] for g in chosen])
             a, b = priors[name]
             rates = rng.beta(a + right[items], b + (tried - right)[items])
-            drawn[name] = rates, np.repeat(np.arange(len(chosen)), [len(members[g]) for g in chosen])
+            drawn[name] = (
+                rates,
+                np.repeat(np.arange(len(chosen)), [len(members[g]) for g in chosen]),
+            )
         return drawn
+
     return world
 
 
 def lowered(rates, points, rng):
     """Pass rates whose mean has fallen by `points`, all of it on a random half of the prompts (a drop is never even);
     as far as it can fall."""
-    hit = rng.permutation(len(rates))[:(len(rates) + 1) // 2]
+    hit = rng.permutation(len(rates))[: (len(rates) + 1) // 2]
     lower, left = rates.copy(), rates[hit].sum()
     lower[hit] *= max(0.0, 1 - points * len(rates) / left) if left > 0 else 0.0
     return lower
@@ -303,10 +400,20 @@ def redraw(world, fixed, policies, looks, drops, rng, placebo=False):
     if placebo and rates:
         everything = np.concatenate([p for p, _ in rates.values()])
         ends = np.cumsum([len(p) for p, _ in rates.values()])[:-1]
-        rates = {name: (p, np.arange(len(p))) for name, p in zip(rates, np.split(rng.permutation(everything), ends))}
-    lower = {name: lowered(p, drops[name], rng) if drops.get(name) else p for name, (p, _) in rates.items()}
+        rates = {
+            name: (p, np.arange(len(p)))
+            for name, p in zip(rates, np.split(rng.permutation(everything), ends))
+        }
+    lower = {
+        name: lowered(p, drops[name], rng) if drops.get(name) else p
+        for name, (p, _) in rates.items()
+    }
     right, spent = {name: [0, 0, 0] for name in (*rates, *fixed)}, 0
-    hit = {name: rng.permutation(len(d)) < len(d) / 2 for name, (d, _) in fixed.items() if drops.get(name)}
+    hit = {
+        name: rng.permutation(len(d)) < len(d) / 2
+        for name, (d, _) in fixed.items()
+        if drops.get(name)
+    }
 
     def draw(names, k):
         nonlocal spent
@@ -328,11 +435,15 @@ def redraw(world, fixed, policies, looks, drops, rng, placebo=False):
             own[2] = k
             drawn[name] = own[0] / k - own[1] / (k * BASELINE_DRAWS), groups
         return drawn
+
     found, ks, failed, fallen = sequential(policies, looks, draw)
     if failed or fallen:
         return "BLOCK", spent, "slice" if failed else "mean"
-    clear = [clears(found[name], policy, ALPHA / (1 if policy["once"] else len(looks)))
-             for name, policy in policies.items() if policy["hard"]]
+    clear = [
+        clears(found[name], policy, ALPHA / (1 if policy["once"] else len(looks)))
+        for name, policy in policies.items()
+        if policy["hard"]
+    ]
     return "SHIP" if clear and all(clear) else "NOT ENOUGH DATA", spent, None
 
 
@@ -343,9 +454,13 @@ def repeat(runs, seed, *given, **options):
     outcomes = [redraw(*given, rng=rng, **options) for _ in range(runs)]
     verdicts = Counter(verdict for verdict, *_ in outcomes)
     low, high = map(float, binomtest(verdicts["BLOCK"], runs).proportion_ci(0.95, "wilson"))
-    return {"runs": runs, "mean": sum(where == "mean" for *_, where in outcomes) / runs, "block_low": low,
-            "block_high": high, "answers": sum(spent for _, spent, _ in outcomes) / runs} | {
-        verdict: verdicts[verdict] / runs for verdict in ("SHIP", "BLOCK", "NOT ENOUGH DATA")}
+    return {
+        "runs": runs,
+        "mean": sum(where == "mean" for *_, where in outcomes) / runs,
+        "block_low": low,
+        "block_high": high,
+        "answers": sum(spent for _, spent, _ in outcomes) / runs,
+    } | {verdict: verdicts[verdict] / runs for verdict in ("SHIP", "BLOCK", "NOT ENOUGH DATA")}
 
 
 def error_rates(world, fixed, policies, looks, runs, seed=0, points=(0.03, 0.05, 0.10, 0.20)):
@@ -354,10 +469,17 @@ def error_rates(world, fixed, policies, looks, runs, seed=0, points=(0.03, 0.05,
     given = world, fixed, policies, looks
     hard = [name for name, policy in policies.items() if policy["hard"]]
     few = max(runs // 5, 20)
-    return {"same": repeat(runs, seed, *given, {}), "placebo": repeat(runs, seed + 1, *given, {}, placebo=True),
-            "everywhere": {drop: repeat(few, seed + 2, *given, dict.fromkeys(hard, drop)) for drop in points},
-            "caught": {name: {drop: repeat(few, seed + 3, *given, {name: drop})["BLOCK"] for drop in points}
-                       for name in hard}}
+    return {
+        "same": repeat(runs, seed, *given, {}),
+        "placebo": repeat(runs, seed + 1, *given, {}, placebo=True),
+        "everywhere": {
+            drop: repeat(few, seed + 2, *given, dict.fromkeys(hard, drop)) for drop in points
+        },
+        "caught": {
+            name: {drop: repeat(few, seed + 3, *given, {name: drop})["BLOCK"] for drop in points}
+            for name in hard
+        },
+    }
 
 
 def prompts_needed(policy, k, looks, rates=RATES, power=0.95):
@@ -365,11 +487,18 @@ def prompts_needed(policy, k, looks, rates=RATES, power=0.95):
     variance of a difference is E[p(1-p)] (1/k + 1/(k BASELINE_DRAWS)) per prompt. k None: one outcome per item, of
     which DISCORDANT differ between two equal models."""
     mean, concentration = rates
-    noise = DISCORDANT if k is None else mean * (1 - mean) * concentration / (concentration + 1) * (
-        1 + 1 / BASELINE_DRAWS) / k
+    noise = (
+        DISCORDANT
+        if k is None
+        else mean * (1 - mean) * concentration / (concentration + 1) * (1 + 1 / BASELINE_DRAWS) / k
+    )
     unlucky = quantile(1 - power, math.inf) * math.sqrt(noise)
-    return enough(policy["min_n"], policy["margin"], ALPHA / (1 if k is None else looks),
-                  lambda n: (unlucky / math.sqrt(n), max(math.sqrt(noise / n), 1 / n)))
+    return enough(
+        policy["min_n"],
+        policy["margin"],
+        ALPHA / (1 if k is None else looks),
+        lambda n: (unlucky / math.sqrt(n), max(math.sqrt(noise / n), 1 / n)),
+    )
 
 
 def known_rates(rows, policies, looks, runs):
@@ -381,41 +510,70 @@ def known_rates(rows, policies, looks, runs):
         d, groups = differences(own)
         if own[0]["type"] == "verify" and not policies[name]["once"]:
             tried = np.array([row["answers"]["baseline"] for row in own])
-            counts[name] = np.round(np.array([row["baseline"] for row in own]) * tried), tried, groups
+            counts[name] = (
+                np.round(np.array([row["baseline"] for row in own]) * tried),
+                tried,
+                groups,
+            )
         else:
-            fixed[name] = d * (1 if policies[name]["once"] else math.sqrt(own[0]["answers"]["candidate"])), groups
-    return error_rates(measured(counts), fixed, {name: policies[name] for name in pieces}, looks, runs)
+            fixed[name] = (
+                d * (1 if policies[name]["once"] else math.sqrt(own[0]["answers"]["candidate"])),
+                groups,
+            )
+    return error_rates(
+        measured(counts), fixed, {name: policies[name] for name in pieces}, looks, runs
+    )
 
 
 def promises(runs=2000):
     """Both profiles in made worlds of 8 slices against what the gate promises -> (lines, all kept?)."""
     lines, kept = [], True
-    for profile, n, drop, least, most in (("hobby", 100, 0.10, 0.97, 2100), ("release", 200, 0.05, 0.95, 6500)):
+    for profile, n, drop, least, most in (
+        ("hobby", 100, 0.10, 0.97, 2100),
+        ("release", 200, 0.05, 0.95, 6500),
+    ):
         own, names = PROFILES[profile], [f"slice {s + 1}" for s in range(8)]
-        policies = {name: {"margin": own["margin"], "min_n": own["min_n"], "hard": True, "once": False}
-                    for name in names}
-        for what, drops, wanted, share in (("unchanged", {}, "SHIP", 0.95),
-                                           (f"{100 * drop:.0f} points off one slice", {names[0]: drop}, "BLOCK", least),
-                                           ("3 points off every slice", dict.fromkeys(names, 0.03), "BLOCK", 0.95)):
-            got = repeat(runs, 1, assumed(dict.fromkeys(names, n)), {}, policies, own["looks"], drops)
-            good = got[wanted] >= share and (len(drops) != 1 or got["answers"] <= most) and (
-                drops or got["BLOCK"] <= 0.05)
+        policies = {
+            name: {"margin": own["margin"], "min_n": own["min_n"], "hard": True, "once": False}
+            for name in names
+        }
+        for what, drops, wanted, share in (
+            ("unchanged", {}, "SHIP", 0.95),
+            (f"{100 * drop:.0f} points off one slice", {names[0]: drop}, "BLOCK", least),
+            ("3 points off every slice", dict.fromkeys(names, 0.03), "BLOCK", 0.95),
+        ):
+            got = repeat(
+                runs, 1, assumed(dict.fromkeys(names, n)), {}, policies, own["looks"], drops
+            )
+            good = (
+                got[wanted] >= share
+                and (len(drops) != 1 or got["answers"] <= most)
+                and (drops or got["BLOCK"] <= 0.05)
+            )
             kept = kept and bool(good)
-            lines.append(f"{profile:9}{what:26}{wanted} {got[wanted]:6.1%} (promised {share:.0%}), BLOCK "
-                         f"{got['BLOCK']:6.1%}, {got['answers']:,.0f} answers of the candidate"
-                         + ("" if good else "  NOT KEPT"))
+            lines.append(
+                f"{profile:9}{what:26}{wanted} {got[wanted]:6.1%} (promised {share:.0%}), BLOCK "
+                f"{got['BLOCK']:6.1%}, {got['answers']:,.0f} answers of the candidate"
+                + ("" if good else "  NOT KEPT")
+            )
     return lines, kept
 
 
 def rate_lines(rates):
     """error_rates as lines for people."""
     same, placebo, drops = rates["same"], rates["placebo"], [*rates["everywhere"]]
-    lines = [f"A/A         SHIP {same['SHIP']:.1%}, BLOCK {same['BLOCK']:.1%} [{same['block_low']:.1%}, "
-             f"{same['block_high']:.1%}], NOT ENOUGH DATA {same['NOT ENOUGH DATA']:.1%} of {same['runs']} runs; "
-             f"{same['answers']:,.0f} answers of the candidate",
-             f"placebo     BLOCK {placebo['BLOCK']:.1%} [{placebo['block_low']:.1%}, {placebo['block_high']:.1%}] when "
-             "prompts change their slices at random",
-             "blocked after a drop of".ljust(26) + "".join(f"{100 * float(drop):5.0f} points" for drop in drops),
-             "  in every slice".ljust(26) + "".join(f"{rates['everywhere'][drop]['BLOCK']:12.0%}" for drop in drops)]
-    return lines + [f"  in {name}"[:25].ljust(26) + "".join(f"{share:12.0%}" for share in caught.values())
-                    for name, caught in rates["caught"].items()]
+    lines = [
+        f"A/A         SHIP {same['SHIP']:.1%}, BLOCK {same['BLOCK']:.1%} [{same['block_low']:.1%}, "
+        f"{same['block_high']:.1%}], NOT ENOUGH DATA {same['NOT ENOUGH DATA']:.1%} of {same['runs']} runs; "
+        f"{same['answers']:,.0f} answers of the candidate",
+        f"placebo     BLOCK {placebo['BLOCK']:.1%} [{placebo['block_low']:.1%}, {placebo['block_high']:.1%}] when "
+        "prompts change their slices at random",
+        "blocked after a drop of".ljust(26)
+        + "".join(f"{100 * float(drop):5.0f} points" for drop in drops),
+        "  in every slice".ljust(26)
+        + "".join(f"{rates['everywhere'][drop]['BLOCK']:12.0%}" for drop in drops),
+    ]
+    return lines + [
+        f"  in {name}"[:25].ljust(26) + "".join(f"{share:12.0%}" for share in caught.values())
+        for name, caught in rates["caught"].items()
+    ]

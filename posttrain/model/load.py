@@ -9,7 +9,6 @@ from safetensors import SafetensorError
 from posttrain.chat.template import PLAIN_TEMPLATE
 from posttrain.cli import BadInput
 from posttrain.model.names import quantize_mode, read_config, resolve_model
-from posttrain.packed.reader import share_prompts
 from posttrain.processes import shard, sharded
 
 transformers.utils.logging.disable_progress_bar()
@@ -121,8 +120,6 @@ def load_reference(name, tokenizer, quantize):
     # In train mode, as the policy: in eval mode 4-bit layers on a CPU round differently.
     model = load_model(name, quantize).train()
     shard(model, trained(model))
-    with autocast(model):
-        share_prompts(model)
     return model
 
 
@@ -130,13 +127,21 @@ def load_reference(name, tokenizer, quantize):
 
 
 def load_policy(
-    name, quantize="auto", *, lora_r=None, lora_alpha=None, seed=0, checkpointing=False
+    name,
+    quantize="auto",
+    *,
+    lora_r=None,
+    lora_alpha=None,
+    seed=0,
+    checkpointing=False,
+    longest=0,
 ):
     """A model with a trainable LoRA adapter: a new one, or the run folder's own.
 
     lora_r defaults to 16 and lora_alpha to 2 * lora_r for a new adapter. BadInput when they
     contradict the adapter that is continued. checkpointing: the activations of a layer are computed
-    anew in the backward pass, which takes a third more time and far less memory.
+    anew in the backward pass, which takes a third more time and far less memory. longest: tokens of
+    the longest sequence that it will read (check_length).
     """
     from peft import PeftModel
 
@@ -144,6 +149,7 @@ def load_policy(
     if not isinstance(model, PeftModel):
         model = add_adapter(model, lora_r, lora_alpha, seed)
     check_adapter(name, model, lora_r, lora_alpha)
+    check_length(model, longest)
 
     # The adapter learns in fp32: steps of a small learning rate would be lost in bf16.
     for parameter in trained(model):
@@ -153,8 +159,6 @@ def load_policy(
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     shard(model, trained(model))
-    with autocast(model):
-        share_prompts(model)
     return model
 
 

@@ -1,16 +1,73 @@
-"""Reading lines with a model: taught, compared with the padded path, used."""
+"""Reading lines with a model: taught, compared with the padded path, used.
 
-import types
+    teach_lines(model)                              # once, behind loading
+    logps, tokens, line = seq_logps(model, seqs)    # by padded rows where it cannot read lines
+
+A model that reads lines has a LineReader, which calls the model's decoder with the line and then
+its output layer. The model's own forward stays as it is.
+"""
+
+import contextlib
 
 import torch
-import torch.nn.functional as F
 
 from common import completion_logps
 from posttrain.cli import BadInput
+from posttrain.model.load import autocast, trained
 from posttrain.packed.attention import register_attention
-from posttrain.packed.head import HeadLogps
+from posttrain.packed.head import OutputLayer
 from posttrain.packed.lines import lay_out
-from posttrain.packed.lora import lora_forward
+from posttrain.packed.lora import fuse_lora, restore_lora
+from posttrain.processes import as_forward
+
+# What a model that is no good for lines may raise when one is tried.
+FAILURES = (RuntimeError, TypeError, KeyError, AttributeError, ValueError)
+
+
+# ---- the reader ---------------------------------------------------------------------------------
+
+
+class LineReader:
+    """Reads lines with one causal LM.
+
+    kind: "segments", an attention call for each segment, or "varlen", one for all (CUDA, half
+    precision)."""
+
+    def __init__(self, model, kind):
+        self.base = base_of(model)
+        self.kind = kind
+        self.output = OutputLayer(self.base)
+        self.read = as_forward(model, self.read_line)
+
+    def logps(self, line):
+        """Log-probabilities of the line's targets [S] float32."""
+        return self.read(line)
+
+    def logits(self, line):
+        """Next-token logits [S, V] float32 at the places line.source."""
+        return self.read(line, logits=True)
+
+    def read_line(self, line, logits=False):
+        """What logps and logits return. Call those: they find the weights gathered under FSDP."""
+        if self.base.config.get_text_config()._attn_implementation != "packed":
+            raise RuntimeError(
+                "another model that shares this one's config object has changed its attention"
+            )
+        line.varlen = self.kind == "varlen"
+        # A mask of one element keeps transformers from making one: attend knows who sees whom.
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.base.device)
+        decoded = self.base.get_decoder()(
+            input_ids=line.ids[None],
+            position_ids=line.positions[None],
+            attention_mask=mask,
+            use_cache=False,
+            line=line,  # transformers hands it on to attend
+        )
+        hidden = decoded.last_hidden_state[0]  # [T, H]
+        hidden = hidden.index_select(0, line.source)  # [S, H]
+        if logits:
+            return self.output.logits(hidden)
+        return self.output.logps(hidden, line.target)
 
 
 def base_of(model):
@@ -20,150 +77,227 @@ def base_of(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def shares_prompts(model):
+def line_reader(model):
+    """The LineReader of this model, or None when it reads padded rows."""
+    return getattr(base_of(model), "line_reader", None)
+
+
+def reads_lines(model):
     """True when this model reads lines, False when it reads padded rows."""
-    return bool(getattr(base_of(model), "packed", None))
+    return line_reader(model) is not None
 
 
-def share_prompts(model):
-    """Teach a causal LM (with or without LoRA) to read lines; says in one line when it must keep to padded rows.
+def line_kind(model):
+    """How this model reads lines, "segments" or "varlen" (see LineReader); None: by padded rows."""
+    reader = line_reader(model)
+    return None if reader is None else reader.kind
 
-    What is tried is compared with the padded path on a few tokens. BadInput when the output layer is trained: then its
-    gradient would be missing. One that can is left as it is."""
+
+@contextlib.contextmanager
+def padded_rows_only(model):
+    """Within the `with` block the model reads padded rows, as one that was never taught lines."""
     base = base_of(model)
-    if shares_prompts(model):
-        return
-    head = base.get_output_embeddings()
-    if hasattr(head, "lora_A") or any(p.requires_grad for p in head.parameters()):
-        raise BadInput("an adapter on the output layer (lm_head): its gradient is not computed here; train one without")
-    base.packed, base.padded_forward = None, base.forward
-    config = base.config.get_text_config()
-    if config._attn_implementation not in ("sdpa", "packed"):
-        return padded(model, f"this architecture's attention is computed by {config._attn_implementation!r}")
-    kinds = {*(getattr(config, "layer_types", None) or ["full_attention"])}
-    if not kinds <= {"full_attention", "sliding_attention"}:
-        return padded(model, f"it has layers of another kind ({', '.join(sorted(kinds))})")
-    rows = padded_rows(model)  # before anything is changed
-    register_attention()
-    base.forward = types.MethodType(line_forward, base)
-    for module in base.modules():
-        if hasattr(module, "lora_A") and type(module).__name__ in ("Linear", "Linear4bit"):  # peft's, plain or NF4
-            module.forward = types.MethodType(lora_forward, module)
-    for part in base.modules():
-        if getattr(getattr(part, "config", None), "_attn_implementation", None) == "sdpa":
-            part.config._attn_implementation = "packed"
-    half = base.device.type == "cuda" and (torch.is_autocast_enabled("cuda") or base.dtype != torch.float32)
-    for base.packed in ["varlen"] * half + ["segments"]:
-        try:
-            reason = differs(model, *rows)
-        except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
-        if not reason:
-            return
-    padded(model, reason)
+    reader = line_reader(model)
+    base.line_reader = None
+    try:
+        yield
+    finally:
+        base.line_reader = reader
 
 
-def padded(model, reason):
-    """Back to padded rows, said in one line."""
-    base = base_of(model)
-    base.packed, base.forward = None, base.padded_forward
-    for part in base.modules():
-        if getattr(part.__dict__.get("forward"), "__func__", None) is lora_forward:
-            del part.forward
-        if getattr(getattr(part, "config", None), "_attn_implementation", None) == "packed":
-            part.config._attn_implementation = "sdpa"
-    print(f"packs    padded rows, every prompt read for each answer: {reason}")
-
-
-def padded_rows(model):
-    """A few made-up answers, their log-probabilities by the padded path, and the error that is allowed: that path's own
-    rounding, which shows when an answer is read alone; in half precision at least 0.01 a token."""
-    rng = torch.Generator().manual_seed(0)
-    draw = torch.randint(0, base_of(model).config.get_text_config().vocab_size, (64,), generator=rng).tolist()
-    seqs = [{"ids": draw[:12] + draw[20:31], "mask": [0] * 12 + [1] * 11}, {"ids": draw[:12] + draw[31:50],
-            "mask": [0] * 12 + [1] * 19}, {"ids": draw[12:20] + draw[50:], "mask": [0] * 8 + [1] * 14}]
-    with torch.no_grad():
-        logps = completion_logps(model, seqs)[0]
-        noise = max(abs(completion_logps(model, [seq])[0] - logp).item() for seq, logp in zip(seqs, logps))
-    return seqs, logps, max(8 * noise, 1e-4 if base_of(model).device.type == "cpu" else 0.2)
-
-
-def differs(model, seqs, logps, allowed):
-    """None when lines and ordinary calls of the same model give the log-probabilities of before, else what differs."""
-    config = base_of(model).config.get_text_config()
-    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
-    window = window and getattr(config, "use_sliding_window", True)
-    sliding = kinds.count("sliding_attention") if kinds else config.num_hidden_layers * bool(window)
-    line = lay_out(seqs, base_of(model).device)
-    found = line_logps(model, line, len(seqs))[0]
-    if found.requires_grad:  # a kernel may fail in its backward pass only
-        torch.autograd.grad(found.sum(), [p for p in model.parameters() if p.requires_grad], allow_unused=True)
-    with torch.no_grad():
-        error = (found - logps).abs().max().item()
-        error = max(error, (completion_logps(model, seqs)[0] - logps).abs().max().item())
-    if line["windows"] != sliding:
-        return f"{sliding} layers have a window, {line['windows']} use it"
-    return None if error <= allowed else f"log-probabilities would differ by {error:.2g}"
-
-
-def line_forward(self, *args, line=None, **kwargs):
-    """The model's forward: with a line, token log-probabilities [S] instead of logits; without targets, the logits
-    [S, V] float32 at its places."""
-    if line is None:
-        return self.padded_forward(*args, **kwargs)
-    config, head = self.config.get_text_config(), self.get_output_embeddings()
-    if config._attn_implementation != "packed":
-        raise RuntimeError("another model that shares this one's config object has changed its attention")
-    line["varlen"] = self.packed == "varlen"
-    skip = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.device)  # transformers makes no mask of its own
-    hidden = self.get_decoder()(input_ids=line["ids"][None], position_ids=line["positions"][None], attention_mask=skip,
-                                use_cache=False, line=line).last_hidden_state[0]  # [T, H]
-    hidden, softcap = hidden.index_select(0, line["source"]), getattr(config, "final_logit_softcapping", None)
-    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    if "target" not in line:
-        logits = F.linear(hidden.to(head.weight.dtype), head.weight, head.bias).float() * scale
-        return torch.tanh(logits / softcap) * softcap if softcap else logits
-    words = len(head.weight)
-    tile = (max(16, (1 << 25) // words), words) if hidden.is_cuda else (512, 1024)
-    return HeadLogps.apply(hidden, head.weight, head.bias, line["target"], scale, softcap, tile)
-
-
-def line_logps(model, line, rows):
-    """Summed log-probabilities of the sequences on a line -> (logps [rows] float64, tokens [rows])."""
-    token_logps = model(line=line)
-    logps = torch.zeros(rows, dtype=torch.float64, device=token_logps.device)
-    return logps.index_add(0, line["row"], token_logps.double()), torch.bincount(line["row"], minlength=rows)
+# ---- log-probabilities --------------------------------------------------------------------------
 
 
 def seq_logps(model, seqs, keep=False):
-    """completion_logps by the fastest path this model has -> (logps [B] float64, tokens [B], line or None).
+    """completion_logps by the fastest path this model has.
+
+    -> (log-probabilities [B] float64, numbers of supervised tokens [B], line or None)
 
     keep: the line also holds keys and values, without gradient, for logps_after."""
-    if not shares_prompts(model):
-        return *completion_logps(model, seqs), None
-    line = lay_out(seqs, base_of(model).device) | {"keep": keep}
-    return *line_logps(model, line, len(seqs)), line
+    reader = line_reader(model)
+    if reader is None:
+        logps, tokens = completion_logps(model, seqs)
+        return logps, tokens, None
+    line = lay_out(seqs, reader.base.device)
+    if keep:
+        line.keep()
+    logps, tokens = line_logps(reader, line, len(seqs))
+    return logps, tokens, line
 
 
 def token_logps(model, seqs):
-    """Log-probabilities [S] of the supervised tokens of all sequences, in an order that depends on seqs alone."""
-    if shares_prompts(model):
-        return model(line=lay_out(seqs, base_of(model).device))
-    return completion_logps(model, seqs, by_token=True)
+    """Log-probabilities [S] of the supervised tokens, in an order that depends on seqs alone."""
+    reader = line_reader(model)
+    if reader is None:
+        return completion_logps(model, seqs, by_token=True)
+    return reader.logps(lay_out(seqs, reader.base.device))
 
 
+@torch.no_grad()
 def logps_after(model, seqs, line):
-    """Log-probabilities [B] of other answers to the prompts of a line that was read with keep; no gradient."""
-    with torch.no_grad():
-        if line is None:
-            return completion_logps(model, seqs)[0]
-        return line_logps(model, lay_out(seqs, base_of(model).device, memory=line), len(seqs))[0]
+    """Log-probabilities [B] of other answers to the prompts of a line, without gradient.
+
+    line: what seq_logps returned for first answers to these prompts, with keep. None: it has read
+    padded rows, and the prompts are read once more."""
+    if line is None:
+        return completion_logps(model, seqs)[0]
+    reader = line_reader(model)
+    return line_logps(reader, lay_out(seqs, reader.base.device, memory=line), len(seqs))[0]
+
+
+def line_logps(reader, line, rows):
+    """Sums over each sequence of a line -> (logps [rows] float64, tokens [rows])."""
+    by_token = reader.logps(line)
+    logps = torch.zeros(rows, dtype=torch.float64, device=by_token.device)
+    logps = logps.index_add(0, line.row, by_token.double())
+    return logps, torch.bincount(line.row, minlength=rows)
+
+
+# ---- teaching -----------------------------------------------------------------------------------
 
 
 def teach_lines(model):
-    from posttrain.model.load import autocast
-    with autocast(model):
-        share_prompts(model)
+    """Teach a causal LM, with or without LoRA, to read lines.
+
+    When it must keep to padded rows, one printed line says why. What is tried is compared with the
+    padded path on a few tokens. BadInput when the output layer is trained: then its gradient would
+    be missing. A model that reads lines is left as it is."""
+    if reads_lines(model):
+        return
+    base = base_of(model)
+    head = base.get_output_embeddings()
+    if hasattr(head, "lora_A") or any(p.requires_grad for p in head.parameters()):
+        raise BadInput(
+            "an adapter on the output layer (lm_head): its gradient is not computed here; "
+            "train one without"
+        )
+    reason = unfit(base.config.get_text_config())
+    if reason is None:
+        with arithmetic(model):
+            reason = try_lines(model)
+    if reason is not None:
+        print(f"packs    padded rows, every prompt read for each answer: {reason}")
 
 
-reads_lines = shares_prompts
+def unfit(config):
+    """Why an architecture cannot read lines, as its config tells; None: it is worth a try."""
+    if config._attn_implementation not in ("sdpa", "packed"):
+        return f"this architecture's attention is computed by {config._attn_implementation!r}"
+    kinds = {*(getattr(config, "layer_types", None) or ["full_attention"])}
+    if not kinds <= {"full_attention", "sliding_attention"}:
+        return f"it has layers of another kind ({', '.join(sorted(kinds))})"
+    return None
+
+
+def arithmetic(model):
+    """The arithmetic in which the model is going to read, as a context.
+
+    Trainers, which hold the model in train mode, read under autocast: their adapter in float32 lies
+    on weights in half precision. All others read in the model's own formats."""
+    if model.training and base_of(model).dtype != torch.float32:
+        return autocast(model)
+    return contextlib.nullcontext()
+
+
+def try_lines(model):
+    """Give the model the fastest reader that passes the comparison -> None, or why none does.
+
+    Where none does the model is left as it was."""
+    base = base_of(model)
+    yardstick = Yardstick(model)  # before anything is changed
+    register_attention()
+    set_attention(base, "sdpa", "packed")
+    fuse_lora(base)
+
+    half_precision = torch.is_autocast_enabled("cuda") or base.dtype != torch.float32
+    kinds = ["segments"]
+    if base.device.type == "cuda" and half_precision:
+        kinds = ["varlen", "segments"]
+    for kind in kinds:
+        reader = LineReader(model, kind)
+        try:
+            reason = yardstick.difference(reader)
+        except FAILURES as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+        if reason is None:
+            base.line_reader = reader
+            return None
+
+    restore_lora(base)
+    set_attention(base, "packed", "sdpa")
+    return reason
+
+
+def set_attention(base, old, new):
+    """Change the attention of a model and of its parts, by name, where it is `old`.
+
+    transformers looks the name up at every call. Its own set_attn_implementation logs warnings
+    about architectures that the comparison finds out anyway."""
+    for module in base.modules():
+        config = getattr(module, "config", None)
+        if getattr(config, "_attn_implementation", None) == old:
+            config._attn_implementation = new
+
+
+# ---- the comparison -----------------------------------------------------------------------------
+
+
+class Yardstick:
+    """Made-up answers, their log-probabilities by the padded path, and the allowed error."""
+
+    def __init__(self, model):
+        self.model = model
+        self.seqs = made_up_answers(base_of(model).config.get_text_config().vocab_size)
+        with torch.no_grad():
+            self.logps = completion_logps(model, self.seqs)[0]
+            alone = [completion_logps(model, [seq])[0] for seq in self.seqs]
+        # The padded path's own rounding shows when an answer is read alone. In half precision the
+        # allowance is at least 0.01 a token.
+        noise = max(abs(logp - in_rows).item() for logp, in_rows in zip(alone, self.logps))
+        self.allowed = max(8 * noise, 1e-4 if base_of(model).device.type == "cpu" else 0.2)
+
+    def difference(self, reader):
+        """What differs from the log-probabilities of before, or None.
+
+        Both the reader and ordinary calls of the same model are compared."""
+        line = lay_out(self.seqs, reader.base.device)
+        logps, _ = line_logps(reader, line, len(self.seqs))
+        if logps.requires_grad:  # a kernel may fail in its backward pass only
+            torch.autograd.grad(logps.sum(), trained(self.model), allow_unused=True)
+        with torch.no_grad():
+            ordinary = completion_logps(self.model, self.seqs)[0]
+            error = (logps - self.logps).abs().max().item()
+            error = max(error, (ordinary - self.logps).abs().max().item())
+
+        # A window longer than the made-up answers does not show in their log-probabilities.
+        expected = window_layers(reader.base.config.get_text_config())
+        if len(line.window_layers) != expected:
+            return f"{expected} layers have a window, {len(line.window_layers)} use it"
+        if not error <= self.allowed:  # so that NaN is refused
+            return f"log-probabilities would differ by {error:.2g}"
+        return None
+
+
+def made_up_answers(words):
+    """Three sequences of random tokens below `words`; the first two share their prompt."""
+    rng = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, words, (64,), generator=rng).tolist()
+    parts = [
+        (ids[:12], ids[20:31]),
+        (ids[:12], ids[31:50]),
+        (ids[12:20], ids[50:]),
+    ]
+    return [
+        {"ids": prompt + answer, "mask": [0] * len(prompt) + [1] * len(answer)}
+        for prompt, answer in parts
+    ]
+
+
+def window_layers(config):
+    """Number of layers that attend to a sliding window, by the config."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return kinds.count("sliding_attention")
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return config.num_hidden_layers
+    return 0

@@ -91,6 +91,12 @@ def idle_copy(pack):
     return [row | {"weight": 0.0} for row in pack]
 
 
+def each_pack(pack_loss, packs):
+    """pack_loss of one pack after the other: only one is in memory at a time."""
+    for pack in packs:
+        yield pack_loss(pack)
+
+
 def pack_logps(model, pack):
     """Log-probabilities of a pack of rows -> (logps [rows, seqs] float64, tokens [rows, seqs])."""
     seqs = []

@@ -1,6 +1,5 @@
 """--selfcheck: does this very model, data and machine compute what the losses assume?"""
 
-import contextlib
 import math
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import torch
 from common import completion_logps
 from posttrain.cli import BadInput
 from posttrain.model.load import autocast, trained
-from posttrain.packed.reader import base_of, seq_logps
+from posttrain.packed.reader import padded_rows_only, seq_logps
 from posttrain.train.packs import cut_packs
 
 
@@ -21,11 +20,11 @@ class Check(NamedTuple):
     allowed: float
 
 
-def self_check(model, rows, losses, pack_tokens, reference=False):
+def self_check(model, rows, pack_loss, pack_tokens, reference=False):
     """Run the checks and print each result, in seconds; BadInput when one fails.
 
-    rows: training rows, of which as many as fit into a pack are used, eight at most. losses: pack
-    -> (loss, tally). reference: seq["ref"] must be what the model says now. Compared are
+    rows: training rows, of which as many as fit into a pack are used, eight at most. pack_loss: a function
+    pack -> (loss, tally). reference: seq["ref"] must be what the model says now. Compared are
         gradients             one pack = packs of one row each; packed lines = padded rows
         log-probabilities     packed lines = padded rows = single rows; the cached ones, too
         finite differences    of the loss = the gradient on three weights; in full precision alone
@@ -36,11 +35,11 @@ def self_check(model, rows, losses, pack_tokens, reference=False):
         seqs += row["seqs"]
     exact = model.device.type == "cpu"  # fp32; on a GPU bf16 rounds otherwise in every pack
 
-    gradient = summed_gradient(model, losses, [rows])
-    checks = check_gradients(model, rows, losses, gradient, 1e-4 if exact else 0.05)
+    gradient = summed_gradient(model, pack_loss, [rows])
+    checks = check_gradients(model, rows, pack_loss, gradient, 1e-4 if exact else 0.05)
     checks += check_logps(model, seqs, 1e-5 if exact else 0.01, reference)
     if exact:
-        worst = finite_differences(model, gradient, lambda: losses(rows)[0].item())
+        worst = finite_differences(model, gradient, lambda: pack_loss(rows)[0].item())
         checks.append(Check("gradient = finite differences, three weights", worst, 0.05))
     model.zero_grad()
 
@@ -58,11 +57,11 @@ def self_check(model, rows, losses, pack_tokens, reference=False):
 # ---- gradients -----------------------------------------------------------------------------------
 
 
-def check_gradients(model, rows, losses, gradient, allowed):
+def check_gradients(model, rows, pack_loss, gradient, allowed):
     """The gradient of one pack against that of single rows and that of padded rows."""
-    single = summed_gradient(model, losses, [[row] for row in rows])
-    with padded_rows(model):
-        padded = summed_gradient(model, losses, [rows])
+    single = summed_gradient(model, pack_loss, [[row] for row in rows])
+    with padded_rows_only(model):
+        padded = summed_gradient(model, pack_loss, [rows])
     to_single = relative_distance(gradient, single)
     to_padded = relative_distance(gradient, padded)
     name = f"gradient of {len(rows)} x 1 row = 1 x {len(rows)} rows"
@@ -72,11 +71,11 @@ def check_gradients(model, rows, losses, gradient, allowed):
     ]
 
 
-def summed_gradient(model, losses, groups):
+def summed_gradient(model, pack_loss, groups):
     """The gradient of the summed loss of some packs: a tensor for each trained parameter."""
     model.zero_grad()
     for pack in groups:
-        loss, _ = losses(pack)
+        loss, _ = pack_loss(pack)
         loss.backward()
     gradient = []
     for parameter in trained(model):
@@ -85,18 +84,6 @@ def summed_gradient(model, losses, groups):
         else:
             gradient.append(parameter.grad.detach().clone())
     return gradient
-
-
-@contextlib.contextmanager
-def padded_rows(model):
-    """Within this block the model reads padded rows in place of packed lines."""
-    base = base_of(model)
-    way = base.packed  # how the model reads lines
-    base.packed = None
-    try:
-        yield
-    finally:
-        base.packed = way
 
 
 def relative_distance(gradient, other):

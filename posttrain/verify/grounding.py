@@ -10,20 +10,45 @@ import math
 import re
 from collections import Counter
 
-WORDS = {word: str(number) for number, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve".split())} | {
-    "couple": "2", "dozen": "12", "fifteen": "15", "twenty": "20", "thirty": "30", "half": "0.5", "hundred": "100"}
-MONTHS = {name: number for number, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
+WORDS = {
+    word: str(number)
+    for number, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve".split()
+    )
+} | {
+    "couple": "2",
+    "dozen": "12",
+    "fifteen": "15",
+    "twenty": "20",
+    "thirty": "30",
+    "half": "0.5",
+    "hundred": "100",
+}
+MONTHS = {
+    name: number
+    for number, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)
+}
 MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
-DATES = [(re.compile(pattern), order) for pattern, order in (
-    (r"\b(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})\b", "ymd"), (r"\b(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})\b", "xxy"),
-    (rf"\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? {MONTH}(?:,? (\d{{4}}))?\b", "dmy"),
-    (rf"\b{MONTH} (\d{{1,2}})(?:st|nd|rd|th)?(?:,? (\d{{4}}))?\b", "mdy"))]
-RELATIVE = re.compile(r"\b(?:today|tonight|tomorrow|yesterday|now|next|last|this|coming|"
-                      r"in \w+ (?:day|week|month|year)s?|(?:mon|tues|wednes|thurs|fri|satur|sun)day)\b")
-CLOCK = re.compile(r"\b(\d{1,2})(?::(\d{2}))?(?::00)? ?([ap])\.?m\b|\b(\d{1,2}):(\d{2})(?::\d{2})?\b")
+DATES = [
+    (re.compile(pattern), order)
+    for pattern, order in (
+        (r"\b(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})\b", "ymd"),
+        (r"\b(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})\b", "xxy"),
+        (rf"\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? {MONTH}(?:,? (\d{{4}}))?\b", "dmy"),
+        (rf"\b{MONTH} (\d{{1,2}})(?:st|nd|rd|th)?(?:,? (\d{{4}}))?\b", "mdy"),
+    )
+]
+RELATIVE = re.compile(
+    r"\b(?:today|tonight|tomorrow|yesterday|now|next|last|this|coming|"
+    r"in \w+ (?:day|week|month|year)s?|(?:mon|tues|wednes|thurs|fri|satur|sun)day)\b"
+)
+CLOCK = re.compile(
+    r"\b(\d{1,2})(?::(\d{2}))?(?::00)? ?([ap])\.?m\b|\b(\d{1,2}):(\d{2})(?::\d{2})?\b"
+)
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-NEGATION = re.compile(r"\b(?:not|no|never|none|neither|nor|without|cannot|nicht|kein\w*|nie)\b|n't\b")
+NEGATION = re.compile(
+    r"\b(?:not|no|never|none|neither|nor|without|cannot|nicht|kein\w*|nie)\b|n't\b"
+)
 
 
 # ---- arguments of a tool call ---------------------------------------------------------------------------------
@@ -33,10 +58,21 @@ def numbers_of(text):
     """Numbers in a text as plain decimals: "1,234" = "1234", "3.0" = "3", "two" = "2", "5k" also 5000, "5%" 0.05."""
     found = set()
     for match in re.finditer(rf"({NUMBER.pattern}) ?(k\b|thousand|million|m\b|%|percent)?", text):
-        value = match[1].replace(",", "") if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", match[1]) else match[1]
+        value = (
+            match[1].replace(",", "")
+            if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?", match[1])
+            else match[1]
+        )
         parts = [value] if value.count(".") < 2 and "," not in value else re.split("[.,]", value)
         for part in parts:
-            scale = {"k": 1e3, "thousand": 1e3, "million": 1e6, "m": 1e6, "%": 0.01, "percent": 0.01}.get(match[2], 1)
+            scale = {
+                "k": 1e3,
+                "thousand": 1e3,
+                "million": 1e6,
+                "m": 1e6,
+                "%": 0.01,
+                "percent": 0.01,
+            }.get(match[2], 1)
             found |= {f"{float(part):.12g}", f"{float(part) * scale:.12g}"}
     return found | {WORDS[word] for word in re.findall(r"[a-z]+", text) if word in WORDS}
 
@@ -47,7 +83,7 @@ def dates_of(text):
     for pattern, order in DATES:
         for match in pattern.finditer(text):
             parts = [MONTHS.get(part) or (int(part) if part else None) for part in match.groups()]
-            for reading in (("dmy", "mdy") if order == "xxy" else (order,)):
+            for reading in ("dmy", "mdy") if order == "xxy" else (order,):
                 year, month, day = (parts[reading.index(one)] for one in "ymd")
                 found |= {(month, day), (year, month, day)}
     return found
@@ -57,7 +93,11 @@ def clocks_of(text):
     """Times of day in a text as minutes; "3" o'clock of the afternoon also as 15:00."""
     found = set()
     for hour, minute, half, plain, after in CLOCK.findall(text):
-        at = 60 * (int(hour or plain) % (12 if half else 24)) + int(minute or after or 0) + 720 * (half == "p")
+        at = (
+            60 * (int(hour or plain) % (12 if half else 24))
+            + int(minute or after or 0)
+            + 720 * (half == "p")
+        )
         found.add(at)
     return found
 
@@ -75,7 +115,11 @@ def invented(arguments, schema, conversation):
     def visit(value, field, path):
         field = field if isinstance(field, dict) else {}
         given = [field.get("default"), field.get("const"), *(field.get("enum") or [])]
-        if isinstance(value, bool) or value is None or any(value == one and type(value) is type(one) for one in given):
+        if (
+            isinstance(value, bool)
+            or value is None
+            or any(value == one and type(value) is type(one) for one in given)
+        ):
             return
         if isinstance(value, dict):
             for name, one in value.items():
@@ -83,7 +127,9 @@ def invented(arguments, schema, conversation):
         elif isinstance(value, list):
             for number, one in enumerate(value):
                 visit(one, field.get("items"), f"{path}[{number}]")
-        elif value in (math.inf, -math.inf) or not said(str(value).casefold()):  # 1e999 is no number
+        elif value in (math.inf, -math.inf) or not said(
+            str(value).casefold()
+        ):  # 1e999 is no number
             made_up.append(f"{path}: {str(value)[:40]}")
 
     def said(value):
@@ -93,10 +139,16 @@ def invented(arguments, schema, conversation):
         if day:
             return bool(day & dates) or bool(RELATIVE.search(text))
         if hour:
-            return hour <= clocks or any(str(minute // 60 % 12 or 12) in known and not minute % 60 for minute in hour)
+            return hour <= clocks or any(
+                str(minute // 60 % 12 or 12) in known and not minute % 60 for minute in hour
+            )
         words = [word for word in re.findall(r"[\w.,-]*\d[\w.,-]*", value)]
-        return all(numbers_of(word) <= known if re.fullmatch(r"[-+]?[\d.,]+(?:e[-+]?\d+)?", word) else
-                   re.sub(r"[\W_]", "", word) in squeezed for word in words)
+        return all(
+            numbers_of(word) <= known
+            if re.fullmatch(r"[-+]?[\d.,]+(?:e[-+]?\d+)?", word)
+            else re.sub(r"[\W_]", "", word) in squeezed
+            for word in words
+        )
 
     visit(arguments, schema, "")
     return made_up
@@ -121,8 +173,14 @@ def index_of(passages):
 def bm25(query, passages, k1=1.2, b=0.75):
     """BM25 of a text against each passage (Robertson and Zaragoza 2009, eq. 3.15, with the +1 of Lucene in the idf)."""
     bags, idf, mean = index_of(tuple(passages))
-    return [sum(idf[word] * bag[word] * (k1 + 1) / (bag[word] + k1 * (1 - b + b * bag.total() / mean))
-                for word in {*words_of(query)} if word in bag) for bag in bags]
+    return [
+        sum(
+            idf[word] * bag[word] * (k1 + 1) / (bag[word] + k1 * (1 - b + b * bag.total() / mean))
+            for word in {*words_of(query)}
+            if word in bag
+        )
+        for bag in bags
+    ]
 
 
 def check_facts(text, passages, least=0.6):
@@ -131,7 +189,12 @@ def check_facts(text, passages, least=0.6):
     absent: under `least` of its words stand there (weighted by idf), or a name does not. contradict: they do, but a
     number is another one, or one of the two says "not". Sentences of fewer than three words are left out."""
     told = Counter(support=0, contradict=0, absent=0)
-    passages = [part for passage in passages for part in re.split(r"(?<=[.!?])\s+|\n+", passage) if part.strip()]
+    passages = [
+        part
+        for passage in passages
+        for part in re.split(r"(?<=[.!?])\s+|\n+", passage)
+        if part.strip()
+    ]
     for claim in re.split(r"(?<=[.!?])\s+|\n+", text):
         words = {*words_of(claim)}
         if len(words) < 3 or not passages:
@@ -141,18 +204,27 @@ def check_facts(text, passages, least=0.6):
         there, idf = {*words_of(best)}, index_of(tuple(passages))[1]
         rare = math.log(1 + (len(passages) + 0.5) / 0.5)  # of a word in no passage
         plain = {word for word in words if not word[0].isdigit()}
-        covered = sum(idf.get(w, rare) for w in plain & there) / max(sum(idf.get(w, rare) for w in plain), 1e-9)
+        covered = sum(idf.get(w, rare) for w in plain & there) / max(
+            sum(idf.get(w, rare) for w in plain), 1e-9
+        )
         numbers, known = numbers_of(claim.casefold()), numbers_of(best.casefold())
         names = {*words_of(" ".join(re.findall(r"(?<=\w )[A-Z]\w+", claim)))}
         negated = [bool(NEGATION.search(part.casefold())) for part in (claim, best)]
         if covered < least or not names <= there:
             told["absent"] += 1
         else:
-            told["contradict" if not numbers <= known and known or negated[0] != negated[1] else "support"] += 1
+            told[
+                "contradict"
+                if not numbers <= known and known or negated[0] != negated[1]
+                else "support"
+            ] += 1
     return dict(told)
 
 
 def spoken(messages):
     """All that a conversation says, tool calls and their results included, as one text."""
-    return "\n".join(m["content"] + " ".join(json.dumps(call["function"]["arguments"])
-                                             for call in m.get("tool_calls", [])) for m in messages)
+    return "\n".join(
+        m["content"]
+        + " ".join(json.dumps(call["function"]["arguments"]) for call in m.get("tool_calls", []))
+        for m in messages
+    )

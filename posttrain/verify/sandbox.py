@@ -37,10 +37,17 @@ from posttrain.cli import BadInput
 from posttrain.verify import sandbox_child as inside
 
 LIBRARIES = f"{sys.base_prefix}/lib"  # where a Python that is not the system's has its own
-CODE = marshal.dumps(compile(Path(inside.__file__).read_text(encoding="utf-8"), "inside.py", "exec", optimize=2))
+CODE = marshal.dumps(
+    compile(Path(inside.__file__).read_text(encoding="utf-8"), "inside.py", "exec", optimize=2)
+)
 # argv of what runs inside: both processes are this very interpreter, so compiled code can be handed over
-PROGRAM = [os.path.realpath(sys.executable), "-I", "-S", "-c",
-           f"import marshal; exec(marshal.loads(bytes.fromhex('{CODE.hex()}')))"]
+PROGRAM = [
+    os.path.realpath(sys.executable),
+    "-I",
+    "-S",
+    "-c",
+    f"import marshal; exec(marshal.loads(bytes.fromhex('{CODE.hex()}')))",
+]
 # The way there: own processes, network and IPC; a bare root on a small tmpfs that holds the interpreter and libraries,
 # read-only; no capabilities. Inside a chroot no new user namespace can be made, so none come back. The shell stays, as
 # process 1: it dies with `unshare`, whatever the code does to its own parent-death signal, and all the others with it.
@@ -56,15 +63,33 @@ chroot . setpriv $id --bounding-set=-all --inh-caps=-all --no-new-privs "$@"; ex
 def find_sandbox():
     """argv prefix of the first isolation that works on this machine, or None; tried once a process. USER in it becomes
     another user number for each process, so that none counts among the processes of another."""
-    folders = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/bin", f"{sys.base_prefix}/bin", LIBRARIES]
+    folders = [
+        "/lib",
+        "/lib64",
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/bin",
+        f"{sys.base_prefix}/bin",
+        LIBRARIES,
+    ]
     folders = [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
-    inner = [" ".join(at[1:] for at in folders), "/dev/null /mnt/dev/null none bind\n" +
-             "\n".join(f"{at} /mnt{at} none rbind,ro,nosuid,nodev" for at in folders)]
+    inner = [
+        " ".join(at[1:] for at in folders),
+        "/dev/null /mnt/dev/null none bind\n"
+        + "\n".join(f"{at} /mnt{at} none rbind,ro,nosuid,nodev" for at in folders),
+    ]
     as_nobody = "--reuid=USER --regid=USER --clear-groups"
     unshare = "setpriv --pdeathsig KILL unshare -n -m -i -u -p -f --kill-child".split()
-    bwrap = ["bwrap", *"--unshare-all --die-with-parent --new-session --cap-drop ALL --tmpfs /tmp --chdir /tmp".split(),
-             *[word for at in folders for word in ("--ro-bind", at, at)], *"--dev-bind /dev/null /dev/null".split()]
-    ways = [["setpriv", *as_nobody.split(), *bwrap], [*unshare, "sh", "-c", SHELL, "sh", as_nobody, *inner]]  # as root
+    bwrap = [
+        "bwrap",
+        *"--unshare-all --die-with-parent --new-session --cap-drop ALL --tmpfs /tmp --chdir /tmp".split(),
+        *[word for at in folders for word in ("--ro-bind", at, at)],
+        *"--dev-bind /dev/null /dev/null".split(),
+    ]
+    ways = [
+        ["setpriv", *as_nobody.split(), *bwrap],
+        [*unshare, "sh", "-c", SHELL, "sh", as_nobody, *inner],
+    ]  # as root
     if os.geteuid():
         ways = [bwrap, [*unshare, "-r", "sh", "-c", SHELL, "sh", "", *inner]]
     probe = "def six(x): return 6 * x", ["assert six(7) == 42"], None, 10
@@ -79,20 +104,39 @@ def run_pair(command, code, parsed, entry_point, timeout):
     ours, theirs = socket.socketpair()
     with ours, theirs, tempfile.TemporaryDirectory() as folder:
         try:
-            for name, given, stdout, link in (("tester", "\n".join(job), subprocess.PIPE, ours),
-                                              ("child", code, subprocess.DEVNULL, theirs)):
+            for name, given, stdout, link in (
+                ("tester", "\n".join(job), subprocess.PIPE, ours),
+                ("child", code, subprocess.DEVNULL, theirs),
+            ):
                 user = str(30000 + int.from_bytes(os.urandom(2), "big") % 30000)
                 with tempfile.TemporaryFile() as stdin:
                     stdin.write(given.encode("utf-8", "surrogatepass"))
                     stdin.seek(0)
-                    started.append(subprocess.Popen(
-                        [*[word.replace("USER", user) for word in command], *PROGRAM, name, str(int(timeout) + 1)],
-                        stdin=stdin, stdout=stdout, stderr=link, cwd=folder, start_new_session=True, env={
-                            "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LD_LIBRARY_PATH": LIBRARIES}))
+                    started.append(
+                        subprocess.Popen(
+                            [
+                                *[word.replace("USER", user) for word in command],
+                                *PROGRAM,
+                                name,
+                                str(int(timeout) + 1),
+                            ],
+                            stdin=stdin,
+                            stdout=stdout,
+                            stderr=link,
+                            cwd=folder,
+                            start_new_session=True,
+                            env={
+                                "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                                "LD_LIBRARY_PATH": LIBRARIES,
+                            },
+                        )
+                    )
                 link.close()
             said = select.poll()
             said.register(started[0].stdout, select.POLLIN)
-            while text.count(b"\n") <= len(parsed) and said.poll(max(0, last - time.monotonic()) * 1000):
+            while text.count(b"\n") <= len(parsed) and said.poll(
+                max(0, last - time.monotonic()) * 1000
+            ):
                 part = os.read(started[0].stdout.fileno(), 1 << 16)
                 text += part
                 if not part:
@@ -113,49 +157,75 @@ def parse_test(source, number=0, entry_point=None):
     try:
         tree = ast.parse(source.strip() if isinstance(source, str) else "")
         nodes, calls, idle = [*ast.walk(tree)], [], []
-        loads = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        loads = {
+            node.id
+            for node in nodes
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        }
         for one in tree.body:
-            if not isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or one.name in loads:
+            if (
+                not isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+                or one.name in loads
+            ):
                 continue
             takes = len(one.args.args) if isinstance(one, ast.FunctionDef) else None
             if one.name == "check" and takes == 1:
                 if not entry_point:
-                    raise BadInput(f"field 'entry_point': expected the function that tests[{number}] checks")
+                    raise BadInput(
+                        f"field 'entry_point': expected the function that tests[{number}] checks"
+                    )
                 calls.append("check(candidate)")
             elif one.name.startswith("test") and takes == 0:
                 calls.append(f"{one.name}()")
             else:
                 idle.append(one)
         live = [node for one in tree.body if one not in idle for node in ast.walk(one)]
-        if any(isinstance(node, ast.Assert | ast.Raise) or getattr(node, "attr", "").startswith("assert")
-               for node in live):
+        if any(
+            isinstance(node, ast.Assert | ast.Raise)
+            or getattr(node, "attr", "").startswith("assert")
+            for node in live
+        ):
             for node in nodes:
                 compute_expected_first(getattr(node, "test", None))
             return "\n".join([ast.unparse(tree), *calls])
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, BadInput):
             raise
-    raise BadInput(f"""field 'tests[{number}]': expected Python that can fail, like "assert f(2) == 4\"""")
+    raise BadInput(
+        f"""field 'tests[{number}]': expected Python that can fail, like "assert f(2) == 4\""""
+    )
 
 
 def compute_expected_first(test):
     """Of f(x) == sorted(x) swap the sides, in place: sorted(x) must not see what f does to x."""
+
     def names(node):
         callees = [call.func for call in ast.walk(node) if isinstance(call, ast.Call)]
-        return {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and one not in callees}
+        return {
+            one.id for one in ast.walk(node) if isinstance(one, ast.Name) and one not in callees
+        }
 
     if isinstance(test, ast.Compare) and [type(op) for op in test.ops] == [ast.Eq]:
         left, right = test.left, test.comparators[0]
-        given = {name for call in ast.walk(left) if isinstance(call, ast.Call)
-                 for one in (*call.args, *call.keywords) for name in names(one)}
-        if given & names(right) and not any(isinstance(node, ast.NamedExpr) for node in ast.walk(left)):
+        given = {
+            name
+            for call in ast.walk(left)
+            if isinstance(call, ast.Call)
+            for one in (*call.args, *call.keywords)
+            for name in names(one)
+        }
+        if given & names(right) and not any(
+            isinstance(node, ast.NamedExpr) for node in ast.walk(left)
+        ):
             test.left, test.comparators = right, [left]
 
 
 def find_code(text, entry_point=None):
     """The Python of a text: of its ``` fences the last one that defines `entry_point`, else the last that defines a
     function or class, else the last; a text without fences whole."""
-    blocks = re.findall(r"^ {0,3}```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", text, re.DOTALL | re.MULTILINE) or [text]
+    blocks = re.findall(
+        r"^ {0,3}```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", text, re.DOTALL | re.MULTILINE
+    ) or [text]
     for name in (re.escape(entry_point or r"-"), r"\w+"):
         defines = re.compile(rf"^[ \t]*(?:(?:async )?def|class) {name}\b|^{name} *=", re.MULTILINE)
         found = [block for block in blocks if defines.search(block)]
@@ -171,10 +241,19 @@ def run_tests(code, tests, entry_point=None, timeout=5.0, unsafe=False):
     parsed = [parse_test(test, number, entry_point) for number, test in enumerate(tests)]
     command = find_sandbox()
     if command is None and not unsafe:
-        raise BadInput("no sandbox for model-written code: neither unshare (util-linux) nor bwrap (bubblewrap) works; "
-                       "install bubblewrap, allow user namespaces, or pass --unsafe to run it unprotected")
+        raise BadInput(
+            "no sandbox for model-written code: neither unshare (util-linux) nor bwrap (bubblewrap) works; "
+            "install bubblewrap, allow user namespaces, or pass --unsafe to run it unprotected"
+        )
     late = f"no result within {timeout:g} s"
-    start, *got = run_pair(command or [], find_code(code, entry_point), parsed, entry_point, timeout) or [late]
+    start, *got = run_pair(
+        command or [], find_code(code, entry_point), parsed, entry_point, timeout
+    ) or [late]
     got += [late] * (len(parsed) - len(got))
     why = f"the code {start}" if start else next(filter(None, got), "")
-    return {"ok": not why, "passed": 0 if start else got.count(""), "total": len(tests), "why": why[:140]}
+    return {
+        "ok": not why,
+        "passed": 0 if start else got.count(""),
+        "total": len(tests),
+        "why": why[:140],
+    }

@@ -18,15 +18,25 @@ import sys
 MOST = 1 << 25  # bytes of a message
 GONE = "the code ended its process, or gave no plain value"
 SCALARS = {  # kind: its letter, how it is written, how it is read
-    type(None): ("N", lambda _: "", lambda _: None), bool: ("B", str, lambda text: text == "True"),
-    int: ("i", hex, lambda text: int(text, 16)), float: ("f", float.__repr__, float),
-    complex: ("c", complex.__repr__, complex), bytes: ("b", bytes.hex, bytes.fromhex),
-    str: ("s", lambda v: str.encode(v, "utf-8", "surrogatepass").hex(),
-          lambda text: bytes.fromhex(text).decode("utf-8", "surrogatepass"))}
+    type(None): ("N", lambda _: "", lambda _: None),
+    bool: ("B", str, lambda text: text == "True"),
+    int: ("i", hex, lambda text: int(text, 16)),
+    float: ("f", float.__repr__, float),
+    complex: ("c", complex.__repr__, complex),
+    bytes: ("b", bytes.hex, bytes.fromhex),
+    str: (
+        "s",
+        lambda v: str.encode(v, "utf-8", "surrogatepass").hex(),
+        lambda text: bytes.fromhex(text).decode("utf-8", "surrogatepass"),
+    ),
+}
 STANDARD = {  # kinds of the standard library that travel as the arguments that make them
-    "builtins.range": lambda v: (v.start, v.stop, v.step), "collections.deque": lambda v: (list(v), v.maxlen),
-    "decimal.Decimal": lambda v: (str(v),), "fractions.Fraction": lambda v: (v.numerator, v.denominator),
-    "datetime.date": lambda v: (v.year, v.month, v.day)}
+    "builtins.range": lambda v: (v.start, v.stop, v.step),
+    "collections.deque": lambda v: (list(v), v.maxlen),
+    "decimal.Decimal": lambda v: (str(v),),
+    "fractions.Fraction": lambda v: (v.numerator, v.denominator),
+    "datetime.date": lambda v: (v.year, v.month, v.day),
+}
 LETTERS = {list: "l", set: "u", dict: "d", bytearray: "a", tuple: "t", frozenset: "z"}
 FIXED = (tuple, frozenset)  # cannot change
 READ = {letter: read for letter, _, read in SCALARS.values()}
@@ -91,7 +101,11 @@ def decode(lines, seen, resolve):
 def contents(value):
     """The items of a collection as a new list; of a dict key, value, key, value; of a bytearray its numbers."""
     kind = plain_kind(value)
-    return [one for pair in dict.items(value) for one in pair] if kind is dict else list(kind.__iter__(value))
+    return (
+        [one for pair in dict.items(value) for one in pair]
+        if kind is dict
+        else list(kind.__iter__(value))
+    )
 
 
 def change(collection, items):
@@ -109,7 +123,11 @@ def differ(before, now):
 
 def builtin_name(error):
     """Of the class of an exception, or of the nearest base that is Python's own."""
-    return next(kind.__name__ for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind)
+    return next(
+        kind.__name__
+        for kind in type(error).__mro__
+        if getattr(builtins, kind.__name__, None) is kind
+    )
 
 
 def send(lines):
@@ -129,13 +147,24 @@ def receive():
 
 # ---- the child ------------------------------------------------------------------------------------------------
 
-solution = sys.modules["solution"] = type(sys)("solution")  # where dataclasses and typing look for the code's names
-objects, numbers = [solution], {}  # what the tester has handles of, and {id: number}; for good: no number is reused
+solution = sys.modules["solution"] = type(sys)(
+    "solution"
+)  # where dataclasses and typing look for the code's names
+objects, numbers = (
+    [solution],
+    {},
+)  # what the tester has handles of, and {id: number}; for good: no number is reused
 tokens = []  # of the requests being answered, innermost last
-VERBS = {"load": lambda: exec(compile(state["code"], "solution.py", "exec"), solution.__dict__),
-         "call": lambda f, /, *args, **kwargs: f(*args, **kwargs), "instancecheck": lambda kind, o: isinstance(o, kind),
-         "change": lambda owner, name, items: change(getattr(owner, name), items)}
-VERBS |= {name: getattr(builtins, name) for name in "getattr setattr len str repr hash iter next bool".split()}
+VERBS = {
+    "load": lambda: exec(compile(state["code"], "solution.py", "exec"), solution.__dict__),
+    "call": lambda f, /, *args, **kwargs: f(*args, **kwargs),
+    "instancecheck": lambda kind, o: isinstance(o, kind),
+    "change": lambda owner, name, items: change(getattr(owner, name), items),
+}
+VERBS |= {
+    name: getattr(builtins, name)
+    for name in "getattr setattr len str repr hash iter next bool".split()
+}
 VERBS |= {name: getattr(operator, name) for name in "eq contains getitem setitem delitem".split()}
 
 
@@ -157,6 +186,7 @@ def child_resolve(letter, rest):
         encode((int(rest), args, kwargs), lines, {}, child_refer)
         send(lines)
         return answer_requests()
+
     return ask_back
 
 
@@ -179,7 +209,9 @@ def answer_requests():
         tokens.pop()
         changed = {n: now for n, one in enumerate(seen) if differ(before[n], now := contents(one))}
         lines = [token, said]
-        encode((value, changed), lines, {id(one): (n, one) for n, one in enumerate(seen)}, child_refer)
+        encode(
+            (value, changed), lines, {id(one): (n, one) for n, one in enumerate(seen)}, child_refer
+        )
         send(lines)
 
 
@@ -190,7 +222,9 @@ fetched = []  # [collection, its contents, handle, name]: the latest that were r
 # why no further answer is believed; why this test fails although the solution caught the error; the last answer
 state = {"broken": "", "failed": "", "last": None}
 # what a text, a set or a number says about itself, given the expected value, or as good as the whole test
-PREDICATES = {name for name in dir(str) + dir(set) + dir(float) if name.startswith(("starts", "ends", "is"))}
+PREDICATES = {
+    name for name in dir(str) + dir(set) + dir(float) if name.startswith(("starts", "ends", "is"))
+}
 
 
 class Handle:
@@ -209,7 +243,9 @@ class Handle:
         return ask("getattr", self, name)
 
     def __setattr__(self, name, value):
-        object.__setattr__(self, name, value) if name in Handle.__slots__ else ask("setattr", self, name, value)
+        object.__setattr__(self, name, value) if name in Handle.__slots__ else ask(
+            "setattr", self, name, value
+        )
 
     def __call__(self, /, *args, **kwargs):
         result = ask("call", self, *args, **kwargs)
@@ -227,11 +263,17 @@ class Handle:
 
     def __contains__(self, item):
         made = self._kind_ == "made"
-        return ask("contains", self, item) is True if made else any(one is item or one == item for one in self)
+        return (
+            ask("contains", self, item) is True
+            if made
+            else any(one is item or one == item for one in self)
+        )
 
 
-for verb in ("len str repr hash iter next bool getitem setitem delitem instancecheck lt le gt ge add radd sub rsub mul "
-             "rmul truediv neg abs int float index enter exit await copy deepcopy reduce_ex subclasscheck").split():
+for verb in (
+    "len str repr hash iter next bool getitem setitem delitem instancecheck lt le gt ge add radd sub rsub mul "
+    "rmul truediv neg abs int float index enter exit await copy deepcopy reduce_ex subclasscheck"
+).split():
     setattr(Handle, f"__{verb}__", lambda self, *args, verb=verb: ask(verb, self, *args))
 handles = {0: Handle(0, "o")}  # {number: handle}; 0 is the solution's module
 
@@ -257,8 +299,11 @@ def tester_resolve(letter, rest):
 def ask(verb, /, *args, **kwargs):
     """Have the child do something; its value, or its exception. What it changed in the arguments changes here, too."""
     if state["broken"] or verb not in VERBS or sys.stdout:
-        raise Broken(state["broken"] or "not supported: " + (
-            "redirected output" if sys.stdout else f"{verb} of an object of the solution"))
+        raise Broken(
+            state["broken"]
+            or "not supported: "
+            + ("redirected output" if sys.stdout else f"{verb} of an object of the solution")
+        )
     for one in fetched:  # o.children.append(x) in the test
         if differ(one[1], now := contents(one[0])):
             one[1] = now
@@ -349,14 +394,17 @@ def run_test(text, entry_point):
             trace = trace.tb_next
         where = text.split("\n")[line - 1].strip()[:60]
         if isinstance(error, AssertionError) and state["last"] and not str(error):
-            value, = state["last"]
+            (value,) = state["last"]
             return f"{where} gave {'an object' if isinstance(value, Handle) else ascii(value)[:60]}"
         return f"{where} raised {type(error).__name__}: {str(error)[:60]}".strip(": ")
 
 
 if __name__ == "__main__":
     import resource  # not on every system
-    for name, most in dict(CPU=int(sys.argv[2]), AS=512 << 20, FSIZE=1 << 20, NOFILE=64, NPROC=64, CORE=0).items():
+
+    for name, most in dict(
+        CPU=int(sys.argv[2]), AS=512 << 20, FSIZE=1 << 20, NOFILE=64, NPROC=64, CORE=0
+    ).items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
     link = os.dup(2)
     source, sink = open(link, "rb", closefd=False), open(link, "wb", closefd=False)

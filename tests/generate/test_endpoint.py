@@ -27,7 +27,7 @@ from test_judge import TEXT
 import gen_candidates
 from posttrain.chat.encode import prompt_ids
 from posttrain.chat.template import PLAIN_TEMPLATE
-from posttrain.cli import BadInput, run
+from posttrain.cli import BadInput, run_stage
 from posttrain.generate import endpoint as endpoint_room
 from posttrain.generate.endpoint import ask_endpoint, read_retry_after, seconds_to_wait
 from posttrain.judging.scoring import (

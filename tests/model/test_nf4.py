@@ -10,6 +10,7 @@ from common import completion_logps
 from posttrain.chat.encode import encode
 from posttrain.model.load import load_model, load_policy, load_tokenizer, trained
 from posttrain.model.names import fingerprint
+from posttrain.packed.reader import teach_lines
 from posttrain.train.packs import pack_logps
 
 pytest.importorskip("bitsandbytes")
@@ -50,6 +51,8 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
     rows = [row | {"weight": 1.0, "seqs": [encode(tokenizer, row["prompt"], row[f]) | {"ref": -30.0} for f in fields]}
             for row in rows]
     policy = load_policy(base, "nf4", lora_r=2)
+    policy = load_policy(base, "nf4", 2)
+    teach_lines(policy)
     generator = torch.Generator().manual_seed(1)
     for parameter in trained(policy):
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1

@@ -24,9 +24,9 @@ import kto
 from posttrain.cli import BadInput
 from posttrain.model.load import load_tokenizer
 from posttrain.model.names import resolve_model
+from posttrain.train import training_run
 from posttrain.train.checks import check_start
 from posttrain.train.order import batches
-from posttrain.train import training_run
 from posttrain.train.packs import cut_packs
 from posttrain.train.reference import score_reference
 from posttrain.train.step import lr_at, optimiser_step

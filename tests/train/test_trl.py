@@ -14,7 +14,7 @@ import kto
 import sft
 from common import kto_kl
 from posttrain.chat.encode import encode
-from posttrain.packed.reader import base_of, share_prompts
+from posttrain.packed.reader import line_kind, teach_lines
 from posttrain.records.layouts import normalise
 from posttrain.train.metrics import means
 from posttrain.train.packs import pack_logps
@@ -33,8 +33,8 @@ def lora():
         model = get_peft_model(make_model(), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear",
                                                         lora_dropout=0.0, task_type="CAUSAL_LM"))
         randomise(model, seed)
-        share_prompts(model)
-        assert base_of(model).packed == "segments"
+        teach_lines(model)
+        assert line_kind(model) == "segments"
         return model.eval()
     return make
 

@@ -13,17 +13,15 @@ from posttrain.chat.encode import encode, prompt_ids
 from posttrain.cli import BadInput
 from posttrain.model.load import load_policy, load_tokenizer, trained
 from posttrain.model.names import resolve_model
-from posttrain.processes import share_out, trained
+from posttrain.packed.reader import teach_lines
+from posttrain.processes import share_out
 from posttrain.records.layouts import normalise
 from posttrain.records.mixture import read_mixture
 from posttrain.train import training_run, watch
-from posttrain.train.curves import curves
 from posttrain.train.metrics import means, tally
-from posttrain.train.order import batches
+from posttrain.train.order import batches, hold_out
 from posttrain.train.packs import cut_packs, idle_copy, pack_logps
 from posttrain.train.reference import score_reference
-from posttrain.train.order import hold_out
-from posttrain.train.trouble import trouble
 from posttrain.train.watch import sampled, watched_prompts
 
 SMALL = ["--batch-size", 8, "--lora-r", 2, "--lr", 0.01]
@@ -67,8 +65,10 @@ def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
     rows = [dpo.encode_pair(tokenizer, row, 2048) for row in read_mixture([words[3]], "pairs")]
     train, held = hold_out(rows, 0.05, 0)
     assert len(held) == 8
-    score_reference(load_policy(base), held, 4096, "test", out.parent / "test/x")
-    policy = load_policy(str(out))
+    reference, policy = load_policy(base), load_policy(str(out))
+    teach_lines(reference)
+    teach_lines(policy)
+    score_reference(reference, held, 4096, "test", out.parent / "test/x")
     with torch.no_grad():
         sums = dpo.batch_loss(policy, held, "dpo", 0.1)[1]
     assert means(sums)["loss"] == pytest.approx(lines[-1]["eval_loss"], rel=1e-5)
@@ -78,6 +78,7 @@ def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
 def test_the_sampled_kl_is_the_kl(base):
     """Against the exact KL of every step along the same answers, from both full distributions."""
     tokenizer, policy = load_tokenizer(base), load_policy(base, lora_r=4)
+    teach_lines(policy)
     start = [p.detach().clone() for p in trained(policy)]
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": f"{n} the cat"}]) for n in range(60)]
     assert sampled(policy, tokenizer, start, prompts[:4], 0)["sampled_kl"] == pytest.approx(0, abs=1e-9)
@@ -203,9 +204,7 @@ def test_means_by_slice_by_hand():
 
 def test_soft_labels_are_the_expected_loss(tokenizer, model):
     """A row of p = 0.8 loses what 0.8 of its pair and 0.2 of the turned pair lose, as with a smoothing of 0.2."""
-    from posttrain.packed.reader import share_prompts
-
-    share_prompts(model.requires_grad_(False))
+    teach_lines(model.requires_grad_(False))
     row = {"weight": 1.0} | normalise(pair_rows(1)[0] | {"p": 0.8}, "pairs")
     row["seqs"] = [encode(tokenizer, row["prompt"], row[side]) | {"ref": ref}
                    for side, ref in (("chosen", -25.0), ("rejected", -31.0))]
