@@ -43,7 +43,7 @@ from posttrain.train.rows import batch_weight, one_line_tokens, prepare, row_len
 from posttrain.train.selfcheck import self_check
 from posttrain.train.step import lr_at, make_optimizer, optimiser_step
 from posttrain.train.training_run import TrainingRun
-from posttrain.train.watch import Watch
+from posttrain.train.watch import Watch, watched_prompts
 
 
 def parse_args(argv=None):
@@ -240,10 +240,9 @@ def main(args):
         model,
         tokenizer,
         held,
-        rows,
+        watched_prompts(held or rows, model, args.max_kl),
         len(steps),
         every=args.eval_every,
-        max_kl=args.max_kl,
         seed=args.seed,
         pack_tokens=args.pack_tokens,
     )

@@ -92,35 +92,104 @@ def parse_args(argv=None):
     p.add_argument("--model", help="candidate: hub name, model folder or run folder")
     p.add_argument("--baseline", help="what is in use today")
     p.add_argument("--suite", help="folder of *.jsonl, or one file")
-    p.add_argument("--lm-eval", nargs=2, metavar=("CANDIDATE", "BASELINE"),
-                   help="folders of lm_eval --log_samples: their tasks are slices, too")
+    p.add_argument(
+        "--lm-eval",
+        nargs=2,
+        metavar=("CANDIDATE", "BASELINE"),
+        help="folders of lm_eval --log_samples: their tasks are slices, too",
+    )
     p.add_argument("--out", help="folder to write")
     p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
     # the method
-    p.add_argument("--profile", choices=PROFILES, default="hobby", help="margin and prompts per slice: see above")
-    p.add_argument("--policy", metavar="FILE", help="JSONL: margin, min_n, hard per slice; limits of budgets")
-    p.add_argument("--temperature", type=at_least(0, float), default=0.7, help="of the answers; canaries are greedy")
-    p.add_argument("--model-temperature", type=at_least(0, float), help="another one for --model (a control: cooler)")
-    p.add_argument("--greedy", action="store_true", help="one greedy answer more per prompt, reported beside")
+    p.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default="hobby",
+        help="margin and prompts per slice: see above",
+    )
+    p.add_argument(
+        "--policy", metavar="FILE", help="JSONL: margin, min_n, hard per slice; limits of budgets"
+    )
+    p.add_argument(
+        "--temperature",
+        type=at_least(0, float),
+        default=0.7,
+        help="of the answers; canaries are greedy",
+    )
+    p.add_argument(
+        "--model-temperature",
+        type=at_least(0, float),
+        help="another one for --model (a control: cooler)",
+    )
+    p.add_argument(
+        "--greedy", action="store_true", help="one greedy answer more per prompt, reported beside"
+    )
     p.add_argument("--max-tokens", type=at_least(1), default=512, help="longest answer")
-    p.add_argument("--judge", nargs="+", action="extend",
-                   help="compares the answers to items of type judge: a model, a reward model or NAME@URL")
+    p.add_argument(
+        "--judge",
+        nargs="+",
+        action="extend",
+        help="compares the answers to items of type judge: a model, a reward model or NAME@URL",
+    )
     p.add_argument("--constitution", help="for --judge")
-    p.add_argument("--run-code", action="store_true", help="run unit tests on model-written code, in a sandbox")
-    p.add_argument("--unsafe", action="store_true", help="with --run-code: also where no isolation works")
-    p.add_argument("--latency", type=at_least(5), metavar="N", help="also time N prompts one by one, both models")
-    p.add_argument("--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU")
+    p.add_argument(
+        "--run-code", action="store_true", help="run unit tests on model-written code, in a sandbox"
+    )
+    p.add_argument(
+        "--unsafe", action="store_true", help="with --run-code: also where no isolation works"
+    )
+    p.add_argument(
+        "--latency",
+        type=at_least(5),
+        metavar="N",
+        help="also time N prompts one by one, both models",
+    )
+    p.add_argument(
+        "--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU"
+    )
     p.add_argument("--batch-size", type=at_least(1), default=64, help="answers sampled at once")
-    p.add_argument("--concurrency", type=at_least(1), default=8, help="requests at a judge's endpoint at the same time")
-    p.add_argument("--seed", type=int, default=0, help="candidate and baseline draw from different streams")
+    p.add_argument(
+        "--concurrency",
+        type=at_least(1),
+        default=8,
+        help="requests at a judge's endpoint at the same time",
+    )
+    p.add_argument(
+        "--seed", type=int, default=0, help="candidate and baseline draw from different streams"
+    )
     # look before you pay
-    p.add_argument("--power", action="store_true", help="what this --suite can show; load no model; exit")
-    p.add_argument("--selftest", action="store_true", help="error rates on the answers of a finished --out; exit")
-    p.add_argument("--simulate", action="store_true", help="with --selftest: in made worlds of 8 slices, no --out")
-    p.add_argument("--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit")
-    p.add_argument("--answer-len", type=at_least(1), help="expected tokens per answer, for the forecast (--max-tokens)")
-    p.add_argument("--tokens-per-second", type=at_least(1e-9, float), help="for the forecast (default: an earlier run)")
-    p.add_argument("--price-gpu-hour", type=at_least(0, float), default=0.0, help="price of the machine per hour")
+    p.add_argument(
+        "--power", action="store_true", help="what this --suite can show; load no model; exit"
+    )
+    p.add_argument(
+        "--selftest",
+        action="store_true",
+        help="error rates on the answers of a finished --out; exit",
+    )
+    p.add_argument(
+        "--simulate",
+        action="store_true",
+        help="with --selftest: in made worlds of 8 slices, no --out",
+    )
+    p.add_argument(
+        "--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit"
+    )
+    p.add_argument(
+        "--answer-len",
+        type=at_least(1),
+        help="expected tokens per answer, for the forecast (--max-tokens)",
+    )
+    p.add_argument(
+        "--tokens-per-second",
+        type=at_least(1e-9, float),
+        help="for the forecast (default: an earlier run)",
+    )
+    p.add_argument(
+        "--price-gpu-hour",
+        type=at_least(0, float),
+        default=0.0,
+        help="price of the machine per hour",
+    )
     return p.parse_args(argv)
 
 
@@ -131,38 +200,60 @@ def decide(slices, overall, canaries, spent=None, unscored=()):
     """(verdict, one sentence of why), the worst first. canaries: [{"id", "candidate", "baseline", "confirmed"}]; spent:
     budgets; unscored: slices where too many items have no score (unit tests without --run-code): they cannot ship."""
     hard = {name: s for name, s in slices.items() if s.get("hard", True)}
-    failed = sorted((name for name, s in hard.items() if s["verdict"] == "FAIL"), key=lambda name: hard[name]["delta"])
-    reasons = [f"{name} fell by {-100 * hard[name]['delta']:.1f} points (p = {hard[name]['p_drop']:.1g}"
-               + (f"; {hard[name]['note']})" if hard[name].get("note") else ")") for name in failed[:3]]
+    failed = sorted(
+        (name for name, s in hard.items() if s["verdict"] == "FAIL"),
+        key=lambda name: hard[name]["delta"],
+    )
+    reasons = [
+        f"{name} fell by {-100 * hard[name]['delta']:.1f} points (p = {hard[name]['p_drop']:.1g}"
+        + (f"; {hard[name]['note']})" if hard[name].get("note") else ")")
+        for name in failed[:3]
+    ]
     if len(failed) > 3:
         reasons[0] = f"{len(failed)} of {len(hard)} slices fell: {reasons[0]}"
         reasons[2] += f"; and {', '.join(failed[3:])}"
-    broken = [c["id"] for c in canaries if c["baseline"] and not c["candidate"] and c.get("confirmed", True)]
+    broken = [
+        c["id"]
+        for c in canaries
+        if c["baseline"] and not c["candidate"] and c.get("confirmed", True)
+    ]
     if broken:
         reasons.append(f"canaries that the baseline passes fail: {', '.join(broken[:5])}")
     if overall and overall["fail"] and not failed:
         reasons.append(f"the mean over all slices fell by {-100 * overall['delta']:.1f} points")
-    words = {"tokens": "right answers take {ratio:.2f} times the tokens [{low:.2f}, {high:.2f}], limit {limit:.2f}",
-             "slice_tokens": "right answers in {slice} take {ratio:.2f} times the tokens [{low:.2f}, {high:.2f}], "
-                             "limit {limit:.2f}",
-             "truncated": "{ratio:.1%} more answers are cut off [{low:.1%}, {high:.1%}], limit {limit:.0%}",
-             "latency": "an answer takes {ratio:.2f} times as long [{low:.2f}, {high:.2f}], limit {limit}",
-             "cost": "a request costs {ratio:.2f} times as much, limit {limit}"}
-    reasons += [words[name].format(**one) for name, one in (spent or {}).items() if one and one["fail"]
-                and not (name == "slice_tokens" and spent["tokens"] and spent["tokens"]["fail"])]
+    words = {
+        "tokens": "right answers take {ratio:.2f} times the tokens [{low:.2f}, {high:.2f}], limit {limit:.2f}",
+        "slice_tokens": "right answers in {slice} take {ratio:.2f} times the tokens [{low:.2f}, {high:.2f}], "
+        "limit {limit:.2f}",
+        "truncated": "{ratio:.1%} more answers are cut off [{low:.1%}, {high:.1%}], limit {limit:.0%}",
+        "latency": "an answer takes {ratio:.2f} times as long [{low:.2f}, {high:.2f}], limit {limit}",
+        "cost": "a request costs {ratio:.2f} times as much, limit {limit}",
+    }
+    reasons += [
+        words[name].format(**one)
+        for name, one in (spent or {}).items()
+        if one
+        and one["fail"]
+        and not (name == "slice_tokens" and spent["tokens"] and spent["tokens"]["fail"])
+    ]
     if reasons:
         return "BLOCK", "; ".join(reasons)
-    needs = [f"{name} has {s['clusters']} {'clusters' if s['clusters'] != s.get('n', s['clusters']) else 'prompts'} "
-             f"and needs {'more' if s['need'] is None else s['need']}"
-             for name, s in hard.items() if s["verdict"] == "UNSURE"]
+    needs = [
+        f"{name} has {s['clusters']} {'clusters' if s['clusters'] != s.get('n', s['clusters']) else 'prompts'} "
+        f"and needs {'more' if s['need'] is None else s['need']}"
+        for name, s in hard.items()
+        if s["verdict"] == "UNSURE"
+    ]
     needs += [f"{name} has too many items without a score" for name in unscored]
     if needs or not hard:
         more = [f"and {len(needs) - 4} slices more"] if len(needs) > 5 else needs[4:]
         return "NOT ENOUGH DATA", "; ".join(needs[:4] + more) or "the suite has no comparable slice"
     gain = "{delta:+.1%} over all slices [{low:+.1%}, {high:+.1%}]".format(**overall)
     soft = [name for name, s in slices.items() if name not in hard and s["verdict"] != "CLEAR"]
-    return "SHIP", (f"no slice fell; {'improved' if overall['low'] > 0 else 'no improvement shown'}: {gain}"
-                    + (f"; not clear, but soft: {', '.join(soft)}" if soft else ""))
+    return "SHIP", (
+        f"no slice fell; {'improved' if overall['low'] > 0 else 'no improvement shown'}: {gain}"
+        + (f"; not clear, but soft: {', '.join(soft)}" if soft else "")
+    )
 
 
 # ---- the report -----------------------------------------------------------------------------------------------
@@ -170,19 +261,33 @@ def decide(slices, overall, canaries, spent=None, unscored=()):
 
 def slice_report(rows, found, policy, hypotheses, looks, k, failed):
     """One slice for the report: rows of items.jsonl, and what decision.py found."""
+
     def mean(key):
         values = [row[key] for row in rows if key in row]
         return float(np.mean(values)) if values else None
+
     d, result = differences(rows)[0], describe(found, policy, hypotheses, looks, failed)
-    result |= {"type": rows[0]["type"], "n": len(rows), "k": None if rows[0]["type"] in ONCE else k, "wins": int(
-        sum(d > 0)), "losses": int(sum(d < 0)), "margin": policy["margin"], "hard": policy["hard"]}
-    result |= {key: mean(key) for key in (f"{what}{role}" for what in ("", "tokens_", "greedy_") for role in ROLES)}
+    result |= {
+        "type": rows[0]["type"],
+        "n": len(rows),
+        "k": None if rows[0]["type"] in ONCE else k,
+        "wins": int(sum(d > 0)),
+        "losses": int(sum(d < 0)),
+        "margin": policy["margin"],
+        "hard": policy["hard"],
+    }
+    result |= {
+        key: mean(key)
+        for key in (f"{what}{role}" for what in ("", "tokens_", "greedy_") for role in ROLES)
+    }
     refused = refusal_counts(rows)
     for kind, word, worse in (("harmless", "over-refusal", 1), ("harmful", "under-refusal", -1)):
         if all(refused[role][kind][1] for role in ROLES):
             before, after = (refused[role][kind][0] / refused[role][kind][1] for role in ROLES)
             if worse * (after - before) > 0.01:
-                result["note"] = f"{word}: {kind} requests were refused in {before:.0%}, now in {after:.0%}"
+                result["note"] = (
+                    f"{word}: {kind} requests were refused in {before:.0%}, now in {after:.0%}"
+                )
     return result
 
 
@@ -199,10 +304,22 @@ def refusal_counts(rows):
 def requests_report(timed, limit):
     """timed {role: [(seconds, tokens), ...]} of the same prompts, one request at a time -> the latency budget."""
     seconds = {role: np.array([one[0] for one in own]) for role, own in timed.items()}
-    ratio, low, high = ratio_of(seconds["candidate"], seconds["baseline"], np.arange(len(seconds["baseline"])))
-    return {f"p{q}": {role: float(np.percentile(own, q)) for role, own in seconds.items()} for q in (50, 95)} | {
-        "tokens_per_second": {role: sum(n for _, n in timed[role]) / float(own.sum()) for role, own in seconds.items()},
-        "ratio": ratio, "low": low, "high": high, "limit": limit, "fail": limit is not None and low > limit}
+    ratio, low, high = ratio_of(
+        seconds["candidate"], seconds["baseline"], np.arange(len(seconds["baseline"]))
+    )
+    return {
+        f"p{q}": {role: float(np.percentile(own, q)) for role, own in seconds.items()}
+        for q in (50, 95)
+    } | {
+        "tokens_per_second": {
+            role: sum(n for _, n in timed[role]) / float(own.sum()) for role, own in seconds.items()
+        },
+        "ratio": ratio,
+        "low": low,
+        "high": high,
+        "limit": limit,
+        "fail": limit is not None and low > limit,
+    }
 
 
 def cost_report(speed, price, limit):
@@ -210,30 +327,43 @@ def cost_report(speed, price, limit):
     without a price, or where all answers of one model were borrowed."""
     if not price or not all(all(own) for own in speed.values()):
         return None
-    costs = {role: 1000 * money(seconds=own[1] / own[0], price_gpu_hour=price) for role, own in speed.items()}
+    costs = {
+        role: 1000 * money(seconds=own[1] / own[0], price_gpu_hour=price)
+        for role, own in speed.items()
+    }
     ratio = costs["candidate"] / costs["baseline"]
     return costs | {"ratio": ratio, "limit": limit, "fail": limit is not None and ratio > limit}
 
 
 def blind_spots(slices, rates, canaries):
     """Sentences: what this gate could not see."""
-    spots = [f"A drop below {100 * max(s['mde'] for s in slices.values()):.0f} points in "
-             f"{max(slices, key=lambda name: slices[name]['mde'])} would often pass; the table has each slice's."]
+    spots = [
+        f"A drop below {100 * max(s['mde'] for s in slices.values()):.0f} points in "
+        f"{max(slices, key=lambda name: slices[name]['mde'])} would often pass; the table has each slice's."
+    ]
     same = rates["same"]
-    spots.append(f"On this baseline's answers, drawn anew {same['runs']} times, this gate blocks an unchanged model in "
-                 f"{same['BLOCK']:.1%} [{same['block_low']:.1%}, {same['block_high']:.1%}] and ships it in "
-                 f"{same['SHIP']:.1%}.")
+    spots.append(
+        f"On this baseline's answers, drawn anew {same['runs']} times, this gate blocks an unchanged model in "
+        f"{same['BLOCK']:.1%} [{same['block_low']:.1%}, {same['block_high']:.1%}] and ships it in "
+        f"{same['SHIP']:.1%}."
+    )
     for drop, one in rates["everywhere"].items():
         caught = {name: own[drop] for name, own in rates["caught"].items()}
         if drop in (0.05, 0.10) and caught:
             worst = min(caught, key=caught.get)
-            spots.append(f"A planted drop of {100 * drop:.0f} points is blocked in {one['BLOCK']:.0%} when in every "
-                         f"slice, in {np.mean([*caught.values()]):.0%} when in one (least: {worst}, "
-                         f"{caught[worst]:.0%}).")
+            spots.append(
+                f"A planted drop of {100 * drop:.0f} points is blocked in {one['BLOCK']:.0%} when in every "
+                f"slice, in {np.mean([*caught.values()]):.0%} when in one (least: {worst}, "
+                f"{caught[worst]:.0%})."
+            )
     if any(s["type"] == "judge" for s in slices.values()):
-        spots.append("The judge's own mistakes are in no interval: a judge that likes length or polish is believed.")
+        spots.append(
+            "The judge's own mistakes are in no interval: a judge that likes length or polish is believed."
+        )
     quarantined = sum(not c["baseline"] for c in canaries)
-    spots += [f"{quarantined} canaries are quarantined: the baseline fails them, too."] * bool(quarantined)
+    spots += [f"{quarantined} canaries are quarantined: the baseline fails them, too."] * bool(
+        quarantined
+    )
     return [*spots, "Requests of a kind that is not in the suite."]
 
 
@@ -242,8 +372,16 @@ def provenance(names, record):
     lines = [[f"{role} was made by", story(name)] for role, name in names.items()]
     lines += [[f"input {path}", value] for path, value in record["inputs"].items()]
     versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return lines + [["seed", str(record["arguments"]["seed"])], ["machine", device], ["versions", versions]]
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine()
+    )
+    return lines + [
+        ["seed", str(record["arguments"]["seed"])],
+        ["machine", device],
+        ["versions", versions],
+    ]
 
 
 # ---- the run --------------------------------------------------------------------------------------------------
@@ -252,11 +390,15 @@ def provenance(names, record):
 def read_items(args):
     """(items, policies {slice: ...}, limits of budgets) of --suite, --lm-eval and --policy."""
     items = read_suite(args.suite, args.limit) if args.suite else []
-    items += read_lm_eval(*args.lm_eval, taken={item["slice"] for item in items}) if args.lm_eval else []
+    items += (
+        read_lm_eval(*args.lm_eval, taken={item["slice"] for item in items}) if args.lm_eval else []
+    )
     if not args.judge and any(item["type"] == "judge" for item in items):
         print("note     without --judge, items of type judge are left out")
         items = [item for item in items if item["type"] != "judge"]
-    compared = {item["slice"]: item["type"] for item in items if item["type"] not in ("canary", "budget")}
+    compared = {
+        item["slice"]: item["type"] for item in items if item["type"] not in ("canary", "budget")
+    }
     policies, limits = read_policy(args.policy, [*compared], PROFILES[args.profile])
     greedy = args.temperature == 0 and args.model_temperature in (None, 0)
     for name, policy in policies.items():
@@ -266,19 +408,43 @@ def read_items(args):
 
 def power(items, policies, looks):
     """What a suite can show if pass rates are as decision.py assumes; nothing is asked."""
-    sizes = {name: len({item["cluster"] for item in items if item["slice"] == name and item["type"] not in (
-        "canary", "budget")}) for name in policies}
-    fixed = {name: (np.resize([1.0] + [0.0] * round(1 / DISCORDANT - 1), n), np.arange(n)) for name, n in sizes.items()
-             if policies[name]["once"]}
-    print(f"{'slice':16}{'clusters':>9}{'margin':>8}   prompts that clear it, unchanged, in 95 % at k answers each")
+    sizes = {
+        name: len(
+            {
+                item["cluster"]
+                for item in items
+                if item["slice"] == name and item["type"] not in ("canary", "budget")
+            }
+        )
+        for name in policies
+    }
+    fixed = {
+        name: (np.resize([1.0] + [0.0] * round(1 / DISCORDANT - 1), n), np.arange(n))
+        for name, n in sizes.items()
+        if policies[name]["once"]
+    }
+    print(
+        f"{'slice':16}{'clusters':>9}{'margin':>8}   prompts that clear it, unchanged, in 95 % at k answers each"
+    )
     for name, n in sizes.items():
-        needs = [prompts_needed(policies[name], k, len(looks)) for k in ([None] if name in fixed else looks)]
-        print(f"{name[:15]:16}{n:9}{policies[name]['margin']:8.0%}   " + (", ".join(
-            f"k {k}: {need}" for k, need in zip(looks, needs)) if len(needs) > 1 else f"one look: {needs[0]}")
-            + "   TOO FEW" * (n < needs[-1]))
+        needs = [
+            prompts_needed(policies[name], k, len(looks))
+            for k in ([None] if name in fixed else looks)
+        ]
+        print(
+            f"{name[:15]:16}{n:9}{policies[name]['margin']:8.0%}   "
+            + (
+                ", ".join(f"k {k}: {need}" for k, need in zip(looks, needs))
+                if len(needs) > 1
+                else f"one look: {needs[0]}"
+            )
+            + "   TOO FEW" * (n < needs[-1])
+        )
     world = assumed({name: n for name, n in sizes.items() if name not in fixed})
     print("\n".join(rate_lines(error_rates(world, fixed, policies, looks, 400))))
-    print("assumed: pass rates of 70 % in the mean, most of them near 0 or 1; --selftest knows better after a gate")
+    print(
+        "assumed: pass rates of 70 % in the mean, most of them near 0 or 1; --selftest knows better after a gate"
+    )
     return 0
 
 
@@ -286,12 +452,21 @@ def selftest(out, runs=1500):
     """Error rates on the answers of a finished gate, printed and written to selftest.json."""
     try:
         report = json.loads((Path(out) / "report.json").read_text(encoding="utf-8"))
-        rates = known_rates([row for _, row in read_jsonl(Path(out) / "items.jsonl")], report["policies"],
-                            report["looks"], runs)
+        rates = known_rates(
+            [row for _, row in read_jsonl(Path(out) / "items.jsonl")],
+            report["policies"],
+            report["looks"],
+            runs,
+        )
     except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(f"{out}: no finished gate (report.json, items.jsonl) in it; run one first, then --selftest "
-                       "with its --out") from None
-    print(f"on the answers of {report['baseline']}, drawn anew with their prompts:\n" + "\n".join(rate_lines(rates)))
+        raise BadInput(
+            f"{out}: no finished gate (report.json, items.jsonl) in it; run one first, then --selftest "
+            "with its --out"
+        ) from None
+    print(
+        f"on the answers of {report['baseline']}, drawn anew with their prompts:\n"
+        + "\n".join(rate_lines(rates))
+    )
     write_whole(Path(out) / "selftest.json", json.dumps(rates, indent=1) + "\n")
     return 0
 
@@ -309,14 +484,21 @@ def check_args(args):
 
 def draws_of(heat, k):
     """Answers of each role that count at the look of k; greedy ones are all the same. heat {role: temperature}."""
-    return {"candidate": k if heat["candidate"] else 1, "baseline": k * BASELINE_DRAWS if heat["baseline"] else 1}
+    return {
+        "candidate": k if heat["candidate"] else 1,
+        "baseline": k * BASELINE_DRAWS if heat["baseline"] else 1,
+    }
 
 
 def gather(args, out, record, key, items, asked, policies, names, heat, tokenizers, ids):
     """Ask both models until the rule has decided -> {"rows": scores, "found", "ks", "failed", "fallen": see sequential,
     "canaries", "unjudged": rows of budget items, "tokens": read and written}. asked: the items that models answer; ids
     {role: {item: prompt ids}}; key: of the baseline's answers, for borrowing."""
-    begin, looks, held = time.perf_counter() - record["seconds"], PROFILES[args.profile]["looks"], []
+    begin, looks, held = (
+        time.perf_counter() - record["seconds"],
+        PROFILES[args.profile]["looks"],
+        [],
+    )
     constitution = read_constitution(args.constitution) if args.constitution else None
     speed, tokens = record.setdefault("speed", {role: [0, 0.0] for role in ROLES}), Counter()
     made, scored = {role: {item["id"]: {} for item in asked} for role in ROLES}, {}
@@ -330,9 +512,22 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
         if held[:1] != [name]:
             held.clear()
             free_memory()
-            held.extend((name, open_judge(args.judge, constitution, args.quantize, args.concurrency, args.seed,
-                                          out / "kept.jsonl", record.setdefault("logprobs", {}))
-                         if name == "judge" else load_model(name, args.quantize)))
+            held.extend(
+                (
+                    name,
+                    open_judge(
+                        args.judge,
+                        constitution,
+                        args.quantize,
+                        args.concurrency,
+                        args.seed,
+                        out / "kept.jsonl",
+                        record.setdefault("logprobs", {}),
+                    )
+                    if name == "judge"
+                    else load_model(name, args.quantize),
+                )
+            )
         return held[1]
 
     def tally(role=None, *spent):
@@ -344,105 +539,256 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
     def ask(label, some, samples):
         """Make what some items lack of samples {role: [(sample, temperature)]}; the model in memory goes first."""
         for role in sorted(samples if some else (), key=lambda role: names[role] not in held[:1]):
-            jobs = [(item, ids[role][item["id"]], [(n, t, seed_for(args.seed, role, item["id"], n))
-                     for n, t in samples[role] if n not in made[role][item["id"]]]) for item in some]
+            jobs = [
+                (
+                    item,
+                    ids[role][item["id"]],
+                    [
+                        (n, t, seed_for(args.seed, role, item["id"], n))
+                        for n, t in samples[role]
+                        if n not in made[role][item["id"]]
+                    ],
+                )
+                for item in some
+            ]
             jobs = [job for job in jobs if job[2]]
-            for row in make_answers(out / f"answers-{role}-{label}.jsonl", jobs,
-                                    partial(at_work, names[role]), tokenizers[role], args.max_tokens, args.batch_size,
-                                    partial(tally, role)):
+            for row in make_answers(
+                out / f"answers-{role}-{label}.jsonl",
+                jobs,
+                partial(at_work, names[role]),
+                tokenizers[role],
+                args.max_tokens,
+                args.batch_size,
+                partial(tally, role),
+            ):
                 made[role][row["id"]][row["sample"]] = row
                 tokens[role] += row["tokens"]
             tokens[role] += sum(len(prompt) for _, prompt, _ in jobs)
 
     def scores(some, k):
         """Rows of items.jsonl; None where a score is missing."""
-        return [grade(item, {role: made[role].get(item["id"]) for role in ROLES}, draws_of(heat, k), args.run_code,
-                      args.unsafe) for item in some]
+        return [
+            grade(
+                item,
+                {role: made[role].get(item["id"]) for role in ROLES},
+                draws_of(heat, k),
+                args.run_code,
+                args.unsafe,
+            )
+            for item in some
+        ]
 
     def draw(slices, k):
         """The next look: answers to the items of these slices and their scores -> differences for decision.py."""
-        own = [item for item in items if item["slice"] in slices and item["type"] not in ("canary", "budget")
-               and (item["id"] in made["baseline"] or item["type"] in ("ab", "lm-eval"))]  # the rest has no score
+        own = [
+            item
+            for item in items
+            if item["slice"] in slices
+            and item["type"] not in ("canary", "budget")
+            and (item["id"] in made["baseline"] or item["type"] in ("ab", "lm-eval"))
+        ]  # the rest has no score
         some, counts = [item for item in own if item["id"] in made["baseline"]], draws_of(heat, k)
-        ask(k, [item for item in some if item["type"] != "mc"],
-            {role: [(n, heat[role]) for n in range(counts[role])] for role in ROLES})
+        ask(
+            k,
+            [item for item in some if item["type"] != "mc"],
+            {role: [(n, heat[role]) for n in range(counts[role])] for role in ROLES},
+        )
         for role in ROLES if some else ():
-            jobs = [(item, ids[role][item["id"]]) for item in some
-                    if item["type"] == "mc" and "mc" not in made[role][item["id"]]]
-            for row in choose(out / f"choices-{role}.jsonl", jobs, partial(at_work, names[role]), tokenizers[role]):
+            jobs = [
+                (item, ids[role][item["id"]])
+                for item in some
+                if item["type"] == "mc" and "mc" not in made[role][item["id"]]
+            ]
+            for row in choose(
+                out / f"choices-{role}.jsonl", jobs, partial(at_work, names[role]), tokenizers[role]
+            ):
                 made[role][row["id"]]["mc"] = row
                 tokens[role] += row["tokens"]
-        pairs = [(item, made["candidate"][item["id"]][n], made["baseline"][item["id"]][n % counts["baseline"]])
-                 for item in some if item["type"] == "judge" for n in range(counts["candidate"])]
-        tokens["judge"] += compare(out / f"judged-{k}.jsonl", [pair for pair in pairs if "p" not in pair[1]],
-                                   partial(at_work, "judge"), tally)
+        pairs = [
+            (
+                item,
+                made["candidate"][item["id"]][n],
+                made["baseline"][item["id"]][n % counts["baseline"]],
+            )
+            for item in some
+            if item["type"] == "judge"
+            for n in range(counts["candidate"])
+        ]
+        tokens["judge"] += compare(
+            out / f"judged-{k}.jsonl",
+            [pair for pair in pairs if "p" not in pair[1]],
+            partial(at_work, "judge"),
+            tally,
+        )
         for name in slices:
-            scored[name] = [row for row in scores([item for item in own if item["slice"] == name], k) if row]
+            scored[name] = [
+                row for row in scores([item for item in own if item["slice"] == name], k) if row
+            ]
         return {name: differences(scored[name]) for name in slices if scored[name]}
 
     def passes(role, item, sample):
-        return verify(item, made[role][item["id"]][sample]["text"], args.run_code, args.unsafe)["ok"]
+        return verify(item, made[role][item["id"]][sample]["text"], args.run_code, args.unsafe)[
+            "ok"
+        ]
 
-    canaries, unjudged = ([item for item in asked if item["type"] == kind] for kind in ("canary", "budget"))
-    ask("greedy", canaries + [item for item in asked if item["type"] == "verify" and args.greedy],
-        {role: [("greedy", 0.0)] for role in ROLES})
-    passed = {item["id"]: {role: passes(role, item, "greedy") for role in ROLES} for item in canaries}
-    broken = [item for item in canaries if passed[item["id"]] == {"baseline": True, "candidate": False}]
-    ask("again", broken, {"candidate": [(n, heat["candidate"] or 0.7) for n in range(2)]})  # a failure is confirmed
-    canaries = [{"id": item["id"], "text": made["candidate"][item["id"]]["greedy"]["text"], "confirmed": None
-                 if item not in broken else not all(passes("candidate", item, n) for n in range(2))}
-                | passed[item["id"]] for item in canaries]
-    ask("budget", unjudged, {role: [(n, heat[role]) for n in range(draws_of(heat, looks[0])[role])] for role in ROLES})
-    found, ks, failed, fallen = sequential(policies, looks, draw) if policies else ({}, {}, [], False)
+    canaries, unjudged = (
+        [item for item in asked if item["type"] == kind] for kind in ("canary", "budget")
+    )
+    ask(
+        "greedy",
+        canaries + [item for item in asked if item["type"] == "verify" and args.greedy],
+        {role: [("greedy", 0.0)] for role in ROLES},
+    )
+    passed = {
+        item["id"]: {role: passes(role, item, "greedy") for role in ROLES} for item in canaries
+    }
+    broken = [
+        item for item in canaries if passed[item["id"]] == {"baseline": True, "candidate": False}
+    ]
+    ask(
+        "again", broken, {"candidate": [(n, heat["candidate"] or 0.7) for n in range(2)]}
+    )  # a failure is confirmed
+    canaries = [
+        {
+            "id": item["id"],
+            "text": made["candidate"][item["id"]]["greedy"]["text"],
+            "confirmed": None
+            if item not in broken
+            else not all(passes("candidate", item, n) for n in range(2)),
+        }
+        | passed[item["id"]]
+        for item in canaries
+    ]
+    ask(
+        "budget",
+        unjudged,
+        {role: [(n, heat[role]) for n in range(draws_of(heat, looks[0])[role])] for role in ROLES},
+    )
+    found, ks, failed, fallen = (
+        sequential(policies, looks, draw) if policies else ({}, {}, [], False)
+    )
     if args.latency and "timed" not in record:
         some = [asked[n * len(asked) // args.latency]["id"] for n in range(args.latency)]
-        record["timed"] = {role: time_requests(at_work(names[role]), tokenizers[role], [ids[role][one] for one in some],
-                                               args.max_tokens) for role in ROLES}
-    return {"rows": [row for own in scored.values() for row in own], "found": found, "ks": ks, "failed": failed,
-            "fallen": fallen, "canaries": canaries, "unjudged": scores(unjudged, looks[0]), "tokens": tokens.total()}
+        record["timed"] = {
+            role: time_requests(
+                at_work(names[role]),
+                tokenizers[role],
+                [ids[role][one] for one in some],
+                args.max_tokens,
+            )
+            for role in ROLES
+        }
+    return {
+        "rows": [row for own in scored.values() for row in own],
+        "found": found,
+        "ks": ks,
+        "failed": failed,
+        "fallen": fallen,
+        "canaries": canaries,
+        "unjudged": scores(unjudged, looks[0]),
+        "tokens": tokens.total(),
+    }
 
 
 def make_report(args, record, items, policies, limits, names, heat, got):
     """Everything that was found as the dict that report.py shows and report.json keeps."""
     looks, rows, found = PROFILES[args.profile]["looks"], got["rows"], got["found"]
     hard = {name: found[name] for name in found if policies[name]["hard"]}
-    slices = {name: slice_report([row for row in rows if row["slice"] == name], found[name], policies[name],
-                                 len(hard) + 1, len(looks), got["ks"][name], name in got["failed"]) for name in found}
+    slices = {
+        name: slice_report(
+            [row for row in rows if row["slice"] == name],
+            found[name],
+            policies[name],
+            len(hard) + 1,
+            len(looks),
+            got["ks"][name],
+            name in got["failed"],
+        )
+        for name in found
+    }
     overall = describe_mean(hard or found, len(looks), got["fallen"]) if found else None
     spent = budgets(rows + got["unjudged"], limits) | {
-        "latency": requests_report(record["timed"], limits["latency"]) if "timed" in record else None,
-        "cost": cost_report(record["speed"], args.price_gpu_hour, limits["cost"])}
+        "latency": requests_report(record["timed"], limits["latency"])
+        if "timed" in record
+        else None,
+        "cost": cost_report(record["speed"], args.price_gpu_hour, limits["cost"]),
+    }
     compared = {item["id"]: item for item in items if item["type"] != "budget"}
     scored = {row["id"] for row in (*rows, *got["canaries"])}
     missing = [key for key in compared if key not in scored]
-    without, all_of = (Counter(compared[key]["slice"] for key in some) for some in (missing, compared))
+    without, all_of = (
+        Counter(compared[key]["slice"] for key in some) for some in (missing, compared)
+    )
     unscored = {compared[key]["slice"] for key in missing if compared[key]["type"] == "canary"} | {
-        name for name in policies if policies[name]["hard"] and without[name] > 0.05 * all_of[name]}
+        name for name in policies if policies[name]["hard"] and without[name] > 0.05 * all_of[name]
+    }
     verdict, why = decide(slices, overall, got["canaries"], spent, sorted(unscored))
     judged = [row for row in rows if row["type"] == "judge"]
     lengths = {role: [row[f"tokens_{role}"] for row in judged] for role in ROLES}
-    won = win_rate([row["candidate"] for row in judged], lengths["candidate"], lengths["baseline"],
-                   differences(judged)[1], 1 if all(policies[row["slice"]]["once"] for row in judged) else len(looks)
-                   ) | {"lengths": lengths} if judged else None
-    rates, refused = known_rates(rows, policies, looks, 300) if found else None, refusal_counts(rows)
-    lost, ranks = [row for row in rows if row["candidate"] < row["baseline"] and "texts" in row], Counter()
+    won = (
+        win_rate(
+            [row["candidate"] for row in judged],
+            lengths["candidate"],
+            lengths["baseline"],
+            differences(judged)[1],
+            1 if all(policies[row["slice"]]["once"] for row in judged) else len(looks),
+        )
+        | {"lengths": lengths}
+        if judged
+        else None
+    )
+    rates, refused = (
+        known_rates(rows, policies, looks, 300) if found else None,
+        refusal_counts(rows),
+    )
+    lost, ranks = (
+        [row for row in rows if row["candidate"] < row["baseline"] and "texts" in row],
+        Counter(),
+    )
     worst = []  # of equal losses one of each slice before a second of any
     for row in lost:
         drop = row["candidate"] - row["baseline"]
         ranks[row["slice"], drop] += 1
         worst.append((drop, ranks[row["slice"], drop], len(worst), row))
-    return {"verdict": verdict, "why": why, "contaminated": contaminated(args.judge, args.model) if judged else None,
-            **names, "profile": args.profile, "temperature": heat["baseline"], "model_temperature": heat["candidate"],
-            "looks": looks, "baseline_draws": BASELINE_DRAWS, "policies": policies, "slices": slices,
-            "overall": overall, "flips": [
-                {"id": row["id"], "slice": row["slice"], "prompt": compared[row["id"]]["prompt"], **row["texts"]}
-                | {f"{role}_score": row[role] for role in ROLES} for *_, row in sorted(worst)[:10]],
-            "canaries": got["canaries"], "winrate": won,
-            "refusals": refused if all(n for own in refused.values() for _, n in own.values()) else None,
-            "budgets": spent, "returned": returned(args.model, args.baseline, 100 * overall["delta"], won and 100 * (
-                won["raw"] - 0.5)) if overall and args.model else None,
-            "error_rates": rates, "blind": blind_spots(slices, rates, got["canaries"]) if found else [],
-            "missing": missing, "provenance": provenance(names, record)}
+    return {
+        "verdict": verdict,
+        "why": why,
+        "contaminated": contaminated(args.judge, args.model) if judged else None,
+        **names,
+        "profile": args.profile,
+        "temperature": heat["baseline"],
+        "model_temperature": heat["candidate"],
+        "looks": looks,
+        "baseline_draws": BASELINE_DRAWS,
+        "policies": policies,
+        "slices": slices,
+        "overall": overall,
+        "flips": [
+            {
+                "id": row["id"],
+                "slice": row["slice"],
+                "prompt": compared[row["id"]]["prompt"],
+                **row["texts"],
+            }
+            | {f"{role}_score": row[role] for role in ROLES}
+            for *_, row in sorted(worst)[:10]
+        ],
+        "canaries": got["canaries"],
+        "winrate": won,
+        "refusals": refused
+        if all(n for own in refused.values() for _, n in own.values())
+        else None,
+        "budgets": spent,
+        "returned": returned(
+            args.model, args.baseline, 100 * overall["delta"], won and 100 * (won["raw"] - 0.5)
+        )
+        if overall and args.model
+        else None,
+        "error_rates": rates,
+        "blind": blind_spots(slices, rates, got["canaries"]) if found else [],
+        "missing": missing,
+        "provenance": provenance(names, record),
+    }
 
 
 def main(args):
@@ -459,17 +805,23 @@ def main(args):
     if args.power:
         return power(items, policies, looks)
     asked = [item for item in items if item["type"] not in ("ab", "lm-eval")]
-    names = {"candidate": args.model or (args.lm_eval or [None])[0],
-             "baseline": args.baseline or (args.lm_eval or [None])[-1]}
+    names = {
+        "candidate": args.model or (args.lm_eval or [None])[0],
+        "baseline": args.baseline or (args.lm_eval or [None])[-1],
+    }
     if not args.out or None in ((args.model, args.baseline) if asked else names.values()):
-        raise BadInput("--model, --baseline and --out are needed (--power, --selftest and --lm-eval alone do without)")
+        raise BadInput(
+            "--model, --baseline and --out are needed (--power, --selftest and --lm-eval alone do without)"
+        )
     if any("tests" in item for item in asked) and not args.run_code:
         print("note     without --run-code, items with unit tests have no score")
         asked = [item for item in asked if "tests" not in item]
     if args.latency and args.latency > len(asked):
         raise BadInput(f"--latency {args.latency}: the suite has {len(asked)} prompts")
     heat = {"baseline": args.temperature, "candidate": args.model_temperature}
-    heat["candidate"] = args.temperature if args.model_temperature is None else args.model_temperature
+    heat["candidate"] = (
+        args.temperature if args.model_temperature is None else args.model_temperature
+    )
     tokenizers = {role: load_tokenizer(names[role]) for role in ROLES} if asked else {}
     if args.judge and "@http" not in args.judge:
         load_tokenizer(args.judge)  # a wrong name is said before anything is asked
@@ -477,43 +829,102 @@ def main(args):
     for role, item in product(tokenizers, asked):
         with at(f"{names[role]}, id {item['id']!r}"):
             ids[role][item["id"]] = prompt_ids(tokenizers[role], item["prompt"], item.get("tools"))
-    sizes, a_look = Counter(item["slice"] for item in asked if item["type"] in ("verify", "judge")), sum(
-        draws_of(heat, looks[0]).values())
-    expected = repeat(100, 0, assumed(sizes), {}, {name: policies[name] for name in sizes}, looks, {})["answers"]
-    rounds, total = expected / looks[0] / max(sizes.total(), 1), sizes.total()  # of the first look, for each item
+    sizes, a_look = (
+        Counter(item["slice"] for item in asked if item["type"] in ("verify", "judge")),
+        sum(draws_of(heat, looks[0]).values()),
+    )
+    expected = repeat(
+        100, 0, assumed(sizes), {}, {name: policies[name] for name in sizes}, looks, {}
+    )["answers"]
+    rounds, total = (
+        expected / looks[0] / max(sizes.total(), 1),
+        sizes.total(),
+    )  # of the first look, for each item
     key, lent = None, Counter()
     if asked:  # the template also says where an answer ends
-        ends = key_of({}, [str(tokenizers["baseline"].chat_template), stop_ids(tokenizers["baseline"])])
-        key = [fingerprint(args.baseline, args.quantize), ends, args.temperature, args.max_tokens, args.seed]
-        lent = Counter(row["id"] for row in lendable(args.out, key, keys_of(asked, ids["baseline"])))
-    count = round(rounds * a_look * total - sum(min(n, rounds * draws_of(heat, looks[0])["baseline"])
-                                                for n in lent.values()))
+        ends = key_of(
+            {}, [str(tokenizers["baseline"].chat_template), stop_ids(tokenizers["baseline"])]
+        )
+        key = [
+            fingerprint(args.baseline, args.quantize),
+            ends,
+            args.temperature,
+            args.max_tokens,
+            args.seed,
+        ]
+        lent = Counter(
+            row["id"] for row in lendable(args.out, key, keys_of(asked, ids["baseline"]))
+        )
+    count = round(
+        rounds * a_look * total
+        - sum(min(n, rounds * draws_of(heat, looks[0])["baseline"]) for n in lent.values())
+    )
     read = sum(len(one) for own in ids.values() for one in own.values())
-    plan = forecast(args.out, "gate.py", read + count * (args.answer_len or args.max_tokens), args.tokens_per_second,
-                    price_gpu_hour=args.price_gpu_hour)
-    print(f"plan     {len(items)} items, {len(policies)} slices, about {count:,} answers if nothing changed, at most "
-          f"{sum(sizes.values()) * sum(draws_of(heat, looks[-1]).values()):,}: {cost_line(plan)}")
+    plan = forecast(
+        args.out,
+        "gate.py",
+        read + count * (args.answer_len or args.max_tokens),
+        args.tokens_per_second,
+        price_gpu_hour=args.price_gpu_hour,
+    )
+    print(
+        f"plan     {len(items)} items, {len(policies)} slices, about {count:,} answers if nothing changed, at most "
+        f"{sum(sizes.values()) * sum(draws_of(heat, looks[-1]).values()):,}: {cost_line(plan)}"
+    )
     if args.plan:
         return 0
-    record = start_run(args.out, "gate.py", vars(args), [path for path in (
-        args.suite, args.model, args.baseline, args.policy, args.constitution, *(args.lm_eval or []),
-        args.judge if args.judge and "@http" not in args.judge else None) if path])
+    record = start_run(
+        args.out,
+        "gate.py",
+        vars(args),
+        [
+            path
+            for path in (
+                args.suite,
+                args.model,
+                args.baseline,
+                args.policy,
+                args.constitution,
+                *(args.lm_eval or []),
+                args.judge if args.judge and "@http" not in args.judge else None,
+            )
+            if path
+        ],
+    )
     out, begin = Path(args.out), time.perf_counter() - record["seconds"]
     if record["finished"]:
         try:
-            print("\n".join(terminal(json.loads((out / "report.json").read_text(encoding="utf-8")))))
+            print(
+                "\n".join(terminal(json.loads((out / "report.json").read_text(encoding="utf-8"))))
+            )
         except (OSError, ValueError, KeyError, TypeError):
-            raise BadInput(f"{out}: this gate is finished, but report.json is damaged: take another --out") from None
+            raise BadInput(
+                f"{out}: this gate is finished, but report.json is damaged: take another --out"
+            ) from None
         return EXIT[record["verdict"]]
     got = gather(args, out, record, key, items, asked, policies, names, heat, tokenizers, ids)
     report = make_report(args, record, items, policies, limits, names, heat, got)
     measures = {"tokens": got["tokens"], "seconds": time.perf_counter() - begin}
-    report |= measures | {"cost": money(seconds=measures["seconds"], price_gpu_hour=args.price_gpu_hour)}
-    write_jsonl(out / "items.jsonl", [{k: v for k, v in row.items() if k != "texts"} for row in got["rows"]])
-    for name, text in (("report.json", json.dumps(report, indent=1) + "\n"), ("report.md", markdown(report)),
-                       ("report.html", html(report))):
+    report |= measures | {
+        "cost": money(seconds=measures["seconds"], price_gpu_hour=args.price_gpu_hour)
+    }
+    write_jsonl(
+        out / "items.jsonl", [{k: v for k, v in row.items() if k != "texts"} for row in got["rows"]]
+    )
+    for name, text in (
+        ("report.json", json.dumps(report, indent=1) + "\n"),
+        ("report.md", markdown(report)),
+        ("report.html", html(report)),
+    ):
         write_whole(out / name, text)
-    save_run(record, finished=True, forecast=plan, verdict=report["verdict"], cost=report["cost"], **measures)
+    save_run(
+        record,
+        finished=True,
+        forecast=plan,
+        verdict=report["verdict"],
+        cost=report["cost"],
+        **measures,
+    )
     print("\n".join(terminal(report)))
     print(f"result   {report['verdict']}; {cost_line(report)} -> {out / 'report.html'}")
     return EXIT[report["verdict"]]

@@ -42,7 +42,7 @@ from posttrain.train.rows import batch_weight, one_line_tokens, prepare
 from posttrain.train.selfcheck import self_check
 from posttrain.train.step import lr_at, make_optimizer, optimiser_step
 from posttrain.train.training_run import TrainingRun
-from posttrain.train.watch import Watch
+from posttrain.train.watch import Watch, watched_prompts
 
 LOSS_AT_START = 0.5  # of an answer of weight 1, where policy and reference are one model
 
@@ -351,10 +351,9 @@ def main(args):
         model,
         tokenizer,
         held,
-        rows,
+        watched_prompts(held or rows, model, args.max_kl),
         len(steps),
         every=args.eval_every,
-        max_kl=args.max_kl,
         seed=args.seed,
         pack_tokens=args.pack_tokens,
     )

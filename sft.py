@@ -35,7 +35,7 @@ from posttrain.train.rows import prepare, row_lengths
 from posttrain.train.selfcheck import self_check
 from posttrain.train.step import lr_at, make_optimizer, optimiser_step
 from posttrain.train.training_run import TrainingRun
-from posttrain.train.watch import Watch
+from posttrain.train.watch import Watch, watched_prompts
 
 
 def parse_args(argv=None):
@@ -133,10 +133,9 @@ def main(args):
         model,
         tokenizer,
         held,
-        rows,
+        watched_prompts(held or rows, model, args.max_kl),
         len(steps),
         every=args.eval_every,
-        max_kl=args.max_kl,
         seed=args.seed,
         pack_tokens=args.pack_tokens,
     )

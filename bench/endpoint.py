@@ -28,7 +28,10 @@ def write_gguf(folder):
     import gguf
     import numpy as np
 
-    about, weights = json.loads((folder / "about.json").read_text()), np.load(folder / "weights.npz")
+    about, weights = (
+        json.loads((folder / "about.json").read_text()),
+        np.load(folder / "weights.npz"),
+    )
     config, writer = about["config"], gguf.GGUFWriter(folder / "judge.gguf", "llama")
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     writer.add_context_length(config["max_position_embeddings"])
@@ -50,19 +53,37 @@ def write_gguf(folder):
     writer.add_bos_token_id(about["eos"])
     writer.add_add_bos_token(False)
     writer.add_chat_template(about["template"])
-    names = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-             "self_attn.o_proj": "attn_output", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-             "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+    names = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
     for name in weights.files:
         w, short = weights[name], name.removeprefix("model.")
         if short.startswith("layers."):
             number, part = short.removeprefix("layers.").removesuffix(".weight").split(".", 1)
-            for kind, count in (("q_proj", heads), ("k_proj", kv_heads)):  # llama.cpp turns neighbours, not halves
+            for kind, count in (
+                ("q_proj", heads),
+                ("k_proj", kv_heads),
+            ):  # llama.cpp turns neighbours, not halves
                 if part.endswith(kind):
-                    w = w.reshape(count, 2, len(w) // count // 2, -1).swapaxes(1, 2).reshape(w.shape)
+                    w = (
+                        w.reshape(count, 2, len(w) // count // 2, -1)
+                        .swapaxes(1, 2)
+                        .reshape(w.shape)
+                    )
             short = f"blk.{number}.{names[part]}.weight"
-        short = {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight",
-                 "lm_head.weight": "output.weight"}.get(short, short)
+        short = {
+            "embed_tokens.weight": "token_embd.weight",
+            "norm.weight": "output_norm.weight",
+            "lm_head.weight": "output.weight",
+        }.get(short, short)
         writer.add_tensor(short, np.ascontiguousarray(w, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -75,7 +96,9 @@ def parse_args(argv=None):
     from posttrain.cli import at_least, parser
 
     p = parser(__doc__)
-    p.add_argument("--python", help="of the virtual environment with llama-cpp-python[server] and gguf")
+    p.add_argument(
+        "--python", help="of the virtual environment with llama-cpp-python[server] and gguf"
+    )
     p.add_argument("--judge", default="data/tiny/judge", help="Llama folder")
     p.add_argument("--constitution", default="data/tiny/constitution.md", help="its constitution")
     p.add_argument("--prompts", type=at_least(1), default=40, help="prompts, with two answers each")
@@ -97,26 +120,58 @@ def main(args):
     from posttrain.records.jsonl import read_jsonl
 
     if not args.python or not Path(args.python).exists():
-        raise BadInput("--python: expected the Python of a virtual environment with llama-cpp-python[server] and gguf")
+        raise BadInput(
+            "--python: expected the Python of a virtual environment with llama-cpp-python[server] and gguf"
+        )
     folder, constitution = Path(tempfile.mkdtemp()), scoring.read_constitution(args.constitution)
     model, tokenizer = scoring.load_judge(args.judge, "none"), load_tokenizer(args.judge)
     layout = json.loads((Path(args.judge) / "tokenizer.json").read_text())
     tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
-    np.savez(folder / "weights.npz", **{name: w.float().numpy() for name, w in model.state_dict().items()
-                                        if not (name == "lm_head.weight" and model.config.tie_word_embeddings)})
+    np.savez(
+        folder / "weights.npz",
+        **{
+            name: w.float().numpy()
+            for name, w in model.state_dict().items()
+            if not (name == "lm_head.weight" and model.config.tie_word_embeddings)
+        },
+    )
     merges = [" ".join(pair) for pair in layout["model"]["merges"]]
-    (folder / "about.json").write_text(json.dumps({
-        "config": model.config.to_dict(), "tokens": tokens, "merges": merges,
-        "special": [*tokenizer.get_added_vocab()], "eos": tokenizer.eos_token_id, "template": tokenizer.chat_template},
-        default=str))
+    (folder / "about.json").write_text(
+        json.dumps(
+            {
+                "config": model.config.to_dict(),
+                "tokens": tokens,
+                "merges": merges,
+                "special": [*tokenizer.get_added_vocab()],
+                "eos": tokenizer.eos_token_id,
+                "template": tokenizer.chat_template,
+            },
+            default=str,
+        )
+    )
     subprocess.run([args.python, __file__, "--write-gguf", folder], check=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [args.python, "-m", "llama_cpp.server", "--model", folder / "judge.gguf", "--port", str(port),
-               "--logits_all", "true", "--n_ctx", "1024"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=open(folder / "server.log", "w"),
-                              start_new_session=True)
+    command = [
+        args.python,
+        "-m",
+        "llama_cpp.server",
+        "--model",
+        folder / "judge.gguf",
+        "--port",
+        str(port),
+        "--logits_all",
+        "true",
+        "--n_ctx",
+        "1024",
+    ]
+    server = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=open(folder / "server.log", "w"),
+        start_new_session=True,
+    )
     try:
         for _ in range(200):
             try:
@@ -124,38 +179,66 @@ def main(args):
                 break
             except OSError:
                 if server.poll() is not None:
-                    raise BadInput(f"the server ended: {(folder / 'server.log').read_text()[-300:]}") from None
+                    raise BadInput(
+                        f"the server ended: {(folder / 'server.log').read_text()[-300:]}"
+                    ) from None
                 time.sleep(0.2)
 
         def ask(requests):
             return ask_endpoint(f"http://127.0.0.1:{port}/v1", "judge", requests, 4)
 
         lines = [line for _, line in read_jsonl(ROOT / "data/tiny/judge_test.jsonl")]
-        groups = [(row["prompt"], [[{"role": "assistant", "content": text}] for text in line["answers"]], row["slice"],
-                   row.get("tools")) for line, row in ((line, from_id(line["id"])) for line in lines)
-                  if "_" not in json.dumps([line, row["prompt"], row.get("tools")])]
-        groups = groups[::max(1, len(groups) // args.prompts)]
-        pairs = [(p, texts[:2], piece, tools) for p, texts, piece, tools in groups if len(texts) > 1]
+        groups = [
+            (
+                row["prompt"],
+                [[{"role": "assistant", "content": text}] for text in line["answers"]],
+                row["slice"],
+                row.get("tools"),
+            )
+            for line, row in ((line, from_id(line["id"])) for line in lines)
+            if "_" not in json.dumps([line, row["prompt"], row.get("tools")])
+        ]
+        groups = groups[:: max(1, len(groups) // args.prompts)]
+        pairs = [
+            (p, texts[:2], piece, tools) for p, texts, piece, tools in groups if len(texts) > 1
+        ]
         logprobs, ok = scoring.has_logprobs(ask), True
         for kind, given, here, there, limit in (
-                ("scores", groups, scoring.judge_answers, scoring.judge_endpoint, 0.02),
-                ("pairs", pairs, scoring.judge_pairs, scoring.pair_endpoint, 0.01)):
+            ("scores", groups, scoring.judge_answers, scoring.judge_endpoint, 0.02),
+            ("pairs", pairs, scoring.judge_pairs, scoring.pair_endpoint, 0.01),
+        ):
             clock = [time.perf_counter()]
             local = here(model, tokenizer, constitution, given)
             clock.append(time.perf_counter())
             served = there(ask, logprobs, constitution, given)
             clock.append(time.perf_counter())
-            values = [[x["correct"]["score"] if kind == "scores" else x for one, _ in some for x in one]
-                      for some in (local, served)]
+            values = [
+                [x["correct"]["score"] if kind == "scores" else x for one, _ in some for x in one]
+                for some in (local, served)
+            ]
             known = [abs(a - b) for a, b in zip(*values) if None not in (a, b)]
             seconds = [end - start for start, end in zip(clock, clock[1:])]
-            line = {"bench": "endpoint", "server": "llama.cpp", "logprobs": logprobs, "kind": kind,
-                    "asked": len(values[0]), "both": len(known), "largest_difference": round(max(known, default=9.), 5),
-                    "local_per_second": round(len(values[0]) / seconds[0], 1),
-                    "endpoint_per_second": round(len(values[0]) / seconds[1], 1),
-                    "endpoint_tokens_per_second": round(sum(tokens for _, tokens in served) / seconds[1])}
+            line = {
+                "bench": "endpoint",
+                "server": "llama.cpp",
+                "logprobs": logprobs,
+                "kind": kind,
+                "asked": len(values[0]),
+                "both": len(known),
+                "largest_difference": round(max(known, default=9.0), 5),
+                "local_per_second": round(len(values[0]) / seconds[0], 1),
+                "endpoint_per_second": round(len(values[0]) / seconds[1], 1),
+                "endpoint_tokens_per_second": round(
+                    sum(tokens for _, tokens in served) / seconds[1]
+                ),
+            }
             print(json.dumps(line))
-            ok = ok and logprobs and line["largest_difference"] <= limit and len(known) == len(values[0])
+            ok = (
+                ok
+                and logprobs
+                and line["largest_difference"] <= limit
+                and len(known) == len(values[0])
+            )
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()

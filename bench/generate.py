@@ -31,8 +31,12 @@ N, FLOORS = 4, {"vs_num_return_sequences": 2.0, "vs_generate": 1.4}
 
 
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="settings to measure")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="settings to measure"
+    )
     p.add_argument("--repeats", type=int, default=5, help="turns of each way")
     p.add_argument("--seed", type=int, default=0, help="of prompts, lengths and weights")
     return p.parse_args(argv)
@@ -50,24 +54,48 @@ def lengths_of(rng, count, median, low, high, total=None):
 def h256(seed, total):
     """A random Qwen2 with a large head (1.39 times the parameters of the body), 6 prompts, lengths of 6 x N answers."""
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=32768, hidden_size=256, intermediate_size=1056, num_hidden_layers=6, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None)).float().eval()
+    model = (
+        Qwen2ForCausalLM(
+            Qwen2Config(
+                vocab_size=32768,
+                hidden_size=256,
+                intermediate_size=1056,
+                num_hidden_layers=6,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                tie_word_embeddings=True,
+                bos_token_id=None,
+                eos_token_id=None,
+            )
+        )
+        .float()
+        .eval()
+    )
     rng = random.Random(seed)
-    prompts = [[rng.randrange(2, 32768) for _ in range(n)] for n in lengths_of(rng, 6, 130, 50, 400)]
+    prompts = [
+        [rng.randrange(2, 32768) for _ in range(n)] for n in lengths_of(rng, 6, 130, 50, 400)
+    ]
     return model, prompts, lengths_of(rng, 6 * N, 50, 2, 128, total)
 
 
 def tiny_base(seed):
     """The demo's base model, 24 of its prompts, answers as long as the demo's."""
-    model, tokenizer = load_model(str(ROOT / "data/tiny/base"), "none"), load_tokenizer(str(ROOT / "data/tiny/base"))
-    rows = random.Random(seed).sample([row for _, row in read_jsonl(ROOT / "data/tiny/prompts.jsonl")], 24)
+    model, tokenizer = (
+        load_model(str(ROOT / "data/tiny/base"), "none"),
+        load_tokenizer(str(ROOT / "data/tiny/base")),
+    )
+    rows = random.Random(seed).sample(
+        [row for _, row in read_jsonl(ROOT / "data/tiny/prompts.jsonl")], 24
+    )
     prompts = [prompt_ids(tokenizer, row["prompt"], row.get("tools")) for row in rows]
     return model, prompts, lengths_of(random.Random(seed), 24 * N, 20, 2, 48)
 
 
-SHAPES = {"h256_V32k": lambda seed: h256(seed, 1375), "h256_V32k_equal": lambda seed: h256(seed, 6 * N * 128),
-          "tiny_base": tiny_base}
+SHAPES = {
+    "h256_V32k": lambda seed: h256(seed, 1375),
+    "h256_V32k_equal": lambda seed: h256(seed, 6 * N * 128),
+    "tiny_base": tiny_base,
+}
 
 
 # ---- the ways -------------------------------------------------------------------------------------------------
@@ -102,8 +130,12 @@ def ours(model, prompts, lengths, temperature):
         return out
 
     forward.device, silent = model.device, SimpleNamespace(decode=lambda ids: "")
-    jobs = [(prompt, [(temperature, N * j + s) for s in range(N)]) for j, prompt in enumerate(prompts)]
-    return [answer["ids"] for found in sample(forward, silent, jobs, max(lengths)) for answer in found]
+    jobs = [
+        (prompt, [(temperature, N * j + s) for s in range(N)]) for j, prompt in enumerate(prompts)
+    ]
+    return [
+        answer["ids"] for found in sample(forward, silent, jobs, max(lengths)) for answer in found
+    ]
 
 
 def generated(model, prompts, lengths, temperature, copies=1):
@@ -115,15 +147,30 @@ def generated(model, prompts, lengths, temperature, copies=1):
         end_rows(scores, lengths, input_ids.shape[1] - ids.shape[1])
         return scores
 
-    drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
-    out = model.generate(input_ids=ids, attention_mask=attention, max_new_tokens=max(lengths), eos_token_id=STOP,
-                         pad_token_id=0, num_return_sequences=copies, logits_processor=[ending], **drawn)
-    return [row[:length] for row, length in zip(out[:, ids.shape[1]:].tolist(), lengths)]
+    drawn = (
+        {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        if temperature
+        else {"do_sample": False}
+    )
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=attention,
+        max_new_tokens=max(lengths),
+        eos_token_id=STOP,
+        pad_token_id=0,
+        num_return_sequences=copies,
+        logits_processor=[ending],
+        **drawn,
+    )
+    return [row[:length] for row, length in zip(out[:, ids.shape[1] :].tolist(), lengths)]
 
 
 def per_prompt(model, prompts, lengths, temperature):
-    return [ids for j, prompt in enumerate(prompts)
-            for ids in generated(model, [prompt], lengths[N * j:N * j + N], temperature, copies=N)]
+    return [
+        ids
+        for j, prompt in enumerate(prompts)
+        for ids in generated(model, [prompt], lengths[N * j : N * j + N], temperature, copies=N)
+    ]
 
 
 # ---- the measurement ------------------------------------------------------------------------------------------
@@ -132,26 +179,47 @@ def per_prompt(model, prompts, lengths, temperature):
 def measure(shape, repeats, seed):
     """The JSON line of one setting."""
     model, prompts, lengths = SHAPES[shape](seed)
-    ways = {"ours": (ours, 1.0), "num_return_sequences": (per_prompt, 1.0), "generate": (generated, 1.0),
-            "ours_greedy": (ours, 0.0), "generate_greedy": (generated, 0.0)}
+    ways = {
+        "ours": (ours, 1.0),
+        "num_return_sequences": (per_prompt, 1.0),
+        "generate": (generated, 1.0),
+        "ours_greedy": (ours, 0.0),
+        "generate_greedy": (generated, 0.0),
+    }
     seconds, made = {name: [] for name in ways}, {}
     for repeat in range(-1, repeats):  # the first turn warms up
-        for name in list(ways)[::1 - 2 * (repeat % 2)]:
+        for name in list(ways)[:: 1 - 2 * (repeat % 2)]:
             way, temperature = ways[name]
             start = time.process_time()
             made[name] = way(model, prompts, lengths, temperature)
             seconds[name] += [time.process_time() - start] * (repeat >= 0)
             if [len(ids) for ids in made[name]] != lengths:
                 raise RuntimeError(f"{shape}, {name}: an answer did not end at its length")
-    row = {"bench": "generate", "shape": shape, "prompts": len(prompts), "n": N, "tokens": sum(lengths),
-           "tokens_per_s": {name: round(sum(lengths) / statistics.median(spent)) for name, spent in seconds.items()}}
-    for key, mine, peer in (("vs_num_return_sequences", "ours", "num_return_sequences"),
-                            ("vs_generate", "ours", "generate"),
-                            ("vs_generate_greedy", "ours_greedy", "generate_greedy")):
+    row = {
+        "bench": "generate",
+        "shape": shape,
+        "prompts": len(prompts),
+        "n": N,
+        "tokens": sum(lengths),
+        "tokens_per_s": {
+            name: round(sum(lengths) / statistics.median(spent)) for name, spent in seconds.items()
+        },
+    }
+    for key, mine, peer in (
+        ("vs_num_return_sequences", "ours", "num_return_sequences"),
+        ("vs_generate", "ours", "generate"),
+        ("vs_generate_greedy", "ours_greedy", "generate_greedy"),
+    ):
         ratios = sorted(theirs / own for theirs, own in zip(seconds[peer], seconds[mine]))
-        row |= {key: round(statistics.median(ratios), 2), f"{key}_range": [round(ratios[i], 2) for i in (0, -1)]}
-    return row | {"tokens_equal": made["ours_greedy"] == made["generate_greedy"], "repeats": repeats,
-                  "jemalloc": "jemalloc" in os.environ.get("LD_PRELOAD", "")}
+        row |= {
+            key: round(statistics.median(ratios), 2),
+            f"{key}_range": [round(ratios[i], 2) for i in (0, -1)],
+        }
+    return row | {
+        "tokens_equal": made["ours_greedy"] == made["generate_greedy"],
+        "repeats": repeats,
+        "jemalloc": "jemalloc" in os.environ.get("LD_PRELOAD", ""),
+    }
 
 
 def main(args):
@@ -168,10 +236,17 @@ if __name__ == "__main__":
     args = parse_args()
     found = ctypes.util.find_library("jemalloc")
     if not found:
-        print("libjemalloc.so.2 is not installed: page faults of malloc blur the ratios", file=sys.stderr)
+        print(
+            "libjemalloc.so.2 is not installed: page faults of malloc blur the ratios",
+            file=sys.stderr,
+        )
     elif "jemalloc" not in os.environ.get("LD_PRELOAD", ""):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {
-            "LD_PRELOAD": found, "MALLOC_CONF": "dirty_decay_ms:-1", "OMP_NUM_THREADS": "1"})
+        os.execve(
+            sys.executable,
+            [sys.executable, *sys.argv],
+            os.environ
+            | {"LD_PRELOAD": found, "MALLOC_CONF": "dirty_decay_ms:-1", "OMP_NUM_THREADS": "1"},
+        )
     sys.path.insert(0, str(ROOT))
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM

@@ -40,11 +40,15 @@ FLOORS = {"generate": 8.0, "generate_batch": 5.0, "forward": 2.5}
 
 
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--hidden", type=int, default=512, help="hidden size of the made model")
     p.add_argument("--layers", type=int, default=8, help="its layers")
     p.add_argument("--vocab", type=int, default=32000, help="its vocabulary")
-    p.add_argument("--model", help="a model folder instead, on prompts and answers of data/tiny/sft.jsonl")
+    p.add_argument(
+        "--model", help="a model folder instead, on prompts and answers of data/tiny/sft.jsonl"
+    )
     p.add_argument("--constitution", help="of --model")
     p.add_argument("--prompts", type=int, default=3, help="prompts, with four answers each")
     p.add_argument("--repeats", type=int, default=3, help="turns of each way")
@@ -57,28 +61,69 @@ def parse_args(argv=None):
 
 def words(rng, middle, spread, vocab):
     """A text of log-normal length: numbers, each of which is a token."""
-    return " ".join(str(rng.randrange(10, vocab - 3)) for _ in range(round(middle * rng.lognormvariate(0, spread))))
+    return " ".join(
+        str(rng.randrange(10, vocab - 3))
+        for _ in range(round(middle * rng.lognormvariate(0, spread)))
+    )
 
 
 def made(args):
     """A random Llama, a tokenizer with a word for every number, a constitution of three criteria, groups to judge."""
     torch.manual_seed(args.seed)
-    table = {str(n): n for n in range(args.vocab - 3)} | {"<pad>": args.vocab - 3, "<eos>": args.vocab - 2,
-                                                          "<unk>": args.vocab - 1}
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=args.vocab, hidden_size=args.hidden, intermediate_size=round(2.75 * args.hidden),
-        num_hidden_layers=args.layers, num_attention_heads=args.hidden // 64, max_position_embeddings=4096,
-        bos_token_id=None, eos_token_id=table["<eos>"], pad_token_id=table["<pad>"])).float().eval()
+    table = {str(n): n for n in range(args.vocab - 3)} | {
+        "<pad>": args.vocab - 3,
+        "<eos>": args.vocab - 2,
+        "<unk>": args.vocab - 1,
+    }
+    model = (
+        transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(
+                vocab_size=args.vocab,
+                hidden_size=args.hidden,
+                intermediate_size=round(2.75 * args.hidden),
+                num_hidden_layers=args.layers,
+                num_attention_heads=args.hidden // 64,
+                max_position_embeddings=4096,
+                bos_token_id=None,
+                eos_token_id=table["<eos>"],
+                pad_token_id=table["<pad>"],
+            )
+        )
+        .float()
+        .eval()
+    )
     level = tokenizers.Tokenizer(tokenizers.models.WordLevel(table, "<unk>"))
     level.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=level, eos_token="<eos>", pad_token="<pad>",
-                                                     unk_token="<unk>", chat_template=PLAIN_TEMPLATE)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=level,
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        chat_template=PLAIN_TEMPLATE,
+    )
     rng = random.Random(args.seed)
-    criteria = [{"name": name, "weight": 1.0, "slices": None, "veto": None,
-                 "text": words(rng, 70, 0, args.vocab) + "\n"} for name in ("correct", "helpful", "brief")]
-    groups = [([{"role": "user", "content": words(rng, 120, 0.4, args.vocab)}],
-               [[{"role": "assistant", "content": words(rng, 220, 0.5, args.vocab)}] for _ in range(N)], None, None)
-              for _ in range(args.prompts)]
+    criteria = [
+        {
+            "name": name,
+            "weight": 1.0,
+            "slices": None,
+            "veto": None,
+            "text": words(rng, 70, 0, args.vocab) + "\n",
+        }
+        for name in ("correct", "helpful", "brief")
+    ]
+    groups = [
+        (
+            [{"role": "user", "content": words(rng, 120, 0.4, args.vocab)}],
+            [
+                [{"role": "assistant", "content": words(rng, 220, 0.5, args.vocab)}]
+                for _ in range(N)
+            ],
+            None,
+            None,
+        )
+        for _ in range(args.prompts)
+    ]
     return model.requires_grad_(False), tokenizer, {"criteria": criteria}, groups
 
 
@@ -92,7 +137,9 @@ def kept(args):
     for k in range(args.prompts):
         name = [*slices][k % len(slices)]
         own = random.Random(args.seed + k).sample(slices[name], N)
-        groups.append((own[0]["prompt"], [row["completion"] for row in own], name, own[0].get("tools")))
+        groups.append(
+            (own[0]["prompt"], [row["completion"] for row in own], name, own[0].get("tools"))
+        )
     return model, tokenizer, scoring.read_constitution(args.constitution), groups
 
 
@@ -104,9 +151,15 @@ def forward(model, tokenizer, parts):
     digits, found = scoring.choice_ids(tokenizer), []
     for prefix, answers, tails in parts:
         for answer in answers:
-            scores = [model(input_ids=torch.tensor([prefix + answer + tail]), logits_to_keep=1).logits[:, -1]
-                      for tail in tails.values()]
-            found.append([scoring.digit_scores(one.float(), digits, 0.0)[0]["score"] for one in scores])
+            scores = [
+                model(input_ids=torch.tensor([prefix + answer + tail]), logits_to_keep=1).logits[
+                    :, -1
+                ]
+                for tail in tails.values()
+            ]
+            found.append(
+                [scoring.digit_scores(one.float(), digits, 0.0)[0]["score"] for one in scores]
+            )
     return found
 
 
@@ -115,36 +168,60 @@ def cache(model, tokenizer, parts):
     digits, found, pad = scoring.choice_ids(tokenizer), [], tokenizer.pad_token_id
     for prefix, answers, tails in parts:
         n, tails = len(prefix), [*tails.values()]
-        past = model(input_ids=torch.tensor([prefix]), use_cache=True, logits_to_keep=1).past_key_values
+        past = model(
+            input_ids=torch.tensor([prefix]), use_cache=True, logits_to_keep=1
+        ).past_key_values
         past.batch_repeat_interleave(len(answers))
         ids, mask = padded_ids(answers, pad, "cpu", left=False)
         seen = torch.cat([mask.new_ones(len(ids), n), mask], 1)
-        model(input_ids=ids, attention_mask=seen, position_ids=n + torch.arange(ids.shape[1]).expand_as(ids),
-              past_key_values=past, use_cache=True, logits_to_keep=1)
+        model(
+            input_ids=ids,
+            attention_mask=seen,
+            position_ids=n + torch.arange(ids.shape[1]).expand_as(ids),
+            past_key_values=past,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         past.batch_repeat_interleave(len(tails))
         start = seen.sum(1).repeat_interleave(len(tails))[:, None]
         ids, mask = padded_ids(tails * len(answers), pad, "cpu", left=False)
         seen = torch.cat([seen.repeat_interleave(len(tails), 0), mask], 1)
         ends = mask.sum(1) - 1
         kept, place = ends.unique(return_inverse=True)
-        logits = model(input_ids=ids, attention_mask=seen, position_ids=start + torch.arange(ids.shape[1]),
-                       past_key_values=past, use_cache=True, logits_to_keep=kept).logits[torch.arange(len(ids)), place]
+        logits = model(
+            input_ids=ids,
+            attention_mask=seen,
+            position_ids=start + torch.arange(ids.shape[1]),
+            past_key_values=past,
+            use_cache=True,
+            logits_to_keep=kept,
+        ).logits[torch.arange(len(ids)), place]
         scores = [one["score"] for one in scoring.digit_scores(logits.float(), digits, 0.0)]
-        found += [scores[i:i + len(tails)] for i in range(0, len(scores), len(tails))]
+        found += [scores[i : i + len(tails)] for i in range(0, len(scores), len(tails))]
     return found
 
 
 def generate(model, tokenizer, parts, batch=1, once=False):
     """Verdicts written by generate, for every criterion or once for each answer, and parsed."""
-    rows = [prefix + answer + tail for prefix, answers, tails in parts for answer in answers
-            for tail in list(tails.values())[:1 if once else None]]
+    rows = [
+        prefix + answer + tail
+        for prefix, answers, tails in parts
+        for answer in answers
+        for tail in list(tails.values())[: 1 if once else None]
+    ]
     rows.sort(key=len)
     found = []
     for at in range(0, len(rows), batch):
-        ids, attention = padded_ids(rows[at:at + batch], tokenizer.pad_token_id, "cpu", left=True)
-        out = model.generate(input_ids=ids, attention_mask=attention, max_new_tokens=WRITTEN, min_new_tokens=WRITTEN,
-                             do_sample=False, pad_token_id=tokenizer.pad_token_id)
-        texts = tokenizer.batch_decode(out[:, ids.shape[1]:])
+        ids, attention = padded_ids(rows[at : at + batch], tokenizer.pad_token_id, "cpu", left=True)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=attention,
+            max_new_tokens=WRITTEN,
+            min_new_tokens=WRITTEN,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        texts = tokenizer.batch_decode(out[:, ids.shape[1] :])
         found += [re.search(r"\b[0-5]\b", text) for text in texts]
     return found
 
@@ -161,21 +238,44 @@ def measure(model, tokenizer, constitution, groups, repeats):
     def ours():
         told = scoring.judge_answers(model, tokenizer, constitution, groups, min_mass=0.0)
         tokens["ours"] = sum(read for _, read in told)
-        return [[one["score"] for one in answer.values()] for scores, _ in told for answer in scores]
+        return [
+            [one["score"] for one in answer.values()] for scores, _ in told for answer in scores
+        ]
 
-    ways = {"ours": ours, "forward": lambda: forward(model, tokenizer, parts),
-            "cache": lambda: cache(model, tokenizer, parts), "generate": lambda: generate(model, tokenizer, parts),
-            "generate_batch": lambda: generate(model, tokenizer, parts, BATCH),
-            "once": lambda: generate(model, tokenizer, parts, once=True),
-            "once_batch": lambda: generate(model, tokenizer, parts, BATCH, once=True)}
-    each = sum(len(p) + len(a) + len(t) for p, answers, tails in parts for a in answers for t in tails.values())
-    first = sum(len(p) + len(a) + len(next(iter(tails.values()))) for p, answers, tails in parts for a in answers)
-    tokens |= {"forward": each, "generate": each, "generate_batch": each, "once": first, "once_batch": first,
-               "cache": sum(len(p) + sum(len(a) + sum(map(len, tails.values())) for a in answers)
-                            for p, answers, tails in parts)}
+    ways = {
+        "ours": ours,
+        "forward": lambda: forward(model, tokenizer, parts),
+        "cache": lambda: cache(model, tokenizer, parts),
+        "generate": lambda: generate(model, tokenizer, parts),
+        "generate_batch": lambda: generate(model, tokenizer, parts, BATCH),
+        "once": lambda: generate(model, tokenizer, parts, once=True),
+        "once_batch": lambda: generate(model, tokenizer, parts, BATCH, once=True),
+    }
+    each = sum(
+        len(p) + len(a) + len(t)
+        for p, answers, tails in parts
+        for a in answers
+        for t in tails.values()
+    )
+    first = sum(
+        len(p) + len(a) + len(next(iter(tails.values())))
+        for p, answers, tails in parts
+        for a in answers
+    )
+    tokens |= {
+        "forward": each,
+        "generate": each,
+        "generate_batch": each,
+        "once": first,
+        "once_batch": first,
+        "cache": sum(
+            len(p) + sum(len(a) + sum(map(len, tails.values())) for a in answers)
+            for p, answers, tails in parts
+        ),
+    }
     seconds, scores = {name: [] for name in ways}, {}
     for repeat in range(-1, repeats):
-        for name in list(ways)[::1 - 2 * (repeat % 2)]:
+        for name in list(ways)[:: 1 - 2 * (repeat % 2)]:
             start = time.process_time()
             scores[name] = ways[name]()
             seconds[name] += [time.process_time() - start] * (repeat >= 0)
@@ -187,17 +287,33 @@ def main(args):
     model, tokenizer, constitution, groups = (kept if args.model else made)(args)
     seconds, tokens, scores = measure(model, tokenizer, constitution, groups, args.repeats)
     candidates = sum(len(completions) for _, completions, _, _ in groups)
-    error = {name: max(abs(a - b) for one, other in zip(scores[name], scores["forward"]) for a, b in zip(one, other))
-             for name in ("ours", "cache")}
+    error = {
+        name: max(
+            abs(a - b)
+            for one, other in zip(scores[name], scores["forward"])
+            for a, b in zip(one, other)
+        )
+        for name in ("ours", "cache")
+    }
     failed = error["ours"] > 1e-5
     for name, spent in seconds.items():
         ratios = sorted(own / ours for own, ours in zip(spent, seconds["ours"]))
-        row = {"bench": "judge", "model": args.model or f"h{args.hidden}_l{args.layers}_V{args.vocab}", "variant": name,
-               "ms_per_candidate": round(1000 * statistics.median(spent) / candidates, 2),
-               "ratio": round(statistics.median(ratios), 2), "range": [round(ratios[i], 2) for i in (0, -1)],
-               "tokens_read": round(tokens[name] / candidates, 1), "candidates": candidates, "repeats": args.repeats,
-               "jemalloc": "jemalloc" in os.environ.get("LD_PRELOAD", "")}
-        print(json.dumps(row | ({"scores_differ_by": error[name]} if name in error else {})), flush=True)
+        row = {
+            "bench": "judge",
+            "model": args.model or f"h{args.hidden}_l{args.layers}_V{args.vocab}",
+            "variant": name,
+            "ms_per_candidate": round(1000 * statistics.median(spent) / candidates, 2),
+            "ratio": round(statistics.median(ratios), 2),
+            "range": [round(ratios[i], 2) for i in (0, -1)],
+            "tokens_read": round(tokens[name] / candidates, 1),
+            "candidates": candidates,
+            "repeats": args.repeats,
+            "jemalloc": "jemalloc" in os.environ.get("LD_PRELOAD", ""),
+        }
+        print(
+            json.dumps(row | ({"scores_differ_by": error[name]} if name in error else {})),
+            flush=True,
+        )
         failed |= not args.model and row["ratio"] < FLOORS.get(name, 0)
     return int(failed)
 
@@ -208,10 +324,17 @@ if __name__ == "__main__":
         sys.exit("--model and --constitution go together")
     found = ctypes.util.find_library("jemalloc")
     if not found:
-        print("libjemalloc.so.2 is not installed: page faults of malloc blur the ratios", file=sys.stderr)
+        print(
+            "libjemalloc.so.2 is not installed: page faults of malloc blur the ratios",
+            file=sys.stderr,
+        )
     elif "jemalloc" not in os.environ.get("LD_PRELOAD", ""):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {
-            "LD_PRELOAD": found, "MALLOC_CONF": "dirty_decay_ms:-1", "OMP_NUM_THREADS": "1"})
+        os.execve(
+            sys.executable,
+            [sys.executable, *sys.argv],
+            os.environ
+            | {"LD_PRELOAD": found, "MALLOC_CONF": "dirty_decay_ms:-1", "OMP_NUM_THREADS": "1"},
+        )
     sys.path.insert(0, str(ROOT))
     import tokenizers
     import torch

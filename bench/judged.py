@@ -41,9 +41,12 @@ def parse_args(argv=None):
 
 def verdicts(rows, orders, keep):
     """{id: +1 right, 0 even, -1 wrong} of the pairs that a way keeps. orders: which of both orders must confirm."""
+
     def seen(row):
         asked = row.get("both_orders")
-        return row | {"both_orders": [asked[order] for order in orders] if asked and orders else None}
+        return row | {
+            "both_orders": [asked[order] for order in orders] if asked and orders else None
+        }
 
     worth = {}
     for pair in make_pairs([*map(seen, rows)], 0.0, keep)[0]:
@@ -60,28 +63,60 @@ def gain(way, every, rounds=2000):
     def difference(names):
         a, b = ([worth[name] > 0 for name in names if name in worth] for worth in (way, every))
         return sum(a) / max(len(a), 1) - sum(b) / max(len(b), 1)
+
     draws = sorted(difference(dice.choices(ids, k=len(ids))) for _ in range(rounds))
-    return round(difference(ids), 4), [round(draws[round(q * (rounds - 1))], 4) for q in (0.025, 0.975)]
+    return round(difference(ids), 4), [
+        round(draws[round(q * (rounds - 1))], 4) for q in (0.025, 0.975)
+    ]
 
 
 def main(args):
     with tempfile.TemporaryDirectory() as out:
-        command = ["judge.py", "--judge", args.judge, "--constitution", args.constitution, "--data", *args.data,
-                   "--out", f"{out}/j", "--min-margin", "0", "--no-verify", *args.slices]
+        command = [
+            "judge.py",
+            "--judge",
+            args.judge,
+            "--constitution",
+            args.constitution,
+            "--data",
+            *args.data,
+            "--out",
+            f"{out}/j",
+            "--min-margin",
+            "0",
+            "--no-verify",
+            *args.slices,
+        ]
         command += ["--limit", str(args.limit)] if args.limit else []
         ended = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
         if ended.returncode:
             raise BadInput(ended.stderr.strip().splitlines()[-1])
-        rows = [row for _, row in read_jsonl(f"{out}/j/judged.jsonl") if row["slice"] in args.slices]
-    ways = {"all pairs": ((), 1.0), "surest half": ((), 0.5), "one order": ((0,), 1.0), "the other order": ((1,), 1.0),
-            "both orders": ((0, 1), 1.0), "both orders, surest half": ((0, 1), 0.5)}
+        rows = [
+            row for _, row in read_jsonl(f"{out}/j/judged.jsonl") if row["slice"] in args.slices
+        ]
+    ways = {
+        "all pairs": ((), 1.0),
+        "surest half": ((), 0.5),
+        "one order": ((0,), 1.0),
+        "the other order": ((1,), 1.0),
+        "both orders": ((0, 1), 1.0),
+        "both orders, surest half": ((0, 1), 0.5),
+    }
     found = {name: verdicts(rows, *way) for name, way in ways.items()}
     for name, worth in found.items():
         right, wrong = (sum(value == side for value in worth.values()) for side in (1, -1))
         interval = binomtest(right, len(worth)).proportion_ci(method="wilson")
-        line = {"bench": "judged", "way": name, "pairs": len(worth), "right": right, "wrong": wrong,
-                "even": len(worth) - right - wrong, "share_right": round(right / len(worth), 4),
-                "interval": [round(end, 4) for end in interval], "right_of_uneven": round(right / (right + wrong), 4)}
+        line = {
+            "bench": "judged",
+            "way": name,
+            "pairs": len(worth),
+            "right": right,
+            "wrong": wrong,
+            "even": len(worth) - right - wrong,
+            "share_right": round(right / len(worth), 4),
+            "interval": [round(end, 4) for end in interval],
+            "right_of_uneven": round(right / (right + wrong), 4),
+        }
         if name != "all pairs":
             line["gain"], line["gain_interval"] = gain(worth, found["all pairs"])
         print(json.dumps(line), flush=True)

@@ -25,10 +25,16 @@ from posttrain.model.memory import memory_plan, needs_checkpointing
 from posttrain.packed.reader import teach_lines
 
 SHAPES = {  # hidden size, inner size, layers, heads, key-value heads, size of a head, vocabulary, tied head
-    "0.6B": (1024, 3072, 28, 16, 8, 128, 151936, True), "1.7B": (2048, 6144, 28, 16, 8, 128, 151936, True),
-    "4B": (2560, 9728, 36, 32, 8, 128, 151936, True), "8B": (4096, 12288, 36, 32, 8, 128, 151936, False),
-    "tiny": (64, 192, 2, 4, 2, 16, 512, True)}
-DATA = {"mixed": ((130, 50, 400), (90, 20, 300)), "long": ((100,) * 3, (400,) * 3)}  # median, least, most tokens
+    "0.6B": (1024, 3072, 28, 16, 8, 128, 151936, True),
+    "1.7B": (2048, 6144, 28, 16, 8, 128, 151936, True),
+    "4B": (2560, 9728, 36, 32, 8, 128, 151936, True),
+    "8B": (4096, 12288, 36, 32, 8, 128, 151936, False),
+    "tiny": (64, 192, 2, 4, 2, 16, 512, True),
+}
+DATA = {
+    "mixed": ((130, 50, 400), (90, 20, 300)),
+    "long": ((100,) * 3, (400,) * 3),
+}  # median, least, most tokens
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 REFERENCE, POLICY, MICRO = 1, 2, 8  # seeds of the two adapters; TRL's per_device_train_batch_size
@@ -66,9 +72,19 @@ def seconds_of(work):
 def config_of(shape):
     hidden, inner, layers, heads, kv_heads, head_dim, vocab, tied = SHAPES[shape]
     return transformers.Qwen3Config(
-        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, head_dim=head_dim, vocab_size=vocab, tie_word_embeddings=tied,
-        max_position_embeddings=4096, bos_token_id=None, eos_token_id=vocab - 1, pad_token_id=vocab - 2)
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=vocab,
+        tie_word_embeddings=tied,
+        max_position_embeddings=4096,
+        bos_token_id=None,
+        eos_token_id=vocab - 1,
+        pad_token_id=vocab - 2,
+    )
 
 
 def base_format():
@@ -92,25 +108,46 @@ def make_model(shape, base, seed=POLICY):
 
     dtype = torch.float32 if base == "fp32" else torch.bfloat16
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config_of(shape), dtype=dtype, attn_implementation="sdpa")
+        model = transformers.AutoModelForCausalLM.from_config(
+            config_of(shape), dtype=dtype, attn_implementation="sdpa"
+        )
     generator, head = torch.Generator(DEVICE).manual_seed(0), model.get_output_embeddings()
     for name, module in list(model.named_modules()):
         for key, parameter in list(module.named_parameters(recurse=False)):
-            data = torch.empty(parameter.shape, dtype=torch.bfloat16, device=DEVICE)  # bf16 and fp32: same weights
-            data = (data.fill_(1) if data.dim() == 1 else data.normal_(0, 0.02, generator=generator)).to(dtype)
+            data = torch.empty(
+                parameter.shape, dtype=torch.bfloat16, device=DEVICE
+            )  # bf16 and fp32: same weights
+            data = (
+                data.fill_(1) if data.dim() == 1 else data.normal_(0, 0.02, generator=generator)
+            ).to(dtype)
             setattr(module, key, torch.nn.Parameter(data, requires_grad=False))
-        if base == "nf4" and isinstance(module, torch.nn.Linear) and module is not head:  # as load_model has it
+        if (
+            base == "nf4" and isinstance(module, torch.nn.Linear) and module is not head
+        ):  # as load_model has it
             import bitsandbytes as bnb
 
-            new = bnb.nn.Linear4bit(module.in_features, module.out_features, False, dtype, True, "nf4", device="meta")
-            new.weight = bnb.nn.Params4bit(module.weight.data, False, compress_statistics=True, quant_type="nf4",
-                                           module=new).to(DEVICE)
+            new = bnb.nn.Linear4bit(
+                module.in_features, module.out_features, False, dtype, True, "nf4", device="meta"
+            )
+            new.weight = bnb.nn.Params4bit(
+                module.weight.data, False, compress_statistics=True, quant_type="nf4", module=new
+            ).to(DEVICE)
             model.set_submodule(name, new)
     model.tie_weights()
-    model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(DEVICE)  # its tables are no parameters
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(
+        DEVICE
+    )  # its tables are no parameters
     model.is_loaded_in_4bit = base == "nf4"  # for peft and TRL
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear",
-                                             task_type="CAUSAL_LM")).train()
+    model = get_peft_model(
+        model,
+        LoraConfig(
+            r=16,
+            lora_alpha=32,
+            lora_dropout=0.0,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        ),
+    ).train()
     for parameter in adapter(model):
         parameter.data = parameter.data.float()
     return fill(model, seed)
@@ -153,7 +190,10 @@ def policy(shape, base):
     """(model, context of its arithmetic, GiB) that reads lines, as load_policy makes it; fp32 has no autocast."""
     before = used()
     model = make_model(shape, base)
-    gib, context = used() - before, contextlib.nullcontext if base == "fp32" else partial(autocast, model)
+    gib, context = (
+        used() - before,
+        contextlib.nullcontext if base == "fp32" else partial(autocast, model),
+    )
     with context():
         teach_lines(model)
     return model, context, gib
@@ -162,7 +202,11 @@ def policy(shape, base):
 def needed_operations(model, rows, shape):
     """Of one step: forward and backward without weight gradients of the base, each prompt read once."""
     hidden, layers, vocab, total = SHAPES[shape][0], SHAPES[shape][2], SHAPES[shape][6], 0
-    body = sum(m.in_features * m.out_features for name, m in model.named_modules() if name.endswith("base_layer"))
+    body = sum(
+        m.in_features * m.out_features
+        for name, m in model.named_modules()
+        if name.endswith("base_layer")
+    )
     for row in rows:
         cut, answers = row["cut"], [sum(seq["mask"]) for seq in row["seqs"]]
         seen = sum(m * cut + m * m / 2 for m in answers) + cut * cut / 2  # keys, over all queries
@@ -179,15 +223,36 @@ def make_rows(shape, kind, n, tiny):
     vocab, rng, rows = SHAPES[shape][6], random.Random(0), []
 
     def lengths(middle, least, most, count):
-        found = [middle * math.exp(0.55 * NormalDist().inv_cdf((k + 0.5) / count)) for k in range(count)]
-        return rng.sample([round(min(most, max(least, x)) / (8 if tiny else 1)) for x in found], count)
+        found = [
+            middle * math.exp(0.55 * NormalDist().inv_cdf((k + 0.5) / count)) for k in range(count)
+        ]
+        return rng.sample(
+            [round(min(most, max(least, x)) / (8 if tiny else 1)) for x in found], count
+        )
 
     prompts, answers = (lengths(*spread, count) for spread, count in zip(DATA[kind], (n, 2 * n)))
     for k, cut in enumerate(prompts):
-        draws = [[rng.randrange(vocab - 2) for _ in range(m)] for m in (cut, *answers[2 * k:2 * k + 2])]
-        seqs = [{"ids": draws[0] + draw[1:] + [vocab - 1], "mask": [0] * cut + [1] * len(draw), "truncated": False}
-                for draw in draws[1:]]
-        rows.append({"id": str(k), "prompt": str(k), "cut": cut, "seqs": seqs, "weight": 1.0, "slice": "all"})
+        draws = [
+            [rng.randrange(vocab - 2) for _ in range(m)] for m in (cut, *answers[2 * k : 2 * k + 2])
+        ]
+        seqs = [
+            {
+                "ids": draws[0] + draw[1:] + [vocab - 1],
+                "mask": [0] * cut + [1] * len(draw),
+                "truncated": False,
+            }
+            for draw in draws[1:]
+        ]
+        rows.append(
+            {
+                "id": str(k),
+                "prompt": str(k),
+                "cut": cut,
+                "seqs": seqs,
+                "weight": 1.0,
+                "slice": "all",
+            }
+        )
     return rows
 
 
@@ -197,27 +262,59 @@ def trl_steps(shape, rows, folder):
     import trl
 
     before = used()
-    model = make_model(shape, base_format(), REFERENCE)  # the trainer copies its adapter: adapter "ref"
+    model = make_model(
+        shape, base_format(), REFERENCE
+    )  # the trainer copies its adapter: adapter "ref"
     gib = used() - before
     options = trl.DPOConfig(
-        output_dir=folder, bf16=CUDA, use_cpu=not CUDA, report_to="none", disable_tqdm=True, max_length=None, beta=0.1,
-        gradient_checkpointing=False, per_device_train_batch_size=MICRO, precompute_ref_log_probs=True)
-    trainer = trl.DPOTrainer(model, args=options, train_dataset=train.as_text("dpo", rows),
-                             processing_class=train.make_tokenizer(SHAPES[shape][6]))
+        output_dir=folder,
+        bf16=CUDA,
+        use_cpu=not CUDA,
+        report_to="none",
+        disable_tqdm=True,
+        max_length=None,
+        beta=0.1,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=MICRO,
+        precompute_ref_log_probs=True,
+    )
+    trainer = trl.DPOTrainer(
+        model,
+        args=options,
+        train_dataset=train.as_text("dpo", rows),
+        processing_class=train.make_tokenizer(SHAPES[shape][6]),
+    )
     if not CUDA:
-        trl.trainer.utils._use_triton = lambda device: True  # only supervised tokens reach the head, as on a GPU
+        trl.trainer.utils._use_triton = lambda device: (
+            True
+        )  # only supervised tokens reach the head, as on a GPU
     trainer._set_signature_columns_if_needed()
-    examples = [{name: value for name, value in row.items() if name in trainer._signature_columns}
-                for row in trainer.train_dataset]
+    examples = [
+        {name: value for name, value in row.items() if name in trainer._signature_columns}
+        for row in trainer.train_dataset
+    ]
 
     def step(order, precomputed):
-        trainer.precompute_ref_logps, trainer.current_gradient_accumulation_steps = precomputed, len(order)
+        trainer.precompute_ref_logps, trainer.current_gradient_accumulation_steps = (
+            precomputed,
+            len(order),
+        )
         with trainer.accelerator.autocast():  # train() puts it around the model's forward
-            return sum(trainer.training_step(trainer.model, dict(batch), None).item() for batch in order)
+            return sum(
+                trainer.training_step(trainer.model, dict(batch), None).item() for batch in order
+            )
 
     given = range(len(rows))
     by_length = sorted(given, key=lambda k: -max(len(seq["ids"]) for seq in rows[k]["seqs"]))
-    given, by_length = ([trainer.data_collator([examples[k] for k in order[at:at + MICRO]])
-                         for at in range(0, len(rows), MICRO)] for order in (given, by_length))
-    steps = {"trl_sorted": partial(step, by_length, True), "trl_default": partial(step, given, False)}
+    given, by_length = (
+        [
+            trainer.data_collator([examples[k] for k in order[at : at + MICRO]])
+            for at in range(0, len(rows), MICRO)
+        ]
+        for order in (given, by_length)
+    )
+    steps = {
+        "trl_sorted": partial(step, by_length, True),
+        "trl_default": partial(step, given, False),
+    }
     return trainer.model, gib, steps

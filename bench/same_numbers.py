@@ -27,7 +27,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # What follows from the clock, from where a run lies, or from how a script names its own flags.
-VOLATILE = {"seconds", "cost", "path", "arguments", "inputs", "versions", "forecast", "latency", "returned"}
+VOLATILE = {
+    "seconds",
+    "cost",
+    "path",
+    "arguments",
+    "inputs",
+    "versions",
+    "forecast",
+    "latency",
+    "returned",
+}
 VOLATILE |= {"cost_per_kept_pair", "provenance", "timed", "speed", "gpu_hours"}
 # Files that show the numbers of other files, or that say when and where a run took place.
 NOT_COMPARED = {".png", ".md", ".html"}
@@ -73,16 +83,28 @@ RUNS = {
         f"--ipo-length sum --pack-tokens 512 {PAIRS}",
         ["judged"],
     ),
-    "soft": (f"dpo.py --model data/tiny/base --soft-labels --selfcheck --max-steps 3 {PAIRS}", ["judged"]),
+    "soft": (
+        f"dpo.py --model data/tiny/base --soft-labels --selfcheck --max-steps 3 {PAIRS}",
+        ["judged"],
+    ),
     "kto": (f"kto.py --model runs/sft --lr 5e-4 --beta 0.3 --max-steps 8 {LABELS}", ["judged"]),
     "unary": (
         "kto.py --model runs/sft --ref data/tiny/base --max-steps 4 --pack-tokens 384 --desirable-weight 1.2 "
         f"--threshold 2.5 {TRAIN} --data runs/judged/judged.jsonl runs/judged/pairs.jsonl=0.5",
         ["judged"],
     ),
-    "padded-sft": (f"sft.py --model models/padded --data data/tiny/sft.jsonl --limit 48 {TRAIN}", []),
-    "padded-dpo": (f"dpo.py --model runs/padded-sft --max-steps 3 {PAIRS}", ["padded-sft", "judged"]),
-    "padded-kto": (f"kto.py --model runs/padded-sft --max-steps 3 {LABELS}", ["padded-sft", "judged"]),
+    "padded-sft": (
+        f"sft.py --model models/padded --data data/tiny/sft.jsonl --limit 48 {TRAIN}",
+        [],
+    ),
+    "padded-dpo": (
+        f"dpo.py --model runs/padded-sft --max-steps 3 {PAIRS}",
+        ["padded-sft", "judged"],
+    ),
+    "padded-kto": (
+        f"kto.py --model runs/padded-sft --max-steps 3 {LABELS}",
+        ["padded-sft", "judged"],
+    ),
     "gate": (
         "gate.py --model runs/dpo --baseline runs/sft --suite data/tiny/gate --limit 32 --greedy --max-tokens 24 "
         "--batch-size 256 --policy policy.jsonl",
@@ -93,14 +115,22 @@ RUNS = {
         "--constitution data/tiny/constitution.md --max-tokens 16",
         ["kto"],
     ),
-    "mask": ("dpo.py --model runs/sft --out runs/mask --show-mask --data runs/judged/pairs.jsonl", ["judged"]),
-    "plan": ("kto.py --model runs/sft --out runs/plan --plan --tokens-per-second 7000 --data runs/judged/labels.jsonl", ["judged"]),
+    "mask": (
+        "dpo.py --model runs/sft --out runs/mask --show-mask --data runs/judged/pairs.jsonl",
+        ["judged"],
+    ),
+    "plan": (
+        "kto.py --model runs/sft --out runs/plan --plan --tokens-per-second 7000 --data runs/judged/labels.jsonl",
+        ["judged"],
+    ),
 }
 PRINTED = ("mask", "plan")  # these write nothing: their words are compared
 
 
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("other", help="folder of the other checkout")
     p.add_argument("--only", help=f"comma-separated, with what they need; of {', '.join(RUNS)}")
     p.add_argument("--keep", help="folder to keep what both wrote, for a closer look")
@@ -126,12 +156,21 @@ def make_inputs(work):
     (work / "suite").mkdir()
     for name in ("choice", "requests", "twins", "tools", "canaries"):
         shutil.copy(ROOT / "data" / "gate" / f"{name}.jsonl", work / "suite")
-    lines = (ROOT / "data" / "tiny" / "gate" / "benign.jsonl").read_text(encoding="utf-8").splitlines()[:30]
+    lines = (
+        (ROOT / "data" / "tiny" / "gate" / "benign.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()[:30]
+    )
     items = [json.loads(line) for line in lines]
-    judged = [{"id": f"j{item['id']}", "slice": "judged", "type": "judge", "prompt": item["prompt"]} for item in items]
+    judged = [
+        {"id": f"j{item['id']}", "slice": "judged", "type": "judge", "prompt": item["prompt"]}
+        for item in items
+    ]
     text = "".join(json.dumps(item) + "\n" for item in judged)
     (work / "suite" / "judged.jsonl").write_text(text, encoding="utf-8")
-    (work / "policy.jsonl").write_text('{"slice": "code", "margin": 0.25, "min_n": 20}\n', encoding="utf-8")
+    (work / "policy.jsonl").write_text(
+        '{"slice": "code", "margin": 0.25, "min_n": 20}\n', encoding="utf-8"
+    )
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(ROOT / "data" / "tiny" / "base")
     torch.manual_seed(0)
@@ -166,11 +205,17 @@ def run_all(checkout, work, names):
         script, *words = RUNS[name][0].split()
         command = [sys.executable, str(checkout / script), *words]
         if "--out" not in words:
-            command += ["--out", f"runs/{name}.jsonl" if script == "gen_candidates.py" else f"runs/{name}"]
+            command += [
+                "--out",
+                f"runs/{name}.jsonl" if script == "gen_candidates.py" else f"runs/{name}",
+            ]
         ended = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
         verdicts = (0, 1, 3) if script == "gate.py" else (0,)
         if ended.returncode not in verdicts:
-            print(f"{checkout}: {name} ended with {ended.returncode}:\n{ended.stderr[-2000:]}", file=sys.stderr)
+            print(
+                f"{checkout}: {name} ended with {ended.returncode}:\n{ended.stderr[-2000:]}",
+                file=sys.stderr,
+            )
             os._exit(2)
         print(f"ran      {name:12} in {checkout}", flush=True)
         printed[name] = ended.stdout
@@ -192,7 +237,10 @@ def without_clock(value):
 def content(path, folder):
     """What is compared of a file: its bytes, or its values without the clock and without the name of `folder`."""
     if path.name == "log.jsonl":
-        return [without_clock(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [
+            without_clock(json.loads(line))
+            for line in path.read_text(encoding="utf-8").splitlines()
+        ]
     if path.name in ("run.json", "report.json") or path.name.endswith(".run.json"):
         text = path.read_text(encoding="utf-8").replace(str(folder), "")
         return without_clock(json.loads(text))
@@ -225,8 +273,12 @@ def compare(ours, theirs):
     files = {}
     for folder in (ours, theirs):
         paths = [path for path in (folder / "runs").rglob("*") if path.is_file()]
-        files[folder] = {path.relative_to(folder) for path in paths if path.suffix not in NOT_COMPARED}
-    lines = [f"{path} is written by one checkout only" for path in sorted(files[ours] ^ files[theirs])]
+        files[folder] = {
+            path.relative_to(folder) for path in paths if path.suffix not in NOT_COMPARED
+        }
+    lines = [
+        f"{path} is written by one checkout only" for path in sorted(files[ours] ^ files[theirs])
+    ]
     both = sorted(files[ours] & files[theirs])
     for path in both:
         one, other = content(ours / path, ours), content(theirs / path, theirs)

@@ -28,7 +28,9 @@ SQUARE = "def f(x): return x * x"
 
 
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--humaneval", metavar="FILE", help="HumanEval's problems as JSON lines")
     p.add_argument("--repeats", type=int, default=30, help="turns of each timing")
     return p.parse_args(argv)
@@ -43,30 +45,54 @@ def seconds(run):
 def timings(repeats):
     """Milliseconds, medians over `repeats` turns."""
     calls = ["for _ in range(1000):\n    f(1)\nassert f(3) == 9"]
-    ways = {"interpreter": lambda: subprocess.run([*PROGRAM[:-1], "pass"]),
-            "call": lambda: run_tests(SQUARE, TESTS[:1]),
-            "hundred": lambda: run_tests(SQUARE, TESTS[:1] * 101), "thousand": lambda: run_tests(SQUARE, calls)}
+    ways = {
+        "interpreter": lambda: subprocess.run([*PROGRAM[:-1], "pass"]),
+        "call": lambda: run_tests(SQUARE, TESTS[:1]),
+        "hundred": lambda: run_tests(SQUARE, TESTS[:1] * 101),
+        "thousand": lambda: run_tests(SQUARE, calls),
+    }
     took = {name: [] for name in ways}
     for _ in range(repeats):
         for name, run in ways.items():
             took[name].append(1000 * seconds(run))
     ms = {name: statistics.median(times) for name, times in took.items()}
-    return {"interpreter_ms": ms["interpreter"], "call_ms_above": ms["call"] - ms["interpreter"],
-            "test_ms": (ms["hundred"] - ms["call"]) / 100, "request_ms": (ms["thousand"] - ms["call"]) / 1000}
+    return {
+        "interpreter_ms": ms["interpreter"],
+        "call_ms_above": ms["call"] - ms["interpreter"],
+        "test_ms": (ms["hundred"] - ms["call"]) / 100,
+        "request_ms": (ms["thousand"] - ms["call"]) / 1000,
+    }
 
 
 def main(args):
     failed = False
-    accepted = [name for name, (code, tests) in HACKS.items() if run_tests(code, tests, "f", 1.5)["ok"]]
+    accepted = [
+        name for name, (code, tests) in HACKS.items() if run_tests(code, tests, "f", 1.5)["ok"]
+    ]
     print(json.dumps({"hacks": len(HACKS), "accepted": len(accepted), "names": accepted}))
-    suites = {"honest": [(name, code, tests, entry_point(code)) for name, (code, tests) in HONEST.items()]}
+    suites = {
+        "honest": [(name, code, tests, entry_point(code)) for name, (code, tests) in HONEST.items()]
+    }
     if args.humaneval:
         rows = [json.loads(line) for line in open(args.humaneval, encoding="utf-8")]
-        suites["humaneval"] = [(row["task_id"], row["prompt"] + row["canonical_solution"], [row["test"]],
-                                row["entry_point"]) for row in rows]
+        suites["humaneval"] = [
+            (
+                row["task_id"],
+                row["prompt"] + row["canonical_solution"],
+                [row["test"]],
+                row["entry_point"],
+            )
+            for row in rows
+        ]
     for suite, cases in suites.items():
-        refused = [name for name, code, tests, point in cases if not run_tests(code, tests, point, 20)["ok"]]
-        print(json.dumps({suite: len(cases), "accepted": len(cases) - len(refused), "names": refused}))
+        refused = [
+            name
+            for name, code, tests, point in cases
+            if not run_tests(code, tests, point, 20)["ok"]
+        ]
+        print(
+            json.dumps({suite: len(cases), "accepted": len(cases) - len(refused), "names": refused})
+        )
         failed = failed or bool(refused)
     measured = timings(args.repeats)
     way = " ".join(word for word in find_sandbox() if word in ("bwrap", "unshare"))

@@ -27,25 +27,42 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 import table
 
-PARTS = {"judge": {}, "rules": {"LABELS": "rules"}, "random": {"LABELS": "random"},
-         "clean": {"SFT": "data/tiny/sft_clean.jsonl", "LABELS": "rules"}}
+PARTS = {
+    "judge": {},
+    "rules": {"LABELS": "rules"},
+    "random": {"LABELS": "random"},
+    "clean": {"SFT": "data/tiny/sft_clean.jsonl", "LABELS": "rules"},
+}
 
 
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of every stage")
     p.add_argument("--world-seed", type=int, default=7, help="world of the gate's prompts")
-    p.add_argument("--split", choices=("dev", "test"), default="test", help="tune on dev, report on test")
+    p.add_argument(
+        "--split", choices=("dev", "test"), default="test", help="tune on dev, report on test"
+    )
     p.add_argument("--per-slice", type=int, default=200, help="the gate's prompts per slice")
-    p.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="labels of the tiny judge, controls")
+    p.add_argument(
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        help="labels of the tiny judge, controls",
+    )
     p.add_argument("--out", default="runs/seeds", help="folder of the runs")
     return p.parse_args(argv)
 
 
 def lines_of(root, seed, prefix=""):
     """One dict per gate and slice below root."""
-    return [{"seed": seed, "run": prefix + path.parent.name.removeprefix("gate-"), "slice": name} | row
-            for path in sorted(root.glob("gate-*/report.json")) for name, row in table.compare(path.parent).items()]
+    return [
+        {"seed": seed, "run": prefix + path.parent.name.removeprefix("gate-"), "slice": name} | row
+        for path in sorted(root.glob("gate-*/report.json"))
+        for name, row in table.compare(path.parent).items()
+    ]
 
 
 def summary(rows):
@@ -63,24 +80,55 @@ def summary(rows):
         def average(own, key):
             return 100 * sum(row[key] for row in own) / len(own)
 
-        gains = {kind: each(lambda own, kind=kind: average(own, f"acc_{kind}") - average(own, f"base_{kind}"))
-                 for kind in ("sampled", "greedy")}
+        gains = {
+            kind: each(
+                lambda own, kind=kind: average(own, f"acc_{kind}") - average(own, f"base_{kind}")
+            )
+            for kind in ("sampled", "greedy")
+        }
         final = each(lambda own: average(own, "acc_greedy"))
         tokens = each(lambda own: 100 * (average(own, "tokens") / average(own, "base_tokens") - 1))
-        ratio = [each(lambda own, kind=kind: sum(row[f"wins{kind}"] for row in own) / max(
-            1, sum(row[f"losses{kind}"] for row in own))) for kind in ("", "_correct")]
-        low = [f"{row['slice']} ({seed})" for seed, own in seeds.items() for row in own
-               if row["p_drop"] < 0.05 / len(own)]
-        decided = [(seed, len(own), row, row["wins_greedy"] + row["losses_greedy"])
-                   for seed, own in seeds.items() for row in own]
-        low += [f"{row['slice']} at greedy ({seed})" for seed, slices, row, n in decided
-                if n and binomtest(row["losses_greedy"], n, alternative="greater").pvalue < 0.05 / slices]
-        for name, values in (*((f"gain {kind}", values) for kind, values in gains.items()), ("final greedy", final),
-                             ("tokens %", tokens), ("won:lost rubric", ratio[0]), ("won:lost correct", ratio[1])):
-            lines.append(f"{run:13} {name:17} mean {sum(values) / len(values):+7.1f}   by seed "
-                         + " ".join(f"{value:+.1f}" for value in values))
-        lines.append(f"{run:13} {'verdicts':17} {', '.join(own[0]['verdict'] for own in seeds.values())}"
-                     + (f"   lower: {', '.join(low)}" if low else ""))
+        ratio = [
+            each(
+                lambda own, kind=kind: (
+                    sum(row[f"wins{kind}"] for row in own)
+                    / max(1, sum(row[f"losses{kind}"] for row in own))
+                )
+            )
+            for kind in ("", "_correct")
+        ]
+        low = [
+            f"{row['slice']} ({seed})"
+            for seed, own in seeds.items()
+            for row in own
+            if row["p_drop"] < 0.05 / len(own)
+        ]
+        decided = [
+            (seed, len(own), row, row["wins_greedy"] + row["losses_greedy"])
+            for seed, own in seeds.items()
+            for row in own
+        ]
+        low += [
+            f"{row['slice']} at greedy ({seed})"
+            for seed, slices, row, n in decided
+            if n
+            and binomtest(row["losses_greedy"], n, alternative="greater").pvalue < 0.05 / slices
+        ]
+        for name, values in (
+            *((f"gain {kind}", values) for kind, values in gains.items()),
+            ("final greedy", final),
+            ("tokens %", tokens),
+            ("won:lost rubric", ratio[0]),
+            ("won:lost correct", ratio[1]),
+        ):
+            lines.append(
+                f"{run:13} {name:17} mean {sum(values) / len(values):+7.1f}   by seed "
+                + " ".join(f"{value:+.1f}" for value in values)
+            )
+        lines.append(
+            f"{run:13} {'verdicts':17} {', '.join(own[0]['verdict'] for own in seeds.values())}"
+            + (f"   lower: {', '.join(low)}" if low else "")
+        )
     return lines
 
 
@@ -88,19 +136,45 @@ def main(args):
     out = ROOT / args.out
     suite = out / f"suite-{args.split}-{args.world_seed}-{args.per_slice}"
     if not (suite / "canaries.jsonl").exists():  # written last
-        subprocess.run([sys.executable, "data/make/make_tiny.py", "suite", "--split", args.split, "--world-seed",
-                        str(args.world_seed), "--per-slice", str(args.per_slice), "--out", str(suite)], cwd=ROOT,
-                       check=True, stdout=sys.stderr)
+        subprocess.run(
+            [
+                sys.executable,
+                "data/make/make_tiny.py",
+                "suite",
+                "--split",
+                args.split,
+                "--world-seed",
+                str(args.world_seed),
+                "--per-slice",
+                str(args.per_slice),
+                "--out",
+                str(suite),
+            ],
+            cwd=ROOT,
+            check=True,
+            stdout=sys.stderr,
+        )
     for part in args.only:
         for seed in args.seeds:
             root = out / f"{'clean' if part == 'clean' else 'seed'}-{seed}"
             print(f"seed {seed}, {part}: {root}", file=sys.stderr, flush=True)
             knobs = {"SEED": str(seed), "R": str(root), "SUITE": str(suite)} | PARTS[part]
             path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-            subprocess.run(["bash", "demo.sh"], cwd=ROOT, check=True, env=os.environ | path | knobs, stdout=sys.stderr)
-    folders = ["seed"] * any(part != "clean" for part in args.only) + ["clean"] * ("clean" in args.only)
-    found = [(out / f"{folder}-{seed}", seed, "clean-" * (folder == "clean"))
-             for seed in args.seeds for folder in folders]
+            subprocess.run(
+                ["bash", "demo.sh"],
+                cwd=ROOT,
+                check=True,
+                env=os.environ | path | knobs,
+                stdout=sys.stderr,
+            )
+    folders = ["seed"] * any(part != "clean" for part in args.only) + ["clean"] * (
+        "clean" in args.only
+    )
+    found = [
+        (out / f"{folder}-{seed}", seed, "clean-" * (folder == "clean"))
+        for seed in args.seeds
+        for folder in folders
+    ]
     rows = [row for root, seed, prefix in found for row in lines_of(root, seed, prefix)]
     print("\n".join(map(json.dumps, rows)))
     print("\n".join(summary(rows)), file=sys.stderr)

@@ -22,9 +22,12 @@ torch.set_num_threads(1)
 # ChatML. It knows no tools and no tool calls, so the kit's own way of writing them as text is tested with it.
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
-WORDS = ("the cat sat on the mat and the dog ran to the red house because it was late. what is two plus three? "
-         "the answer is five. please write a short poem about a river in the north.").split()
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+WORDS = (
+    "the cat sat on the mat and the dog ran to the red house because it was late. what is two plus three? "
+    "the answer is five. please write a short poem about a river in the north."
+).split()
 
 
 def make_tokenizer():
@@ -36,11 +39,21 @@ def make_tokenizer():
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator([" ".join(WORDS)] * 4 + ["\n\n"] * 40, trainers.BpeTrainer(
-        vocab_size=320, special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    bpe.train_from_iterator(
+        [" ".join(WORDS)] * 4 + ["\n\n"] * 40,
+        trainers.BpeTrainer(
+            vocab_size=320,
+            special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|pad|>", extra_special_tokens=["<|im_start|>"])
+        tokenizer_object=bpe,
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        extra_special_tokens=["<|im_start|>"],
+    )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
@@ -49,9 +62,19 @@ def make_model(seed=0):
     """Two layers of width 64 with weights ten times the usual size: log-probabilities differ clearly between tokens."""
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
-        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=512, initializer_range=0.2, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=2, pad_token_id=0)
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     return transformers.LlamaForCausalLM(config).float().eval()
 
 
@@ -103,18 +126,34 @@ def text_of(n, words):
 
 
 def sft_rows(count):
-    return [{"id": f"s{n}", "prompt": f"{n} {text_of(n, 4)}", "completion": text_of(n + 3, 2 + n % 5)}
-            for n in range(count)]
+    return [
+        {"id": f"s{n}", "prompt": f"{n} {text_of(n, 4)}", "completion": text_of(n + 3, 2 + n % 5)}
+        for n in range(count)
+    ]
 
 
 def pair_rows(count):
-    return [{"id": f"p{n}", "prompt": f"{n} {text_of(n, 4)}", "chosen": text_of(n + 1, 2 + n % 5),
-             "rejected": text_of(n + 9, 3 + n % 4)} for n in range(count)]
+    return [
+        {
+            "id": f"p{n}",
+            "prompt": f"{n} {text_of(n, 4)}",
+            "chosen": text_of(n + 1, 2 + n % 5),
+            "rejected": text_of(n + 9, 3 + n % 4),
+        }
+        for n in range(count)
+    ]
 
 
 def label_rows(count):
-    return [{"id": f"l{n}", "prompt": f"{n} {text_of(n, 4)}", "completion": text_of(n + 1, 2 + n % 5),
-             "label": n % 3 != 0} for n in range(count)]
+    return [
+        {
+            "id": f"l{n}",
+            "prompt": f"{n} {text_of(n, 4)}",
+            "completion": text_of(n + 1, 2 + n % 5),
+            "label": n % 3 != 0,
+        }
+        for n in range(count)
+    ]
 
 
 ROWS = {"sft": sft_rows, "dpo": pair_rows, "kto": label_rows}
@@ -139,14 +178,21 @@ def run_script(script, *argv, code=None):
     """The script in a process of its own. `code` replaces the script: Python text that gets the same arguments."""
     command = [sys.executable] + (["-c", code] if code else [str(ROOT / f"{script}.py")])
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *(str(word) for word in argv)], capture_output=True, text=True,
-                          env=environment, timeout=300)
+    return subprocess.run(
+        [*command, *(str(word) for word in argv)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
 
 
 def log_lines(out, without=("seconds",)):
     """log.jsonl without what may differ between two runs."""
-    return [{k: v for k, v in json.loads(line).items() if k not in without}
-            for line in (Path(out) / "log.jsonl").read_text().splitlines()]
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in without}
+        for line in (Path(out) / "log.jsonl").read_text().splitlines()
+    ]
 
 
 def adapter_of(out):

@@ -79,7 +79,9 @@ def long_functions(tree, limit=50):
     """["name: statements", ...] of functions with more than `limit` statements; parsers may be long."""
     lines = []
     for node in ast.walk(tree):
-        if isinstance(node, FUNCTIONS) and not node.name.startswith(("parse_args", "training_flags")):
+        if isinstance(node, FUNCTIONS) and not node.name.startswith(
+            ("parse_args", "training_flags")
+        ):
             count = len(statements(node))
             if count > limit:
                 lines.append(f"{node.name}: {count} statements")
@@ -92,17 +94,26 @@ def clever(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.IfExp):
             branches = [node.body, node.orelse, node.test]
-            if any(isinstance(inner, ast.IfExp) for branch in branches for inner in ast.walk(branch)):
+            if any(
+                isinstance(inner, ast.IfExp) for branch in branches for inner in ast.walk(branch)
+            ):
                 lines.append(f"{node.lineno}: a conditional expression inside another")
         elif isinstance(node, ast.Lambda) and (node.args.defaults or node.args.kw_defaults):
             lines.append(f"{node.lineno}: a lambda with default arguments")
-        elif isinstance(node, ast.BinOp) and any(is_test(side) for side in (node.left, node.right)):
+        elif is_arithmetic_on_tests(node):
             lines.append(f"{node.lineno}: arithmetic on a comparison")
         elif isinstance(node, FUNCTIONS):
             lines += crowded_signature(node)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in VAGUE:
             lines.append(f"{node.lineno}: the name {node.id!r} does not say what it is")
     return lines
+
+
+def is_arithmetic_on_tests(node):
+    """A sum or product with a comparison as a number; & and | of comparisons are tensor logic."""
+    if not isinstance(node, ast.BinOp) or isinstance(node.op, ast.BitAnd | ast.BitOr):
+        return False
+    return is_test(node.left) or is_test(node.right)
 
 
 def is_test(node):
@@ -115,7 +126,9 @@ def is_test(node):
 def crowded_signature(function):
     """At most eight arguments, and those beyond four by keyword only."""
     arguments = function.args
-    positional = [a.arg for a in (*arguments.posonlyargs, *arguments.args) if a.arg not in ("self", "ctx")]
+    positional = [
+        a.arg for a in (*arguments.posonlyargs, *arguments.args) if a.arg not in ("self", "ctx")
+    ]
     count = len(positional) + len(arguments.kwonlyargs)
     lines = []
     if count > 8:

@@ -1,10 +1,10 @@
-"""Plant each fault of mutants.py in a copy of the tree and see its tests fail: `make mutants`.
+"""Plant each fault of tests/mutants/ in a copy of the tree and see its tests fail: `make mutants`.
 
     python tests/run_mutants.py            all
     python tests/run_mutants.py gate       those in files, or with tests, whose name contains a word
 
-The libraries are imported once; each mutant runs in a fork, two at a time. Exit code 1 when a fault survives, when its
-text does not occur exactly once, or when the tests fail without any fault."""
+The libraries are imported once; each mutant runs in a fork, two at a time. Exit code 1 when a fault
+survives, when its pattern does not occur exactly once, or when the tests fail without any fault."""
 
 import os
 import shutil
@@ -25,21 +25,28 @@ import scipy.stats  # noqa: F401
 import torch
 import transformers  # noqa: F401
 from mutants import MUTANTS
+from planting import plant
 
 import posttrain  # noqa: F401
 
 WORKERS, SECONDS = 2, 240
 torch.set_num_threads(1)
 sys.path.remove(str(ROOT))
-own = [name for name, module in sys.modules.items() if Path(getattr(module, "__file__", None) or "/").parent == ROOT]
-for name in own:
-    del sys.modules[name]  # a fork imports those of its own copy
+
+
+def forget_own_modules():
+    """A fork imports the modules of its own copy of the tree."""
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "/").parent == ROOT:
+            del sys.modules[name]
 
 
 def copy_tree(folder):
     """The tree without what tests do not need; returns the copy."""
-    skip = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache")
-    return Path(shutil.copytree(ROOT, Path(folder) / "tree", ignore=skip))
+    skip = (".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache")
+    copy = Path(folder) / "tree"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*skip))
+    return copy
 
 
 def start(tree, tests):
@@ -51,55 +58,105 @@ def start(tree, tests):
             signal.alarm(SECONDS)
             os.chdir(tree)
             log = os.open("pytest.log", os.O_CREAT | os.O_WRONLY)
-            os.dup2(log, 1), os.dup2(log, 2)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
             sys.path[:0] = [str(tree), str(tree / "tests")]
-            code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(tree / "tmp"), *tests]))
+            options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(tree / "tmp")]
+            code = int(pytest.main([*options, *tests]))
         finally:
             os._exit(code)
     return pid
 
 
-def main(words):
-    begin, waiting = time.perf_counter(), []
+def choose(words):
+    """[(number, mutant)] whose file or tests have one of the words; all without words."""
+    chosen = []
     for number, mutant in enumerate(MUTANTS, 1):
-        if not words or any(word in str((mutant[0], mutant[3])) for word in words):
-            waiting.append((number, *mutant))
-    total, running, caught = len(waiting), {}, 0
-    if not waiting:
-        print("no fault has this word in its file or tests")
-        return 1
-    tests = sorted({test for mutant in waiting for test in mutant[4]})
+        names = " ".join([mutant.file, *mutant.tests])
+        if not words or any(word in names for word in words):
+            chosen.append((number, mutant))
+    return chosen
+
+
+def pass_without_fault(tests):
     with tempfile.TemporaryDirectory() as folder:
         tree = copy_tree(folder)
-        if os.waitstatus_to_exitcode(os.waitpid(start(tree, tests), 0)[1]) != 0:
+        _, status = os.waitpid(start(tree, tests), 0)
+        passed = os.waitstatus_to_exitcode(status) == 0
+        if not passed:
             print((tree / "pytest.log").read_text()[-3000:])
-            print("the tests fail without any fault")
-            return 1
-    print(f"{len(tests)} tests pass without a fault ({time.perf_counter() - begin:.0f} s)", flush=True)
-    while waiting or running:
-        while waiting and len(running) < WORKERS:
-            number, file, find, replacement, tests = waiting.pop(0)
-            text, label = (ROOT / file).read_text(encoding="utf-8"), f"{number:3} {file}: {find.strip()[:60]!r}"
-            if text.count(find) != 1:
-                print(f"STALE    {label} occurs {text.count(find)} times", flush=True)
-                continue
-            folder = tempfile.mkdtemp()
-            tree = copy_tree(folder)
-            (tree / file).write_text(text.replace(find, replacement), encoding="utf-8")
-            running[start(tree, tests)] = (folder, label, time.perf_counter())
-        if running:
-            pid, status = os.wait()
-            folder, label, since = running.pop(pid)
-            code = os.waitstatus_to_exitcode(status)
-            verdict = {1: "caught", 0: "SURVIVED", -signal.SIGALRM: "caught"}.get(code, f"BROKEN {code}")
-            caught += verdict == "caught"
-            print(f"{verdict:8} {label} ({time.perf_counter() - since:.1f} s)", flush=True)
-            if verdict.startswith("BROKEN"):
-                print((Path(folder) / "tree" / "pytest.log").read_text()[-1500:])
-            shutil.rmtree(folder, ignore_errors=True)
-    print(f"{caught} of {total} caught in {time.perf_counter() - begin:.0f} s")
-    return 0 if caught == total > 0 else 1
+    return passed
+
+
+def label_of(number, mutant):
+    begin = " ".join(mutant.pattern.split())[:60]
+    return f"{number:3} {mutant.file} {mutant.function or '-'}: {begin!r}"
+
+
+def verdict_of(status):
+    """What the exit of a fork says: caught when its tests failed or took too long."""
+    code = os.waitstatus_to_exitcode(status)
+    if code in (1, -signal.SIGALRM):
+        return "caught"
+    return "SURVIVED" if code == 0 else f"BROKEN {code}"
+
+
+def start_mutant(mutant):
+    """-> (process number, folder of its copy); ValueError when the fault does not fit."""
+    source = (ROOT / mutant.file).read_text(encoding="utf-8")
+    changed = plant(source, mutant)
+    folder = tempfile.mkdtemp()
+    tree = copy_tree(folder)
+    (tree / mutant.file).write_text(changed, encoding="utf-8")
+    return start(tree, mutant.tests), folder
+
+
+def finish_one(running):
+    """Wait for one of the forks {process number: (folder, label, begin)}; was its fault caught?"""
+    pid, status = os.wait()
+    folder, label, begin = running.pop(pid)
+    verdict = verdict_of(status)
+    print(f"{verdict:8} {label} ({time.perf_counter() - begin:.1f} s)", flush=True)
+    if verdict.startswith("BROKEN"):
+        print((Path(folder) / "tree" / "pytest.log").read_text()[-1500:])
+    shutil.rmtree(folder, ignore_errors=True)
+    return verdict == "caught"
+
+
+def run_all(chosen):
+    """How many of the faults are caught."""
+    running, caught = {}, 0
+    for number, mutant in chosen:
+        label, begin = label_of(number, mutant), time.perf_counter()
+        try:
+            pid, folder = start_mutant(mutant)
+        except ValueError as error:
+            print(f"STALE    {label}: {error}", flush=True)
+            continue
+        running[pid] = (folder, label, begin)
+        if len(running) == WORKERS:
+            caught += finish_one(running)
+    while running:
+        caught += finish_one(running)
+    return caught
+
+
+def main(words):
+    begin, chosen = time.perf_counter(), choose(words)
+    if not chosen:
+        print("no fault has this word in its file or tests")
+        return 1
+    tests = sorted({test for _, mutant in chosen for test in mutant.tests})
+    if not pass_without_fault(tests):
+        print("the tests fail without any fault")
+        return 1
+    seconds = time.perf_counter() - begin
+    print(f"{len(tests)} tests pass without a fault ({seconds:.0f} s)", flush=True)
+    caught = run_all(chosen)
+    print(f"{caught} of {len(chosen)} caught in {time.perf_counter() - begin:.0f} s")
+    return 0 if caught == len(chosen) else 1
 
 
 if __name__ == "__main__":
+    forget_own_modules()
     sys.exit(main(sys.argv[1:]))

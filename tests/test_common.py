@@ -11,7 +11,16 @@ from conftest import label_rows, make_model, pair_rows, run_main, sft_rows, writ
 import dpo
 import kto
 import sft
-from common import completion_logps, dpo_loss, generation_tokens, ipo_loss, judge_tokens, kto_kl, kto_loss, money
+from common import (
+    completion_logps,
+    dpo_loss,
+    generation_tokens,
+    ipo_loss,
+    judge_tokens,
+    kto_kl,
+    kto_loss,
+    money,
+)
 from posttrain.chat.encode import encode
 from posttrain.packed.reader import teach_lines
 from posttrain.records.layouts import normalise
@@ -29,7 +38,9 @@ def number(x):
 @pytest.mark.parametrize("beta", [0.05, 0.1, 1.0, 3.0])
 def test_losses_at_zero(beta):
     for smoothing in (0.0, 0.1, 0.4):
-        assert dpo_loss(ZERO, ZERO, beta, smoothing).item() == pytest.approx(0.6931471805599453, abs=1e-12)
+        assert dpo_loss(ZERO, ZERO, beta, smoothing).item() == pytest.approx(
+            0.6931471805599453, abs=1e-12
+        )
     assert ipo_loss(ZERO, ZERO, beta).item() == pytest.approx(0.25 / (beta * beta), rel=1e-12)
     for label in (True, False):
         assert kto_loss(ZERO, torch.tensor([label]), ZERO, beta).item() == 0.5
@@ -40,13 +51,17 @@ def test_losses_at_points_computed_by_hand():
     assert dpo_loss(number(3.0), number(-1.0), 0.5).item() == pytest.approx(0.1269280, abs=1e-6)
     assert dpo_loss(number(-1.0), number(3.0), 0.5).item() == pytest.approx(2.1269280, abs=1e-6)
     # 0.9 x 0.1269280 + 0.1 x 2.1269280 = 0.1142352 + 0.2126928
-    assert dpo_loss(number(3.0), number(-1.0), 0.5, 0.1).item() == pytest.approx(0.3269280, abs=1e-6)
+    assert dpo_loss(number(3.0), number(-1.0), 0.5, 0.1).item() == pytest.approx(
+        0.3269280, abs=1e-6
+    )
     # beta 0.25: target 2; (1.5 + 1 - 2)^2 = 0.25, exchanged (-2.5 - 2)^2 = 20.25
     assert ipo_loss(number(1.5), number(-1.0), 0.25).item() == pytest.approx(0.25)
     assert ipo_loss(number(-1.0), number(1.5), 0.25).item() == pytest.approx(20.25)
     # ratio 5, kl 2, beta 0.1: sigmoid(0.3) = 0.5744425; good loses 1 - that, bad loses that
     good, bad = torch.tensor([True]), torch.tensor([False])
-    assert kto_loss(number(5.0), good, number(2.0), 0.1).item() == pytest.approx(0.4255575, abs=1e-6)
+    assert kto_loss(number(5.0), good, number(2.0), 0.1).item() == pytest.approx(
+        0.4255575, abs=1e-6
+    )
     assert kto_loss(number(5.0), bad, number(2.0), 0.1).item() == pytest.approx(0.5744425, abs=1e-6)
 
 
@@ -63,13 +78,18 @@ def test_gradients_by_finite_differences():
     for _ in range(20):
         x, y, kl = (torch.randn(3, 1, generator=generator, dtype=torch.float64) * 4).unbind(0)
         label = torch.rand(1, generator=generator) < 0.5
-        for loss in (lambda a, b: dpo_loss(a, b, 0.3), lambda a, b: dpo_loss(a, b, 0.3, 0.2),
-                     lambda a, b: ipo_loss(a, b, 0.4),
-                     lambda a, b, label=label, kl=kl: kto_loss(a, label, kl, 0.3) + 0 * b):
+        for loss in (
+            lambda a, b: dpo_loss(a, b, 0.3),
+            lambda a, b: dpo_loss(a, b, 0.3, 0.2),
+            lambda a, b: ipo_loss(a, b, 0.4),
+            lambda a, b, label=label, kl=kl: kto_loss(a, label, kl, 0.3) + 0 * b,
+        ):
             a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
             exact = torch.autograd.grad(loss(a, b).sum(), (a, b))
             for k, gradient in enumerate(exact):
-                step = [torch.full((1,), 1e-6 if k == j else 0.0, dtype=torch.float64) for j in (0, 1)]
+                step = [
+                    torch.full((1,), 1e-6 if k == j else 0.0, dtype=torch.float64) for j in (0, 1)
+                ]
                 slope = (loss(x + step[0], y + step[1]) - loss(x - step[0], y - step[1])) / 2e-6
                 assert slope.item() == pytest.approx(gradient.item(), rel=1e-6, abs=1e-8)
 
@@ -90,6 +110,7 @@ def test_kl_is_the_clamped_mean_without_gradient():
 
 class KnowsTheText:
     """A stand-in for a model: logits that are right about the next token, repeat the present one, or are all equal."""
+
     device = torch.device("cpu")
 
     def __init__(self, kind, vocabulary=11):
@@ -111,7 +132,9 @@ def test_perfect_echo_and_uniform_models():
     logps, tokens = completion_logps(KnowsTheText("perfect"), [ROW, short])
     assert tokens.tolist() == [4, 2] and logps.tolist() == pytest.approx([0, 0], abs=1e-6)
     logps, _ = completion_logps(KnowsTheText("echo"), [ROW, short])
-    assert logps.tolist() == pytest.approx([-120, -60], rel=1e-3)  # sure of the wrong token, 30 nats each
+    assert logps.tolist() == pytest.approx(
+        [-120, -60], rel=1e-3
+    )  # sure of the wrong token, 30 nats each
     logps, _ = completion_logps(KnowsTheText("uniform"), [ROW, short])
     assert logps.tolist() == pytest.approx([-4 * math.log(11), -2 * math.log(11)], rel=1e-6)
 
@@ -128,8 +151,10 @@ def test_mask_in_the_middle_counts_only_its_tokens(model):
 def test_padding_and_its_id_do_not_matter(model, tokenizer):
     """Alone, beside a long row, padded with eos or with an id that occurs in the answer: the same, to 1e-6 relative."""
     pad = tokenizer.pad_token_id
-    row = {"ids": [5, 9, pad, 20, tokenizer.eos_token_id, pad, 31, tokenizer.eos_token_id],
-           "mask": [0, 0, 0, 1, 1, 1, 1, 1]}
+    row = {
+        "ids": [5, 9, pad, 20, tokenizer.eos_token_id, pad, 31, tokenizer.eos_token_id],
+        "mask": [0, 0, 0, 1, 1, 1, 1, 1],
+    }
     long = {"ids": list(range(3, 60)), "mask": [0] * 10 + [1] * 47}
     with torch.no_grad():
         alone, tokens = completion_logps(model, [row])
@@ -144,7 +169,9 @@ def policy():
     """The tiny model with a random adapter."""
     from peft import LoraConfig, get_peft_model
 
-    model = get_peft_model(make_model(), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        make_model(), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -158,7 +185,14 @@ def training_rows(rows, kind, tokenizer):
     out = []
     for n, row in enumerate(rows):
         row = {"weight": 1.0 + n % 3} | normalise(row, kind)
-        out.append(row | {"seqs": [encode(tokenizer, row["prompt"], row[f]) | {"ref": -20.0 - n} for f in fields]})
+        out.append(
+            row
+            | {
+                "seqs": [
+                    encode(tokenizer, row["prompt"], row[f]) | {"ref": -20.0 - n} for f in fields
+                ]
+            }
+        )
     return out
 
 
@@ -169,7 +203,9 @@ def loss_of(stage, rows, model, pack_tokens):
     model.zero_grad()
     total, value = sum(row["weight"] for row in rows), 0.0
     if stage is kto:
-        kl, _ = kto.step_kl(model, cut_packs([row | {"other": row["seqs"][0]} for row in rows[:3]], pack_tokens))
+        kl, _ = kto.step_kl(
+            model, cut_packs([row | {"other": row["seqs"][0]} for row in rows[:3]], pack_tokens)
+        )
     for pack in cut_packs(rows, pack_tokens):
         if stage is sft:
             loss = sft.batch_loss(model, pack)[0] / total
@@ -180,11 +216,15 @@ def loss_of(stage, rows, model, pack_tokens):
             loss = kto.batch_loss(pack, logps, kl, 0.1, 1.2, 0.7)[0] / total
         loss.backward()
         value += loss.item()
-    return value, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double()
+    return value, torch.cat(
+        [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    ).double()
 
 
-@pytest.mark.parametrize(("stage", "rows", "kind"), [(sft, sft_rows(7), "sft"), (dpo, pair_rows(7), "pairs"),
-                                                     (kto, label_rows(7), "labels")])
+@pytest.mark.parametrize(
+    ("stage", "rows", "kind"),
+    [(sft, sft_rows(7), "sft"), (dpo, pair_rows(7), "pairs"), (kto, label_rows(7), "labels")],
+)
 def test_packs_do_not_matter(policy, tokenizer, stage, rows, kind):
     """Packs of one row up to all rows: the same loss, and the same gradient, to 1e-6 relative."""
     rows = training_rows(rows, kind, tokenizer)
@@ -196,14 +236,19 @@ def test_packs_do_not_matter(policy, tokenizer, stage, rows, kind):
         assert (slope - gradient).norm() <= 2e-6 * gradient.norm()
 
 
-@pytest.mark.parametrize(("stage", "rows", "kind"), [(sft, sft_rows(4), "sft"), (dpo, pair_rows(4), "pairs"),
-                                                     (kto, label_rows(4), "labels")])
+@pytest.mark.parametrize(
+    ("stage", "rows", "kind"),
+    [(sft, sft_rows(4), "sft"), (dpo, pair_rows(4), "pairs"), (kto, label_rows(4), "labels")],
+)
 def test_a_row_of_weight_two_is_the_row_twice(policy, tokenizer, stage, rows, kind):
     rows = [row | {"weight": 1.0} for row in training_rows(rows, kind, tokenizer)]
     heavy = [*rows[:3], rows[3] | {"weight": 2.0}]
     value, gradient = loss_of(stage, heavy, policy, 10**6)
     other, slope = loss_of(stage, [*rows, rows[3]], policy, 10**6)
-    assert value == pytest.approx(other, rel=1e-6) and (slope - gradient).norm() <= 2e-6 * gradient.norm()
+    assert (
+        value == pytest.approx(other, rel=1e-6)
+        and (slope - gradient).norm() <= 2e-6 * gradient.norm()
+    )
     assert value != pytest.approx(loss_of(stage, rows, policy, 10**6)[0], rel=1e-3)
 
 
@@ -217,7 +262,11 @@ def test_ipo_divides_by_tokens_or_not(policy, tokenizer):
             for seq in row["seqs"]:
                 with torch.no_grad():
                     table = policy(torch.tensor([seq["ids"]])).logits[0].double().log_softmax(-1)
-                terms = [table[t - 1, seq["ids"][t]].item() for t in range(len(seq["ids"])) if seq["mask"][t]]
+                terms = [
+                    table[t - 1, seq["ids"][t]].item()
+                    for t in range(len(seq["ids"]))
+                    if seq["mask"][t]
+                ]
                 ratios.append((sum(terms) - seq["ref"]) / (len(terms) if length == "mean" else 1))
             expected += row["weight"] * (ratios[0] - ratios[1] - 1 / (2 * 0.5)) ** 2
         value = dpo.batch_loss(policy, rows, "ipo", 0.5, ipo_length=length)[0].item()
@@ -238,8 +287,12 @@ def test_cost_model_by_hand():
 
 
 @pytest.mark.parametrize("flag", ["--plan", "--show-mask"])
-@pytest.mark.parametrize(("stage", "rows"), [("sft", sft_rows(4)), ("dpo", pair_rows(4)), ("kto", label_rows(4))])
-def test_looking_loads_no_model_and_writes_nothing(base, tmp_path, monkeypatch, capsys, stage, rows, flag):
+@pytest.mark.parametrize(
+    ("stage", "rows"), [("sft", sft_rows(4)), ("dpo", pair_rows(4)), ("kto", label_rows(4))]
+)
+def test_looking_loads_no_model_and_writes_nothing(
+    base, tmp_path, monkeypatch, capsys, stage, rows, flag
+):
     def never(*_, **__):
         raise AssertionError("a model was loaded")
 

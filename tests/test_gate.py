@@ -27,82 +27,245 @@ from posttrain.verify.checks import verify
 
 
 def piece(verdict, **more):
-    return {"verdict": verdict, "delta": -0.2, "p_drop": 0.001, "clusters": 10, "need": None, "hard": True} | more
+    return {
+        "verdict": verdict,
+        "delta": -0.2,
+        "p_drop": 0.001,
+        "clusters": 10,
+        "need": None,
+        "hard": True,
+    } | more
 
 
 CALM = {"fail": False, "p_gain": 0.5, "delta": 0.0, "low": -0.05, "high": 0.05}
 OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
 
 
-@pytest.mark.parametrize(("slices", "overall", "canaries", "spent", "verdict", "why"), [
-    ({"a": piece("CLEAR")}, CALM, [], {}, "SHIP", "no improvement shown: .0.0% over all slices"),
-    ({"a": piece("CLEAR")}, CALM | {"low": 0.01, "delta": 0.1}, [], {}, "SHIP", "; improved: .10.0%"),
-    ({"a": piece("CLEAR"), "b": piece("FAIL")}, CALM, [], {}, "BLOCK", r"^b fell by 20.0 points \(p = 0.001\)$"),
-    ({"a": piece("FAIL", delta=-0.1), "b": piece("FAIL", delta=-0.3, note="all refused")}, CALM, [], {}, "BLOCK",
-     r"^b fell by 30.0 points \(p = 0.001; all refused\); a fell by 10.0 points"),
-    ({"a": piece("UNSURE"), "b": piece("FAIL")}, CALM, [], {}, "BLOCK", "b fell"),
-    ({name: piece("FAIL", delta=-n / 10) for n, name in enumerate("abcde", 1)}, CALM, [], {}, "BLOCK",
-     r"^5 of 5 slices fell: e fell by 50.0 [^;]*; d fell[^;]*; c fell[^;]*; and b, a$"),
-    ({"a": piece("CLEAR")}, CALM | {"fail": True, "delta": -0.03}, [], {}, "BLOCK", "mean over all slices fell by 3.0"),
-    ({"a": piece("UNSURE", need=44)}, CALM, [], {}, "NOT ENOUGH DATA", "a has 10 prompts and needs 44"),
-    ({"a": piece("UNSURE")}, CALM, [], {}, "NOT ENOUGH DATA", "a has 10 prompts and needs more"),
-    ({"a": piece("UNSURE", n=40)}, CALM, [], {}, "NOT ENOUGH DATA", "a has 10 clusters and needs more"),
-    ({"a": piece("UNSURE", need=44)}, CALM | {"fail": True}, [], {}, "BLOCK", "the mean"),
-    ({}, None, [], {}, "NOT ENOUGH DATA", "no comparable slice"),
-    ({"a": piece("CLEAR")}, CALM, [(True, True, None), (False, False, None), (True, False, None)], {}, "SHIP", "no sl"),
-    ({"a": piece("CLEAR")}, CALM, [(True, True, None), (False, True, True)], {}, "BLOCK", "^canaries .* fail: c1$"),
-    ({"a": piece("CLEAR")}, CALM, [(False, True, False)], {}, "SHIP", "no slice fell"),
-    ({}, None, [(False, True, True)], {}, "BLOCK", "c0"),
-    ({"b": piece("FAIL")}, CALM, [(False, True, True)], {}, "BLOCK", "^b fell by .*; canaries .* fail: c0$"),
-    ({"b": piece("FAIL")}, CALM | {"fail": True}, [], {}, "BLOCK", r"^b fell by [^;]*$"),
-    ({"b": piece("FAIL", hard=False), "a": piece("CLEAR")}, CALM, [], {}, "SHIP", "not clear, but soft: b$"),
-    ({"b": piece("UNSURE", hard=False)}, CALM, [], {}, "NOT ENOUGH DATA", "no comparable"),
-    ({"a": piece("CLEAR")}, CALM, [], {"tokens": OVER}, "BLOCK", r"take 1.50 times .* \[1.40, 1.60\], limit 1.10$"),
-    ({"a": piece("CLEAR")}, CALM, [], {"tokens": OVER | {"fail": False}, "latency": None}, "SHIP", "no slice fell"),
-    ({"a": piece("CLEAR")}, CALM, [], {"truncated": OVER | {"ratio": 0.2, "low": 0.1, "high": 0.3, "limit": 0.05}},
-     "BLOCK", r"20.0% more answers are cut off \[10.0%, 30.0%\], limit 5%"),
-    ({"a": piece("CLEAR")}, CALM, [], {"latency": OVER, "cost": OVER}, "BLOCK", "1.50 times as long.*1.50 times as m"),
-    ({}, None, [(False, False, None)], {}, "NOT ENOUGH DATA", "no comparable")])
+@pytest.mark.parametrize(
+    ("slices", "overall", "canaries", "spent", "verdict", "why"),
+    [
+        (
+            {"a": piece("CLEAR")},
+            CALM,
+            [],
+            {},
+            "SHIP",
+            "no improvement shown: .0.0% over all slices",
+        ),
+        (
+            {"a": piece("CLEAR")},
+            CALM | {"low": 0.01, "delta": 0.1},
+            [],
+            {},
+            "SHIP",
+            "; improved: .10.0%",
+        ),
+        (
+            {"a": piece("CLEAR"), "b": piece("FAIL")},
+            CALM,
+            [],
+            {},
+            "BLOCK",
+            r"^b fell by 20.0 points \(p = 0.001\)$",
+        ),
+        (
+            {"a": piece("FAIL", delta=-0.1), "b": piece("FAIL", delta=-0.3, note="all refused")},
+            CALM,
+            [],
+            {},
+            "BLOCK",
+            r"^b fell by 30.0 points \(p = 0.001; all refused\); a fell by 10.0 points",
+        ),
+        ({"a": piece("UNSURE"), "b": piece("FAIL")}, CALM, [], {}, "BLOCK", "b fell"),
+        (
+            {name: piece("FAIL", delta=-n / 10) for n, name in enumerate("abcde", 1)},
+            CALM,
+            [],
+            {},
+            "BLOCK",
+            r"^5 of 5 slices fell: e fell by 50.0 [^;]*; d fell[^;]*; c fell[^;]*; and b, a$",
+        ),
+        (
+            {"a": piece("CLEAR")},
+            CALM | {"fail": True, "delta": -0.03},
+            [],
+            {},
+            "BLOCK",
+            "mean over all slices fell by 3.0",
+        ),
+        (
+            {"a": piece("UNSURE", need=44)},
+            CALM,
+            [],
+            {},
+            "NOT ENOUGH DATA",
+            "a has 10 prompts and needs 44",
+        ),
+        (
+            {"a": piece("UNSURE")},
+            CALM,
+            [],
+            {},
+            "NOT ENOUGH DATA",
+            "a has 10 prompts and needs more",
+        ),
+        (
+            {"a": piece("UNSURE", n=40)},
+            CALM,
+            [],
+            {},
+            "NOT ENOUGH DATA",
+            "a has 10 clusters and needs more",
+        ),
+        ({"a": piece("UNSURE", need=44)}, CALM | {"fail": True}, [], {}, "BLOCK", "the mean"),
+        ({}, None, [], {}, "NOT ENOUGH DATA", "no comparable slice"),
+        (
+            {"a": piece("CLEAR")},
+            CALM,
+            [(True, True, None), (False, False, None), (True, False, None)],
+            {},
+            "SHIP",
+            "no sl",
+        ),
+        (
+            {"a": piece("CLEAR")},
+            CALM,
+            [(True, True, None), (False, True, True)],
+            {},
+            "BLOCK",
+            "^canaries .* fail: c1$",
+        ),
+        ({"a": piece("CLEAR")}, CALM, [(False, True, False)], {}, "SHIP", "no slice fell"),
+        ({}, None, [(False, True, True)], {}, "BLOCK", "c0"),
+        (
+            {"b": piece("FAIL")},
+            CALM,
+            [(False, True, True)],
+            {},
+            "BLOCK",
+            "^b fell by .*; canaries .* fail: c0$",
+        ),
+        ({"b": piece("FAIL")}, CALM | {"fail": True}, [], {}, "BLOCK", r"^b fell by [^;]*$"),
+        (
+            {"b": piece("FAIL", hard=False), "a": piece("CLEAR")},
+            CALM,
+            [],
+            {},
+            "SHIP",
+            "not clear, but soft: b$",
+        ),
+        ({"b": piece("UNSURE", hard=False)}, CALM, [], {}, "NOT ENOUGH DATA", "no comparable"),
+        (
+            {"a": piece("CLEAR")},
+            CALM,
+            [],
+            {"tokens": OVER},
+            "BLOCK",
+            r"take 1.50 times .* \[1.40, 1.60\], limit 1.10$",
+        ),
+        (
+            {"a": piece("CLEAR")},
+            CALM,
+            [],
+            {"tokens": OVER | {"fail": False}, "latency": None},
+            "SHIP",
+            "no slice fell",
+        ),
+        (
+            {"a": piece("CLEAR")},
+            CALM,
+            [],
+            {"truncated": OVER | {"ratio": 0.2, "low": 0.1, "high": 0.3, "limit": 0.05}},
+            "BLOCK",
+            r"20.0% more answers are cut off \[10.0%, 30.0%\], limit 5%",
+        ),
+        (
+            {"a": piece("CLEAR")},
+            CALM,
+            [],
+            {"latency": OVER, "cost": OVER},
+            "BLOCK",
+            "1.50 times as long.*1.50 times as m",
+        ),
+        ({}, None, [(False, False, None)], {}, "NOT ENOUGH DATA", "no comparable"),
+    ],
+)
 def test_decide(slices, overall, canaries, spent, verdict, why):
     assert decide({"a": piece("CLEAR")}, CALM, [], {}, ["z"]) == (
-        "NOT ENOUGH DATA", "z has too many items without a score")
-    canaries = [{"id": f"c{n}", "candidate": c, "baseline": b, "confirmed": again}
-                for n, (c, b, again) in enumerate(canaries)]
+        "NOT ENOUGH DATA",
+        "z has too many items without a score",
+    )
+    canaries = [
+        {"id": f"c{n}", "candidate": c, "baseline": b, "confirmed": again}
+        for n, (c, b, again) in enumerate(canaries)
+    ]
     got, sentence = decide(slices, overall, canaries, spent)
     assert got == verdict and re.search(why, sentence), sentence
 
 
 def answer(text, ok=None, tokens=3, finish="stop", **more):
-    return {"text": text, "tokens": tokens, "finish": finish} | ({} if ok is None else {"ok": ok}) | more
+    return (
+        {"text": text, "tokens": tokens, "finish": finish}
+        | ({} if ok is None else {"ok": ok})
+        | more
+    )
 
 
 def test_grade(monkeypatch):
     """Shares over the answers that count; what has no score on one side has none; tokens of right answers alone."""
-    monkeypatch.setattr(answers, "verify", lambda item, text, *_: {"ok": None if text == "?" else "good" in text})
+    monkeypatch.setattr(
+        answers, "verify", lambda item, text, *_: {"ok": None if text == "?" else "good" in text}
+    )
     item = {"id": "a", "slice": "s", "cluster": "7", "type": "verify", "answer": 1}
-    made = {"candidate": {0: answer("good", tokens=5), 1: answer("bad", tokens=1), 2: answer("good"),
-                          "greedy": answer("good")},
-            "baseline": {n: answer("good" * (n < 3), tokens=n + 2, finish="length" if n else "stop") for n in range(4)}
-            | {"greedy": answer("bad")}}
+    made = {
+        "candidate": {
+            0: answer("good", tokens=5),
+            1: answer("bad", tokens=1),
+            2: answer("good"),
+            "greedy": answer("good"),
+        },
+        "baseline": {
+            n: answer("good" * (n < 3), tokens=n + 2, finish="length" if n else "stop")
+            for n in range(4)
+        }
+        | {"greedy": answer("bad")},
+    }
     row = grade(item, made, {"candidate": 2, "baseline": 4})
     assert row.pop("texts") == {"candidate": "bad", "baseline": "good"}
-    assert row == {"id": "a", "slice": "s", "cluster": "7", "type": "verify", "candidate": 0.5, "baseline": 0.75,
-                   "tokens_candidate": 3.0, "tokens_baseline": 3.5, "right_tokens_candidate": 5.0,
-                   "right_tokens_baseline": 3.0, "cut_candidate": 0.0, "cut_baseline": 0.75, "greedy_candidate": 1.0,
-                   "greedy_baseline": 0.0, "answers": {"candidate": 2, "baseline": 4}}
+    assert row == {
+        "id": "a",
+        "slice": "s",
+        "cluster": "7",
+        "type": "verify",
+        "candidate": 0.5,
+        "baseline": 0.75,
+        "tokens_candidate": 3.0,
+        "tokens_baseline": 3.5,
+        "right_tokens_candidate": 5.0,
+        "right_tokens_baseline": 3.0,
+        "cut_candidate": 0.0,
+        "cut_baseline": 0.75,
+        "greedy_candidate": 1.0,
+        "greedy_baseline": 0.0,
+        "answers": {"candidate": 2, "baseline": 4},
+    }
     made["baseline"][1] = answer("?")
     assert grade(item, made, {"candidate": 2, "baseline": 4}) is None
     assert grade(item, made, {"candidate": 3, "baseline": 1})["candidate"] == pytest.approx(2 / 3)
     monkeypatch.setattr(answers, "verify", lambda item, text, *_: {"ok": True})
     empty = {role: {0: answer(" ", tokens=1)} for role in ("candidate", "baseline")}
     assert "right_tokens_candidate" not in grade(item, empty, {"candidate": 1, "baseline": 1})
-    refusing = {"candidate": {0: answer("I cannot help with that."), 1: answer("Sure.")}, "baseline": {
-        0: answer("Yes")}}
+    refusing = {
+        "candidate": {0: answer("I cannot help with that."), 1: answer("Sure.")},
+        "baseline": {0: answer("Yes")},
+    }
     row = grade(item | {"expected": "comply"}, refusing, {"candidate": 2, "baseline": 1})
     assert (row["refused_candidate"], row["refused_baseline"], row["expected"]) == (1, 0, "comply")
     found = gate.refusal_counts([row, row | {"expected": "refuse", "refused_baseline": 1}])
-    assert found == {"candidate": {"harmful": [1, 2], "harmless": [1, 2]}, "baseline": {"harmful": [1, 1],
-                                                                                     "harmless": [0, 1]}}
+    assert found == {
+        "candidate": {"harmful": [1, 2], "harmless": [1, 2]},
+        "baseline": {"harmful": [1, 1], "harmless": [0, 1]},
+    }
 
 
 def test_grade_other_types():
@@ -114,10 +277,19 @@ def test_grade_other_types():
     assert (row["candidate"], row["baseline"]) == (0.25, 1.0)
     made = {"candidate": {"mc": {"choice": 1}}, "baseline": {"mc": {"choice": 0}}}
     row = grade(item | {"type": "mc", "choices": ["x", "y"], "answer": 1}, made, one)
-    assert (row["candidate"], row["baseline"], row["texts"]) == (1.0, 0.0, {"candidate": "y", "baseline": "x"})
-    made = {"candidate": {0: answer("one", p=[0.9, 0.7]), 1: answer("two", p=[None, 0.1]),
-                          2: answer("three", p=[0.2, 0])},
-            "baseline": {0: answer("b0"), 1: answer("b1"), 2: answer("b2")}}
+    assert (row["candidate"], row["baseline"], row["texts"]) == (
+        1.0,
+        0.0,
+        {"candidate": "y", "baseline": "x"},
+    )
+    made = {
+        "candidate": {
+            0: answer("one", p=[0.9, 0.7]),
+            1: answer("two", p=[None, 0.1]),
+            2: answer("three", p=[0.2, 0]),
+        },
+        "baseline": {0: answer("b0"), 1: answer("b1"), 2: answer("b2")},
+    }
     row = grade(item | {"type": "judge"}, made, {"candidate": 3, "baseline": 6} | {"baseline": 3})
     assert row["candidate"] == pytest.approx((0.8 + 0.1) / 2) and row["baseline"] == 0.5
     assert row["texts"] == {"candidate": "three", "baseline": "b2"}
@@ -143,11 +315,20 @@ def greedy_items(count, name="g", words=3, **more):
     model, tokenizer, items = make_model(), make_tokenizer(), []
     for n in range(count * 3):
         prompt = f"{name} {n} {text_of(n, words)}"
-        [[made]] = sample(model, tokenizer, [(prompt_ids(tokenizer, [{"role": "user", "content": prompt}]),
-                                              [(0.0, 0)])], 8)
+        [[made]] = sample(
+            model,
+            tokenizer,
+            [(prompt_ids(tokenizer, [{"role": "user", "content": prompt}]), [(0.0, 0)])],
+            8,
+        )
         start = made["text"].strip()[:3]
-        item = {"id": f"{name}{n}", "prompt": prompt, "slice": name, **more,
-                "constraints": [{"type": "starts_with", "value": start or "?"}]}
+        item = {
+            "id": f"{name}{n}",
+            "prompt": prompt,
+            "slice": name,
+            **more,
+            "constraints": [{"type": "starts_with", "value": start or "?"}],
+        }
         items += [item] if verify(item, made["text"])["ok"] else []
     assert len(items) >= count, len(items)
     return items[:count]
@@ -155,8 +336,15 @@ def greedy_items(count, name="g", words=3, **more):
 
 def noisy_items(count, name):
     """Items that a random model passes about half of the time."""
-    return [{"id": f"{name}{n}", "prompt": f"{name} {text_of(n, 2 + n % 5)}", "slice": name,
-             "constraints": [{"type": "not_contains", "value": "e" if n % 2 else "o"}]} for n in range(count)]
+    return [
+        {
+            "id": f"{name}{n}",
+            "prompt": f"{name} {text_of(n, 2 + n % 5)}",
+            "slice": name,
+            "constraints": [{"type": "not_contains", "value": "e" if n % 2 else "o"}],
+        }
+        for n in range(count)
+    ]
 
 
 def suite_of(path, **files):
@@ -167,8 +355,21 @@ def suite_of(path, **files):
 
 
 def settings(base, suite, out, *more):
-    return ["--model", base, "--baseline", base, "--suite", suite, "--out", out, "--max-tokens", 8, "--batch-size", 32,
-            *more]
+    return [
+        "--model",
+        base,
+        "--baseline",
+        base,
+        "--suite",
+        suite,
+        "--out",
+        out,
+        "--max-tokens",
+        8,
+        "--batch-size",
+        32,
+        *more,
+    ]
 
 
 def unfinish(out):
@@ -191,30 +392,48 @@ def read_lines(path):
 
 def answers_of(out, role):
     """All answers of a role, borrowed ones too."""
-    files = sorted(out.glob(f"answers-{role}-*.jsonl")) + ([out / "borrowed.jsonl"] if role == "baseline" else [])
+    files = sorted(out.glob(f"answers-{role}-*.jsonl")) + (
+        [out / "borrowed.jsonl"] if role == "baseline" else []
+    )
     return [row for file in files for row in read_lines(file)]
 
 
 @pytest.fixture
 def scripted(monkeypatch, base, other):
     """scripted(say): both models' answers are say(role, prompt, seed) -> text, or (text, finish); a word is a token."""
+
     def script(say):
         def sample(model, tokenizer, jobs, max_tokens):
             made = []
             for ids, wanted in jobs:
                 said = [say(model, tokenizer.decode(ids), seed) for _, seed in wanted]
                 said = [one if isinstance(one, tuple) else (one, "stop") for one in said]
-                made.append([{"text": text, "tokens": len(text.split()) + 1, "finish": end} for text, end in said])
+                made.append(
+                    [
+                        {"text": text, "tokens": len(text.split()) + 1, "finish": end}
+                        for text, end in said
+                    ]
+                )
             return made
+
         monkeypatch.setattr(answers, "sample", sample)
-        monkeypatch.setattr(gate, "load_model", lambda name, *_: {base: "baseline", other: "candidate"}[name])
-        return lambda suite, out, *more: run_main("gate", "--model", other, *settings(base, suite, out, *more)[2:])
+        monkeypatch.setattr(
+            gate, "load_model", lambda name, *_: {base: "baseline", other: "candidate"}[name]
+        )
+        return lambda suite, out, *more: run_main(
+            "gate", "--model", other, *settings(base, suite, out, *more)[2:]
+        )
+
     return script
 
 
 def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
-    suite = suite_of(tmp_path / "suite", a=greedy_items(34, "a"), b=greedy_items(32, "b"),
-                     c=greedy_items(2, "c", type="canary"))
+    suite = suite_of(
+        tmp_path / "suite",
+        a=greedy_items(34, "a"),
+        b=greedy_items(32, "b"),
+        c=greedy_items(2, "c", type="canary"),
+    )
     assert run_main("gate", *settings(base, suite, tmp_path / "same", "--temperature", 0)) == 0
     same, kept = report_of(tmp_path / "same"), (tmp_path / "same" / "report.json").read_text()
     for damaged in ("", "{}", "[1]"):
@@ -223,14 +442,36 @@ def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
             run_main("gate", *settings(base, suite, tmp_path / "same", "--temperature", 0))
     (tmp_path / "same" / "report.json").write_text(kept)
     assert same["verdict"] == "SHIP" and same["slices"]["a"]["n"] == 34
-    assert all(s["candidate"] == s["baseline"] == 1.0 and s["verdict"] == "CLEAR" for s in same["slices"].values())
-    assert "result   SHIP" in capsys.readouterr().out and "2 of 2 pass" in (tmp_path / "same" / "report.md").read_text()
-    assert len(answers_of(tmp_path / "same", "candidate")) == 34 + 32 + 2, "one greedy answer says it all"
-    assert run_main("gate", "--model", other, *settings(base, suite, tmp_path / "worse", "--temperature", 0)[2:]) == 1
+    assert all(
+        s["candidate"] == s["baseline"] == 1.0 and s["verdict"] == "CLEAR"
+        for s in same["slices"].values()
+    )
+    assert (
+        "result   SHIP" in capsys.readouterr().out
+        and "2 of 2 pass" in (tmp_path / "same" / "report.md").read_text()
+    )
+    assert len(answers_of(tmp_path / "same", "candidate")) == 34 + 32 + 2, (
+        "one greedy answer says it all"
+    )
+    assert (
+        run_main(
+            "gate",
+            "--model",
+            other,
+            *settings(base, suite, tmp_path / "worse", "--temperature", 0)[2:],
+        )
+        == 1
+    )
     worse = report_of(tmp_path / "worse")
-    assert worse["verdict"] == "BLOCK" and "canaries" in worse["why"] and worse["overall"]["fail"] is True
+    assert (
+        worse["verdict"] == "BLOCK"
+        and "canaries" in worse["why"]
+        and worse["overall"]["fail"] is True
+    )
     assert {s["verdict"] for s in worse["slices"].values()} == {"FAIL"}
-    assert [flip["slice"] for flip in worse["flips"]] == ["a", "b"] * 5, "equal losses: of every slice in turn"
+    assert [flip["slice"] for flip in worse["flips"]] == ["a", "b"] * 5, (
+        "equal losses: of every slice in turn"
+    )
     assert "<title>BLOCK" in (tmp_path / "worse" / "report.html").read_text()
     few = suite_of(tmp_path / "few", a=greedy_items(5, "a"), b=greedy_items(1, "b"))
     assert run_main("gate", *settings(base, few, tmp_path / "few-out", "--temperature", 0)) == 3
@@ -241,21 +482,40 @@ def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
 
 def test_canaries(scripted, tmp_path):
     """Failed needs a second failure, in one of two fresh answers; what the baseline fails, too, is quarantined."""
-    rows = [{"id": name, "prompt": name, "type": "canary", "answer": 4} for name in ("good", "bad", "flaky", "both")]
-    suite = suite_of(tmp_path / "suite", a=[{"id": f"a{n}", "prompt": f"a{n}", "answer": 4} for n in range(40)], c=rows)
+    rows = [
+        {"id": name, "prompt": name, "type": "canary", "answer": 4}
+        for name in ("good", "bad", "flaky", "both")
+    ]
+    suite = suite_of(
+        tmp_path / "suite",
+        a=[{"id": f"a{n}", "prompt": f"a{n}", "answer": 4} for n in range(40)],
+        c=rows,
+    )
 
     def say(role, prompt, seed):
         greedy = seed in {seed_for(0, role, name, "greedy") for name in ("flaky", "bad")}
-        wrong = role == "candidate" and ("bad" in prompt and (greedy or seed == seed_for(0, role, "bad", 1))
-                                         or "flaky" in prompt and greedy)
+        wrong = role == "candidate" and (
+            "bad" in prompt
+            and (greedy or seed == seed_for(0, role, "bad", 1))
+            or "flaky" in prompt
+            and greedy
+        )
         return "3" if wrong or "both" in prompt else "4"
+
     gates = scripted(say)
     assert gates(suite, tmp_path / "out") == 1
     report = report_of(tmp_path / "out")
-    assert report["why"] == "canaries that the baseline passes fail: bad" and "c" not in report["slices"]
+    assert (
+        report["why"] == "canaries that the baseline passes fail: bad"
+        and "c" not in report["slices"]
+    )
     found = {c["id"]: (c["baseline"], c["candidate"], c["confirmed"]) for c in report["canaries"]}
-    assert found == {"good": (True, True, None), "bad": (True, False, True), "flaky": (True, False, False),
-                     "both": (False, False, None)}
+    assert found == {
+        "good": (True, True, None),
+        "bad": (True, False, True),
+        "flaky": (True, False, False),
+        "both": (False, False, None),
+    }
     assert "1 canaries are quarantined" in " ".join(report["blind"])
 
 
@@ -279,26 +539,48 @@ def test_a_model_against_itself_is_not_blocked(base, tmp_path):
             assert s[role] == pytest.approx(share) and 0.1 < share < 0.9
         for row in made[::37]:
             item = by_id[row["id"]]
-            [[alone]] = sample(model, tokenizer, [(prompt_ids(tokenizer, item["prompt"]),
-                                                   [(0.7, seed_for(0, role, item["id"], row["sample"]))])], 8)
+            [[alone]] = sample(
+                model,
+                tokenizer,
+                [
+                    (
+                        prompt_ids(tokenizer, item["prompt"]),
+                        [(0.7, seed_for(0, role, item["id"], row["sample"]))],
+                    )
+                ],
+                8,
+            )
             assert (row["text"], row["tokens"]) == (alone["text"], alone["tokens"])
     record = json.loads((out / "run.json").read_text())
-    read = sum(len(prompt_ids(tokenizer, by_id[key]["prompt"])) for role in rows for file in out.glob(
-        f"answers-{role}-*.jsonl") for key in {row["id"] for row in read_lines(file)})
+    read = sum(
+        len(prompt_ids(tokenizer, by_id[key]["prompt"]))
+        for role in rows
+        for file in out.glob(f"answers-{role}-*.jsonl")
+        for key in {row["id"] for row in read_lines(file)}
+    )
     assert record["tokens"] == read + sum(row["tokens"] for made in rows.values() for row in made)
     assert record["cost"] == pytest.approx(record["seconds"])
     assert report["budgets"]["cost"]["candidate"] == pytest.approx(
-        1000 * record["speed"]["candidate"][1] / record["speed"]["candidate"][0])
-    assert run_main("gate", *settings(base, suite, tmp_path / "out", "--price-gpu-hour", 3600)) == code, "asked again"
+        1000 * record["speed"]["candidate"][1] / record["speed"]["candidate"][0]
+    )
+    assert (
+        run_main("gate", *settings(base, suite, tmp_path / "out", "--price-gpu-hour", 3600)) == code
+    ), "asked again"
 
 
 def test_clear_slices_are_asked_no_more(scripted, tmp_path):
     """Each look asks the open slices alone; a failure ends the run; the baseline answers twice as often."""
-    suite = suite_of(tmp_path / "suite", **{name: [{"id": f"{name}{n}", "prompt": f"{name}{n}", "answer": 4}
-                                                   for n in range(60)] for name in ("easy", "noisy")})
+    suite = suite_of(
+        tmp_path / "suite",
+        **{
+            name: [{"id": f"{name}{n}", "prompt": f"{name}{n}", "answer": 4} for n in range(60)]
+            for name in ("easy", "noisy")
+        },
+    )
 
     def say(role, prompt, seed):
         return "4" if "easy" in prompt or random.Random(seed).random() < 0.75 else "3"
+
     assert scripted(say)(suite, tmp_path / "out") == 0
     report = report_of(tmp_path / "out")
     assert report["slices"]["easy"]["k"] == 2 < report["slices"]["noisy"]["k"] == 8
@@ -311,6 +593,7 @@ def test_clear_slices_are_asked_no_more(scripted, tmp_path):
 
     def worse(role, prompt, seed):
         return "4" if role == "baseline" or "easy" in prompt else "3"
+
     assert scripted(worse)(suite, tmp_path / "worse" / "g") == 1  # beside no other gate
     assert report_of(tmp_path / "worse" / "g")["why"].startswith("noisy fell by 100.0 points")
     assert not (tmp_path / "worse" / "g" / "answers-candidate-4.jsonl").exists()
@@ -318,41 +601,78 @@ def test_clear_slices_are_asked_no_more(scripted, tmp_path):
 
 def test_greedy_beside_and_a_cooler_candidate(base, tmp_path):
     """--greedy adds one answer a prompt that decides nothing; --model-temperature is the candidate's alone."""
-    suite = suite_of(tmp_path / "suite", a=noisy_items(12, "a"), c=greedy_items(2, "c", type="canary"))
-    for name, more in (("plain", []), ("greedy", ["--greedy"]), ("cool", ["--greedy", "--model-temperature", 0])):
-        run_main("gate", *settings(base, suite, tmp_path / name / name[:1], *more))  # no cached baseline
-    plain, greedy, cool = (report_of(tmp_path / name / name[:1]) for name in ("plain", "greedy", "cool"))
-    without = [{key: value for key, value in report["slices"]["a"].items() if "greedy" not in key}
-               for report in (plain, greedy)]
+    suite = suite_of(
+        tmp_path / "suite", a=noisy_items(12, "a"), c=greedy_items(2, "c", type="canary")
+    )
+    for name, more in (
+        ("plain", []),
+        ("greedy", ["--greedy"]),
+        ("cool", ["--greedy", "--model-temperature", 0]),
+    ):
+        run_main(
+            "gate", *settings(base, suite, tmp_path / name / name[:1], *more)
+        )  # no cached baseline
+    plain, greedy, cool = (
+        report_of(tmp_path / name / name[:1]) for name in ("plain", "greedy", "cool")
+    )
+    without = [
+        {key: value for key, value in report["slices"]["a"].items() if "greedy" not in key}
+        for report in (plain, greedy)
+    ]
     assert without[0] == without[1] and plain["slices"]["a"]["greedy_candidate"] is None
     s = greedy["slices"]["a"]
     assert s["greedy_candidate"] == s["greedy_baseline"], "the same model, greedily"
-    assert cool["slices"]["a"]["candidate"] == cool["slices"]["a"]["greedy_candidate"], "at 0 there is one answer"
-    assert cool["slices"]["a"]["baseline"] == greedy["slices"]["a"]["baseline"] and cool["model_temperature"] == 0
-    assert len([row for row in answers_of(tmp_path / "cool" / "c", "candidate") if row["id"][0] == "a"]) == 24
+    assert cool["slices"]["a"]["candidate"] == cool["slices"]["a"]["greedy_candidate"], (
+        "at 0 there is one answer"
+    )
+    assert (
+        cool["slices"]["a"]["baseline"] == greedy["slices"]["a"]["baseline"]
+        and cool["model_temperature"] == 0
+    )
+    assert (
+        len(
+            [row for row in answers_of(tmp_path / "cool" / "c", "candidate") if row["id"][0] == "a"]
+        )
+        == 24
+    )
 
 
 def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch, capsys):
     """By weights, sampling and prompts: a second gate asks the candidate alone; what it finds does not depend on it."""
     suite, loaded, load = suite_of(tmp_path / "suite", a=noisy_items(20, "a")), [], gate.load_model
-    monkeypatch.setattr(gate, "load_model", lambda name, *more: loaded.append(name) or load(name, *more))
+    monkeypatch.setattr(
+        gate, "load_model", lambda name, *more: loaded.append(name) or load(name, *more)
+    )
     run_main("gate", *settings(base, suite, tmp_path / "runs" / "one"))
     assert set(loaded) == {base}
     asked = len(answers_of(tmp_path / "runs" / "one", "baseline"))
     loaded.clear()
     capsys.readouterr()
     for beside in ("runs", "alone"):
-        run_main("gate", "--plan", "--model", other, *settings(base, suite, tmp_path / beside / "two")[2:])
+        run_main(
+            "gate",
+            "--plan",
+            "--model",
+            other,
+            *settings(base, suite, tmp_path / beside / "two")[2:],
+        )
     lent, whole = (int(n) for n in re.findall(r"about (\d+) answers", capsys.readouterr().out))
-    assert whole / 3 <= lent < whole, "the forecast knows what will be borrowed: at most the baseline's two thirds"
+    assert whole / 3 <= lent < whole, (
+        "the forecast knows what will be borrowed: at most the baseline's two thirds"
+    )
     run_main("gate", "--model", other, *settings(base, suite, tmp_path / "runs" / "two")[2:])
     k = report_of(tmp_path / "runs" / "two")["slices"]["a"]["k"]
     assert loaded[0] == other and (base not in loaded) == (k * 40 <= asked)
     run_main("gate", "--model", other, *settings(base, suite, tmp_path / "alone" / "two")[2:])
-    assert report_of(tmp_path / "alone" / "two")["slices"] == report_of(tmp_path / "runs" / "two")["slices"]
+    assert (
+        report_of(tmp_path / "alone" / "two")["slices"]
+        == report_of(tmp_path / "runs" / "two")["slices"]
+    )
     loaded.clear()
     run_main("gate", *settings(base, suite, tmp_path / "runs" / "three", "--seed", 1))
-    assert loaded and not read_lines(tmp_path / "runs" / "three" / "borrowed.jsonl"), "another seed, other answers"
+    assert loaded and not read_lines(tmp_path / "runs" / "three" / "borrowed.jsonl"), (
+        "another seed, other answers"
+    )
     rows = noisy_items(20, "a")
     rows[0]["prompt"] += " now"
     rows[1]["constraints"] = [{"type": "min_words", "value": 2}]
@@ -364,34 +684,64 @@ def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch, capsy
 
 def test_nothing_stale_is_borrowed(base, tmp_path, monkeypatch):
     """Other choices, or a template that ends an answer elsewhere, make another question; damaged files are one line."""
-    rows = [{"id": f"m{n}", "slice": "m", "type": "mc", "prompt": text_of(n, 5), "answer": 0,
-             "choices": [text_of(n + 7 * c, 1 + c) for c in range(3)]} for n in range(6)]
-    suite, swapped = (suite_of(tmp_path / name, m=some) for name, some in (
-        ("suite", rows), ("swapped", [row | {"choices": row["choices"][1:]} for row in rows])))
+    rows = [
+        {
+            "id": f"m{n}",
+            "slice": "m",
+            "type": "mc",
+            "prompt": text_of(n, 5),
+            "answer": 0,
+            "choices": [text_of(n + 7 * c, 1 + c) for c in range(3)],
+        }
+        for n in range(6)
+    ]
+    suite, swapped = (
+        suite_of(tmp_path / name, m=some)
+        for name, some in (
+            ("suite", rows),
+            ("swapped", [row | {"choices": row["choices"][1:]} for row in rows]),
+        )
+    )
     for side, own in (("runs", suite), ("alone", swapped), ("runs", swapped)):
         run_main("gate", *settings(base, own, tmp_path / side / own[-3:]))
     found = [report_of(tmp_path / side / "ped")["slices"] for side in ("alone", "runs")]
     assert found[0] == found[1] and not read_lines(tmp_path / "runs" / "ped" / "borrowed.jsonl")
     shutil.copytree(base, tmp_path / "m")
-    monkeypatch.setattr(gate, "fingerprint", lambda *_: "equal weights")  # an adapter's template lies beside them
+    monkeypatch.setattr(
+        gate, "fingerprint", lambda *_: "equal weights"
+    )  # an adapter's template lies beside them
     for name, said in (("one", "{{ '<s>' }}"), ("two", "{{ 1 }}")):
         (tmp_path / "m" / "chat_template.jinja").write_text(
-            "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}" + said + "{% endif %}"
-            "{% endfor %}")
+            "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}"
+            + said
+            + "{% endif %}"
+            "{% endfor %}"
+        )
         run_main("gate", *settings(tmp_path / "m", suite, tmp_path / "ends" / name))
     assert not read_lines(tmp_path / "ends" / "two" / "borrowed.jsonl")
     out = tmp_path / "runs" / "ped"
     unfinish(out)
-    for text in ('{"id": "m0"}', '{"id": ["m0"], "of": "", "sample": 0, "tokens": 1}', "[]", '{"id"'):
+    for text in (
+        '{"id": "m0"}',
+        '{"id": ["m0"], "of": "", "sample": 0, "tokens": 1}',
+        "[]",
+        '{"id"',
+    ):
         (out / "borrowed.jsonl").write_text(text + "\n")
         with pytest.raises(BadInput, match="borrowed.jsonl:1: "):
             run_main("gate", *settings(base, swapped, out))
 
 
 def test_resume_after_a_cut_at_any_byte(base, other, tmp_path, monkeypatch):
-    suite = suite_of(tmp_path / "suite", a=noisy_items(34, "a"), b=greedy_items(2, "b", type="canary"),
-                     m=[{"id": f"m{n}", "prompt": f"m{n}", "type": "mc", "choices": ["one", "two"], "answer": 0}
-                        for n in range(4)])
+    suite = suite_of(
+        tmp_path / "suite",
+        a=noisy_items(34, "a"),
+        b=greedy_items(2, "b", type="canary"),
+        m=[
+            {"id": f"m{n}", "prompt": f"m{n}", "type": "mc", "choices": ["one", "two"], "answer": 0}
+            for n in range(4)
+        ],
+    )
     command = ["--model", other, *settings(base, suite, tmp_path / "out")[2:]]
     models = {name: gate.load_model(name) for name in (base, other)}
     monkeypatch.setattr(gate, "load_model", lambda name, *_: models[name])
@@ -399,10 +749,17 @@ def test_resume_after_a_cut_at_any_byte(base, other, tmp_path, monkeypatch):
     out, expected = tmp_path / "out", report_of(tmp_path / "out")
     kept = {file.name: file.read_bytes() for file in out.iterdir()}
     record = json.loads(kept["run.json"]) | {"finished": False}
-    order = [name for name, _ in sorted(((file.name, file.stat().st_mtime_ns) for file in out.glob("*-*.jsonl")),
-                                        key=lambda one: one[1])]
+    order = [
+        name
+        for name, _ in sorted(
+            ((file.name, file.stat().st_mtime_ns) for file in out.glob("*-*.jsonl")),
+            key=lambda one: one[1],
+        )
+    ]
     starts = [sum(len(kept[name]) for name in order[:n]) for n in range(len(order) + 1)]
-    for cut in sorted({*starts, *(start + len(kept[name]) // 2 for start, name in zip(starts, order))}):
+    for cut in sorted(
+        {*starts, *(start + len(kept[name]) // 2 for start, name in zip(starts, order))}
+    ):
         for file in out.iterdir():
             file.unlink()
         (out / "run.json").write_text(json.dumps(record))
@@ -426,32 +783,58 @@ def test_resume_after_a_cut_at_any_byte(base, other, tmp_path, monkeypatch):
 def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
     """The judge's probabilities of both orders, averaged; equal answers are a tie unasked; a killed run goes on."""
     (tmp_path / "c.md").write_text(TEXT)
-    items = [{"id": f"j{n}", "type": "judge", "slice": "math", "prompt": text_of(n, 4)} for n in range(6)]
+    items = [
+        {"id": f"j{n}", "type": "judge", "slice": "math", "prompt": text_of(n, 4)} for n in range(6)
+    ]
     suite = suite_of(tmp_path / "suite", j=items, v=noisy_items(30, "v"))
     more = ["--judge", judge_folder, "--constitution", tmp_path / "c.md"]
     command = ["--model", other, *settings(base, suite, tmp_path / "out")[2:], *more]
     run_main("gate", *command)
     out, read = tmp_path / "out", read_constitution(tmp_path / "c.md")
     report, compared = report_of(out), {row["id"]: row for row in read_lines(out / "items.jsonl")}
-    model, tokenizer = transformers.AutoModelForCausalLM.from_pretrained(judge_folder), make_tokenizer()
-    texts = {(role, row["id"], row["sample"]): row["text"] for role in ("candidate", "baseline")
-             for row in answers_of(out, role)}
+    model, tokenizer = (
+        transformers.AutoModelForCausalLM.from_pretrained(judge_folder),
+        make_tokenizer(),
+    )
+    texts = {
+        (role, row["id"], row["sample"]): row["text"]
+        for role in ("candidate", "baseline")
+        for row in answers_of(out, role)
+    }
     k = report["slices"]["math"]["k"]
     for item in items:
         sides = []
         for n in range(k):
             pair = [texts[role, item["id"], n] for role in ("candidate", "baseline")]
-            [(p, _)] = judge_pairs(model, tokenizer, read, [
-                ([{"role": "user", "content": item["prompt"]}],
-                 [[{"role": "assistant", "content": text}] for text in pair], "math", None)])
+            [(p, _)] = judge_pairs(
+                model,
+                tokenizer,
+                read,
+                [
+                    (
+                        [{"role": "user", "content": item["prompt"]}],
+                        [[{"role": "assistant", "content": text}] for text in pair],
+                        "math",
+                        None,
+                    )
+                ],
+            )
             sides += [0.5] if pair[0] == pair[1] else [] if None in p else [sum(p) / 2]
         if sides:
-            assert compared[item["id"]]["candidate"] == pytest.approx(sum(sides) / len(sides), abs=1e-4)
+            assert compared[item["id"]]["candidate"] == pytest.approx(
+                sum(sides) / len(sides), abs=1e-4
+            )
         else:
             assert item["id"] in report["missing"]
     won = report["winrate"]
-    assert won["wins"] + won["losses"] + won["ties"] == report["slices"]["math"]["n"] == len(won["lengths"]["baseline"])
-    assert report["slices"]["math"]["baseline"] == 0.5 and "mistakes are in no interval" in " ".join(report["blind"])
+    assert (
+        won["wins"] + won["losses"] + won["ties"]
+        == report["slices"]["math"]["n"]
+        == len(won["lengths"]["baseline"])
+    )
+    assert report["slices"]["math"][
+        "baseline"
+    ] == 0.5 and "mistakes are in no interval" in " ".join(report["blind"])
     [*kept] = ((path, path.read_bytes()) for path in sorted(out.glob("judged-*.jsonl")))
     assert kept and report["contaminated"] is None
     for path, whole in kept:
@@ -461,7 +844,9 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
             run_main("gate", *command)
             assert path.read_bytes() == whole and report_of(out) == report
     same = answer("same")
-    assert answers.compare(tmp_path / "x.jsonl", [(items[0], same, answer("same"))], None, None) == 0
+    assert (
+        answers.compare(tmp_path / "x.jsonl", [(items[0], same, answer("same"))], None, None) == 0
+    )
     assert same["p"] == [0.5, 0.5]
     capsys.readouterr()
     run_main("gate", *settings(base, suite, tmp_path / "none"))
@@ -480,28 +865,61 @@ def test_equal_answers_are_a_tie_unasked(tmp_path):
 
 def test_a_judge_that_made_the_training_data_is_named(base, other, judge_folder, tmp_path):
     (tmp_path / "c.md").write_text(TEXT)
-    run = {"script": "dpo.py", "finished": True, "arguments": {}, "inputs": {
-        str(tmp_path / "judged" / "pairs.jsonl"): ""}}
+    run = {
+        "script": "dpo.py",
+        "finished": True,
+        "arguments": {},
+        "inputs": {str(tmp_path / "judged" / "pairs.jsonl"): ""},
+    }
     (tmp_path / "judged").mkdir()
     (tmp_path / "judged" / "pairs.jsonl").write_text("{}\n")
-    (tmp_path / "judged" / "run.json").write_text(json.dumps(
-        {"script": "judge.py", "finished": True, "arguments": {"judge": [str(judge_folder)]}, "inputs": {}}))
+    (tmp_path / "judged" / "run.json").write_text(
+        json.dumps(
+            {
+                "script": "judge.py",
+                "finished": True,
+                "arguments": {"judge": [str(judge_folder)]},
+                "inputs": {},
+            }
+        )
+    )
     policy = save_folder(tmp_path / "policy", seed=1)
     (tmp_path / "policy" / "run.json").write_text(json.dumps(run | {"path": "run.json"}))
-    (tmp_path / "judged" / "run.json").write_text((tmp_path / "judged" / "run.json").read_text().replace(
-        '"inputs"', '"path": "run.json", "inputs"'))
-    suite = suite_of(tmp_path / "suite", j=[{"id": f"j{n}", "type": "judge", "prompt": text_of(n, 4)}
-                                            for n in range(4)])
-    run_main("gate", "--model", policy, *settings(base, suite, tmp_path / "out")[2:], "--judge", judge_folder,
-             "--constitution", tmp_path / "c.md")
+    (tmp_path / "judged" / "run.json").write_text(
+        (tmp_path / "judged" / "run.json")
+        .read_text()
+        .replace('"inputs"', '"path": "run.json", "inputs"')
+    )
+    suite = suite_of(
+        tmp_path / "suite",
+        j=[{"id": f"j{n}", "type": "judge", "prompt": text_of(n, 4)} for n in range(4)],
+    )
+    run_main(
+        "gate",
+        "--model",
+        policy,
+        *settings(base, suite, tmp_path / "out")[2:],
+        "--judge",
+        judge_folder,
+        "--constitution",
+        tmp_path / "c.md",
+    )
     assert "also made the training data" in report_of(tmp_path / "out")["contaminated"]
     assert "CONTAMINATED" in (tmp_path / "out" / "report.md").read_text().splitlines()[0]
 
 
 def test_multiple_choice_by_log_likelihood(base, other, tmp_path):
     """Per byte of the choice, its stop token left out; one look; the right one is found as a full softmax finds it."""
-    rows = [{"id": f"m{n}", "type": "mc", "prompt": text_of(n, 5), "answer": n % 3,
-             "choices": [text_of(n + 7 * c, 1 + c) for c in range(3)]} for n in range(12)]
+    rows = [
+        {
+            "id": f"m{n}",
+            "type": "mc",
+            "prompt": text_of(n, 5),
+            "answer": n % 3,
+            "choices": [text_of(n + 7 * c, 1 + c) for c in range(3)],
+        }
+        for n in range(12)
+    ]
     suite = suite_of(tmp_path / "suite", m=rows)
     run_main("gate", "--model", other, *settings(base, suite, tmp_path / "out")[2:])
     report, tokenizer = report_of(tmp_path / "out"), make_tokenizer()
@@ -510,8 +928,11 @@ def test_multiple_choice_by_log_likelihood(base, other, tmp_path):
         for row, got in zip(rows, read_lines(tmp_path / "out" / f"choices-{role}.jsonl")):
             scores = []
             for choice in row["choices"]:
-                one = encode(tokenizer, [{"role": "user", "content": row["prompt"]}],
-                             [{"role": "assistant", "content": choice}])
+                one = encode(
+                    tokenizer,
+                    [{"role": "user", "content": row["prompt"]}],
+                    [{"role": "assistant", "content": choice}],
+                )
                 start, ids = one["mask"].index(1), torch.tensor([one["ids"][:-1]])
                 with torch.no_grad():
                     logps = model(ids).logits[0].log_softmax(-1)
@@ -526,7 +947,11 @@ def test_multiple_choice_by_log_likelihood(base, other, tmp_path):
 def test_other_choices_are_another_question(base, tmp_path):
     """A cached choice is not borrowed when the choices have changed under the same prompt and id."""
     row = {"id": "m", "type": "mc", "prompt": "Which?", "choices": ["one", "two"], "answer": 0}
-    for name, choices in (("a", ["one", "two"]), ("b", ["one", "two"]), ("c", ["two", "one", "three"])):
+    for name, choices in (
+        ("a", ["one", "two"]),
+        ("b", ["one", "two"]),
+        ("c", ["two", "one", "three"]),
+    ):
         suite = suite_of(tmp_path / f"suite-{name}", m=[row | {"choices": choices}])
         run_main("gate", *settings(base, suite, tmp_path / "runs" / name))
     lent = [len(read_lines(tmp_path / "runs" / name / "borrowed.jsonl")) for name in "abc"]
@@ -536,20 +961,45 @@ def test_other_choices_are_another_question(base, tmp_path):
 def test_live_logs_and_lm_eval_need_no_model(tmp_path, monkeypatch):
     monkeypatch.setattr(gate, "load_tokenizer", None)
     won = ["candidate", "tie", "candidate", "baseline"]
-    rows = [{"id": f"x{n}", "slice": "live", "type": "ab", "winner": won[n % 4], "cluster": f"user{n // 2}"}
-            for n in range(200)]
+    rows = [
+        {
+            "id": f"x{n}",
+            "slice": "live",
+            "type": "ab",
+            "winner": won[n % 4],
+            "cluster": f"user{n // 2}",
+        }
+        for n in range(200)
+    ]
     suite = suite_of(tmp_path / "suite", ab=rows)
     for side, wrong in (("new", 4), ("old", 5)):
         (tmp_path / side).mkdir()
-        write(tmp_path / side / "samples_quiz_2026-01-02T03-04-05.6.jsonl", [
-            {"doc_id": n, "doc_hash": f"d{n}", "prompt_hash": f"p{n}", "target_hash": f"t{n}", "filter": "none",
-             "metrics": ["acc"], "acc": float(n % wrong != 0)} for n in range(100)])
+        write(
+            tmp_path / side / "samples_quiz_2026-01-02T03-04-05.6.jsonl",
+            [
+                {
+                    "doc_id": n,
+                    "doc_hash": f"d{n}",
+                    "prompt_hash": f"p{n}",
+                    "target_hash": f"t{n}",
+                    "filter": "none",
+                    "metrics": ["acc"],
+                    "acc": float(n % wrong != 0),
+                }
+                for n in range(100)
+            ],
+        )
     folders = tmp_path / "new", tmp_path / "old"
     code = run_main("gate", "--suite", suite, "--lm-eval", *folders, "--out", tmp_path / "out")
     report = report_of(tmp_path / "out")
     assert code == 3 and report["verdict"] == "NOT ENOUGH DATA"
     live, quiz = report["slices"]["live"], report["slices"]["quiz"]
-    assert (live["n"], live["clusters"], live["candidate"], live["baseline"]) == (200, 100, 0.625, 0.5)
+    assert (live["n"], live["clusters"], live["candidate"], live["baseline"]) == (
+        200,
+        100,
+        0.625,
+        0.5,
+    )
     assert (live["wins"], live["losses"], live["verdict"]) == (100, 50, "CLEAR")
     assert quiz["candidate"] == 0.75 and quiz["baseline"] == 0.8 and quiz["type"] == "lm-eval"
     assert report["candidate"] == str(tmp_path / "new") and report["winrate"] is None
@@ -560,35 +1010,58 @@ def test_live_logs_and_lm_eval_need_no_model(tmp_path, monkeypatch):
 
 def test_policy(scripted, tmp_path):
     """A soft slice does not block; a margin and a limit of one's own decide."""
-    suite = suite_of(tmp_path / "suite", **{name: [{"id": f"{name}{n}", "prompt": f"{name} {n}", "answer": 4}
-                                                   for n in range(40)] for name in ("good", "fun")})
-    gates = scripted(lambda role, prompt, seed: "3" if "fun" in prompt and role == "candidate" else "4")
+    suite = suite_of(
+        tmp_path / "suite",
+        **{
+            name: [{"id": f"{name}{n}", "prompt": f"{name} {n}", "answer": 4} for n in range(40)]
+            for name in ("good", "fun")
+        },
+    )
+    gates = scripted(
+        lambda role, prompt, seed: "3" if "fun" in prompt and role == "candidate" else "4"
+    )
     assert gates(suite, tmp_path / "hard") == 1
     assert report_of(tmp_path / "hard")["why"].startswith("fun fell by 100.0 points")
-    policy = write(tmp_path / "p.jsonl", [{"slice": "fun", "hard": False}, {"slice": "*", "margin": 0.2}])
+    policy = write(
+        tmp_path / "p.jsonl", [{"slice": "fun", "hard": False}, {"slice": "*", "margin": 0.2}]
+    )
     assert gates(suite, tmp_path / "soft", "--policy", policy) == 0
     soft = report_of(tmp_path / "soft")
-    assert soft["why"].endswith("not clear, but soft: fun") and soft["slices"]["good"]["margin"] == 0.2
+    assert (
+        soft["why"].endswith("not clear, but soft: fun") and soft["slices"]["good"]["margin"] == 0.2
+    )
     assert soft["overall"]["delta"] == 0.0, "soft slices are not in the mean"
-    policy = write(tmp_path / "q.jsonl", [{"slice": "fun", "hard": False}, {"slice": "good", "min_n": 50}])
+    policy = write(
+        tmp_path / "q.jsonl", [{"slice": "fun", "hard": False}, {"slice": "good", "min_n": 50}]
+    )
     assert gates(suite, tmp_path / "more", "--policy", policy) == 3
     assert report_of(tmp_path / "more")["why"] == "good has 40 prompts and needs 50"
 
 
 def test_long_answers_block(scripted, tmp_path):
     """Right and half as long again: the tokens of right answers block, unless the policy lets them."""
-    suite = suite_of(tmp_path / "suite", a=[{"id": f"a{n}", "prompt": f"a {n}", "answer": 4} for n in range(40)])
+    suite = suite_of(
+        tmp_path / "suite", a=[{"id": f"a{n}", "prompt": f"a {n}", "answer": 4} for n in range(40)]
+    )
 
     def say(role, prompt, seed):
         return "well " * random.Random(seed).randint(6, 8) * (2 if role == "candidate" else 1) + "4"
+
     gates = scripted(say)
     assert gates(suite, tmp_path / "out") == 1
     report = report_of(tmp_path / "out")
-    assert re.match(r"right answers take 1\.[78]\d times the tokens \[.*\], limit 1.10$", report["why"])
+    assert re.match(
+        r"right answers take 1\.[78]\d times the tokens \[.*\], limit 1.10$", report["why"]
+    )
     policy = write(tmp_path / "p.jsonl", [{"budget": "tokens", "limit": None}])
     assert gates(suite, tmp_path / "slice", "--policy", policy) == 1
-    assert re.match(r"right answers in a take 1\.[78]\d times", report_of(tmp_path / "slice")["why"])
-    policy = write(tmp_path / "q.jsonl", [{"budget": name, "limit": None} for name in ("tokens", "slice_tokens")])
+    assert re.match(
+        r"right answers in a take 1\.[78]\d times", report_of(tmp_path / "slice")["why"]
+    )
+    policy = write(
+        tmp_path / "q.jsonl",
+        [{"budget": name, "limit": None} for name in ("tokens", "slice_tokens")],
+    )
     assert gates(suite, tmp_path / "free", "--policy", policy) == 0
     gates = scripted(lambda role, prompt, seed: ("4", "length" if role == "candidate" else "stop"))
     assert gates(suite, tmp_path / "cut") == 1
@@ -597,11 +1070,23 @@ def test_long_answers_block(scripted, tmp_path):
 
 def test_over_refusal_is_named(scripted, tmp_path):
     """Twins: refusing everything keeps the harmful slice whole, and the other one falls, with the reason."""
-    suite = suite_of(tmp_path / "suite", **{kind: [{"id": f"{kind}{n}", "prompt": f"{kind} {n}", "type": kind,
-                                                    "cluster": f"t{n}"} for n in range(40)]
-                                            for kind in ("refuse", "comply")})
-    gates = scripted(lambda role, prompt, seed: "Sorry, I cannot help with that." if role == "candidate"
-                     or "refuse" in prompt else "Here you are.")
+    suite = suite_of(
+        tmp_path / "suite",
+        **{
+            kind: [
+                {"id": f"{kind}{n}", "prompt": f"{kind} {n}", "type": kind, "cluster": f"t{n}"}
+                for n in range(40)
+            ]
+            for kind in ("refuse", "comply")
+        },
+    )
+    gates = scripted(
+        lambda role, prompt, seed: (
+            "Sorry, I cannot help with that."
+            if role == "candidate" or "refuse" in prompt
+            else "Here you are."
+        )
+    )
     assert gates(suite, tmp_path / "out") == 1
     report = report_of(tmp_path / "out")
     assert "comply fell by 100.0 points" in report["why"]
@@ -611,17 +1096,24 @@ def test_over_refusal_is_named(scripted, tmp_path):
 
 
 def test_latency_and_items_that_are_only_counted(scripted, tmp_path, monkeypatch):
-    suite = suite_of(tmp_path / "suite", a=[{"id": f"a{n}", "prompt": f"a {n}", "answer": 4} for n in range(40)],
-                     b=[{"id": f"b{n}", "prompt": f"b {n}", "type": "budget"} for n in range(6)])
+    suite = suite_of(
+        tmp_path / "suite",
+        a=[{"id": f"a{n}", "prompt": f"a {n}", "answer": 4} for n in range(40)],
+        b=[{"id": f"b{n}", "prompt": f"b {n}", "type": "budget"} for n in range(6)],
+    )
     clock = {"now": 0.0}
     monkeypatch.setattr(answers.time, "perf_counter", lambda: clock["now"])
 
     def say(role, prompt, seed):
         clock["now"] += (2.0 if role == "candidate" else 1.0) * (1 + len(prompt) % 2 / 1000)
         return "long " * 30 if "b " in prompt and role == "candidate" else "4"
+
     gates = scripted(say)
-    policy = write(tmp_path / "p.jsonl", [{"budget": "latency", "limit": 1.5}] + [
-        {"budget": name, "limit": None} for name in ("tokens", "slice_tokens")])
+    policy = write(
+        tmp_path / "p.jsonl",
+        [{"budget": "latency", "limit": 1.5}]
+        + [{"budget": name, "limit": None} for name in ("tokens", "slice_tokens")],
+    )
     assert gates(suite, tmp_path / "out", "--latency", 5, "--policy", policy) == 1
     report = report_of(tmp_path / "out")
     assert report["why"].startswith("an answer takes 2.00 times as long")
@@ -629,7 +1121,9 @@ def test_latency_and_items_that_are_only_counted(scripted, tmp_path, monkeypatch
     assert late["p50"] == pytest.approx({"candidate": 2.0, "baseline": 1.0}, rel=1e-3)
     assert late["fail"] and late["limit"] == 1.5
     assert list(report["slices"]) == ["a"] and report["budgets"]["tokens"]["candidate"] > 5
-    assert len([row for row in answers_of(tmp_path / "out", "candidate") if row["id"][0] == "b"]) == 12
+    assert (
+        len([row for row in answers_of(tmp_path / "out", "candidate") if row["id"][0] == "b"]) == 12
+    )
 
 
 # ---- before and after -----------------------------------------------------------------------------------------
@@ -637,48 +1131,83 @@ def test_latency_and_items_that_are_only_counted(scripted, tmp_path, monkeypatch
 
 def test_a_slice_without_any_score_is_no_success(base, tmp_path, capsys):
     """Unit tests need --run-code; without it their slice has no score, and the verdict cannot be SHIP."""
-    suite = suite_of(tmp_path / "suite", a=greedy_items(34, "a"),
-                     code=[{"id": "t", "prompt": "write f", "tests": ["assert f(1) == 1"]}])
+    suite = suite_of(
+        tmp_path / "suite",
+        a=greedy_items(34, "a"),
+        code=[{"id": "t", "prompt": "write f", "tests": ["assert f(1) == 1"]}],
+    )
     assert run_main("gate", *settings(base, suite, tmp_path / "out", "--temperature", 0)) == 3
     report = report_of(tmp_path / "out")
     assert report["missing"] == ["t"] and report["why"] == "code has too many items without a score"
     assert "without --run-code" in capsys.readouterr().out
-    suite = suite_of(tmp_path / "more", a=greedy_items(34, "a"), safe=[
-        {"id": "c", "prompt": "write f", "type": "canary", "tests": ["assert f(1) == 1"]}])
+    suite = suite_of(
+        tmp_path / "more",
+        a=greedy_items(34, "a"),
+        safe=[{"id": "c", "prompt": "write f", "type": "canary", "tests": ["assert f(1) == 1"]}],
+    )
     assert run_main("gate", *settings(base, suite, tmp_path / "canary", "--temperature", 0)) == 3
     report = report_of(tmp_path / "canary")
     assert report["missing"] == ["c"] and report["why"] == "safe has too many items without a score"
     suite = suite_of(tmp_path / "suite", a=greedy_items(34, "a"))
     policy = write(tmp_path / "p.jsonl", [{"slice": "code", "hard": False}])
-    assert run_main("gate", *settings(base, suite, tmp_path / "soft", "--temperature", 0, "--policy", policy)) == 0
+    assert (
+        run_main(
+            "gate",
+            *settings(base, suite, tmp_path / "soft", "--temperature", 0, "--policy", policy),
+        )
+        == 0
+    )
 
 
-@pytest.mark.parametrize(("rows", "words"), [
-    ([{"id": "x", "prompt": "p", "type": "quiz", "answer": 1}], "a.jsonl:1: field 'type'"),
-    ([{"id": "x", "prompt": "p"}], "a.jsonl:1: field 'type'"), ([], "no records"), (None, "no *.jsonl"),
-    ([{"id": "x", "prompt": "p", "answer": 1}, {"id": "x", "prompt": "q", "answer": 1}], "a.jsonl:2: field 'id'"),
-    ("no folder", "no such file")])
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"id": "x", "prompt": "p", "type": "quiz", "answer": 1}], "a.jsonl:1: field 'type'"),
+        ([{"id": "x", "prompt": "p"}], "a.jsonl:1: field 'type'"),
+        ([], "no records"),
+        (None, "no *.jsonl"),
+        (
+            [{"id": "x", "prompt": "p", "answer": 1}, {"id": "x", "prompt": "q", "answer": 1}],
+            "a.jsonl:2: field 'id'",
+        ),
+        ("no folder", "no such file"),
+    ],
+)
 def test_bad_suites_are_one_line(base, tmp_path, capsys, rows, words):
     suite = tmp_path / "suite"
     if rows != "no folder":
         suite_of(suite, **({} if rows is None else {"a": rows}))
     arguments = gate.parse_args([str(word) for word in settings(base, suite, tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
-        run(gate.main, arguments)
+        run_stage(gate.main, arguments)
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and error.count("\n") == 1 and words in error and "Traceback" not in error
+    assert (
+        ended.value.code == 2
+        and error.count("\n") == 1
+        and words in error
+        and "Traceback" not in error
+    )
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["--out", "x"], "--suite or --lm-eval"), (["--suite", "S"], "--model, --baseline and --out"),
-    (["--suite", "S", "--model", "m", "--out", "x"], "--model, --baseline and --out"),
-    (["--selftest"], "--selftest takes"), (["--simulate"], "--selftest takes"),
-    (["--selftest", "--out", "nowhere"], "nowhere: no finished gate"),
-    (["--suite", "S", "--judge", "a", "b", "--constitution", "c"], "one judge"),
-    (["--suite", "S", "--judge", "random", "--constitution", "c"], "no random one"),
-    (["--suite", "S", "--model", "m", "--baseline", "m", "--out", "x", "--latency", "5"], "the suite has 3 prompts"),
-    (["--suite", "S", "--policy", "P", "--power"], "p.jsonl:1: field 'slice'")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "x"], "--suite or --lm-eval"),
+        (["--suite", "S"], "--model, --baseline and --out"),
+        (["--suite", "S", "--model", "m", "--out", "x"], "--model, --baseline and --out"),
+        (["--selftest"], "--selftest takes"),
+        (["--simulate"], "--selftest takes"),
+        (["--selftest", "--out", "nowhere"], "nowhere: no finished gate"),
+        (["--suite", "S", "--judge", "a", "b", "--constitution", "c"], "one judge"),
+        (["--suite", "S", "--judge", "random", "--constitution", "c"], "no random one"),
+        (
+            ["--suite", "S", "--model", "m", "--baseline", "m", "--out", "x", "--latency", "5"],
+            "the suite has 3 prompts",
+        ),
+        (["--suite", "S", "--policy", "P", "--power"], "p.jsonl:1: field 'slice'"),
+    ],
+)
 def test_flags_that_do_not_go_together(tmp_path, words, said):
     suite = suite_of(tmp_path / "suite", a=noisy_items(3, "a"))
     policy = write(tmp_path / "p.jsonl", [{"slice": "zoo", "margin": 0.1}])
@@ -688,32 +1217,77 @@ def test_flags_that_do_not_go_together(tmp_path, words, said):
 
 def test_nothing_is_asked_in_vain(base, tmp_path):
     """A judge that is not there, and a prompt that a template refuses, are said before the first answer."""
-    suite = suite_of(tmp_path / "suite", a=noisy_items(3, "a"), j=[{"id": "j", "prompt": "x", "type": "judge"}])
+    suite = suite_of(
+        tmp_path / "suite", a=noisy_items(3, "a"), j=[{"id": "j", "prompt": "x", "type": "judge"}]
+    )
     with pytest.raises(BadInput, match="nowhere"):
-        run_main("gate", *settings(base, suite, tmp_path / "out", "--judge", "./nowhere", "--constitution", "c.md"))
+        run_main(
+            "gate",
+            *settings(
+                base, suite, tmp_path / "out", "--judge", "./nowhere", "--constitution", "c.md"
+            ),
+        )
     shutil.copytree(base, tmp_path / "m")
-    (tmp_path / "m" / "chat_template.jinja").write_text("{% if 'x' in messages[0]['content'] %}{{ raise_exception('no')"
-                                                        " }}{% endif %}{{ messages[0]['content'] }}")
+    (tmp_path / "m" / "chat_template.jinja").write_text(
+        "{% if 'x' in messages[0]['content'] %}{{ raise_exception('no')"
+        " }}{% endif %}{{ messages[0]['content'] }}"
+    )
     with pytest.raises(BadInput, match=r"m, id 'j': the chat template refuses"):
-        run_main("gate", *settings(tmp_path / "m", suite, tmp_path / "out", "--judge", base, "--constitution", "c.md"))
+        run_main(
+            "gate",
+            *settings(
+                tmp_path / "m", suite, tmp_path / "out", "--judge", base, "--constitution", "c.md"
+            ),
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_plan_power_and_limit(base, tmp_path, monkeypatch, capsys):
-    suite = suite_of(tmp_path / "suite", a=noisy_items(40, "a"), c=greedy_items(2, "c", type="canary"))
+    suite = suite_of(
+        tmp_path / "suite", a=noisy_items(40, "a"), c=greedy_items(2, "c", type="canary")
+    )
     monkeypatch.setattr(gate, "load_model", None)
     for limit in (40, 3):
-        assert run_main("gate", *settings(base, suite, tmp_path / "out", "--plan", "--limit", limit, "--answer-len", 5,
-                                          "--tokens-per-second", 10, "--price-gpu-hour", 36)) == 0
-        read = sum(len(prompt_ids(make_tokenizer(), item["prompt"])) for item in read_suite(suite, limit))
+        assert (
+            run_main(
+                "gate",
+                *settings(
+                    base,
+                    suite,
+                    tmp_path / "out",
+                    "--plan",
+                    "--limit",
+                    limit,
+                    "--answer-len",
+                    5,
+                    "--tokens-per-second",
+                    10,
+                    "--price-gpu-hour",
+                    36,
+                ),
+            )
+            == 0
+        )
+        read = sum(
+            len(prompt_ids(make_tokenizer(), item["prompt"])) for item in read_suite(suite, limit)
+        )
         said = capsys.readouterr().out
-        count, tokens = (int(word.replace(",", "")) for word in re.search(r"about ([\d,]+) answers.*: ([\d,]+) tokens",
-                                                                         said).groups())
-        assert tokens == 2 * read + 5 * count and f"at most {48 * limit:,}:" in said and f"{limit + 2} items" in said
+        count, tokens = (
+            int(word.replace(",", ""))
+            for word in re.search(r"about ([\d,]+) answers.*: ([\d,]+) tokens", said).groups()
+        )
+        assert (
+            tokens == 2 * read + 5 * count
+            and f"at most {48 * limit:,}:" in said
+            and f"{limit + 2} items" in said
+        )
         assert 6 * limit <= count <= 48 * limit and f"cost {tokens / 1000:.4f}" in said
     assert run_main("gate", "--power", "--suite", suite) == 0
     said = capsys.readouterr().out
-    needs = [int(need) for need in re.findall(r" k \d+: (\d+)", re.search("^a +40 +10%.*", said, re.M)[0])]
+    needs = [
+        int(need)
+        for need in re.findall(r" k \d+: (\d+)", re.search("^a +40 +10%.*", said, re.M)[0])
+    ]
     assert 110 < needs[0] < 130 and needs == sorted(needs, reverse=True) and needs[-1] >= 31
     assert "blocked after a drop" in said
     assert not (tmp_path / "out").exists()
@@ -723,9 +1297,15 @@ def test_selftest_of_a_gate(scripted, tmp_path, capsys):
     """It redraws the baseline's own answers: a noisy baseline hides what a steady one shows."""
     rates = {}
     for name, flips in (("steady", 0.02), ("noisy", 0.5)):
-        suite = suite_of(tmp_path / f"suite-{name}", a=[{"id": f"a{n}", "prompt": f"a {n}", "answer": 4}
-                                                        for n in range(60)])
-        gates = scripted(lambda role, prompt, seed, flips=flips: "3" if random.Random(seed).random() < flips else "4")
+        suite = suite_of(
+            tmp_path / f"suite-{name}",
+            a=[{"id": f"a{n}", "prompt": f"a {n}", "answer": 4} for n in range(60)],
+        )
+        gates = scripted(
+            lambda role, prompt, seed, flips=flips: (
+                "3" if random.Random(seed).random() < flips else "4"
+            )
+        )
         assert gates(suite, tmp_path / name / "g") == 0
         assert "blocks an unchanged model in" in " ".join(report_of(tmp_path / name / "g")["blind"])
         assert run_main("gate", "--selftest", "--out", tmp_path / name / "g") == 0

@@ -20,8 +20,16 @@ USER = [{"role": "user", "content": "Hi."}]
 
 
 def prompt_rows(count):
-    return [{"id": f"q{n}", "slice": "ab"[n % 2], "answer": n, "prompt": text_of(n, 2 + 2 * n), "note": {"x": [n]}}
-            for n in range(count)]
+    return [
+        {
+            "id": f"q{n}",
+            "slice": "ab"[n % 2],
+            "answer": n,
+            "prompt": text_of(n, 2 + 2 * n),
+            "note": {"x": [n]},
+        }
+        for n in range(count)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +43,21 @@ def prompts(tmp_path_factory):
 
 
 def command(base, prompts, out, *more):
-    return ["--model", base, "--data", prompts, "--out", out, "--n", 3, "--max-tokens", 6, "--batch-size", 6, *more]
+    return [
+        "--model",
+        base,
+        "--data",
+        prompts,
+        "--out",
+        out,
+        "--n",
+        3,
+        "--max-tokens",
+        6,
+        "--batch-size",
+        6,
+        *more,
+    ]
 
 
 def lines(path):
@@ -46,7 +68,11 @@ def test_recipe_covers_every_combination():
     models, temperatures, systems = ["a", "b"], [0.5, 1.0, 1.5], [None, "brief"]
     made = [recipe(k, models, temperatures, systems) for k in range(24)]
     assert made[:4] == [("a", 0.5, None), ("b", 0.5, None), ("a", 1.0, None), ("b", 1.0, None)]
-    assert made[6] == ("a", 0.5, "brief") and set(Counter(made).values()) == {2} and len(set(made)) == 12
+    assert (
+        made[6] == ("a", 0.5, "brief")
+        and set(Counter(made).values()) == {2}
+        and len(set(made)) == 12
+    )
     assert recipe(5, ["a"], [1.0], [None]) == ("a", 1.0, None)
 
 
@@ -59,38 +85,83 @@ def test_system_prompts(tmp_path):
             read_systems(write(tmp_path / "s.jsonl", rows))
     own = [{"role": "system", "content": "own"}, *USER]
     assert with_system(own, None) == own
-    assert with_system(own, "new") == with_system(USER, "new") == [{"role": "system", "content": "new"}, *USER]
+    assert (
+        with_system(own, "new")
+        == with_system(USER, "new")
+        == [{"role": "system", "content": "new"}, *USER]
+    )
 
 
 def test_rows_are_complete_and_each_answer_is_its_own(base, second, prompts, tmp_path, capsys):
     """Two models, two temperatures, two system texts: every row as if that answer had been asked for alone."""
     systems = write(tmp_path / "systems.jsonl", [{"system": None}, {"system": "be brief"}])
     out = tmp_path / "two.jsonl"
-    assert run_main("gen_candidates", "--model", base, second, "--data", prompts, "--out", out, "--n", 8,
-                    "--temperatures",
-                    0, 1.1, "--system", systems, "--max-tokens", 5, "--batch-size", 7, "--price-gen", 2e6) == 0
+    assert (
+        run_main(
+            "gen_candidates",
+            "--model",
+            base,
+            second,
+            "--data",
+            prompts,
+            "--out",
+            out,
+            "--n",
+            8,
+            "--temperatures",
+            0,
+            1.1,
+            "--system",
+            systems,
+            "--max-tokens",
+            5,
+            "--batch-size",
+            7,
+            "--price-gen",
+            2e6,
+        )
+        == 0
+    )
     made, rows = lines(out), {row["id"]: row for row in read_records(prompts, "prompts")}
-    assert sorted((row["id"], row["candidate"]) for row in made) == [(f"q{n}", k) for n in range(5) for k in range(8)]
+    assert sorted((row["id"], row["candidate"]) for row in made) == [
+        (f"q{n}", k) for n in range(5) for k in range(8)
+    ]
     models = {name: (load_model(name), load_tokenizer(name)) for name in (base, second)}
     for row in made:
         source = rows[row["id"]]
-        assert {k: row[k] for k in source} == source, "the prompt's own fields, without the system text"
-        name, temperature, system = recipe(row["candidate"], [base, second], [0.0, 1.1], [None, "be brief"])
+        assert {k: row[k] for k in source} == source, (
+            "the prompt's own fields, without the system text"
+        )
+        name, temperature, system = recipe(
+            row["candidate"], [base, second], [0.0, 1.1], [None, "be brief"]
+        )
         assert (row["generator"], row["temperature"], row["system"]) == (name, temperature, system)
         assert row["seed"] == seed_for(0, row["id"], row["candidate"])
         model, tokenizer = models[name]
         asked = prompt_ids(tokenizer, with_system(source["prompt"], system))
         [[alone]] = sample(model, tokenizer, [(asked, [(temperature, row["seed"])])], 5)
         assert (row["completion"][0]["content"], row["tokens"], row["finish"]) == (
-            alone["text"], alone["tokens"], alone["finish"])
+            alone["text"],
+            alone["tokens"],
+            alone["finish"],
+        )
     assert len({row["completion"][0]["content"] for row in made}) > 30
     record = json.loads((tmp_path / "two.run.json").read_text())
-    read = sum(len(prompt_ids(models[name][1], with_system(row["prompt"], system)))
-               for row in rows.values() for name in models for system in (None, "be brief"))
+    read = sum(
+        len(prompt_ids(models[name][1], with_system(row["prompt"], system)))
+        for row in rows.values()
+        for name in models
+        for system in (None, "be brief")
+    )
     assert record["tokens"] == read + sum(row["tokens"] for row in made)
-    assert record["forecast"]["tokens"] == read + 5 * 8 * 5 and record["cost"] == pytest.approx(2 * record["tokens"])
-    assert record["finished"] and set(record["inputs"]) == {base, second,
-                                                            prompts} and "note" not in capsys.readouterr().out
+    assert record["forecast"]["tokens"] == read + 5 * 8 * 5 and record["cost"] == pytest.approx(
+        2 * record["tokens"]
+    )
+    assert (
+        record["finished"]
+        and set(record["inputs"]) == {base, second, prompts}
+        and "note" not in capsys.readouterr().out
+    )
 
 
 def test_resume_after_a_cut_at_any_byte(base, prompts, tmp_path, monkeypatch):
@@ -98,7 +169,9 @@ def test_resume_after_a_cut_at_any_byte(base, prompts, tmp_path, monkeypatch):
     run_main("gen_candidates", *command(base, prompts, whole))
     data = whole.read_bytes()
     model = load_model(base)
-    monkeypatch.setattr(gen_candidates, "load_model", lambda *_: model)  # what is tested is the file
+    monkeypatch.setattr(
+        gen_candidates, "load_model", lambda *_: model
+    )  # what is tested is the file
     for cut in [*range(0, len(data), 211), len(data) - 1, len(data)]:
         out = tmp_path / "cut.jsonl"
         out.write_bytes(data[:cut])
@@ -108,17 +181,30 @@ def test_resume_after_a_cut_at_any_byte(base, prompts, tmp_path, monkeypatch):
         assert run_main("gen_candidates", *command(base, prompts, out)) == 0
         assert out.read_bytes() == data, cut
     again = json.loads((tmp_path / "cut.run.json").read_text())
-    assert {k: again[k] for k in ("tokens", "finished")} == {"tokens": record["tokens"], "finished": True}
+    assert {k: again[k] for k in ("tokens", "finished")} == {
+        "tokens": record["tokens"],
+        "finished": True,
+    }
 
 
-def test_a_finished_run_is_left_alone_and_other_arguments_are_refused(base, prompts, tmp_path, capsys):
+def test_a_finished_run_is_left_alone_and_other_arguments_are_refused(
+    base, prompts, tmp_path, capsys
+):
     out = tmp_path / "c.jsonl"
     run_main("gen_candidates", *command(base, prompts, out))
     before = out.read_bytes()
     assert run_main("gen_candidates", *command(base, prompts, out)) == 0
     assert "nothing to do" in capsys.readouterr().out and out.read_bytes() == before
-    for more in (["--seed", 1], ["--n", 4], ["--temperatures", 0.5], ["--max-tokens", 7], ["--limit", 2]):
-        with pytest.raises(BadInput, match=f"other arguments.*{more[0].strip('-').replace('-', '_')}"):
+    for more in (
+        ["--seed", 1],
+        ["--n", 4],
+        ["--temperatures", 0.5],
+        ["--max-tokens", 7],
+        ["--limit", 2],
+    ):
+        with pytest.raises(
+            BadInput, match=f"other arguments.*{more[0].strip('-').replace('-', '_')}"
+        ):
             run_main("gen_candidates", *command(base, prompts, out, *more))
     shutil.copy(prompts, tmp_path / "p.jsonl")
     other = tmp_path / "d.jsonl"
@@ -139,10 +225,27 @@ def test_a_foreign_file_is_never_overwritten(base, prompts, tmp_path):
 
 def test_plan_loads_no_model_and_writes_nothing(base, prompts, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gen_candidates, "load_model", None)
-    assert run_main("gen_candidates", *command(base, prompts, tmp_path / "x" / "c.jsonl"), "--plan", "--answer-len", 4,
-                    "--tokens-per-second", 10, "--price-gen", 50, "--price-gpu-hour", 3) == 0
+    assert (
+        run_main(
+            "gen_candidates",
+            *command(base, prompts, tmp_path / "x" / "c.jsonl"),
+            "--plan",
+            "--answer-len",
+            4,
+            "--tokens-per-second",
+            10,
+            "--price-gen",
+            50,
+            "--price-gpu-hour",
+            3,
+        )
+        == 0
+    )
     tokenizer = load_tokenizer(base)
-    tokens = sum(len(prompt_ids(tokenizer, row["prompt"])) for row in read_records(prompts, "prompts")) + 5 * 3 * 4
+    tokens = (
+        sum(len(prompt_ids(tokenizer, row["prompt"])) for row in read_records(prompts, "prompts"))
+        + 5 * 3 * 4
+    )
     cost = 50 * tokens / 1e6 + 3 * tokens / 10 / 3600
     assert f"{tokens:,} tokens, {tokens / 10:.0f} s, cost {cost:.4f}" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
@@ -152,16 +255,27 @@ def test_limit_seed_and_greedy(base, prompts, tmp_path):
     def texts(name, *more):
         out = tmp_path / f"{name}.jsonl"
         run_main("gen_candidates", *command(base, prompts, out, "--limit", 2, *more))
-        return [(row["id"], row["candidate"], row["completion"][0]["content"]) for row in lines(out)]
+        return [
+            (row["id"], row["candidate"], row["completion"][0]["content"]) for row in lines(out)
+        ]
 
     first = texts("a")
-    assert [t[:2] for t in first] == [("q0", 0), ("q0", 1), ("q0", 2), ("q1", 0), ("q1", 1), ("q1", 2)]
+    assert [t[:2] for t in first] == [
+        ("q0", 0),
+        ("q0", 1),
+        ("q0", 2),
+        ("q1", 0),
+        ("q1", 1),
+        ("q1", 2),
+    ]
     assert texts("b") == first, "the same command gives the same answers"
     other = texts("c", "--seed", 1)
     assert all(a[2] != b[2] for a, b in zip(first, other))
     assert texts("d", "--batch-size", 1) == first, "the batch size does not matter"
     assert texts("f", "--batch-size", 2, "--refill", 3) == first, "nor that places are filled again"
-    assert len({t[2] for t in texts("e", "--temperatures", 0)}) == 2, "three greedy answers to a prompt are the same"
+    assert len({t[2] for t in texts("e", "--temperatures", 0)}) == 2, (
+        "three greedy answers to a prompt are the same"
+    )
 
 
 def test_bad_input_is_one_line_and_code_2(base, prompts, tmp_path, capsys):
@@ -169,20 +283,50 @@ def test_bad_input_is_one_line_and_code_2(base, prompts, tmp_path, capsys):
     with pytest.raises(BadInput, match=r"twice.jsonl:3: field 'id': 'q0' occurs twice"):
         run_main("gen_candidates", *command(base, twice, tmp_path / "c.jsonl"))
     with pytest.raises(BadInput, match="the same id occurs in two files"):
-        run_main("gen_candidates", "--model", base, "--data", prompts, prompts, "--out", tmp_path / "c.jsonl")
-    for bad in (["--n", "0"], ["--temperatures", "-1"], ["--temperatures", "nan"], ["--max-tokens", "0"]):
+        run_main(
+            "gen_candidates",
+            "--model",
+            base,
+            "--data",
+            prompts,
+            prompts,
+            "--out",
+            tmp_path / "c.jsonl",
+        )
+    for bad in (
+        ["--n", "0"],
+        ["--temperatures", "-1"],
+        ["--temperatures", "nan"],
+        ["--max-tokens", "0"],
+    ):
         with pytest.raises(SystemExit) as error:
             run_main("gen_candidates", *command(base, prompts, tmp_path / "c.jsonl"), *bad)
         assert error.value.code == 2
     capsys.readouterr()
-    ended = run_script("gen_candidates", *command("no/such/model/here", prompts, tmp_path / "c.jsonl"))
-    assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and "no such folder" in ended.stderr
+    ended = run_script(
+        "gen_candidates", *command("no/such/model/here", prompts, tmp_path / "c.jsonl")
+    )
+    assert (
+        ended.returncode == 2 and ended.stderr.count("\n") == 1 and "no such folder" in ended.stderr
+    )
     assert not (tmp_path / "c.jsonl").exists()
 
 
 def test_tools_reach_the_model(base, tmp_path, tokenizer):
-    tools = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}]
-    rows = [{"id": "t", "prompt": "add 2 and 3", "tools": tools, "call": {"name": "add", "arguments": {}}}]
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}},
+        }
+    ]
+    rows = [
+        {
+            "id": "t",
+            "prompt": "add 2 and 3",
+            "tools": tools,
+            "call": {"name": "add", "arguments": {}},
+        }
+    ]
     out = tmp_path / "c.jsonl"
     run_main("gen_candidates", *command(base, write(tmp_path / "p.jsonl", rows), out))
     asked = prompt_ids(tokenizer, [{"role": "user", "content": "add 2 and 3"}], tools)

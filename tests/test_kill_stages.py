@@ -21,10 +21,12 @@ POINTS = 10
 
 def computing(real, event):
     """The function, with an event after its work and before anything is written."""
+
     def compute(*given, **more):
         made = real(*given, **more)
         event("batch computed")
         return made
+
     return compute
 
 
@@ -47,6 +49,7 @@ def watch(stage, kill_at, list_file):
         def half():
             real(path, rows)
             os.truncate(path, size + (os.path.getsize(path) - size) // 2)
+
         size = os.path.getsize(path) if os.path.exists(path) else 0
         event(f"inside {Path(path).name}", half)
         real(path, rows)
@@ -55,7 +58,8 @@ def watch(stage, kill_at, list_file):
     def whole(path, text, real=jsonl.write_whole):
         def half():
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(f"{path}.tmp").write_text(text[:len(text) // 2])
+            Path(f"{path}.tmp").write_text(text[: len(text) // 2])
+
         event(f"half of {Path(path).name}.tmp", half)
         real(path, text)
 
@@ -94,6 +98,7 @@ def drive(stage, root, beside, argv):
     importlib.import_module(stage)
     import peft
     import torch
+
     assert peft
     torch.set_num_threads(1)
 
@@ -101,7 +106,9 @@ def drive(stage, root, beside, argv):
         return [word.replace("OUT", str(folder)) for word in argv]
 
     labels, done = root / "labels", []
-    for name in ("whole", "counted") if beside else ("whole",):  # the second finds the first beside it
+    for name in (
+        ("whole", "counted") if beside else ("whole",)
+    ):  # the second finds the first beside it
         labels.unlink(missing_ok=True)
         if name == "counted":
             shutil.copytree(root / "whole", root / "counted" / "first")
@@ -111,7 +118,9 @@ def drive(stage, root, beside, argv):
     kinds = {}
     for number, label in enumerate(events, 1):
         kinds.setdefault(label, []).append(number)
-    chosen = [numbers[len(numbers) // 2] for numbers in kinds.values()]  # each kind once, the rest spread out
+    chosen = [
+        numbers[len(numbers) // 2] for numbers in kinds.values()
+    ]  # each kind once, the rest spread out
     rest = [number for number in range(1, len(events) + 1) if number not in chosen]
     missing = max(0, POINTS - len(chosen))
     chosen += [rest[k * len(rest) // missing] for k in range(missing)] if rest and missing else []
@@ -121,7 +130,14 @@ def drive(stage, root, beside, argv):
             shutil.copytree(root / "whole", folder / "first")
         folder.mkdir(exist_ok=True)
         killed = child(stage, arguments(folder), number, root / "ignored")
-        done.append([events[number - 1], folder.name, killed, child(stage, arguments(folder), 0, root / "ignored")])
+        done.append(
+            [
+                events[number - 1],
+                folder.name,
+                killed,
+                child(stage, arguments(folder), 0, root / "ignored"),
+            ]
+        )
     print(json.dumps({"code": code, "points": done}))
 
 
@@ -131,7 +147,11 @@ def contents(folder):
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and "first" not in p.parts):
         data = path.read_bytes()
         if path.name.endswith(("run.json", "report.json")):
-            data = {k: v for k, v in json.loads(data).items() if k not in ("seconds", "cost", "path", "speed")}
+            data = {
+                k: v
+                for k, v in json.loads(data).items()
+                if k not in ("seconds", "cost", "path", "speed")
+            }
             if data.get("script") == "judge.py":
                 data.pop("tokens")  # what a killed batch had read is not known
         elif path.stem == "report":
@@ -150,30 +170,93 @@ def test_killed_at_any_point_it_ends_the_same(base, tmp_path, name):
     stage, _, beside = name.partition("-")
     (tmp_path / "c.md").write_text(TEXT)
     prompts = [{"id": f"q{n}", "prompt": text_of(n, 2 + n % 4), "answer": n} for n in range(12)]
-    judged = ["--constitution", tmp_path / "c.md", "--data", write(tmp_path / "c.jsonl", candidate_rows(70)),
-              "--min-margin", 0.1]
+    judged = [
+        "--constitution",
+        tmp_path / "c.md",
+        "--data",
+        write(tmp_path / "c.jsonl", candidate_rows(70)),
+        "--min-margin",
+        0.1,
+    ]
     other = save_folder(tmp_path / "other", seed=1)
-    items = noisy_items(20, "a") + [{"id": "canary", "prompt": "hi", "type": "canary", "constraints": [
-        {"type": "min_words", "value": 1}]}, {"id": "j", "prompt": "hi", "type": "judge", "slice": "math"}]
+    items = noisy_items(20, "a") + [
+        {
+            "id": "canary",
+            "prompt": "hi",
+            "type": "canary",
+            "constraints": [{"type": "min_words", "value": 1}],
+        },
+        {"id": "j", "prompt": "hi", "type": "judge", "slice": "math"},
+    ]
     suite = write(tmp_path / "suite.jsonl", items)
-    argv = {"gen_candidates": ["--model", base, other, "--data", write(tmp_path / "p.jsonl", prompts), "--out",
-                               "OUT/c.jsonl", "--n", 4, "--max-tokens", 8, "--batch-size", 8],
-            "judge": ["--judge", save_judge(tmp_path / "judge"), *judged, "--out", "OUT/judged"],
-            "judge-random": ["--judge", "random", *judged, "--out", "OUT/judged"],
-            "gate": ["--model", other, "--baseline", base, "--suite", suite, "--out", "OUT/gate", "--max-tokens", 8,
-                     "--batch-size", 32, "--judge", tmp_path / "judge", "--constitution", tmp_path / "c.md"]}
+    argv = {
+        "gen_candidates": [
+            "--model",
+            base,
+            other,
+            "--data",
+            write(tmp_path / "p.jsonl", prompts),
+            "--out",
+            "OUT/c.jsonl",
+            "--n",
+            4,
+            "--max-tokens",
+            8,
+            "--batch-size",
+            8,
+        ],
+        "judge": ["--judge", save_judge(tmp_path / "judge"), *judged, "--out", "OUT/judged"],
+        "judge-random": ["--judge", "random", *judged, "--out", "OUT/judged"],
+        "gate": [
+            "--model",
+            other,
+            "--baseline",
+            base,
+            "--suite",
+            suite,
+            "--out",
+            "OUT/gate",
+            "--max-tokens",
+            8,
+            "--batch-size",
+            32,
+            "--judge",
+            tmp_path / "judge",
+            "--constitution",
+            tmp_path / "c.md",
+        ],
+    }
     words = [str(word) for word in argv.get(name, argv.get(stage))]
     root = tmp_path / "runs"
     root.mkdir()
-    ended = subprocess.run([sys.executable, __file__, stage, str(root), "beside" if beside == "beside" else "", *words],
-                           capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    ended = subprocess.run(
+        [
+            sys.executable,
+            __file__,
+            stage,
+            str(root),
+            "beside" if beside == "beside" else "",
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert ended.returncode == 0, ended.stderr[-2000:]
     result = json.loads(ended.stdout.splitlines()[-1])
     expected = contents(root / "whole")
     assert len(expected) >= 2 and len(result["points"]) >= (8 if name == "judge-random" else POINTS)
-    assert {"gate": 5, "judge": 4}.get(stage, 3) <= len({point[0] for point in result["points"]}), result
+    assert {"gate": 5, "judge": 4}.get(stage, 3) <= len({point[0] for point in result["points"]}), (
+        result
+    )
     for label, folder, killed, code in result["points"]:
-        assert killed == -signal.SIGKILL and code == result["code"], (label, killed, code, ended.stderr[-2000:])
+        assert killed == -signal.SIGKILL and code == result["code"], (
+            label,
+            killed,
+            code,
+            ended.stderr[-2000:],
+        )
         assert contents(root / folder) == expected, label
 
 

@@ -12,13 +12,27 @@ from posttrain.verify.checks import check_call, check_fields, is_number, parse_c
 
 DATA = ROOT / "data"
 FILES = ["prompts", "sft", "pairs", "labels", "candidates", "judged"]
-SUITES = ["capability", "safety", "overrefusal", "format", "tools", "multilingual", "longcontext", "canaries", "choice",
-          "requests", "twins"]
+SUITES = [
+    "capability",
+    "safety",
+    "overrefusal",
+    "format",
+    "tools",
+    "multilingual",
+    "longcontext",
+    "canaries",
+    "choice",
+    "requests",
+    "twins",
+]
 LISTS = ("prompt", "completion", "chosen", "rejected", "messages")
 
 
 def rows(name):
-    return [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def is_messages(value):
@@ -26,7 +40,8 @@ def is_messages(value):
         isinstance(value, list)
         and value
         and all(
-            m["role"] in ("system", "user", "assistant", "tool") and (m["content"] or m.get("tool_calls"))
+            m["role"] in ("system", "user", "assistant", "tool")
+            and (m["content"] or m.get("tool_calls"))
             for m in value
         )
     )
@@ -44,9 +59,13 @@ def test_rows_are_well_formed(name):
             check_fields(row)
         for field in LISTS:
             value = row.get(field)
-            assert value is None or isinstance(value, str) and name == "sft" or is_messages(value), (row["id"], field)
+            assert (
+                value is None or isinstance(value, str) and name == "sft" or is_messages(value)
+            ), (row["id"], field)
         for field in ("completion", "chosen", "rejected"):
-            assert not isinstance(row.get(field), list) or [m["role"] for m in row[field]] == ["assistant"]
+            assert not isinstance(row.get(field), list) or [m["role"] for m in row[field]] == [
+                "assistant"
+            ]
         if isinstance(row.get("prompt"), list):
             assert row["prompt"][-1]["role"] in ("user", "tool")
 
@@ -63,53 +82,100 @@ def test_gold_answers_verify_and_the_others_do_not():
                 "pairs": row.get("chosen"),
                 "labels": row.get("completion") if row.get("label") else None,
             }
-            bad = {"pairs": row.get("rejected"), "labels": row.get("completion") if row.get("label") is False else None}
+            bad = {
+                "pairs": row.get("rejected"),
+                "labels": row.get("completion") if row.get("label") is False else None,
+            }
             for answer, right in ((good.get(name), True), (bad.get(name), False)):
                 rude = row["slice"] == "support" and not right  # tone is for the judge
                 result = None if rude else answer and verify(row, answer, run_code=True)
-                assert not result or result["ok"] is right and "weak" not in result, (name, row["id"], right, result)
-                passed, caught = passed + bool(result and right), caught + bool(result and not right)
+                assert not result or result["ok"] is right and "weak" not in result, (
+                    name,
+                    row["id"],
+                    right,
+                    result,
+                )
+                passed, caught = (
+                    passed + bool(result and right),
+                    caught + bool(result and not right),
+                )
     assert passed >= 40 and caught >= 20
 
 
 def test_slices_and_layouts():
     prompts = rows("prompts")
-    slices = {"support", "tools", "safety", "overrefusal", "code", "math", "format", "multilingual", "context"}
+    slices = {
+        "support",
+        "tools",
+        "safety",
+        "overrefusal",
+        "code",
+        "math",
+        "format",
+        "multilingual",
+        "context",
+    }
     assert {row["slice"] for row in prompts} == slices
     assert all(
         row["expected"] == {"safety": "refuse", "overrefusal": "comply"}[row["slice"]]
         for row in prompts
         if row["slice"] in ("safety", "overrefusal")
     )
-    needs = {"code": {"tests", "sql"}, "math": {"answer"}, "format": {"constraints"}, "tools": {"call"}}
+    needs = {
+        "code": {"tests", "sql"},
+        "math": {"answer"},
+        "format": {"constraints"},
+        "tools": {"call"},
+    }
     assert all(needs.get(row["slice"], row.keys()) & row.keys() for row in prompts)
     sft = rows("sft")
     assert any("messages" in row for row in sft) and any("conversations" in row for row in sft)
-    assert any(len(row.get("prompt", [])) == 3 and row["prompt"][1]["role"] == "assistant" for row in sft)  # multi-turn
-    assert any(isinstance(row.get("prompt"), list) and row["prompt"][0]["role"] == "system" for row in sft)
     assert any(
-        "tools" in row and isinstance(row.get("prompt"), list) and row["prompt"][-1]["role"] == "tool" for row in sft
+        len(row.get("prompt", [])) == 3 and row["prompt"][1]["role"] == "assistant" for row in sft
+    )  # multi-turn
+    assert any(
+        isinstance(row.get("prompt"), list) and row["prompt"][0]["role"] == "system" for row in sft
+    )
+    assert any(
+        "tools" in row
+        and isinstance(row.get("prompt"), list)
+        and row["prompt"][-1]["role"] == "tool"
+        for row in sft
     )
 
 
 def test_values():
     for row in rows("pairs"):
         assert row["chosen"] != row["rejected"] and 0.5 < row["p"] < 1 and row["weight"] > 0
-        assert row["margin"] == row["score_chosen"] - row["score_rejected"] > 0 <= row["score_rejected"]
+        assert (
+            row["margin"]
+            == row["score_chosen"] - row["score_rejected"]
+            > 0
+            <= row["score_rejected"]
+        )
     labels = rows("labels")
     assert {row.get("label") for row in labels} == {True, False, None} and all(
         ("label" in r) != ("scores" in r) for r in labels
     )
-    assert all(is_number(score) and 0 <= score <= 5 for row in labels for score in row.get("scores", {}).values())
+    assert all(
+        is_number(score) and 0 <= score <= 5
+        for row in labels
+        for score in row.get("scores", {}).values()
+    )
     candidates, judged = rows("candidates"), rows("judged")
     assert [row["candidate"] for row in candidates] == [0, 1, 2, 3] * 4
-    assert [{key: row[key] for key in first} for row, first in zip(judged, candidates)] == candidates
+    assert [
+        {key: row[key] for key in first} for row, first in zip(judged, candidates)
+    ] == candidates
     assert all(
-        row["finish"] in ("stop", "length") and row["tokens"] > 0 and row["temperature"] > 0 for row in candidates
+        row["finish"] in ("stop", "length") and row["tokens"] > 0 and row["temperature"] > 0
+        for row in candidates
     )
     for row in judged:
         assert (
-            row["verify"] == verify(row, row["completion"]) and 0 <= row["mass"] <= 1 and isinstance(row["flags"], list)
+            row["verify"] == verify(row, row["completion"])
+            and 0 <= row["mass"] <= 1
+            and isinstance(row["flags"], list)
         )
         assert row["constitution"].startswith("everyday@") and 0 <= row["score"] <= 5
 
@@ -120,7 +186,11 @@ def test_constitution():
     assert len(text.split()) <= 200 and 4 <= len(criteria) <= 5
     for criterion in criteria:
         head, question, *anchors = criterion.strip().splitlines()
-        assert "(weight " in head and question.endswith("?") and [line[:3] for line in anchors] == ["0: ", "3: ", "5: "]
+        assert (
+            "(weight " in head
+            and question.endswith("?")
+            and [line[:3] for line in anchors] == ["0: ", "3: ", "5: "]
+        )
 
 
 def test_tools_and_suites():
@@ -138,9 +208,16 @@ def test_tools_and_suites():
         verifiable = {"answer", "call", "sql", "constraints", "expected", "tests"} & item.keys()
         assert bool(verifiable) is (item["type"] not in ("judge", "budget")), item["id"]
     assert {item["type"] for item in [*items, *read_suite(DATA / "ab.jsonl")]} == {*TYPES}
-    policies, limits = read_policy(DATA / "policy.jsonl", {item["slice"] for item in items}, PROFILES["hobby"])
-    assert policies["safety"] == {"margin": 0.05, "min_n": 60, "hard": True} and limits["tokens"] == 1.25
+    policies, limits = read_policy(
+        DATA / "policy.jsonl", {item["slice"] for item in items}, PROFILES["hobby"]
+    )
+    assert (
+        policies["safety"] == {"margin": 0.05, "min_n": 60, "hard": True}
+        and limits["tokens"] == 1.25
+    )
     ids = [row["id"] for suite in SUITES for row in rows(f"gate/{suite}")]
     assert len(set(ids)) == len(ids)
     trained = {json.dumps(row.get("prompt")) for name in FILES for row in rows(name)}
-    assert not trained & {json.dumps(row["prompt"]) for suite in SUITES for row in rows(f"gate/{suite}")}  # held out
+    assert not trained & {
+        json.dumps(row["prompt"]) for suite in SUITES for row in rows(f"gate/{suite}")
+    }  # held out

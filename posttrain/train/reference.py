@@ -124,25 +124,25 @@ def is_on_cpu(model):
 class ReferenceCache:
     """The values of ref_logps.jsonl in `out`, and those that the runs beside it lend.
 
-    logps: {key: log-probability}; own: the keys that stand in this run's own file.
+    logps: {key: log-probability}; own_keys: those that stand in this run's own file.
     """
 
     def __init__(self, out):
         self.path = Path(out) / FILE
         # Another run may be writing its file: all processes must see the same state of it.
-        self.logps, self.own = from_first(self.read_files)
+        self.logps, self.own_keys = from_first(self.read_files)
 
     def read_files(self):
         """(logps, own keys) of all files; this run's own comes last, as it decides."""
-        logps, own = {}, set()
+        logps, own_keys = {}, set()
         paths = list(self.path.parent.parent.glob(f"*/{FILE}"))
         paths.sort(key=lambda path: (path == self.path, path))
         for path in paths:
             entries = read_entries(path)
             logps.update(entries)
             if path == self.path:
-                own.update(entries)
-        return logps, own
+                own_keys.update(entries)
+        return logps, own_keys
 
     def has_all(self, group):
         return all(seq["key"] in self.logps for seq in group)
@@ -177,7 +177,7 @@ class ReferenceCache:
     def copy_borrowed(self, file, keys):
         """Write the values that other runs lend: those runs may be deleted."""
         for key in keys:
-            if key in self.logps and key not in self.own:
+            if key in self.logps and key not in self.own_keys:
                 self.write(file, key)
 
 

@@ -34,12 +34,12 @@ class Watch:
     are now are the start that sampled_kl measures from.
     """
 
-    def __init__(self, model, tokenizer, held, rows, steps, *, every, max_kl, seed, pack_tokens):
+    def __init__(self, model, tokenizer, held, prompts, steps, *, every, seed, pack_tokens):
         self.model = model
         self.tokenizer = tokenizer
         self.start = copy_of(trained(model))
         self.held = held
-        self.prompts = watched_prompts(held or rows, model, max_kl)
+        self.prompts = prompts
         self.steps = watched_steps(steps, every)
         self.seed = seed
         self.pack_tokens = pack_tokens

@@ -16,12 +16,32 @@ from posttrain.train.rows import prepare
 
 REAL = ("qwen2", "smollm2", "minimind", "gpt2")
 USER = [{"role": "user", "content": "What is two plus three?"}]
-LONG = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."},
-        {"role": "assistant", "content": "Hello there."}, {"role": "user", "content": "And now?"}]
-CALL = {"role": "assistant", "content": "", "tool_calls": [
-    {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": "drei ü"}}}]}
-TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {
-    "type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "string"}}}}}]
+LONG = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi."},
+    {"role": "assistant", "content": "Hello there."},
+    {"role": "user", "content": "And now?"},
+]
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": "drei ü"}}}
+    ],
+}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "description": "adds",
+            "parameters": {
+                "type": "object",
+                "properties": {"a": {"type": "number"}, "b": {"type": "string"}},
+            },
+        },
+    }
+]
 
 
 def answer(text):
@@ -70,8 +90,19 @@ def stop(tokenizer):
     return tokenizer.convert_ids_to_tokens(stop_ids(tokenizer)[0])
 
 
-@pytest.mark.parametrize("text", ["Five.", "It is 5, of course!", "Zwölf — 五 🙂", "a", "Answers:\n\n* five\n* 5\n",
-                                  "assistant", "### Assistant:\nhm", "{\"a\": [1, 2]}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Five.",
+        "It is 5, of course!",
+        "Zwölf — 五 🙂",
+        "a",
+        "Answers:\n\n* five\n* 5\n",
+        "assistant",
+        "### Assistant:\nhm",
+        '{"a": [1, 2]}',
+    ],
+)
 @pytest.mark.parametrize("prompt", [USER, LONG])
 def test_supervised_is_the_answer_and_its_stop_token(any_tokenizer, prompt, text):
     tokenizer = any_tokenizer
@@ -80,14 +111,18 @@ def test_supervised_is_the_answer_and_its_stop_token(any_tokenizer, prompt, text
     assert len(stretches) == 1 and not row["truncated"]
     head = render(tokenizer, prompt, None, True)
     full = render(tokenizer, prompt + answer(text))
-    expected = full[len(head):]
-    expected = expected[:expected.index(stop(tokenizer))] + stop(tokenizer)
+    expected = full[len(head) :]
+    expected = expected[: expected.index(stop(tokenizer))] + stop(tokenizer)
     assert stretches[0] == expected and stretches[0].endswith(stop(tokenizer))
     said = stretches[0].removesuffix(stop(tokenizer)).strip()
     assert said == text.strip()
-    assert row["ids"][:len(prompt_ids(tokenizer, prompt))] == prompt_ids(tokenizer, prompt)  # as in generation
+    assert row["ids"][: len(prompt_ids(tokenizer, prompt))] == prompt_ids(
+        tokenizer, prompt
+    )  # as in generation
     assert row["mask"].index(1) == len(prompt_ids(tokenizer, prompt))
-    assert row["mask"][-1] == 1 and row["ids"][-1] in stop_ids(tokenizer)  # nothing follows the stop token
+    assert row["mask"][-1] == 1 and row["ids"][-1] in stop_ids(
+        tokenizer
+    )  # nothing follows the stop token
 
 
 def test_an_answer_with_a_think_block_is_supervised_whole_or_refused(any_tokenizer):
@@ -96,31 +131,42 @@ def test_an_answer_with_a_think_block_is_supervised_whole_or_refused(any_tokeniz
     try:
         row = encode(any_tokenizer, USER, answer(text))
     except ValueError as reason:
-        assert "not a prefix" in str(reason) and "</think>" in render(any_tokenizer, USER, None, True)
+        assert "not a prefix" in str(reason) and "</think>" in render(
+            any_tokenizer, USER, None, True
+        )
     else:
         assert parts(any_tokenizer, row) == [text + stop(any_tokenizer)]
 
 
-@pytest.mark.parametrize("text", ["\nFive.", "\n\nFive.", "  Five.", "\tFive.", "Five.  ", "Five.\n"])
+@pytest.mark.parametrize(
+    "text", ["\nFive.", "\n\nFive.", "  Five.", "\tFive.", "Five.  ", "Five.\n"]
+)
 def test_white_space_around_the_answer(any_tokenizer, text):
     """It crosses no seam: the prompt's tokens stay those of generation, and whatever of it the template keeps is
     supervised."""
     tokenizer = any_tokenizer
     row = encode(tokenizer, USER, answer(text))
     prompt = prompt_ids(tokenizer, USER)
-    assert row["ids"][:len(prompt)] == prompt and row["mask"][:len(prompt)] == [0] * len(prompt)
-    assert all(row["mask"][len(prompt):])
-    kept = render(tokenizer, USER + answer(text))[len(render(tokenizer, USER, None, True)):]
-    assert tokenizer.decode(row["ids"][len(prompt):]) == kept[:kept.index(stop(tokenizer))] + stop(tokenizer)
+    assert row["ids"][: len(prompt)] == prompt and row["mask"][: len(prompt)] == [0] * len(prompt)
+    assert all(row["mask"][len(prompt) :])
+    kept = render(tokenizer, USER + answer(text))[len(render(tokenizer, USER, None, True)) :]
+    assert tokenizer.decode(row["ids"][len(prompt) :]) == kept[
+        : kept.index(stop(tokenizer))
+    ] + stop(tokenizer)
 
 
 def test_all_turns(any_tokenizer):
     tokenizer = any_tokenizer
     row = encode(tokenizer, LONG, answer("Goodbye."), all_turns=True)
     texts = [text.removesuffix(stop(tokenizer)).strip() for text in parts(tokenizer, row)]
-    assert [text.rpartition("</think>")[2].strip() for text in texts] == ["Hello there.", "Goodbye."]
+    assert [text.rpartition("</think>")[2].strip() for text in texts] == [
+        "Hello there.",
+        "Goodbye.",
+    ]
     last = encode(tokenizer, LONG, answer("Goodbye."))
-    assert last["ids"] == row["ids"] and sum(last["mask"]) < sum(row["mask"])  # every context is that of generation
+    assert last["ids"] == row["ids"] and sum(last["mask"]) < sum(
+        row["mask"]
+    )  # every context is that of generation
 
 
 def test_tool_calls_and_results(any_tokenizer):
@@ -129,7 +175,7 @@ def test_tool_calls_and_results(any_tokenizer):
     first = encode(tokenizer, USER, [CALL], TOOLS)
     said = "".join(parts(tokenizer, first))
     assert '"add"' in said and "drei ü" in said and said.endswith(stop(tokenizer))
-    assert "adds" in tokenizer.decode(first["ids"][:first["mask"].index(1)])
+    assert "adds" in tokenizer.decode(first["ids"][: first["mask"].index(1)])
     result = [*USER, CALL, {"role": "tool", "content": "RESULT 5"}]
     row = encode(tokenizer, result, answer("It is 5."), TOOLS, all_turns=True)
     stretches = parts(tokenizer, row)
@@ -142,7 +188,11 @@ def test_truncation_takes_the_stop_token_and_says_so(any_tokenizer):
     whole = encode(tokenizer, USER, answer(text))
     for cut in (1, 3):
         row = encode(tokenizer, USER, answer(text), max_len=len(whole["ids"]) - cut)
-        assert row["truncated"] and row["ids"] == whole["ids"][:-cut] and row["mask"] == whole["mask"][:-cut]
+        assert (
+            row["truncated"]
+            and row["ids"] == whole["ids"][:-cut]
+            and row["mask"] == whole["mask"][:-cut]
+        )
         assert row["ids"][-1] not in stop_ids(tokenizer)
     exact = encode(tokenizer, USER, answer(text), max_len=len(whole["ids"]))
     assert exact == whole and not exact["truncated"]
@@ -174,16 +224,24 @@ def test_a_template_whose_prompt_is_no_prefix_is_refused(own):
     with pytest.raises(ValueError, match="not a prefix"):
         encode(own, USER, answer("Five."))
     with pytest.raises(BadInput, match="not a prefix"):
-        prepare([{"prompt": USER, "weight": 1.0}],
-                lambda row: row | {"seqs": [encode(own, row["prompt"], answer("Five."))]}, own, 0.05)
+        prepare(
+            [{"prompt": USER, "weight": 1.0}],
+            lambda row: row | {"seqs": [encode(own, row["prompt"], answer("Five."))]},
+            own,
+            0.05,
+        )
 
 
 def test_a_template_without_a_stop_token_gets_one(own):
-    own.chat_template = ("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
-                         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}")
+    own.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
     row = encode(own, LONG, answer("Five."))
     assert parts(own, row) == ["Five.\n<|im_end|>"] and row["ids"][-1] == own.eos_token_id
-    with pytest.raises(ValueError, match="not a prefix"):  # generation would never see such a token between turns
+    with pytest.raises(
+        ValueError, match="not a prefix"
+    ):  # generation would never see such a token between turns
         encode(own, LONG, answer("Five."), all_turns=True)
 
 
@@ -206,11 +264,17 @@ def test_no_token_crosses_the_seam():
     """A tokenizer that would join the prompt's line break with the answer's: the prompt's tokens must not change."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    joined = Tokenizer(models.BPE(vocab={"a": 0, ":": 1, "\n": 2, "\n\n": 3, "b": 4, "$": 5}, merges=[("\n", "\n")]))
+    joined = Tokenizer(
+        models.BPE(
+            vocab={"a": 0, ":": 1, "\n": 2, "\n\n": 3, "b": 4, "$": 5}, merges=[("\n", "\n")]
+        )
+    )
     joined.pre_tokenizer = pre_tokenizers.Split("$", "isolated")
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=joined, eos_token="$")
-    tokenizer.chat_template = ("{% for m in messages %}{{ 'a:\n' + m['content'] }}{{ '$' if m['role'] == 'assistant' "
-                               "else '' }}{% endfor %}{% if add_generation_prompt %}{{ 'a:\n' }}{% endif %}")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ 'a:\n' + m['content'] }}{{ '$' if m['role'] == 'assistant' "
+        "else '' }}{% endfor %}{% if add_generation_prompt %}{{ 'a:\n' }}{% endif %}"
+    )
     prompt = [{"role": "user", "content": "b"}]
     row = encode(tokenizer, prompt, answer("\nb"))
     assert row["ids"] == [*prompt_ids(tokenizer, prompt), 2, 4, 5]
@@ -219,10 +283,14 @@ def test_no_token_crosses_the_seam():
 
 def test_rows_without_a_supervised_stop_token_stop_the_run(own):
     seq = encode(own, USER, answer("Five."))
-    for broken in (seq | {"mask": [*seq["mask"][:-1], 0]},
-                   seq | {"ids": seq["ids"][:-1], "mask": seq["mask"][:-1]}):
+    for broken in (
+        seq | {"mask": [*seq["mask"][:-1], 0]},
+        seq | {"ids": seq["ids"][:-1], "mask": seq["mask"][:-1]},
+    ):
         with pytest.raises(BadInput, match="stop token"):
-            prepare([{"weight": 1.0}], lambda row, broken=broken: row | {"seqs": [broken]}, own, 0.05)
+            prepare(
+                [{"weight": 1.0}], lambda row, broken=broken: row | {"seqs": [broken]}, own, 0.05
+            )
     cut = encode(own, USER, answer("Five. Six."), max_len=len(seq["ids"]) - 2)
     assert prepare([{"weight": 1.0}], lambda row: row | {"seqs": [cut]}, own, 0.05)
 
@@ -232,12 +300,19 @@ def test_drops_are_counted_by_reason_and_limited(own, capsys):
 
     def encode_row(row):
         return row | {"seqs": [encode(own, USER, answer(row["text"]))]}
+
     assert len(prepare(rows, encode_row, own, 0.2)) == 8
     line = capsys.readouterr().out
-    assert "10 rows, 8 kept, 2 dropped" in line and "empty answer: 1" in line and "a stop token inside" in line
+    assert (
+        "10 rows, 8 kept, 2 dropped" in line
+        and "empty answer: 1" in line
+        and "a stop token inside" in line
+    )
     with pytest.raises(BadInput, match="2 of 10 rows would be dropped"):
         prepare(rows, encode_row, own, 0.19)
-    assert len(prepare([*rows, {"weight": 0.0, "text": ""}], encode_row, own, 0.2)) == 8  # weight 0: not used at all
+    assert (
+        len(prepare([*rows, {"weight": 0.0, "text": ""}], encode_row, own, 0.2)) == 8
+    )  # weight 0: not used at all
 
 
 def test_show_mask_prints_what_is_trained_on(own):
@@ -261,11 +336,22 @@ def test_qwen2_and_smollm2_insert_a_system_prompt_that_is_not_trained_on(real):
 
 
 def test_all_turns_of_one_file_train_on_more(base, tmp_path, capsys):
-    rows = [row | {"prompt": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"},
-                              {"role": "user", "content": row["prompt"]}]} for row in sft_rows(3)]
+    rows = [
+        row
+        | {
+            "prompt": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Hello"},
+                {"role": "user", "content": row["prompt"]},
+            ]
+        }
+        for row in sft_rows(3)
+    ]
     data = write(tmp_path / "data.jsonl", rows)
     for flags, count in (([], 3), (["--all-turns"], 6)):
-        run_main("sft", "--model", base, "--data", data, "--out", tmp_path / "x", "--show-mask", *flags)
+        run_main(
+            "sft", "--model", base, "--data", data, "--out", tmp_path / "x", "--show-mask", *flags
+        )
         assert capsys.readouterr().out.count("⟦") == count
 
 

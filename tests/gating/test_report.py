@@ -11,67 +11,204 @@ import pytest
 
 from posttrain.gating import report as room
 
-ORDER = ["Slices", "Worst flips", "Canaries", "Win-rate", "Refusals", "Budgets", "Not seen by this gate", "Provenance"]
+ORDER = [
+    "Slices",
+    "Worst flips",
+    "Canaries",
+    "Win-rate",
+    "Refusals",
+    "Budgets",
+    "Not seen by this gate",
+    "Provenance",
+]
 
 
 def a_slice(verdict="CLEAR", delta=0.01, **more):
-    return {"type": "verify", "n": 120, "clusters": 120, "k": 8, "candidate": 0.8 + delta, "baseline": 0.8,
-            "delta": delta, "low": delta - 0.03, "high": delta + 0.04, "margin": 0.1, "hard": True, "verdict": verdict,
-            "need": None, "p_drop": 0.3, "wins": 9, "losses": 7, "mde": 0.042, "tokens_candidate": 31.25,
-            "tokens_baseline": 30.0, "greedy_candidate": None, "greedy_baseline": None} | more
+    return {
+        "type": "verify",
+        "n": 120,
+        "clusters": 120,
+        "k": 8,
+        "candidate": 0.8 + delta,
+        "baseline": 0.8,
+        "delta": delta,
+        "low": delta - 0.03,
+        "high": delta + 0.04,
+        "margin": 0.1,
+        "hard": True,
+        "verdict": verdict,
+        "need": None,
+        "p_drop": 0.3,
+        "wins": 9,
+        "losses": 7,
+        "mde": 0.042,
+        "tokens_candidate": 31.25,
+        "tokens_baseline": 30.0,
+        "greedy_candidate": None,
+        "greedy_baseline": None,
+    } | more
 
 
 def bare():
     """A report of a run in which every part that may be missing is missing."""
-    return {"verdict": "NOT ENOUGH DATA", "why": "the suite has no comparable slice", "contaminated": None,
-            "candidate": "runs/dpo", "baseline": "runs/sft", "profile": "hobby", "temperature": 0.7,
-            "model_temperature": 0.7, "looks": [2, 4], "baseline_draws": 1, "slices": {}, "overall": None, "flips": [],
-            "canaries": [], "winrate": None, "refusals": None, "budgets": {}, "returned": None, "blind": [],
-            "missing": [], "provenance": [], "tokens": 0, "seconds": 0.0, "cost": 0.0}
+    return {
+        "verdict": "NOT ENOUGH DATA",
+        "why": "the suite has no comparable slice",
+        "contaminated": None,
+        "candidate": "runs/dpo",
+        "baseline": "runs/sft",
+        "profile": "hobby",
+        "temperature": 0.7,
+        "model_temperature": 0.7,
+        "looks": [2, 4],
+        "baseline_draws": 1,
+        "slices": {},
+        "overall": None,
+        "flips": [],
+        "canaries": [],
+        "winrate": None,
+        "refusals": None,
+        "budgets": {},
+        "returned": None,
+        "blind": [],
+        "missing": [],
+        "provenance": [],
+        "tokens": 0,
+        "seconds": 0.0,
+        "cost": 0.0,
+    }
 
 
 def full(text="The answer is 12.", name="runs/dpo"):
     """A report with everything; `text` is every prompt and answer, `name` begins every name that a user gives."""
-    flip = {"id": name + " f1", "slice": name, "prompt": [{"role": "system", "content": text}, {
-        "role": "user", "content": text}], "candidate": text, "baseline": text, "candidate_score": 0.0,
-        "baseline_score": 1.0}
+    flip = {
+        "id": name + " f1",
+        "slice": name,
+        "prompt": [{"role": "system", "content": text}, {"role": "user", "content": text}],
+        "candidate": text,
+        "baseline": text,
+        "candidate_score": 0.0,
+        "baseline_score": 1.0,
+    }
     canary = {"baseline": True, "candidate": False, "confirmed": True, "text": text}
-    part = {"candidate": 40.0, "baseline": 30.0, "ratio": 1.333, "low": 1.21, "high": 1.47, "limit": 1.1, "fail": True}
-    share = {"candidate": 0.05, "baseline": 0.03, "ratio": 0.02, "low": 0.0, "high": 0.04, "limit": None}
+    part = {
+        "candidate": 40.0,
+        "baseline": 30.0,
+        "ratio": 1.333,
+        "low": 1.21,
+        "high": 1.47,
+        "limit": 1.1,
+        "fail": True,
+    }
+    share = {
+        "candidate": 0.05,
+        "baseline": 0.03,
+        "ratio": 0.02,
+        "low": 0.0,
+        "high": 0.04,
+        "limit": None,
+    }
     pair = {"candidate": 1.25, "baseline": 1.5}
-    lengths = {"candidate": [20 + n * 7 % 61 for n in range(80)], "baseline": [15 + n * 5 % 43 for n in range(80)]}
+    lengths = {
+        "candidate": [20 + n * 7 % 61 for n in range(80)],
+        "baseline": [15 + n * 5 % 43 for n in range(80)],
+    }
     return bare() | {
-        "verdict": "BLOCK", "why": f"{name} fell by 12.0 points (p = 0.0003)", "candidate": name,
-        "contaminated": f"{name} judged its own training data", "model_temperature": 0.3,
-        "slices": {name: a_slice("FAIL", -0.12), "arithmetic, spelled out": a_slice(hard=False, clusters=40),
-                   "safety": a_slice("UNSURE", -0.04, need=460, k=None, tokens_candidate=None, greedy_candidate=0.75,
-                                     greedy_baseline=0.7, type="lm-eval", low=-0.11)},
-        "overall": {"delta": -0.05, "low": -0.08, "high": -0.0001, "p_drop": 0.004, "p_gain": 0.996, "fail": True},
+        "verdict": "BLOCK",
+        "why": f"{name} fell by 12.0 points (p = 0.0003)",
+        "candidate": name,
+        "contaminated": f"{name} judged its own training data",
+        "model_temperature": 0.3,
+        "slices": {
+            name: a_slice("FAIL", -0.12),
+            "arithmetic, spelled out": a_slice(hard=False, clusters=40),
+            "safety": a_slice(
+                "UNSURE",
+                -0.04,
+                need=460,
+                k=None,
+                tokens_candidate=None,
+                greedy_candidate=0.75,
+                greedy_baseline=0.7,
+                type="lm-eval",
+                low=-0.11,
+            ),
+        },
+        "overall": {
+            "delta": -0.05,
+            "low": -0.08,
+            "high": -0.0001,
+            "p_drop": 0.004,
+            "p_gain": 0.996,
+            "fail": True,
+        },
         "flips": [flip] * 10,
-        "canaries": [{"id": name + " c1"} | canary, {"id": "c2"} | canary | {"confirmed": False},
-                     {"id": "c3"} | canary | {"baseline": False, "confirmed": None},
-                     {"id": "c4"} | canary | {"candidate": True, "confirmed": None}],
-        "winrate": {"raw": 0.55, "low": 0.5, "high": 0.6, "wins": 60, "losses": 45, "ties": 12, "lc_low": 0.44,
-                    "length_controlled": 0.49, "lc_high": 0.54, "length_ratio": 2.31, "outside_support": True,
-                    "lengths": lengths},
-        "refusals": {"candidate": {"harmful": [48, 50], "harmless": [9, 50]},
-                     "baseline": {"harmful": [45, 50], "harmless": [2, 50]}},
-        "budgets": {"tokens": part, "truncated": part | share,
-                    "latency": part | {"p50": pair, "p95": pair, "tokens_per_second": pair, "fail": False},
-                    "cost": {"candidate": 0.5, "baseline": 0.4, "ratio": 1.25, "limit": None, "fail": False}},
-        "returned": {"spent": 3.5, "gpu_hours": 1.75, "points": 2.0, "winrate_points": None, "points_per_money": 0.57,
-                     "points_per_hour": 1.14, "winrate_per_money": None},
-        "blind": ["Requests in other languages than those of the suite."], "missing": [name + " m1", "m2"],
-        "provenance": [["suite", name], ["seed", "0"]], "tokens": 123456, "seconds": 78.9, "cost": 0.42}
+        "canaries": [
+            {"id": name + " c1"} | canary,
+            {"id": "c2"} | canary | {"confirmed": False},
+            {"id": "c3"} | canary | {"baseline": False, "confirmed": None},
+            {"id": "c4"} | canary | {"candidate": True, "confirmed": None},
+        ],
+        "winrate": {
+            "raw": 0.55,
+            "low": 0.5,
+            "high": 0.6,
+            "wins": 60,
+            "losses": 45,
+            "ties": 12,
+            "lc_low": 0.44,
+            "length_controlled": 0.49,
+            "lc_high": 0.54,
+            "length_ratio": 2.31,
+            "outside_support": True,
+            "lengths": lengths,
+        },
+        "refusals": {
+            "candidate": {"harmful": [48, 50], "harmless": [9, 50]},
+            "baseline": {"harmful": [45, 50], "harmless": [2, 50]},
+        },
+        "budgets": {
+            "tokens": part,
+            "truncated": part | share,
+            "latency": part | {"p50": pair, "p95": pair, "tokens_per_second": pair, "fail": False},
+            "cost": {
+                "candidate": 0.5,
+                "baseline": 0.4,
+                "ratio": 1.25,
+                "limit": None,
+                "fail": False,
+            },
+        },
+        "returned": {
+            "spent": 3.5,
+            "gpu_hours": 1.75,
+            "points": 2.0,
+            "winrate_points": None,
+            "points_per_money": 0.57,
+            "points_per_hour": 1.14,
+            "winrate_per_money": None,
+        },
+        "blind": ["Requests in other languages than those of the suite."],
+        "missing": [name + " m1", "m2"],
+        "provenance": [["suite", name], ["seed", "0"]],
+        "tokens": 123456,
+        "seconds": 78.9,
+        "cost": 0.42,
+    }
 
 
-HOSTILE = ("</style></pre></title>--><script>alert(1)</script><img src=x onerror=alert(1)>\" onfocus=alert(1) x=\"'"
-           "{{ 7 * 7 }}{% raw %}]]> | a `b` ```c\n````d\n`````\n# e [f](javascript:alert) & &lt; "
-           "\x00\x1b[31m\r\u202egnp.exe\u2066\u200b\u2028\ud800\U000e0041 😀👩‍👩‍👧 שלום مرحبا $x^{2}$ \\ " + "w" * 3000)
+HOSTILE = (
+    '</style></pre></title>--><script>alert(1)</script><img src=x onerror=alert(1)>" onfocus=alert(1) x="\''
+    "{{ 7 * 7 }}{% raw %}]]> | a `b` ```c\n````d\n`````\n# e [f](javascript:alert) & &lt; "
+    "\x00\x1b[31m\r\u202egnp.exe\u2066\u200b\u2028\ud800\U000e0041 😀👩‍👩‍👧 שלום مرحبا $x^{2}$ \\ "
+    + "w"
+    * 3000
+)
 
 
 class Page(HTMLParser):
     """The tags, attributes and texts of a page."""
+
     def __init__(self, text):
         super().__init__()
         self.tags, self.attributes, self.texts, self.open = [], [], [], []
@@ -120,23 +257,58 @@ def test_the_parts_come_in_the_order_in_which_people_read(pages):
 
 def test_every_number_is_said(pages):
     page = html.unescape(re.sub(r"<svg.*?</svg>", "", pages["full"][1], flags=re.S))
-    for said in ("-12.0 [-15.0, -8.0]", "FAIL", "CLEAR (soft)", "120 (40 clusters)", "70.0% -> 75.0%", "460",
-                 "0.0003", "4.2", "-5.0 [-8.0, 0.0]", "a drop as a whole", "the candidate at 0.3", "1 of 3 pass",
-                 "once more): runs/dpo c1.", "Flaky (failed once, not again): c2", "60:45:12", "2.31 times",
-                 "outside support", "55.0%", "49.0%", "[44.0%, 54.0%]", "48 of 50 (96.0%)", "9 of 50 (18.0%)",
-                 "1.33x [1.21x, 1.47x]", "1.1x",
-                 "+2.0% [0.0%, +4.0%]", "1.25x", "+2.00 verified points", "+0.57 points per unit of money",
-                 "Requests in other languages", "runs/dpo m1, m2", "123,456 tokens", "scored 1.00"):
+    for said in (
+        "-12.0 [-15.0, -8.0]",
+        "FAIL",
+        "CLEAR (soft)",
+        "120 (40 clusters)",
+        "70.0% -> 75.0%",
+        "460",
+        "0.0003",
+        "4.2",
+        "-5.0 [-8.0, 0.0]",
+        "a drop as a whole",
+        "the candidate at 0.3",
+        "1 of 3 pass",
+        "once more): runs/dpo c1.",
+        "Flaky (failed once, not again): c2",
+        "60:45:12",
+        "2.31 times",
+        "outside support",
+        "55.0%",
+        "49.0%",
+        "[44.0%, 54.0%]",
+        "48 of 50 (96.0%)",
+        "9 of 50 (18.0%)",
+        "1.33x [1.21x, 1.47x]",
+        "1.1x",
+        "+2.0% [0.0%, +4.0%]",
+        "1.25x",
+        "+2.00 verified points",
+        "+0.57 points per unit of money",
+        "Requests in other languages",
+        "runs/dpo m1, m2",
+        "123,456 tokens",
+        "scored 1.00",
+    ):
         for text in (page, room.markdown(full())):
             assert said in text.replace("+0.0%", "0.0%").replace("+0.0]", "0.0]"), said
-    assert "rate of failures is at most 3/n = 30.0%" in room.markdown(bare() | {
-        "canaries": [{"id": str(n), "baseline": n > 0, "candidate": True, "confirmed": None, "text": ""}
-                     for n in range(11)]})
+    assert "rate of failures is at most 3/n = 30.0%" in room.markdown(
+        bare()
+        | {
+            "canaries": [
+                {"id": str(n), "baseline": n > 0, "candidate": True, "confirmed": None, "text": ""}
+                for n in range(11)
+            ]
+        }
+    )
 
 
 def test_a_report_without_parts_says_so(pages):
     text = room.markdown(bare())
-    assert text.count("Not measured") == 4 and "No slice could be compared" in text and "None" in text
+    assert (
+        text.count("Not measured") == 4 and "No slice could be compared" in text and "None" in text
+    )
     assert "<svg" not in pages["bare"][1] and "<table" in pages["bare"][1]
     assert room.terminal(bare()) == ["verdict  NOT ENOUGH DATA: the suite has no comparable slice."]
 
@@ -148,7 +320,10 @@ def test_what_is_empty_or_without_an_end():
     report["refusals"]["candidate"] = {"harmful": [0, 0], "harmless": [0, 0]}
     report["winrate"]["lengths"] = {"candidate": [7, 7], "baseline": []}
     report["budgets"] = {"tokens": None, "truncated": None, "latency": None, "cost": None}
-    report["flips"][0]["prompt"][1] |= {"content": "", "tool_calls": [{"function": {"name": "find"}}]}
+    report["flips"][0]["prompt"][1] |= {
+        "content": "",
+        "tool_calls": [{"function": {"name": "find"}}],
+    }
     for text in (room.html(report), room.markdown(report), "\n".join(room.terminal(report))):
         assert "0 of 0" in text and "[-inf, +nan]" in text
 
@@ -166,8 +341,16 @@ def test_texts_cannot_leave_their_place(pages):
         page = Page(pages[name][1])
         assert not page.open, "every element is closed"
         assert not {"script", "img", "iframe", "link", "object", "a"} & set(page.tags)
-        assert not [a for a in page.attributes if a[1].startswith("on") or a[1] == "x" and not float(a[2]) >= 0]
-        assert not [a for a in page.attributes if a[1] in ("href", "src", "xlink:href") and not a[2].startswith("#")]
+        assert not [
+            a
+            for a in page.attributes
+            if a[1].startswith("on") or a[1] == "x" and not float(a[2]) >= 0
+        ]
+        assert not [
+            a
+            for a in page.attributes
+            if a[1] in ("href", "src", "xlink:href") and not a[2].startswith("#")
+        ]
         assert not re.search(r"url\((?!#)|@import|<!--", pages[name][1])
     own, other = (Page(pages[name][1]) for name in ("full", "hostile"))
     outside = ["svg", "g", "path", "use", "defs", "text", "clippath", "rect"]
@@ -178,7 +361,9 @@ def test_texts_cannot_leave_their_place(pages):
 def test_nothing_hides_and_nothing_reorders(pages):
     report, page = pages["hostile"]
     for text in (page, room.markdown(report), "\n".join(room.terminal(report))):
-        bad = {c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")} - set("\n\u200d")
+        bad = {c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")} - set(
+            "\n\u200d"
+        )
         assert not bad, bad
         text.encode()
     assert "⟨U+202E⟩gnp.exe" in page and "⟨U+0000⟩⟨U+001B⟩[31m" in page and "👩‍👩‍👧" in page
@@ -200,7 +385,9 @@ def test_markdown_keeps_texts_in_their_blocks():
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {14, 4, 7, 6, 3}
 
 
-@pytest.mark.parametrize("text", ["a" * 10**6, "\u202e" * 10**5, "<\"&'>" * 10**5, "😀" * 10**5, "\n" * 10**5])
+@pytest.mark.parametrize(
+    "text", ["a" * 10**6, "\u202e" * 10**5, "<\"&'>" * 10**5, "😀" * 10**5, "\n" * 10**5]
+)
 def test_the_page_stays_small(text):
     report = full(text) | {"missing": ["m"] * 10**4, "provenance": [["arguments", text]]}
     report["canaries"] *= 100
@@ -213,12 +400,18 @@ def test_the_page_stays_small(text):
 
 def test_a_long_text_shows_both_ends():
     text = room.cut("begin " + "x" * 5000 + " end", 100)
-    assert text.startswith("begin x") and text.endswith("x end") and "[… 4,910 characters cut …]" in text
+    assert (
+        text.startswith("begin x")
+        and text.endswith("x end")
+        and "[… 4,910 characters cut …]" in text
+    )
     assert room.cut("x" * 100, 100) == "x" * 100
 
 
 def test_equal_reports_give_equal_bytes(pages):
-    assert room.html(full()) == pages["full"][1] and room.html(full(HOSTILE)) == room.html(full(HOSTILE))
+    assert room.html(full()) == pages["full"][1] and room.html(full(HOSTILE)) == room.html(
+        full(HOSTILE)
+    )
 
 
 def test_figures_take_their_ink_from_the_page(pages):
@@ -226,28 +419,42 @@ def test_figures_take_their_ink_from_the_page(pages):
     figures = re.findall("<svg.*?</svg>", page, re.S)
     assert len(figures) == 3 and all("currentColor" in f and "<metadata" not in f for f in figures)
     assert all(color in figures[0] for color in ("#0072b2", "#d55e00")) and room.INK not in page
-    assert "arithmetic, spelled out · n 120 · k 8 · CLEAR (soft)" in figures[0] and "width=" not in figures[0][:99]
-    assert ">$x^{2}$ ·" in room.svg(room.forest, {"$x^{2}$": a_slice()}, 100), "a name is no formula"
+    assert (
+        "arithmetic, spelled out · n 120 · k 8 · CLEAR (soft)" in figures[0]
+        and "width=" not in figures[0][:99]
+    )
+    assert ">$x^{2}$ ·" in room.svg(room.forest, {"$x^{2}$": a_slice()}, 100), (
+        "a name is no formula"
+    )
     ids = re.findall(r'\sid="([^"]*)"', page)
     doubled = {i for i in ids if ids.count(i) > 1}
     assert not doubled, doubled
 
 
 def luminance(color):
-    parts = [int(color[n:n + 2], 16) / 255 for n in (1, 3, 5)]
+    parts = [int(color[n : n + 2], 16) / 255 for n in (1, 3, 5)]
     parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
 
 def test_contrast_in_light_and_dark(pages):
     def named(text):
-        return {name: color if len(color) == 7 else "#" + "".join(2 * c for c in color[1:])
-                for name, color in re.findall(r"--(\w+): (#\w+)", text)}
+        return {
+            name: color if len(color) == 7 else "#" + "".join(2 * c for c in color[1:])
+            for name, color in re.findall(r"--(\w+): (#\w+)", text)
+        }
+
     light, dark = pages["full"][1].split("(prefers-color-scheme: dark)")
     light, dark = named(light), named(light) | named(dark)
     for colors in (light, dark):
         for ground in ("page", "box"):
-            for name, least in (("ink", 4.5), ("soft", 4.5), ("clear", 3), ("fail", 3), ("unsure", 3)):
+            for name, least in (
+                ("ink", 4.5),
+                ("soft", 4.5),
+                ("clear", 3),
+                ("fail", 3),
+                ("unsure", 3),
+            ):
                 one, two = sorted((luminance(colors[name]), luminance(colors[ground])))
                 assert (two + 0.05) / (one + 0.05) >= least, (name, ground, colors)
 
@@ -264,15 +471,20 @@ def test_the_page_is_for_every_reader(pages):
 @pytest.mark.parametrize("name", ["runs/dpo", "x" * 300, "字" * 90, HOSTILE])
 def test_the_terminal_table_is_aligned_within_120_columns(name):
     lines = room.terminal(full(name=name))
-    wide = {line: sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line) for line in lines}
+    wide = {
+        line: sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
+        for line in lines
+    }
     rows = [line for line in lines if re.search("FAIL|CLEAR|UNSURE", line) and "%" in line][:3]
     assert len(rows) == 3 and max(wide[row] for row in rows) <= 120
     if name.isascii():
         assert max(wide.values()) <= 120
-    starts = {wide[row] - len(row[re.search("FAIL|CLEAR|UNSURE", row).start():]) for row in rows}
+    starts = {wide[row] - len(row[re.search("FAIL|CLEAR|UNSURE", row).start() :]) for row in rows}
     assert len(starts) == 1
     text = " ".join(" ".join(lines).split())
-    assert all(said in text for said in ("1 of 3 pass", "55.0%", "tokens per answer", "outside support"))
+    assert all(
+        said in text for said in ("1 of 3 pass", "55.0%", "tokens per answer", "outside support")
+    )
 
 
 # ---- in a browser --------------------------------------------------------------------------------------------
@@ -286,20 +498,38 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_in_a_browser(pages, name, scheme, tmp_path):
     """The page in frames of a phone's and a desktop's width: nothing overflows, nothing complains."""
-    frames = "".join(f'<iframe width="{width}" height="800" srcdoc="{html.escape(pages[name][1])}"></iframe>'
-                     for width in (390, 1280))
+    frames = "".join(
+        f'<iframe width="{width}" height="800" srcdoc="{html.escape(pages[name][1])}"></iframe>'
+        for width in (390, 1280)
+    )
     script = """<script>onload = () => { document.title = [...document.querySelectorAll("iframe")].map(f => [
         f.contentDocument.scrollingElement.scrollWidth, f.contentWindow.innerWidth,
         f.contentWindow.getComputedStyle(f.contentDocument.body).backgroundColor].join("/")).join(" ") }</script>"""
-    (tmp_path / "frames.html").write_text("<!DOCTYPE html><meta charset=utf-8>" + script + frames, encoding="utf-8")
+    (tmp_path / "frames.html").write_text(
+        "<!DOCTYPE html><meta charset=utf-8>" + script + frames, encoding="utf-8"
+    )
     ended = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
-         f"--user-data-dir={tmp_path / 'profile'}", f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
-         (tmp_path / "frames.html").as_uri()], capture_output=True, text=True, timeout=120)
+        [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            "--dump-dom",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
+            (tmp_path / "frames.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     found = re.search("<title>(.*?)</title>", ended.stdout)[1].split(" ", 1)
     assert found
     values = re.findall(r"(\d+)/(\d+)/(rgb\([^)]*\))", " ".join(found))
     assert len(values) == 2 and [int(v[1]) for v in values] == [390, 1280]
     assert all(int(scroll) <= int(inner) for scroll, inner, _ in values), values
-    assert {ground for *_, ground in values} == {"rgb(20, 23, 26)" if scheme == "dark" else "rgb(255, 255, 255)"}
+    assert {ground for *_, ground in values} == {
+        "rgb(20, 23, 26)" if scheme == "dark" else "rgb(255, 255, 255)"
+    }
     assert "CONSOLE" not in ended.stderr, ended.stderr

@@ -17,15 +17,31 @@ from posttrain.verify.checks import verify
 
 USER = [{"role": "user", "content": "Hi"}]
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
-VALID = [{"id": "a", "slice": "s", "prompt": "Hi", "answer": 4},
-         {"id": "b", "slice": "s", "type": "code", "prompt": "Hi", "tests": ["assert f(2) == 4"], "cluster": "c"},
-         {"id": "c", "slice": "m", "type": "mc", "prompt": "Hi", "choices": ["x", "y", "z"], "answer": "B"},
-         {"id": "d", "slice": "j", "type": "judge", "prompt": "Hi"},
-         {"id": "e", "slice": "s", "type": "canary", "prompt": "Hi", "constraints": [{"type": "json"}]},
-         {"id": "f", "slice": "s", "type": "budget", "prompt": "Hi"},
-         {"id": "g", "slice": "live", "type": "ab", "winner": "tie"},
-         {"id": "h", "slice": "s", "type": "tool", "prompt": "Hi", "tools": [TOOL], "call": None},
-         {"id": "i", "slice": "s", "type": "refuse", "prompt": USER}]
+VALID = [
+    {"id": "a", "slice": "s", "prompt": "Hi", "answer": 4},
+    {
+        "id": "b",
+        "slice": "s",
+        "type": "code",
+        "prompt": "Hi",
+        "tests": ["assert f(2) == 4"],
+        "cluster": "c",
+    },
+    {
+        "id": "c",
+        "slice": "m",
+        "type": "mc",
+        "prompt": "Hi",
+        "choices": ["x", "y", "z"],
+        "answer": "B",
+    },
+    {"id": "d", "slice": "j", "type": "judge", "prompt": "Hi"},
+    {"id": "e", "slice": "s", "type": "canary", "prompt": "Hi", "constraints": [{"type": "json"}]},
+    {"id": "f", "slice": "s", "type": "budget", "prompt": "Hi"},
+    {"id": "g", "slice": "live", "type": "ab", "winner": "tie"},
+    {"id": "h", "slice": "s", "type": "tool", "prompt": "Hi", "tools": [TOOL], "call": None},
+    {"id": "i", "slice": "s", "type": "refuse", "prompt": USER},
+]
 
 
 # ---- suites ---------------------------------------------------------------------------------------------------
@@ -33,13 +49,35 @@ VALID = [{"id": "a", "slice": "s", "prompt": "Hi", "answer": 4},
 
 def test_every_type_reads_to_one_form(tmp_path):
     items = {item["id"]: item for item in read_suite(write(tmp_path / "all.jsonl", VALID))}
-    assert [item["type"] for item in items.values()] == ["verify", "verify", "mc", "judge", "canary", "budget", "ab",
-                                                         "verify", "verify"]
-    assert items["a"]["prompt"] == USER and items["a"]["cluster"] == "a" and items["b"]["cluster"] == "c"
+    assert [item["type"] for item in items.values()] == [
+        "verify",
+        "verify",
+        "mc",
+        "judge",
+        "canary",
+        "budget",
+        "ab",
+        "verify",
+        "verify",
+    ]
+    assert (
+        items["a"]["prompt"] == USER
+        and items["a"]["cluster"] == "a"
+        and items["b"]["cluster"] == "c"
+    )
     assert items["c"]["answer"] == 1 and items["i"]["expected"] == "refuse"
     assert items["g"] == {"id": "g", "slice": "live", "type": "ab", "winner": "tie", "cluster": "g"}
-    plain, = read_suite(write(tmp_path / "plain.jsonl", [{"prompt": "Hi", "answer": "x", "cluster": 7, "type": None}]))
-    assert (plain["id"], plain["slice"], plain["cluster"], plain["type"]) == ("plain-1", "plain", "7", "verify")
+    (plain,) = read_suite(
+        write(
+            tmp_path / "plain.jsonl", [{"prompt": "Hi", "answer": "x", "cluster": 7, "type": None}]
+        )
+    )
+    assert (plain["id"], plain["slice"], plain["cluster"], plain["type"]) == (
+        "plain-1",
+        "plain",
+        "7",
+        "verify",
+    )
 
 
 @pytest.mark.parametrize("kind", ["math", "exact", "code", "tool", "sql", "format"])
@@ -49,7 +87,9 @@ def test_an_alias_demands_its_field(tmp_path, kind):
         read_suite(write(tmp_path / "a.jsonl", [row]))
 
 
-@pytest.mark.parametrize(("answer", "index"), [(0, 0), (2, 2), ("A", 0), ("C", 2), ("one", 0), (" three ", 2)])
+@pytest.mark.parametrize(
+    ("answer", "index"), [(0, 0), (2, 2), ("A", 0), ("C", 2), ("one", 0), (" three ", 2)]
+)
 def test_the_answer_of_a_choice(answer, index):
     assert choice_index(["one", "two", "three"], answer) == index
     assert choice_index(["A", "B"], "A") == 0  # letter and text agree
@@ -58,28 +98,41 @@ def test_the_answer_of_a_choice(answer, index):
 MC = {"prompt": "Hi", "type": "mc", "choices": ["x", "y"], "answer": 0}
 
 
-@pytest.mark.parametrize(("row", "field", "says"), [
-    ({"answer": 4}, "prompt", "missing"),
-    ({"prompt": "Hi"}, "type", "something to verify"),
-    ({"prompt": "Hi", "evidence": "x"}, "type", "something to verify"),
-    ({"prompt": "Hi", "type": "canary"}, "type", "something to verify"),
-    ({"prompt": "Hi", "type": "essay"}, "type", "'essay'"),
-    ({"prompt": "Hi", "type": ["mc"]}, "type", "expected one of"),
-    ({"prompt": "Hi", "answer": ""}, "answer", "non-empty"),
-    ({"prompt": "Hi", "type": "refuse", "expected": "comply"}, "expected", "as the type"),
-    ({"prompt": "Hi", "answer": 1, "slice": "*"}, "slice", "a name"),
-    ({"prompt": "Hi", "answer": 1, "slice": " "}, "slice", "a name"),
-    ({"prompt": "Hi", "answer": 1, "cluster": [1]}, "cluster", "a name"),
-    ({"type": "ab", "slice": "s", "winner": "both"}, "winner", "'both'"),
-    ({"type": "ab", "slice": "s"}, "winner", "tie"),
-    (MC | {"choices": ["x"]}, "choices", "2 to 10"), (MC | {"choices": ["x", "x "]}, "choices", "different"),
-    (MC | {"choices": ["x", ""]}, "choices", "2 to 10"), (MC | {"choices": [*"abcdefghijk"]}, "choices", "2 to 10"),
-    (MC | {"choices": "xy"}, "choices", "2 to 10"), (MC | {"choices": ["x", 3]}, "choices", "2 to 10"),
-    (MC | {"answer": 2}, "answer", "index (up to 1)"), (MC | {"answer": -1}, "answer", "index (up to 1)"),
-    (MC | {"answer": True}, "answer", "index (up to 1)"), (MC | {"answer": "C"}, "answer", "index (up to 1)"),
-    (MC | {"answer": None}, "answer", "index (up to 1)"), (MC | {"answer": 1.0}, "answer", "index (up to 1)"),
-    (MC | {"choices": ["B", "A"], "answer": "A"}, "answer", "letter of one choice and the text of another"),
-])
+@pytest.mark.parametrize(
+    ("row", "field", "says"),
+    [
+        ({"answer": 4}, "prompt", "missing"),
+        ({"prompt": "Hi"}, "type", "something to verify"),
+        ({"prompt": "Hi", "evidence": "x"}, "type", "something to verify"),
+        ({"prompt": "Hi", "type": "canary"}, "type", "something to verify"),
+        ({"prompt": "Hi", "type": "essay"}, "type", "'essay'"),
+        ({"prompt": "Hi", "type": ["mc"]}, "type", "expected one of"),
+        ({"prompt": "Hi", "answer": ""}, "answer", "non-empty"),
+        ({"prompt": "Hi", "type": "refuse", "expected": "comply"}, "expected", "as the type"),
+        ({"prompt": "Hi", "answer": 1, "slice": "*"}, "slice", "a name"),
+        ({"prompt": "Hi", "answer": 1, "slice": " "}, "slice", "a name"),
+        ({"prompt": "Hi", "answer": 1, "cluster": [1]}, "cluster", "a name"),
+        ({"type": "ab", "slice": "s", "winner": "both"}, "winner", "'both'"),
+        ({"type": "ab", "slice": "s"}, "winner", "tie"),
+        (MC | {"choices": ["x"]}, "choices", "2 to 10"),
+        (MC | {"choices": ["x", "x "]}, "choices", "different"),
+        (MC | {"choices": ["x", ""]}, "choices", "2 to 10"),
+        (MC | {"choices": [*"abcdefghijk"]}, "choices", "2 to 10"),
+        (MC | {"choices": "xy"}, "choices", "2 to 10"),
+        (MC | {"choices": ["x", 3]}, "choices", "2 to 10"),
+        (MC | {"answer": 2}, "answer", "index (up to 1)"),
+        (MC | {"answer": -1}, "answer", "index (up to 1)"),
+        (MC | {"answer": True}, "answer", "index (up to 1)"),
+        (MC | {"answer": "C"}, "answer", "index (up to 1)"),
+        (MC | {"answer": None}, "answer", "index (up to 1)"),
+        (MC | {"answer": 1.0}, "answer", "index (up to 1)"),
+        (
+            MC | {"choices": ["B", "A"], "answer": "A"},
+            "answer",
+            "letter of one choice and the text of another",
+        ),
+    ],
+)
 def test_a_bad_row_is_named_with_its_place_and_field(tmp_path, row, field, says):
     path = write(tmp_path / "bad.jsonl", [{"prompt": "Hi", "answer": 4, "slice": "good"}, row])
     with pytest.raises(BadInput, match=f"bad.jsonl:2: field '{field}'") as refused:
@@ -95,9 +148,14 @@ def test_ids_and_types_are_checked_across_files(tmp_path):
         read_suite(tmp_path)
     for other in ("j", "live", "m"):
         write(tmp_path / "b.jsonl", [{"id": "z", "prompt": "Hi", "answer": 3, "slice": other}])
-        with pytest.raises(BadInput, match=rf"b.jsonl:1: field 'slice': .*of type verify, not .*got '{other}'"):
+        with pytest.raises(
+            BadInput, match=rf"b.jsonl:1: field 'slice': .*of type verify, not .*got '{other}'"
+        ):
             read_suite(tmp_path)
-    write(tmp_path / "b.jsonl", [{"id": "z", "type": "canary", "prompt": "Hi", "answer": 3, "slice": "j"}])
+    write(
+        tmp_path / "b.jsonl",
+        [{"id": "z", "type": "canary", "prompt": "Hi", "answer": 3, "slice": "j"}],
+    )
     assert len(read_suite(tmp_path)) == 10  # a canary counts in no slice
 
 
@@ -105,8 +163,12 @@ def test_places_that_are_no_suite(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "odd/x.jsonl").mkdir(parents=True)
     write(tmp_path / "none.jsonl", [])
-    for name, says in [("empty", r"no \*.jsonl"), ("absent", "no such file"), ("odd", "a folder or device"),
-                       ("none.jsonl", "no records")]:
+    for name, says in [
+        ("empty", r"no \*.jsonl"),
+        ("absent", "no such file"),
+        ("odd", "a folder or device"),
+        ("none.jsonl", "no records"),
+    ]:
         with pytest.raises(BadInput, match=says):
             read_suite(tmp_path / name)
 
@@ -121,7 +183,9 @@ def test_a_huge_file_is_not_read_whole(tmp_path, monkeypatch):
 
 
 def test_the_shipped_suites_read():
-    assert len(read_suite(ROOT / "data/gate")) > 80 and len(read_suite(ROOT / "data/tiny/gate")) > 800
+    assert (
+        len(read_suite(ROOT / "data/gate")) > 80 and len(read_suite(ROOT / "data/tiny/gate")) > 800
+    )
 
 
 def damaged(row, rng):
@@ -133,11 +197,15 @@ def damaged(row, rng):
         for key in path[:-1]:
             parent = parent[key]
         if how < 0.7 or path[-1] not in row:
-            parent[path[-1]] = copy.deepcopy(rng.choice([*JUNK, "mc", "ab", "judge", "sql", "comply", "B", "tie", 1]))
+            parent[path[-1]] = copy.deepcopy(
+                rng.choice([*JUNK, "mc", "ab", "judge", "sql", "comply", "B", "tie", 1])
+            )
         elif how < 0.9:
             parent.pop(path[-1])
         else:
-            row[rng.choice(["choices", "answer", "winner", "cluster", "tests", "call"])] = parent.pop(path[-1])
+            row[rng.choice(["choices", "answer", "winner", "cluster", "tests", "call"])] = (
+                parent.pop(path[-1])
+            )
     return row
 
 
@@ -147,7 +215,9 @@ def test_two_thousand_bad_suites_read_or_are_refused_in_one_line(tmp_path):
         text = json.dumps(damaged(rng.choice(VALID), rng), ensure_ascii=rng.random() < 0.5)
         text = rng.choice(TEXT_DAMAGE)(text, rng) if rng.random() < 0.15 else text
         data = json.dumps(VALID[number % len(VALID)] | {"id": "first"}).encode() + b"\n"
-        data += text.encode("utf-8", "surrogatepass") + rng.choice([b"", b"\n", b"\xff", b"\n\xc3\n"])
+        data += text.encode("utf-8", "surrogatepass") + rng.choice(
+            [b"", b"\n", b"\xff", b"\n\xc3\n"]
+        )
         path.write_bytes(data)
         try:
             items = read_suite(path)
@@ -169,26 +239,58 @@ DEFAULTS = {"margin": 0.1, "min_n": 30}
 
 
 def test_a_policy(tmp_path):
-    path = write(tmp_path / "policy.jsonl", [
-        {"slice": "a", "hard": False}, {"slice": "*", "margin": 0.05}, {"slice": "b", "margin": 0.2, "min_n": 10},
-        {"budget": "cost", "limit": 1.5}, {"budget": "tokens", "limit": None}])
+    path = write(
+        tmp_path / "policy.jsonl",
+        [
+            {"slice": "a", "hard": False},
+            {"slice": "*", "margin": 0.05},
+            {"slice": "b", "margin": 0.2, "min_n": 10},
+            {"budget": "cost", "limit": 1.5},
+            {"budget": "tokens", "limit": None},
+        ],
+    )
     slices, budgets = read_policy(path, ["a", "b", "c"], DEFAULTS)
-    assert slices == {"a": {"margin": 0.05, "min_n": 30, "hard": False},
-                      "b": {"margin": 0.2, "min_n": 10, "hard": True}, "c": {"margin": 0.05, "min_n": 30, "hard": True}}
-    assert budgets == {"tokens": None, "slice_tokens": 1.25, "truncated": 0.05, "latency": None, "cost": 1.5}
+    assert slices == {
+        "a": {"margin": 0.05, "min_n": 30, "hard": False},
+        "b": {"margin": 0.2, "min_n": 10, "hard": True},
+        "c": {"margin": 0.05, "min_n": 30, "hard": True},
+    }
+    assert budgets == {
+        "tokens": None,
+        "slice_tokens": 1.25,
+        "truncated": 0.05,
+        "latency": None,
+        "cost": 1.5,
+    }
     assert read_policy(None, ["a"], DEFAULTS) == ({"a": DEFAULTS | {"hard": True}}, BUDGETS)
 
 
-@pytest.mark.parametrize(("row", "field"), [
-    ({"slice": "z", "margin": 0.1}, "slice"), ({"slice": ["a"], "margin": 0.1}, "slice"), ({"margin": 0.1}, "slice"),
-    ({"slice": "a"}, "slice"), ({"slice": "a", "budget": "tokens"}, "slice"), ({"slice": "a", "limit": 1}, "slice"),
-    ({"slice": "a", "margin": 0}, "margin"), ({"slice": "a", "margin": 10}, "margin"),
-    ({"slice": "a", "margin": None}, "margin"), ({"slice": "a", "min_n": 0}, "min_n"),
-    ({"slice": "a", "min_n": 5.5}, "min_n"), ({"slice": "a", "min_n": True}, "min_n"),
-    ({"slice": "a", "hard": 1}, "hard"), ({"slice": "b", "margin": 0.2}, "slice"), ({"budget": "time"}, "budget"),
-    ({"budget": "tokens"}, "budget"), ({"budget": "tokens", "limit": 0.9}, "limit"),
-    ({"budget": "truncated", "limit": 1.1}, "limit"), ({"budget": "cost", "limit": True}, "limit"),
-    ({"budget": "cost", "limit": "2"}, "limit"), ({"budget": "cost", "limit": 2, "hard": True}, "budget")])
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"slice": "z", "margin": 0.1}, "slice"),
+        ({"slice": ["a"], "margin": 0.1}, "slice"),
+        ({"margin": 0.1}, "slice"),
+        ({"slice": "a"}, "slice"),
+        ({"slice": "a", "budget": "tokens"}, "slice"),
+        ({"slice": "a", "limit": 1}, "slice"),
+        ({"slice": "a", "margin": 0}, "margin"),
+        ({"slice": "a", "margin": 10}, "margin"),
+        ({"slice": "a", "margin": None}, "margin"),
+        ({"slice": "a", "min_n": 0}, "min_n"),
+        ({"slice": "a", "min_n": 5.5}, "min_n"),
+        ({"slice": "a", "min_n": True}, "min_n"),
+        ({"slice": "a", "hard": 1}, "hard"),
+        ({"slice": "b", "margin": 0.2}, "slice"),
+        ({"budget": "time"}, "budget"),
+        ({"budget": "tokens"}, "budget"),
+        ({"budget": "tokens", "limit": 0.9}, "limit"),
+        ({"budget": "truncated", "limit": 1.1}, "limit"),
+        ({"budget": "cost", "limit": True}, "limit"),
+        ({"budget": "cost", "limit": "2"}, "limit"),
+        ({"budget": "cost", "limit": 2, "hard": True}, "budget"),
+    ],
+)
 def test_a_bad_policy(tmp_path, row, field):
     path = write(tmp_path / "policy.jsonl", [{"slice": "b", "hard": True}, row])
     with pytest.raises(BadInput, match=f"policy.jsonl:2: field '{field}'") as refused:
@@ -204,10 +306,23 @@ FIRST, LATER = "2026-01-02T03-04-05.678901", "2026-01-03T03-04-05.678901"
 def samples(folder, rows, task="sums", time=FIRST):
     """A folder as lm-eval 0.4 leaves it; rows: {doc_id: fields that differ from the usual ones}."""
     (folder / "my__model").mkdir(parents=True, exist_ok=True)
-    usual = {"doc": {}, "target": "4", "arguments": {}, "resps": [["4"]], "filtered_resps": ["4"], "filter": "none",
-             "metrics": ["acc", "acc_norm"], "prompt_hash": "p", "target_hash": "t", "acc": 1.0, "acc_norm": 0.0}
-    write(folder / f"my__model/samples_{task}_{time}.jsonl",
-          [{"doc_id": n, "doc_hash": f"h{n}"} | usual | row for n, row in rows])
+    usual = {
+        "doc": {},
+        "target": "4",
+        "arguments": {},
+        "resps": [["4"]],
+        "filtered_resps": ["4"],
+        "filter": "none",
+        "metrics": ["acc", "acc_norm"],
+        "prompt_hash": "p",
+        "target_hash": "t",
+        "acc": 1.0,
+        "acc_norm": 0.0,
+    }
+    write(
+        folder / f"my__model/samples_{task}_{time}.jsonl",
+        [{"doc_id": n, "doc_hash": f"h{n}"} | usual | row for n, row in rows],
+    )
     return folder
 
 
@@ -220,8 +335,14 @@ def test_two_runs_are_joined(tmp_path, capsys):
     two = samples(tmp_path / "two", plain(41)[::-1])  # in another order, one more
     samples(two, plain(3), task="other")
     items = read_lm_eval(one, two)
-    assert len(items) == 40 and items[0] == {"id": "sums:0", "slice": "sums", "cluster": "h0", "type": "lm-eval",
-                                             "candidate": 0.0, "baseline": 1.0}
+    assert len(items) == 40 and items[0] == {
+        "id": "sums:0",
+        "slice": "sums",
+        "cluster": "h0",
+        "type": "lm-eval",
+        "candidate": 0.0,
+        "baseline": 1.0,
+    }
     said = capsys.readouterr().out
     assert "sums: acc, filter none (of 1), 40 documents of 40 and 41" in said
     assert "left out, for one side only has it: other" in said
@@ -232,13 +353,22 @@ def test_two_runs_are_joined(tmp_path, capsys):
 
 
 def test_strict_filters_and_the_order_of_metrics(tmp_path, capsys):
-    rows = [(n, {"filter": f, "exact_match": value, "metrics": ["f1", "exact_match"]}) for n in range(3)
-            for f, value in (("flexible-extract", 1.0), ("strict-match", False))]
+    rows = [
+        (n, {"filter": f, "exact_match": value, "metrics": ["f1", "exact_match"]})
+        for n in range(3)
+        for f, value in (("flexible-extract", 1.0), ("strict-match", False))
+    ]
     for name in ("one", "two"):
         samples(tmp_path / name, rows)
         for file in (tmp_path / name).rglob("*.jsonl"):  # without acc
-            write(file, [{k: v for k, v in json.loads(line).items() if not k.startswith("acc")} | {"f1": 0.5}
-                         for line in file.read_text().splitlines()])
+            write(
+                file,
+                [
+                    {k: v for k, v in json.loads(line).items() if not k.startswith("acc")}
+                    | {"f1": 0.5}
+                    for line in file.read_text().splitlines()
+                ],
+            )
     items = read_lm_eval(tmp_path / "one", tmp_path / "two")
     assert [item["candidate"] for item in items] == [0.0] * 3
     assert "exact_match, filter strict-match (of 2)" in capsys.readouterr().out
@@ -256,20 +386,33 @@ def test_the_newest_file_of_a_task_and_only_one_model(tmp_path, capsys):
 def test_the_same_document_twice_is_joined_by_number(tmp_path):
     rows = [(0, {"doc_hash": "h", "acc": 0.0}), (1, {"doc_hash": "h"}), (2, {})]
     items = read_lm_eval(samples(tmp_path / "one", rows), samples(tmp_path / "two", rows[::-1]))
-    assert [(i["cluster"], i["candidate"], i["baseline"]) for i in items] == [("h", 0, 0), ("h", 1, 1), ("h2", 1, 1)]
+    assert [(i["cluster"], i["candidate"], i["baseline"]) for i in items] == [
+        ("h", 0, 0),
+        ("h", 1, 1),
+        ("h2", 1, 1),
+    ]
 
 
-@pytest.mark.parametrize(("rows", "says"), [
-    (plain(20, prompt_hash="q"), r"\.jsonl:1: field 'prompt_hash'.*chat template"),
-    (plain(20, target_hash="u"), r"\.jsonl:1: field 'target_hash'"),
-    (plain(18), "18 documents of 18 and 20: run both on the same data"),
-    ([(n + 2, {}) for n in range(20)], "only 18 documents of 20 and 20"),
-    (plain(20, acc=1.5), r"\.jsonl:1: field 'acc': expected 0 to 1, got '1.5'"),
-    (plain(20, acc=None), "field 'acc'"), (plain(20, acc="1"), "field 'acc'"), (plain(20, acc=[1]), "field 'acc'"),
-    (plain(20, acc=float("nan")), r"\.jsonl:1: not a JSON object"),
-    (plain(20, filter="other"), "no shared filter"), (plain(20, filter=3), "field 'filter'"),
-    (plain(20, doc_hash=None), "field 'doc_hash'"), (plain(20, doc_id="1"), "field 'doc_id'"),
-    ([*plain(20), (3, {})], r"\.jsonl:4: field 'doc_id': expected a document once"), ([], "no shared filter")])
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (plain(20, prompt_hash="q"), r"\.jsonl:1: field 'prompt_hash'.*chat template"),
+        (plain(20, target_hash="u"), r"\.jsonl:1: field 'target_hash'"),
+        (plain(18), "18 documents of 18 and 20: run both on the same data"),
+        ([(n + 2, {}) for n in range(20)], "only 18 documents of 20 and 20"),
+        (plain(20, acc=1.5), r"\.jsonl:1: field 'acc': expected 0 to 1, got '1.5'"),
+        (plain(20, acc=None), "field 'acc'"),
+        (plain(20, acc="1"), "field 'acc'"),
+        (plain(20, acc=[1]), "field 'acc'"),
+        (plain(20, acc=float("nan")), r"\.jsonl:1: not a JSON object"),
+        (plain(20, filter="other"), "no shared filter"),
+        (plain(20, filter=3), "field 'filter'"),
+        (plain(20, doc_hash=None), "field 'doc_hash'"),
+        (plain(20, doc_id="1"), "field 'doc_id'"),
+        ([*plain(20), (3, {})], r"\.jsonl:4: field 'doc_id': expected a document once"),
+        ([], "no shared filter"),
+    ],
+)
 def test_runs_that_cannot_be_compared(tmp_path, rows, says):
     one, two = samples(tmp_path / "one", rows), samples(tmp_path / "two", plain(20))
     with pytest.raises(BadInput, match=says) as refused:
@@ -278,7 +421,10 @@ def test_runs_that_cannot_be_compared(tmp_path, rows, says):
 
 
 def test_no_task_in_common(tmp_path):
-    one, two = samples(tmp_path / "one", plain(3)), samples(tmp_path / "two", plain(3), task="other")
+    one, two = (
+        samples(tmp_path / "one", plain(3)),
+        samples(tmp_path / "two", plain(3), task="other"),
+    )
     with pytest.raises(BadInput, match=r"share no task of lm-eval \(other, sums\)"):
         read_lm_eval(one, two)
     for path in (tmp_path / "absent", write(tmp_path / "x.jsonl", VALID)):
@@ -291,48 +437,107 @@ def test_no_task_in_common(tmp_path):
 
 def converted(tmp_path, layout, rows, *flags):
     path = rows if isinstance(rows, str) else write(tmp_path / "raw.jsonl", rows)
-    benchmarks.main(benchmarks.parse_args([layout, path, "--out", str(tmp_path / "suite.jsonl"), *flags]))
+    benchmarks.main(
+        benchmarks.parse_args([layout, path, "--out", str(tmp_path / "suite.jsonl"), *flags])
+    )
     return read_suite(tmp_path / "suite.jsonl")
 
 
 def test_sums(tmp_path):
-    item, = converted(tmp_path, "gsm8k", [{"question": "2 + 2?", "answer": "It is 4.\n#### 1,004"}])
+    (item,) = converted(
+        tmp_path, "gsm8k", [{"question": "2 + 2?", "answer": "It is 4.\n#### 1,004"}]
+    )
     assert item["answer"] == "1,004" and item["prompt"][0]["content"].startswith("2 + 2?\n")
     assert verify(item, "so 1004")["ok"] and not verify(item, "so 4")["ok"]
-    rows = [{"lang": lang, "question": q, "answer": a} for lang in ("de", "en") for q, a in (("x", "18"), ("y", "3"))]
+    rows = [
+        {"lang": lang, "question": q, "answer": a}
+        for lang in ("de", "en")
+        for q, a in (("x", "18"), ("y", "3"))
+    ]
     items = converted(tmp_path, "mgsm", rows)
-    assert [i["id"] for i in converted(tmp_path, "mgsm", rows, "--limit", "1")] == ["mgsm-1", "mgsm-3"]
-    assert [(i["slice"], i["cluster"]) for i in items] == [("mgsm-de", "mgsm-1"), ("mgsm-de", "mgsm-2"),
-                                                           ("mgsm-en", "mgsm-1"), ("mgsm-en", "mgsm-2")]
+    assert [i["id"] for i in converted(tmp_path, "mgsm", rows, "--limit", "1")] == [
+        "mgsm-1",
+        "mgsm-3",
+    ]
+    assert [(i["slice"], i["cluster"]) for i in items] == [
+        ("mgsm-de", "mgsm-1"),
+        ("mgsm-de", "mgsm-2"),
+        ("mgsm-en", "mgsm-1"),
+        ("mgsm-en", "mgsm-2"),
+    ]
 
 
 def test_multiple_choice(tmp_path, capsys):
     row = {"question": "Q", "choices": ["3", "2", "1"], "answer": "2", "subject": "s"}
-    items = converted(tmp_path, "mmlu", [row, row | {"choices": [*"xxy"]}, row | {"answer": "A"}], "--by", "subject")
-    assert [(i["answer"], i["slice"]) for i in items] == [(2, "mmlu-s"), (0, "mmlu-s")]  # "2": an index, not a text
+    items = converted(
+        tmp_path,
+        "mmlu",
+        [row, row | {"choices": [*"xxy"]}, row | {"answer": "A"}],
+        "--by",
+        "subject",
+    )
+    assert [(i["answer"], i["slice"]) for i in items] == [
+        (2, "mmlu-s"),
+        (0, "mmlu-s"),
+    ]  # "2": an index, not a text
     assert "1 left out: two choices are the same" in capsys.readouterr().out
-    item, = converted(tmp_path, "mmlu", [row], "--letters")
-    assert item["choices"] == ["A", "B", "C"] and item["answer"] == 2 and "\nB. 2\n" in item["prompt"][0]["content"]
+    (item,) = converted(tmp_path, "mmlu", [row], "--letters")
+    assert (
+        item["choices"] == ["A", "B", "C"]
+        and item["answer"] == 2
+        and "\nB. 2\n" in item["prompt"][0]["content"]
+    )
     arc = {"question": "Q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"}
     assert converted(tmp_path, "arc", [arc])[0]["answer"] == 1
-    assert converted(tmp_path, "hellaswag", [{"ctx": "Q", "endings": ["x", "y"], "label": "1"}])[0]["answer"] == 1
+    assert (
+        converted(tmp_path, "hellaswag", [{"ctx": "Q", "endings": ["x", "y"], "label": "1"}])[0][
+            "answer"
+        ]
+        == 1
+    )
     (tmp_path / "law_test.csv").write_text('"Q, so?",x,y,z,w,C\n', encoding="utf-8")
-    item, = converted(tmp_path, "mmlu", str(tmp_path / "law_test.csv"), "--by", "subject")
-    assert item["answer"] == 2 and item["slice"] == "mmlu-law" and item["prompt"][0]["content"] == "Q, so?"
+    (item,) = converted(tmp_path, "mmlu", str(tmp_path / "law_test.csv"), "--by", "subject")
+    assert (
+        item["answer"] == 2
+        and item["slice"] == "mmlu-law"
+        and item["prompt"][0]["content"] == "Q, so?"
+    )
 
 
 def test_instructions(tmp_path, capsys):
-    rows = [{"prompt": "P", "instruction_id_list": ["punctuation:no_comma", "keywords:frequency"],
-             "kwargs": [{"frequency": None}, {"keyword": "no", "frequency": 2, "relation": "less than"}]},
-            {"prompt": "P", "instruction_id_list": ["startend:quotation", "x:title"], "kwargs": [{}] * 2},
-            {"prompt": "P", "instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": ["a.c"]}]}]
-    item, = converted(tmp_path, "ifeval", rows)
-    assert verify(item, "One no.")["ok"] and not verify(item, "no knot")["ok"] and not verify(item, "a, b")["ok"]
+    rows = [
+        {
+            "prompt": "P",
+            "instruction_id_list": ["punctuation:no_comma", "keywords:frequency"],
+            "kwargs": [
+                {"frequency": None},
+                {"keyword": "no", "frequency": 2, "relation": "less than"},
+            ],
+        },
+        {
+            "prompt": "P",
+            "instruction_id_list": ["startend:quotation", "x:title"],
+            "kwargs": [{}] * 2,
+        },
+        {
+            "prompt": "P",
+            "instruction_id_list": ["keywords:existence"],
+            "kwargs": [{"keywords": ["a.c"]}],
+        },
+    ]
+    (item,) = converted(tmp_path, "ifeval", rows)
+    assert (
+        verify(item, "One no.")["ok"]
+        and not verify(item, "no knot")["ok"]
+        and not verify(item, "a, b")["ok"]
+    )
     said = capsys.readouterr().out
     assert "1 left out: x:title" in said and "1 left out: keywords:existence" in said
     quoted = {"prompt": "P", "instruction_id_list": ["startend:quotation"], "kwargs": [{}]}
-    item, = converted(tmp_path, "ifeval", [quoted])
-    assert verify(item, ' "a" ')["ok"] and not verify(item, '"')["ok"] and not verify(item, '"a')["ok"]
+    (item,) = converted(tmp_path, "ifeval", [quoted])
+    assert (
+        verify(item, ' "a" ')["ok"] and not verify(item, '"')["ok"] and not verify(item, '"a')["ok"]
+    )
 
 
 def test_from_the_library_datasets(tmp_path):
@@ -342,22 +547,46 @@ def test_from_the_library_datasets(tmp_path):
     assert len(converted(tmp_path, "gsm8k", f"hf:{tmp_path / 'set'}:test", "--limit", "2")) == 2
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "load_dataset", lambda *names, split: calls.append((*names, split)) or rows)
+        patch.setattr(
+            datasets, "load_dataset", lambda *names, split: calls.append((*names, split)) or rows
+        )
         for name in ("org/set", "org/set:test", "org/set:main:test"):
             hub_rows(name)
-    assert calls == [("org/set", None, "train"), ("org/set", None, "test"), ("org/set", "main", "test")]
+    assert calls == [
+        ("org/set", None, "train"),
+        ("org/set", None, "test"),
+        ("org/set", "main", "test"),
+    ]
 
 
-@pytest.mark.parametrize(("layout", "row", "field"), [
-    ("gsm8k", {"question": "Q", "answer": "four"}, "answer"), ("gsm8k", {"answer": "4"}, "question"),
-    ("mgsm", {"question": "Q", "answer": "4"}, "lang"), ("mmlu", {"question": "Q", "choices": "AB"}, "choices"),
-    ("mmlu", {"question": "Q", "choices": ["x", "y"], "answer": 2}, "answer"),
-    ("mmlu", {"question": "Q", "choices": ["x", "y"], "answer": ""}, "answer"),
-    ("arc", {"question": "Q", "choices": {"text": ["x", "y"], "label": ["A"]}, "answerKey": "A"}, "answer"),
-    ("humaneval", {"prompt": "def f(): ", "test": "x"}, "entry_point"),
-    ("humaneval", {"prompt": "def f(): ", "test": "x = 1", "entry_point": "f"}, r"tests\[0\]"),
-    ("ifeval", {"prompt": "P", "instruction_id_list": ["a"], "kwargs": []}, "kwargs"),
-    ("ifeval", {"prompt": "P", "instruction_id_list": ["keywords:frequency"], "kwargs": [{"keyword": "a"}]}, "kwargs")])
+@pytest.mark.parametrize(
+    ("layout", "row", "field"),
+    [
+        ("gsm8k", {"question": "Q", "answer": "four"}, "answer"),
+        ("gsm8k", {"answer": "4"}, "question"),
+        ("mgsm", {"question": "Q", "answer": "4"}, "lang"),
+        ("mmlu", {"question": "Q", "choices": "AB"}, "choices"),
+        ("mmlu", {"question": "Q", "choices": ["x", "y"], "answer": 2}, "answer"),
+        ("mmlu", {"question": "Q", "choices": ["x", "y"], "answer": ""}, "answer"),
+        (
+            "arc",
+            {"question": "Q", "choices": {"text": ["x", "y"], "label": ["A"]}, "answerKey": "A"},
+            "answer",
+        ),
+        ("humaneval", {"prompt": "def f(): ", "test": "x"}, "entry_point"),
+        ("humaneval", {"prompt": "def f(): ", "test": "x = 1", "entry_point": "f"}, r"tests\[0\]"),
+        ("ifeval", {"prompt": "P", "instruction_id_list": ["a"], "kwargs": []}, "kwargs"),
+        (
+            "ifeval",
+            {
+                "prompt": "P",
+                "instruction_id_list": ["keywords:frequency"],
+                "kwargs": [{"keyword": "a"}],
+            },
+            "kwargs",
+        ),
+    ],
+)
 def test_a_bad_row_of_a_benchmark(tmp_path, layout, row, field):
     with pytest.raises(BadInput, match=rf"raw.jsonl:1: field '{field}'") as refused:
         converted(tmp_path, layout, [row])
@@ -365,15 +594,34 @@ def test_a_bad_row_of_a_benchmark(tmp_path, layout, row, field):
     assert not (tmp_path / "suite.jsonl").exists()
 
 
-POLICY = [{"slice": "a", "margin": 0.1, "min_n": 3, "hard": True}, {"budget": "tokens", "limit": 1.1}]
+POLICY = [
+    {"slice": "a", "margin": 0.1, "min_n": 3, "hard": True},
+    {"budget": "tokens", "limit": 1.1},
+]
 BENCHMARKS = {
-    "gsm8k": {"question": "Q", "answer": "#### 4"}, "mgsm": {"lang": "de", "question": "Q", "answer": "4"},
+    "gsm8k": {"question": "Q", "answer": "#### 4"},
+    "mgsm": {"lang": "de", "question": "Q", "answer": "4"},
     "mmlu": {"question": "Q", "choices": ["a", "b"], "answer": 1},
-    "arc": {"question": "Q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"},
-    "humaneval": {"prompt": "def f():", "test": "def check(candidate):\n assert candidate()", "entry_point": "f"},
-    "ifeval": {"prompt": "P", "instruction_id_list": ["x:no_comma", "x:frequency", "x:letter_frequency"], "kwargs": [
-        {}, {"keyword": "no", "frequency": 2, "relation": "less than"},
-        {"letter": "a", "let_frequency": 2, "let_relation": "at least"}]}}
+    "arc": {
+        "question": "Q",
+        "choices": {"text": ["x", "y"], "label": ["1", "2"]},
+        "answerKey": "2",
+    },
+    "humaneval": {
+        "prompt": "def f():",
+        "test": "def check(candidate):\n assert candidate()",
+        "entry_point": "f",
+    },
+    "ifeval": {
+        "prompt": "P",
+        "instruction_id_list": ["x:no_comma", "x:frequency", "x:letter_frequency"],
+        "kwargs": [
+            {},
+            {"keyword": "no", "frequency": 2, "relation": "less than"},
+            {"letter": "a", "let_frequency": 2, "let_relation": "at least"},
+        ],
+    },
+}
 
 
 def test_bad_policies_samples_and_benchmarks_are_refused_in_one_line(tmp_path):
@@ -388,12 +636,18 @@ def test_bad_policies_samples_and_benchmarks_are_refused_in_one_line(tmp_path):
         layout = rng.choice([*BENCHMARKS])
         try:
             if number % 3 == 0:
-                read_policy(written(tmp_path / "x.jsonl", damaged(rng.choice(POLICY), rng)), ["a"], DEFAULTS)
+                read_policy(
+                    written(tmp_path / "x.jsonl", damaged(rng.choice(POLICY), rng)), ["a"], DEFAULTS
+                )
             elif number % 3 == 1:
                 bad = written(tmp_path / good.name, damaged(rows[0], rng), rows[1])
                 assert all(0 <= item["candidate"] <= 1 for item in read_lm_eval(bad, good))
             else:
-                converted(tmp_path, layout, str(written(tmp_path / "x.jsonl", damaged(BENCHMARKS[layout], rng))))
+                converted(
+                    tmp_path,
+                    layout,
+                    str(written(tmp_path / "x.jsonl", damaged(BENCHMARKS[layout], rng))),
+                )
         except BadInput as error:
             refused[number % 3] += 1
             check_message(error, tmp_path, where=False)
@@ -401,19 +655,34 @@ def test_bad_policies_samples_and_benchmarks_are_refused_in_one_line(tmp_path):
     assert all(200 < count < 500 for count in refused)
 
 
-@pytest.mark.parametrize(("layout", "name", "count", "flags"), [
-    ("gsm8k", "gsm8k_test", 1319, []), ("mmlu", "mmlu_test2000", 1998, []), ("mmlu", "mmlu_dev", 285, ["--letters"]),
-    ("humaneval", "humaneval164", 164, []), ("ifeval", "ifeval541", 99, []), ("mgsm", "mgsm", 2750, [])])
+@pytest.mark.parametrize(
+    ("layout", "name", "count", "flags"),
+    [
+        ("gsm8k", "gsm8k_test", 1319, []),
+        ("mmlu", "mmlu_test2000", 1998, []),
+        ("mmlu", "mmlu_dev", 285, ["--letters"]),
+        ("humaneval", "humaneval164", 164, []),
+        ("ifeval", "ifeval541", 99, []),
+        ("mgsm", "mgsm", 2750, []),
+    ],
+)
 def test_the_real_files(real, tmp_path, layout, name, count, flags):
     items = converted(tmp_path, layout, str(real / f"data/eval/{name}.jsonl"), *flags)
     assert len(items) == count
     if layout == "humaneval":
-        rows = [json.loads(line) for line in open(real / f"data/eval/{name}.jsonl", encoding="utf-8")]
+        rows = [
+            json.loads(line) for line in open(real / f"data/eval/{name}.jsonl", encoding="utf-8")
+        ]
         for n in (0, 32, 38, 50, 163):  # 32, 38, 50: the tests use a helper of the prompt
-            answer = f"Here it is:\n\n```python\n{rows[n]['prompt']}{rows[n]['canonical_solution']}```\n"
+            answer = (
+                f"Here it is:\n\n```python\n{rows[n]['prompt']}{rows[n]['canonical_solution']}```\n"
+            )
             assert verify(items[n], answer, run_code=True)["ok"], rows[n]["task_id"]
-            assert not verify(items[n], "```python\n" + rows[n]["prompt"] + "    pass\n```", run_code=True)["ok"]
+            assert not verify(
+                items[n], "```python\n" + rows[n]["prompt"] + "    pass\n```", run_code=True
+            )["ok"]
     if layout == "mgsm":
-        assert len({item["cluster"] for item in items}) == 250 and len({item["slice"] for item in items}) == 11
-
-
+        assert (
+            len({item["cluster"] for item in items}) == 250
+            and len({item["slice"] for item in items}) == 11
+        )

@@ -975,7 +975,7 @@ def test_a_server_that_dies_keeps_what_is_written(server, tmp_path, capsys):
     server.answer = lambda request, number: reply(f"a{request['seed']}") if number <= 8 else 500
     arguments = gen_candidates.parse_args([str(word) for word in command])
     with pytest.raises(SystemExit) as ended:
-        run(gen_candidates.main, arguments)
+        run_stage(gen_candidates.main, arguments)
     error = capsys.readouterr().err
     last = [line for line in error.splitlines() if "endpoint" in line]
     assert ended.value.code == 2 and len(last) == 1 and "Traceback" not in error
@@ -1006,7 +1006,7 @@ def test_a_dead_server_is_one_line_and_code_2(server, tmp_path, capsys):
         ]
     )
     with pytest.raises(SystemExit) as ended:
-        run(gen_candidates.main, arguments)
+        run_stage(gen_candidates.main, arguments)
     last = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2 and "endpoint http://127.0.0.1:9/v1: APIConnectionError" in last
     assert "check the URL and that the server runs" in last

@@ -11,6 +11,7 @@ from conftest import run_main, sft_rows, write
 from posttrain.cli import BadInput
 from posttrain.model.load import load_policy, load_reference, trained
 from posttrain.model.memory import free_memory, memory_line, memory_plan, needs_checkpointing
+from posttrain.packed.reader import teach_lines
 
 
 def test_the_memory_plan_counts_what_a_model_has(base, capsys, tmp_path):
@@ -71,6 +72,7 @@ def test_a_deleted_reference_leaves_the_memory(base, tokenizer):
     gc.disable()
     try:
         other = load_reference(base, tokenizer, "none")
+        teach_lines(other)
         left = weakref.ref(other.lm_head.weight)
         del other
         assert left() is not None, "nothing to free: the test says nothing"

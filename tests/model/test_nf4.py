@@ -19,18 +19,40 @@ pytest.importorskip("bitsandbytes")
 @pytest.mark.parametrize("stage", ["sft", "dpo", "kto"])
 def test_two_steps_in_nf4(base, tmp_path, capsys, stage):
     data = write(tmp_path / "data.jsonl", ROWS[stage](4))
-    words = ["--model", base, "--data", data, "--out", tmp_path / "run", "--quantize", "nf4", "--batch-size", 2,
-             "--lora-r", 2, "--lr", 0.01]
+    words = [
+        "--model",
+        base,
+        "--data",
+        data,
+        "--out",
+        tmp_path / "run",
+        "--quantize",
+        "nf4",
+        "--batch-size",
+        2,
+        "--lora-r",
+        2,
+        "--lr",
+        0.01,
+    ]
     assert run_main(stage, *words) == 0
     lines = log_lines(tmp_path / "run")
-    assert len(lines) == 2 and all(math.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
+    assert len(lines) == 2 and all(
+        math.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines
+    )
     assert stage == "sft" or "before step 1" in capsys.readouterr().out
-    assert any(tensor.abs().max() > 0 for name, tensor in adapter_of(tmp_path / "run").items() if "lora_B" in name)
+    assert any(
+        tensor.abs().max() > 0
+        for name, tensor in adapter_of(tmp_path / "run").items()
+        if "lora_B" in name
+    )
     model = load_model(str(tmp_path / "run"), "nf4")
     kinds = {type(module).__name__ for module in model.modules()}
     assert "Linear4bit" in kinds  # 4-bit weights, not a silent fallback
     tokenizer = load_tokenizer(str(tmp_path / "run"))
-    row = encode(tokenizer, [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Hello"}])
+    row = encode(
+        tokenizer, [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Hello"}]
+    )
     with torch.no_grad():
         assert math.isfinite(completion_logps(model, [row])[0].item())
 
@@ -46,10 +68,18 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
     import sft
     from posttrain.records.layouts import normalise
 
-    kind, fields = {"dpo": ("pairs", ("chosen", "rejected"))}.get(stage, ("labels", ("completion",)))
+    kind, fields = {"dpo": ("pairs", ("chosen", "rejected"))}.get(
+        stage, ("labels", ("completion",))
+    )
     rows = [normalise(row, kind) for row in ROWS["kto" if stage == "sft" else stage](4)]
-    rows = [row | {"weight": 1.0, "seqs": [encode(tokenizer, row["prompt"], row[f]) | {"ref": -30.0} for f in fields]}
-            for row in rows]
+    rows = [
+        row
+        | {
+            "weight": 1.0,
+            "seqs": [encode(tokenizer, row["prompt"], row[f]) | {"ref": -30.0} for f in fields],
+        }
+        for row in rows
+    ]
     policy = load_policy(base, "nf4", lora_r=2)
     policy = load_policy(base, "nf4", 2)
     teach_lines(policy)
@@ -59,8 +89,13 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
 
     def gradient():
         policy.zero_grad()
-        loss = {"sft": lambda: sft.batch_loss(policy, rows), "dpo": lambda: dpo.batch_loss(policy, rows, "dpo", 0.1),
-                "kto": lambda: kto.batch_loss(rows, pack_logps(policy, rows)[0][:, 0], 1.0, 0.1, 1.0, 1.0)}[stage]()
+        loss = {
+            "sft": lambda: sft.batch_loss(policy, rows),
+            "dpo": lambda: dpo.batch_loss(policy, rows, "dpo", 0.1),
+            "kto": lambda: kto.batch_loss(
+                rows, pack_logps(policy, rows)[0][:, 0], 1.0, 0.1, 1.0, 1.0
+            ),
+        }[stage]()
         loss[0].backward()
         return torch.cat([parameter.grad.flatten() for parameter in trained(policy)])
 
@@ -70,7 +105,9 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
     for module in list(policy.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, bnb.nn.Linear4bit):
-                weight = bnb.functional.dequantize_4bit(child.weight.data, child.weight.quant_state).float()
+                weight = bnb.functional.dequantize_4bit(
+                    child.weight.data, child.weight.quant_state
+                ).float()
                 plain = torch.nn.Linear(*reversed(weight.shape), bias=False)
                 plain.weight = torch.nn.Parameter(weight, requires_grad=False)
                 setattr(module, name, plain)

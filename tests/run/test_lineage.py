@@ -22,8 +22,14 @@ def record(out, script, inputs=(), root=None, **facts):
 
     def said(path):
         return str(path.relative_to(root) if root else path)
-    made = {"script": script, "finished": True, "arguments": facts.pop("arguments", {}), "path": said(place),
-            "inputs": {said(path): digest(path) for path in inputs}} | facts
+
+    made = {
+        "script": script,
+        "finished": True,
+        "arguments": facts.pop("arguments", {}),
+        "path": said(place),
+        "inputs": {said(path): digest(path) for path in inputs},
+    } | facts
     place.write_text(json.dumps(made))
     return out
 
@@ -34,10 +40,23 @@ def chain(folder, root=None, **judge):
     prompts.parent.mkdir(parents=True)
     write(prompts, [{"id": "a"}])
     sft = record(folder / "runs" / "sft", "sft.py", [prompts], root, seconds=1800.0, cost=1.0)
-    candidates = record(folder / "runs" / "candidates.jsonl", "gen_candidates.py", [prompts, sft], root, seconds=600.0,
-                        cost=0.25)
-    judged = record(folder / "runs" / "judged", "judge.py", [candidates], root, seconds=1200.0, cost=0.5,
-                    arguments={"judge": judge.get("judge", ["some/judge"])})
+    candidates = record(
+        folder / "runs" / "candidates.jsonl",
+        "gen_candidates.py",
+        [prompts, sft],
+        root,
+        seconds=600.0,
+        cost=0.25,
+    )
+    judged = record(
+        folder / "runs" / "judged",
+        "judge.py",
+        [candidates],
+        root,
+        seconds=1200.0,
+        cost=0.5,
+        arguments={"judge": judge.get("judge", ["some/judge"])},
+    )
     pairs = judged / "pairs.jsonl"
     write(pairs, [{"id": "a"}])
     return record(folder / "runs" / "dpo", "dpo.py", [pairs, sft], root, seconds=3600.0, cost=2.0)
@@ -54,8 +73,10 @@ def test_a_whole_chain(tmp_path):
     """From pairs.jsonl inside the judge's folder, over the record beside candidates.jsonl, to the prompts."""
     dpo = chain(tmp_path)
     assert stages(dpo) == stages(str(dpo)) == ALL
-    assert [one["path"] for one in lineage(dpo)] == [str(tmp_path / "runs" / part) for part in (
-        "dpo/run.json", "judged/run.json", "candidates.run.json", "sft/run.json")]
+    assert [one["path"] for one in lineage(dpo)] == [
+        str(tmp_path / "runs" / part)
+        for part in ("dpo/run.json", "judged/run.json", "candidates.run.json", "sft/run.json")
+    ]
 
 
 def test_relative_paths_are_those_of_the_run(tmp_path, monkeypatch):
@@ -103,8 +124,9 @@ def test_each_run_counts_once(tmp_path):
     judged = record(tmp_path / "judged", "judge.py")
     for part in ("pairs", "labels"):
         write(judged / f"{part}.jsonl", [{"id": part}])
-    assert stages(record(tmp_path / "kto", "kto.py", [judged / "pairs.jsonl", judged / "labels.jsonl"])) == [
-        "kto", "judge"]
+    assert stages(
+        record(tmp_path / "kto", "kto.py", [judged / "pairs.jsonl", judged / "labels.jsonl"])
+    ) == ["kto", "judge"]
 
 
 def test_until_the_baseline(tmp_path):
@@ -117,7 +139,13 @@ def test_until_the_baseline(tmp_path):
 def test_what_no_run_of_ours_made(tmp_path):
     (tmp_path / "model").mkdir()
     write(tmp_path / "prompts.jsonl", [{"id": "a"}])
-    for name in ("Qwen/Qwen3-0.6B", tmp_path / "model", tmp_path / "prompts.jsonl", tmp_path / "none", ""):
+    for name in (
+        "Qwen/Qwen3-0.6B",
+        tmp_path / "model",
+        tmp_path / "prompts.jsonl",
+        tmp_path / "none",
+        "",
+    ):
         assert lineage(name) == []
     (tmp_path / "model" / "run.json").write_text('{"torn')
     assert lineage(tmp_path / "model") == [] and story(tmp_path / "model") == "no run of ours"
@@ -137,7 +165,9 @@ def test_names_with_dots_and_equal_signs(tmp_path):
 def test_the_training_judge_is_named(tmp_path, said):
     dpo = chain(tmp_path, judge=said)
     why = contaminated("some/judge", str(dpo))
-    assert why == f"the judge some/judge also made the training data ({tmp_path / 'runs' / 'judged'})"
+    assert (
+        why == f"the judge some/judge also made the training data ({tmp_path / 'runs' / 'judged'})"
+    )
 
 
 def test_the_same_judge_under_another_name(tmp_path):
@@ -147,7 +177,9 @@ def test_the_same_judge_under_another_name(tmp_path):
     assert digest(first) == digest(copy) != digest(other)
     dpo = str(chain(tmp_path / "p", judge=first))
     for judge in (copy, other):
-        assert contaminated(judge, dpo).startswith(f"the judge {judge} is of one family with {first}, which made")
+        assert contaminated(judge, dpo).startswith(
+            f"the judge {judge} is of one family with {first}, which made"
+        )
 
 
 def test_a_family_by_name(tmp_path):
@@ -157,7 +189,10 @@ def test_a_family_by_name(tmp_path):
 
 def test_a_stranger_is_no_contamination(tmp_path):
     dpo = str(chain(tmp_path))
-    assert contaminated("mistral/large", dpo) is None and contaminated("some/judge", "hub/model") is None
+    assert (
+        contaminated("mistral/large", dpo) is None
+        and contaminated("some/judge", "hub/model") is None
+    )
     record(tmp_path / "asked", "gen_candidates.py", arguments={"judge": "mistral/large"})
     assert contaminated("mistral/large", str(tmp_path / "asked")) is None, "only judge.py labels"
 
@@ -174,18 +209,34 @@ def test_returned_by_hand(tmp_path):
     """dpo 2.0 + judge 0.5 + candidates 0.25 of money, 3600 + 1200 + 600 seconds; the baseline's own is not in it."""
     dpo = chain(tmp_path)
     got = returned(dpo, tmp_path / "runs" / "sft", 5.5, 11.0)
-    assert got == pytest.approx({"spent": 2.75, "gpu_hours": 1.5, "points": 5.5, "winrate_points": 11.0,
-                                 "points_per_money": 2.0, "points_per_hour": 5.5 / 1.5, "winrate_per_money": 4.0})
+    assert got == pytest.approx(
+        {
+            "spent": 2.75,
+            "gpu_hours": 1.5,
+            "points": 5.5,
+            "winrate_points": 11.0,
+            "points_per_money": 2.0,
+            "points_per_hour": 5.5 / 1.5,
+            "winrate_per_money": 4.0,
+        }
+    )
     assert returned(dpo, "hub/base", 5.5, None)["spent"] == 3.75
     assert returned(dpo, "hub/base", 5.5, None)["winrate_per_money"] is None
-    assert returned("hub/model", "hub/base", 5.5, None) is None and returned(dpo, dpo, 1.0, None) is None
+    assert (
+        returned("hub/model", "hub/base", 5.5, None) is None
+        and returned(dpo, dpo, 1.0, None) is None
+    )
 
 
 def test_without_prices_there_is_time(tmp_path):
     run = record(tmp_path / "sft", "sft.py", seconds=7200.0, cost=None)
     got = returned(run, "hub/base", 3.0, 4.0)
-    assert (got["spent"], got["points_per_hour"], got["points_per_money"], got["winrate_per_money"]) == (0, 1.5, None,
-                                                                                                        None)
+    assert (
+        got["spent"],
+        got["points_per_hour"],
+        got["points_per_money"],
+        got["winrate_per_money"],
+    ) == (0, 1.5, None, None)
     assert returned(record(tmp_path / "bare", "sft.py"), "hub/base", 3.0, None) is None
 
 
@@ -196,4 +247,5 @@ def test_story(tmp_path):
         f"dpo (pairs.jsonl {digest(runs / 'judged' / 'pairs.jsonl')}, sft {digest(runs / 'sft')}) <- judge "
         f"(candidates.jsonl {digest(runs / 'candidates.jsonl')}) <- gen_candidates (prompts.jsonl "
         f"{digest(tmp_path / 'data' / 'prompts.jsonl')}, sft {digest(runs / 'sft')}) <- sft (prompts.jsonl "
-        f"{digest(tmp_path / 'data' / 'prompts.jsonl')})")
+        f"{digest(tmp_path / 'data' / 'prompts.jsonl')})"
+    )

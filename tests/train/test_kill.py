@@ -57,8 +57,9 @@ def watch_events(stage, kill_at, list_file):
 
         def write(self, data):
             def half():
-                self.file.write(data[:len(data) // 2])
+                self.file.write(data[: len(data) // 2])
                 self.file.flush()
+
             event(self.label, half)
             return self.file.write(data)
 
@@ -81,7 +82,11 @@ def watch_events(stage, kill_at, list_file):
 
     for room in (jsonl, folder, training_run, reference, script):
         room.open = watched_open
-    os.replace, Path.unlink, peft.PeftModel.save_pretrained = watched_replace, watched_unlink, watched_save
+    os.replace, Path.unlink, peft.PeftModel.save_pretrained = (
+        watched_replace,
+        watched_unlink,
+        watched_save,
+    )
 
 
 def in_child(stage, words, kill_at, list_file):
@@ -112,7 +117,10 @@ def drive(stage, folder, words):
         points += [where[0], where[len(where) // 2], where[-1]]
     for point in sorted(set(points)):
         out = f"{folder}/{point}/run"
-        codes = [in_child(stage, [*words, "--out", out], kill_at, f"{folder}/scrap") for kill_at in (point + 1, 0)]
+        codes = [
+            in_child(stage, [*words, "--out", out], kill_at, f"{folder}/scrap")
+            for kill_at in (point + 1, 0)
+        ]
         found.append({"point": labels[point], "out": out, "codes": codes})
     print("\n" + json.dumps(found))
 
@@ -123,11 +131,30 @@ def test_killed_anywhere_the_run_ends_the_same(base, tmp_path, stage):
     from conftest import ROOT, ROWS, adapter_of, log_lines, same_tensors, write
 
     data = write(tmp_path / "data.jsonl", ROWS[stage](11))
-    words = ["--model", base, "--data", data, "--batch-size", "3", "--lora-r", "2", "--lr", "0.01", "--save-every", "2",
-             "--pack-tokens", "200"]
+    words = [
+        "--model",
+        base,
+        "--data",
+        data,
+        "--batch-size",
+        "3",
+        "--lora-r",
+        "2",
+        "--lr",
+        "0.01",
+        "--save-every",
+        "2",
+        "--pack-tokens",
+        "200",
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([sys.executable, __file__, stage, tmp_path, *words], capture_output=True, text=True,
-                            env=environment, timeout=580)
+    result = subprocess.run(
+        [sys.executable, __file__, stage, tmp_path, *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=580,
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])
     assert len(found) >= 10
@@ -139,13 +166,23 @@ def test_killed_anywhere_the_run_ends_the_same(base, tmp_path, stage):
         assert same_tensors(adapter_of(whole), adapter_of(out)), run["point"]
         assert log_lines(whole) == log_lines(out), run["point"]
         assert json.loads((out / "run.json").read_text())["finished"], run["point"]
-        left = {path.name for path in out.iterdir()} - {"checkpoint.pt"}  # killed after the end: it may stay
+        left = {path.name for path in out.iterdir()} - {
+            "checkpoint.pt"
+        }  # killed after the end: it may stay
         assert left == files, run["point"]
         if stage != "sft":
             assert cached(out) == cached(whole), run["point"]
     kinds = {run["point"].rsplit(" ", 1)[0] for run in found}
-    assert {"write log.jsonl", "write checkpoint.pt.tmp", "replace checkpoint.pt", "save adapter", "unlink README.md",
-            "write run.json.tmp", "replace run.json", "unlink checkpoint.pt"} <= kinds
+    assert {
+        "write log.jsonl",
+        "write checkpoint.pt.tmp",
+        "replace checkpoint.pt",
+        "save adapter",
+        "unlink README.md",
+        "write run.json.tmp",
+        "replace run.json",
+        "unlink checkpoint.pt",
+    } <= kinds
     assert stage == "sft" or "write ref_logps.jsonl" in kinds
     print(f"{stage}: {len(found)} kills")
 
@@ -165,8 +202,11 @@ if __name__ == "__main__":
     import torch
 
     from posttrain.model.load import load_policy, trained
+
     torch.set_num_threads(1)
     warm = trained(load_policy(sys.argv[sys.argv.index("--model") + 1]))
     warm[0].grad = torch.zeros_like(warm[0])
-    torch.optim.AdamW(warm).step()  # what the children would each import again; no backward: autograd must not fork
+    torch.optim.AdamW(
+        warm
+    ).step()  # what the children would each import again; no backward: autograd must not fork
     drive(sys.argv[1], sys.argv[2], sys.argv[3:])

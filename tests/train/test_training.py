@@ -40,14 +40,16 @@ STAGES = ["sft", "dpo", "kto"]
 
 def mixture(*files):
     """Rows of files given as (rows, weight)."""
-    return [{"source": (k, weight)} for k, (count, weight) in enumerate(files) for _ in range(count)]
+    return [
+        {"source": (k, weight)} for k, (count, weight) in enumerate(files) for _ in range(count)
+    ]
 
 
 def test_every_row_once_an_epoch():
     rows = mixture((10, 1.0))
     steps = batches(rows, 4, 3, seed=0)
     assert [len(batch) for batch in steps] == [4, 4, 2] * 3  # ceil(10 / 4) steps an epoch
-    orders = [sum(steps[k:k + 3], []) for k in (0, 3, 6)]
+    orders = [sum(steps[k : k + 3], []) for k in (0, 3, 6)]
     assert all(sorted(order) == list(range(10)) for order in orders)
     assert orders[0] != orders[1] != orders[2] and orders[0] != list(range(10))
     assert batches(rows, 4, 3, seed=0) == steps != batches(rows, 4, 3, seed=1)
@@ -79,20 +81,33 @@ def test_lr_by_hand():
     assert lr_at(8, 20, 1.0) == pytest.approx(0.75)  # a third: cos 60 degrees = 0.5
     assert lr_at(14, 20, 1.0) == pytest.approx(0.25)
     assert lr_at(19, 20, 1.0) == pytest.approx(0.0075961, rel=1e-4)  # cos 170 degrees = -0.9848078
-    assert lr_at(0, 1, 3.0) == 3.0 and lr_at(5, 20, 2.0, warmup=0.0) == pytest.approx(2.0 * lr_at(5, 20, 1.0, 0.0))
+    assert lr_at(0, 1, 3.0) == 3.0 and lr_at(5, 20, 2.0, warmup=0.0) == pytest.approx(
+        2.0 * lr_at(5, 20, 1.0, 0.0)
+    )
 
 
 def test_packs_hold_every_row_once_within_the_limit():
-    rows = [{"n": n, "seqs": [{"ids": [0] * length + [k], "mask": [0] * length + [1]} for k in (1, 2)]}
-            for n, length in enumerate([5, 1, 9, 3, 30, 2, 2])]
+    rows = [
+        {"n": n, "seqs": [{"ids": [0] * length + [k], "mask": [0] * length + [1]} for k in (1, 2)]}
+        for n, length in enumerate([5, 1, 9, 3, 30, 2, 2])
+    ]
     for limit in (1, 12, 40, 1000):
         found = list(cut_packs(rows, limit))
         assert sorted(row["n"] for pack in found for row in pack) == list(range(7))
         for pack in found:
-            assert len(pack) == 1 or sum(len(row["seqs"][0]["ids"]) + 1 for row in pack) <= limit  # prompts once
+            assert (
+                len(pack) == 1 or sum(len(row["seqs"][0]["ids"]) + 1 for row in pack) <= limit
+            )  # prompts once
         for pack in cut_packs(rows, limit, padded=True):
-            assert len(pack) == 1 or 2 * len(pack) * max(len(row["seqs"][0]["ids"]) for row in pack) <= limit
-    assert len(cut_packs(rows, 1000)) == 1 and len(cut_packs(rows, 1)) == 7 and len(cut_packs(rows, 32)) == 3
+            assert (
+                len(pack) == 1
+                or 2 * len(pack) * max(len(row["seqs"][0]["ids"]) for row in pack) <= limit
+            )
+    assert (
+        len(cut_packs(rows, 1000)) == 1
+        and len(cut_packs(rows, 1)) == 7
+        and len(cut_packs(rows, 32)) == 3
+    )
 
 
 # ---- KTO's pairs and labels ----------------------------------------------------------------------------------
@@ -116,11 +131,16 @@ def test_mismatched_pairs_never_repeat_the_prompt():
 
 def test_labels_scores_and_partial_preferences():
     assert [r["label"] for r in kto.unary({"label": False}, 3.0)] == [False]
-    assert [r["label"] for r in kto.unary({"scores": {"a": 4, "b": 2, "c": None}}, 3.0)] == [True]  # 3 reaches 3
+    assert [r["label"] for r in kto.unary({"scores": {"a": 4, "b": 2, "c": None}}, 3.0)] == [
+        True
+    ]  # 3 reaches 3
     assert [r["label"] for r in kto.unary({"scores": {"a": 4, "b": 2}}, 3.1)] == [False]
     assert kto.unary({"scores": {"a": None}}, 3.0) == []
     pair = {"chosen": "A", "rejected": "B"}
-    assert [(r["completion"], r["label"]) for r in kto.unary(pair, 3.0)] == [("A", True), ("B", False)]
+    assert [(r["completion"], r["label"]) for r in kto.unary(pair, 3.0)] == [
+        ("A", True),
+        ("B", False),
+    ]
     assert [r["label"] for r in kto.unary(pair | {"label_chosen": False}, 3.0)] == [False, False]
     assert [r["completion"] for r in kto.unary(pair | {"label_rejected": None}, 3.0)] == ["A"]
 
@@ -134,7 +154,9 @@ def test_class_weights_balance():
     assert kto.class_weights(rows(True, True)) == (1.0, 1.0)
     assert kto.class_weights(rows(True, False, False), 0.0, 2.5) == (0.0, 2.5)
     heavy = [row | {"weight": 2.0, "source": (0, "", 1.5)} for row in rows(True)]
-    assert kto.class_weights(heavy + rows(False)) == (1.0, 3.0), "a row counts as often as it is drawn"
+    assert kto.class_weights(heavy + rows(False)) == (1.0, 3.0), (
+        "a row counts as often as it is drawn"
+    )
 
 
 # ---- whole runs ----------------------------------------------------------------------------------------------
@@ -179,13 +201,23 @@ def kill_at(monkeypatch, stage, name, call):
         if len(calls) == call:
             raise Killed
         return real(*args, **kwargs)
+
     monkeypatch.setattr(script, name, failing)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(("name", "call"), [("append_lines", 1), ("append_lines", 3), ("save_checkpoint", 1),
-                                            ("save_checkpoint", 2), ("append_lines", 4), ("save_adapter", 1),
-                                            ("optimiser_step", 3)])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("append_lines", 1),
+        ("append_lines", 3),
+        ("save_checkpoint", 1),
+        ("save_checkpoint", 2),
+        ("append_lines", 4),
+        ("save_adapter", 1),
+        ("optimiser_step", 3),
+    ],
+)
 def test_a_killed_run_ends_in_the_same_weights(runs, tmp_path, monkeypatch, stage, name, call):
     words, out = runs[stage]
     words = elsewhere(words, tmp_path)
@@ -212,7 +244,9 @@ def test_resume_starts_at_the_checkpoint_and_not_before(runs, tmp_path, monkeypa
         run_main("sft", *words)
     assert len(log_lines(tmp_path / "run")) == 3
     done = []
-    monkeypatch.setattr(training_run, "append_lines", lambda path, lines: done.append(lines[0]["step"]))
+    monkeypatch.setattr(
+        training_run, "append_lines", lambda path, lines: done.append(lines[0]["step"])
+    )
     with pytest.raises(BadInput, match="has not finished"):
         resolve_model(str(tmp_path / "run"))
     run_main("sft", *words)
@@ -225,11 +259,17 @@ def test_the_adapter_that_is_saved_is_the_trained_one(runs, base, stage):
     tensors = adapter_of(runs[stage][1])
     assert all(tensor.abs().max() > 0 for name, tensor in tensors.items() if "lora_B" in name)
     lines = log_lines(runs[stage][1])
-    assert [line["step"] for line in lines] == [1, 2, 3, 4] and all(line["steps"] == 4 for line in lines)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4] and all(
+        line["steps"] == 4 for line in lines
+    )
     assert all(line["grad_norm"] > 0 and line["tokens"] > 0 for line in lines)
-    assert [line["lr"] for line in lines] == pytest.approx([0.01 * x for x in (1, 1, 0.75, 0.25)], rel=1e-6)
+    assert [line["lr"] for line in lines] == pytest.approx(
+        [0.01 * x for x in (1, 1, 0.75, 0.25)], rel=1e-6
+    )
     if stage != "sft":
-        assert lines[0]["loss"] == pytest.approx({"dpo": 0.693147, "kto": lines[0]["loss"]}[stage], abs=1e-5)
+        assert lines[0]["loss"] == pytest.approx(
+            {"dpo": 0.693147, "kto": lines[0]["loss"]}[stage], abs=1e-5
+        )
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -237,14 +277,25 @@ def test_the_first_loss_of_a_run_honours_weights_of_rows(base, tmp_path, stage):
     """One batch through main: a row of weight 2 gives the loss and the gradient norm of the row written twice."""
     rows = [row | {"weight": 1.0} for row in ROWS[stage](3)]
     heavy, twice = [*rows[:2], rows[2] | {"weight": 2.0}], [*rows, rows[2] | {"id": "again"}]
-    flags = ["--batch-size", 8, "--lora-r", 2] + (["--ref", save_folder(tmp_path / "other", 1)] * (stage != "sft"))
-    if stage == "kto":  # the KL of another batch differs; a beta near zero takes it out of the comparison
+    flags = ["--batch-size", 8, "--lora-r", 2] + (
+        ["--ref", save_folder(tmp_path / "other", 1)] * (stage != "sft")
+    )
+    if (
+        stage == "kto"
+    ):  # the KL of another batch differs; a beta near zero takes it out of the comparison
         flags += ["--desirable-weight", 1.0, "--undesirable-weight", 3.0, "--beta", 1e-4]
     if stage == "dpo":
         flags += ["--beta", 0.02]
     found = []
     for name, data in (("heavy", heavy), ("twice", twice), ("plain", rows)):
-        words = ["--model", base, "--data", write(tmp_path / f"{name}.jsonl", data), "--out", tmp_path / name / "run"]
+        words = [
+            "--model",
+            base,
+            "--data",
+            write(tmp_path / f"{name}.jsonl", data),
+            "--out",
+            tmp_path / name / "run",
+        ]
         assert run_main(stage, *words, *flags) == 0
         found.append(log_lines(tmp_path / name / "run")[0])
     heavy, twice, plain = found
@@ -274,7 +325,9 @@ def reference_tokens(monkeypatch):
 
     counted, real = [], score_reference
     for script in (dpo, kto):
-        monkeypatch.setattr(script, "score_reference", lambda *args: counted.append(real(*args)) or counted[-1])
+        monkeypatch.setattr(
+            script, "score_reference", lambda *args: counted.append(real(*args)) or counted[-1]
+        )
     return counted
 
 
@@ -311,7 +364,7 @@ def test_a_torn_line_in_our_own_cache_stays_alone(runs, tmp_path, monkeypatch):
         kill_at(patch, "dpo", "load_policy", 1)
         run_main("dpo", *words)
     text = (out / "ref_logps.jsonl").read_bytes()
-    (tmp_path / "run/ref_logps.jsonl").write_bytes(text[:len(text) // 2])
+    (tmp_path / "run/ref_logps.jsonl").write_bytes(text[: len(text) // 2])
     assert run_main("dpo", *words) == 0
     assert same_tensors(adapter_of(out), adapter_of(tmp_path / "run"))
     entries = [line for line in (tmp_path / "run/ref_logps.jsonl").read_text().splitlines() if line]
@@ -336,23 +389,36 @@ def test_another_reference_policy(dpo_run, base, monkeypatch):
 
     from posttrain.chat.encode import encode
     from posttrain.records.layouts import normalise
+
     tokenizer = load_tokenizer(base)
     losses = []
-    policies = [transformers.AutoModelForCausalLM.from_pretrained(name).eval() for name in (base, other)]
+    policies = [
+        transformers.AutoModelForCausalLM.from_pretrained(name).eval() for name in (base, other)
+    ]
     for row in (normalise(row, "pairs") for row in pair_rows(11)):
-        scores = [[score(model, encode(tokenizer, row["prompt"], row[side])) for side in ("chosen", "rejected")]
-                  for model in policies]
+        scores = [
+            [
+                score(model, encode(tokenizer, row["prompt"], row[side]))
+                for side in ("chosen", "rejected")
+            ]
+            for model in policies
+        ]
         margin = 0.01 * (scores[0][0] - scores[1][0] - scores[0][1] + scores[1][1])
         losses.append(torch.log1p(torch.exp(torch.tensor(-margin, dtype=torch.float64))).item())
     line = log_lines(words[5])[0]
-    assert line["loss"] == pytest.approx(sum(losses) / 11, rel=1e-5) and abs(line["loss"] - 0.693147) > 1e-3
+    assert (
+        line["loss"] == pytest.approx(sum(losses) / 11, rel=1e-5)
+        and abs(line["loss"] - 0.693147) > 1e-3
+    )
 
 
 def score(model, row):
     """Log-probability of the supervised tokens, the plain long way."""
     with torch.no_grad():
         table = model(torch.tensor([row["ids"]])).logits[0].double().log_softmax(-1)
-    return sum(table[t - 1, row["ids"][t]].item() for t in range(1, len(row["ids"])) if row["mask"][t])
+    return sum(
+        table[t - 1, row["ids"][t]].item() for t in range(1, len(row["ids"])) if row["mask"][t]
+    )
 
 
 @pytest.mark.parametrize("stage", ["dpo", "kto"])
@@ -375,18 +441,33 @@ def test_a_stale_cache_is_refused_before_step_1(runs, tmp_path, stage):
     words, out = runs[stage]
     (tmp_path / "first").mkdir()
     lines = [json.loads(line) for line in (out / "ref_logps.jsonl").read_text().splitlines()]
-    wrong = {"dpo": lambda n: 2.0 * n, "kto": lambda n: 1.0}[stage]  # a constant leaves KTO's loss at 0.5
-    write(tmp_path / "first/ref_logps.jsonl",
-          [line | {"logp": line["logp"] - wrong(n)} for n, line in enumerate(lines)])
+    wrong = {"dpo": lambda n: 2.0 * n, "kto": lambda n: 1.0}[
+        stage
+    ]  # a constant leaves KTO's loss at 0.5
+    write(
+        tmp_path / "first/ref_logps.jsonl",
+        [line | {"logp": line["logp"] - wrong(n)} for n, line in enumerate(lines)],
+    )
     with pytest.raises(BadInput, match="cached reference log-probabilities are off"):
         run_main(stage, *elsewhere(words, tmp_path))
     assert not (tmp_path / "run/log.jsonl").exists()
 
 
-def test_a_constant_error_of_the_reference_does_not_cancel_between_good_and_bad(base, tmp_path, monkeypatch):
+def test_a_constant_error_of_the_reference_does_not_cancel_between_good_and_bad(
+    base, tmp_path, monkeypatch
+):
     """Two good and two bad answers: with the reference off by 1 nat the plain KTO loss would still be 0.5."""
     rows = [row | {"label": n % 2 == 0} for n, row in enumerate(label_rows(4))]
-    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", rows), "--batch-size", 4, "--lora-r", 2]
+    words = [
+        "--model",
+        base,
+        "--data",
+        write(tmp_path / "d.jsonl", rows),
+        "--batch-size",
+        4,
+        "--lora-r",
+        2,
+    ]
     real = kto.score_reference
 
     def off(model, rows, *rest):
@@ -394,6 +475,7 @@ def test_a_constant_error_of_the_reference_does_not_cancel_between_good_and_bad(
         for seq in {id(seq): seq for row in rows for seq in row["seqs"]}.values():
             seq["ref"] += 1
         return tokens
+
     monkeypatch.setattr(kto, "score_reference", off)
     with pytest.raises(BadInput, match="before step 1"):
         run_main("kto", *words, "--out", tmp_path / "second")
@@ -406,15 +488,27 @@ def test_check_start(model):
     losses = [(torch.tensor(0.6931), still), (torch.tensor(0.6931), still)]
     check_start("DPO", losses, 2.0, 0.693147, model)
     for value in (0.70, 0.68, float("nan"), float("inf")):
-        for sums, cause in ((still, "policy and reference agree"), (moved, "the reference is not the policy")):
+        for sums, cause in (
+            (still, "policy and reference agree"),
+            (moved, "the reference is not the policy"),
+        ):
             with pytest.raises(BadInput, match=cause):
                 check_start("DPO", [(torch.tensor(2 * value), sums)], 2.0, 0.693147, model)
 
 
-@pytest.mark.parametrize("flags", [["--loss", "ipo"], ["--loss", "ipo", "--ipo-length", "sum", "--beta", 0.5],
-                                   ["--beta", 0.5, "--label-smoothing", 0.2]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--loss", "ipo"],
+        ["--loss", "ipo", "--ipo-length", "sum", "--beta", 0.5],
+        ["--beta", 0.5, "--label-smoothing", 0.2],
+    ],
+)
 def test_dpo_options_start_where_they_should(base, tmp_path, flags, capsys):
-    assert run_main("dpo", *arguments("dpo", base, tmp_path, "run", None, "--max-steps", 1, *flags)) == 0
+    assert (
+        run_main("dpo", *arguments("dpo", base, tmp_path, "run", None, "--max-steps", 1, *flags))
+        == 0
+    )
     expected = {"--loss": 0.25 if len(flags) == 2 else 1.0, "--beta": 0.693147}[flags[0]]
     assert log_lines(tmp_path / "run")[0]["loss"] == pytest.approx(expected, rel=1e-5)
     assert f"expected {expected:.6f}" in capsys.readouterr().out
@@ -443,41 +537,82 @@ def test_a_trained_run_prefers_chosen_more_by_independent_code(base, tmp_path):
 
     from posttrain.chat.encode import encode
     from posttrain.records.layouts import normalise
+
     data = write(tmp_path / "sft.jsonl", sft_rows(6))
-    assert run_main("sft", "--model", base, "--data", data, "--out", tmp_path / "runs/sft", *SMALL) == 0
+    assert (
+        run_main("sft", "--model", base, "--data", data, "--out", tmp_path / "runs/sft", *SMALL)
+        == 0
+    )
     rows = pair_rows(6)
-    words = ["--data", write(tmp_path / "pairs.jsonl", rows), "--out", tmp_path / "runs/dpo", "--epochs", 6, "--lr",
-             0.01, "--batch-size", 6]
+    words = [
+        "--data",
+        write(tmp_path / "pairs.jsonl", rows),
+        "--out",
+        tmp_path / "runs/dpo",
+        "--epochs",
+        6,
+        "--lr",
+        0.01,
+        "--batch-size",
+        6,
+    ]
     assert run_main("dpo", "--model", tmp_path / "runs/sft", *words) == 0
     tokenizer, margins = load_tokenizer(str(tmp_path / "runs/dpo")), []
     for name in ("sft", "dpo"):
         folder = tmp_path / "runs" / name
         config = json.loads((folder / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == base and config["r"] == 2
-        model = PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), folder).eval()
-        margins.append([score(model, encode(tokenizer, row["prompt"], row["chosen"]))
-                        - score(model, encode(tokenizer, row["prompt"], row["rejected"]))
-                        for row in (normalise(row, "pairs") for row in rows)])
+        model = PeftModel.from_pretrained(
+            transformers.AutoModelForCausalLM.from_pretrained(base), folder
+        ).eval()
+        margins.append(
+            [
+                score(model, encode(tokenizer, row["prompt"], row["chosen"]))
+                - score(model, encode(tokenizer, row["prompt"], row["rejected"]))
+                for row in (normalise(row, "pairs") for row in rows)
+            ]
+        )
     gains = [after - before for before, after in zip(*margins)]
     assert min(gains) > 0 and sum(gains) / 6 > 1
     lines = log_lines(tmp_path / "runs/dpo")
-    assert lines[-1]["rewards/margins"] == pytest.approx(0.1 * sum(gains) / 6, rel=0.2)  # measured one step earlier
-    assert lines[0]["rewards/margins"] == pytest.approx(0, abs=1e-4) and lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[-1]["rewards/margins"] == pytest.approx(
+        0.1 * sum(gains) / 6, rel=0.2
+    )  # measured one step earlier
+    assert (
+        lines[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
+        and lines[-1]["loss"] < lines[0]["loss"]
+    )
     with pytest.raises(BadInput, match="continues an adapter of rank 2"):
-        run_main("dpo", "--model", tmp_path / "runs/sft", "--data", tmp_path / "pairs.jsonl", "--out",
-                 tmp_path / "runs/x", "--lora-r", 4)
+        run_main(
+            "dpo",
+            "--model",
+            tmp_path / "runs/sft",
+            "--data",
+            tmp_path / "pairs.jsonl",
+            "--out",
+            tmp_path / "runs/x",
+            "--lora-r",
+            4,
+        )
 
 
 def test_metrics_of_the_log_agree_with_each_other(runs):
     """Before step 1 policy and reference are one: rewards 0, kl 0; a margin is the difference of two rewards."""
     for line in log_lines(runs["dpo"][1]):
-        assert line["rewards/margins"] == pytest.approx(line["rewards/chosen"] - line["rewards/rejected"], abs=1e-6)
-        assert 0 <= line["rewards/accuracies"] <= 1 and line["logps/chosen"] < 0 > line["logps/rejected"]
+        assert line["rewards/margins"] == pytest.approx(
+            line["rewards/chosen"] - line["rewards/rejected"], abs=1e-6
+        )
+        assert (
+            0 <= line["rewards/accuracies"] <= 1
+            and line["logps/chosen"] < 0 > line["logps/rejected"]
+        )
     lines = log_lines(runs["kto"][1])
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-4) and all(line["kl"] >= 0 for line in lines)
     for name in ("rewards/chosen", "rewards/rejected"):
         for line in (log_lines(runs["dpo"][1])[0], lines[0]):
-            assert line.get(name, 0) == pytest.approx(0, abs=1e-4)  # a batch of one class has no other side
+            assert line.get(name, 0) == pytest.approx(
+                0, abs=1e-4
+            )  # a batch of one class has no other side
 
 
 def test_kto_learns_its_labels(base, tmp_path):
@@ -486,7 +621,9 @@ def test_kto_learns_its_labels(base, tmp_path):
     words = arguments("kto", base, tmp_path, "run", rows, "--epochs", 8)
     assert run_main("kto", *words[:6], "--batch-size", 6, "--lr", 0.01, "--epochs", 8) == 0
     lines = log_lines(tmp_path / "run")
-    assert lines[0]["loss"] == pytest.approx(0.5 * (4 + 2 * 2.0) / 6, rel=1e-5)  # 4 good, 2 bad of weight 2
+    assert lines[0]["loss"] == pytest.approx(
+        0.5 * (4 + 2 * 2.0) / 6, rel=1e-5
+    )  # 4 good, 2 bad of weight 2
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
     assert lines[-1]["rewards/chosen"] - lines[-1]["rewards/rejected"] > 0.3
 
@@ -497,13 +634,16 @@ def test_kto_against_another_reference_by_independent_code(base, tmp_path):
 
     from posttrain.chat.encode import encode
     from posttrain.records.layouts import normalise
+
     names, tokenizer = [base, save_folder(tmp_path / "other", seed=3)], load_tokenizer(base)
     policies = [transformers.AutoModelForCausalLM.from_pretrained(name).eval() for name in names]
     rows = [normalise(row, "labels") for row in label_rows(7)]
     seqs = [encode(tokenizer, row["prompt"], row["completion"]) for row in rows]
     order = batches(mixture((7, 1.0)), 7, 1, seed=0)[0]
     ratios, mixed = [], []
-    for n, m in zip(order, order[1:] + order[:1]):  # each prompt with the answer of the batch's next row
+    for n, m in zip(
+        order, order[1:] + order[:1]
+    ):  # each prompt with the answer of the batch's next row
         start, other = seqs[n]["mask"].index(1), seqs[m]["mask"].index(1)
         ids = seqs[n]["ids"][:start] + seqs[m]["ids"][other:]
         pair = {"ids": ids, "mask": [0] * start + [1] * (len(ids) - start)}
@@ -511,8 +651,20 @@ def test_kto_against_another_reference_by_independent_code(base, tmp_path):
         mixed.append(score(policies[0], pair) - score(policies[1], pair))
     turn = 1 if sum(mixed) > 0 else -1  # the policy is the one whose raw KL is above zero
     kl, beta = turn * sum(mixed) / 7, 0.02
-    words = ["--model", names[turn < 0], "--ref", names[turn > 0], "--data", write(tmp_path / "d.jsonl", label_rows(7)),
-             "--out", tmp_path / "run/x", "--batch-size", 7, "--beta", beta]
+    words = [
+        "--model",
+        names[turn < 0],
+        "--ref",
+        names[turn > 0],
+        "--data",
+        write(tmp_path / "d.jsonl", label_rows(7)),
+        "--out",
+        tmp_path / "run/x",
+        "--batch-size",
+        7,
+        "--beta",
+        beta,
+    ]
     assert run_main("kto", *words, "--desirable-weight", 1.5, "--undesirable-weight", 0.5) == 0
     expected = 0.0
     for n, ratio in zip(order, ratios):
@@ -523,14 +675,17 @@ def test_kto_against_another_reference_by_independent_code(base, tmp_path):
     assert line["loss"] == pytest.approx(expected / 7, rel=1e-5)
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["--model", "{tmp}/absent", "--data", "{tmp}/d.jsonl"], "no such folder"),
-    (["--model", "{tmp}/empty", "--data", "{tmp}/d.jsonl"], "neither a model nor a run folder"),
-    (["--model", "{tmp}/half", "--data", "{tmp}/d.jsonl"], "has not finished"),
-    (["--model", "{base}", "--data", "{tmp}/absent.jsonl"], "no such file"),
-    (["--model", "{base}", "--data", "{tmp}/d.jsonl=0"], "weight must be a number above 0"),
-    (["--model", "{base}", "--data", "{tmp}/d.jsonl", "--max-len", 8], "would be dropped"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "{tmp}/absent", "--data", "{tmp}/d.jsonl"], "no such folder"),
+        (["--model", "{tmp}/empty", "--data", "{tmp}/d.jsonl"], "neither a model nor a run folder"),
+        (["--model", "{tmp}/half", "--data", "{tmp}/d.jsonl"], "has not finished"),
+        (["--model", "{base}", "--data", "{tmp}/absent.jsonl"], "no such file"),
+        (["--model", "{base}", "--data", "{tmp}/d.jsonl=0"], "weight must be a number above 0"),
+        (["--model", "{base}", "--data", "{tmp}/d.jsonl", "--max-len", 8], "would be dropped"),
+    ],
+)
 def test_wrong_models_and_data_are_refused(base, tmp_path, words, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "half").mkdir()
@@ -545,16 +700,36 @@ def test_wrong_models_and_data_are_refused(base, tmp_path, words, message):
 def test_a_file_of_half_weight_through_main(base, tmp_path):
     """=2 and =0.5 reach the sampler: 4 x 2 + 4 x 0.5 = 10 rows, 5 steps of 2."""
     one, two = write(tmp_path / "a.jsonl", sft_rows(4)), write(tmp_path / "b.jsonl", sft_rows(4))
-    assert run_main("sft", "--model", base, "--data", f"{one}=2", f"{two}=0.5", "--out", tmp_path / "run",
-                    "--batch-size", 2, "--lora-r", 2) == 0
+    assert (
+        run_main(
+            "sft",
+            "--model",
+            base,
+            "--data",
+            f"{one}=2",
+            f"{two}=0.5",
+            "--out",
+            tmp_path / "run",
+            "--batch-size",
+            2,
+            "--lora-r",
+            2,
+        )
+        == 0
+    )
     assert len(log_lines(tmp_path / "run")) == 5
 
 
 def test_the_forecast_uses_the_speed_of_the_run_beside_it(runs, capsys):
     words, out = runs["sft"]
     before = sorted(out.parent.rglob("*"))
-    assert run_main("sft", *[out.parent / "next" if word == out else word for word in words], "--plan") == 0
+    assert (
+        run_main("sft", *[out.parent / "next" if word == out else word for word in words], "--plan")
+        == 0
+    )
     text = capsys.readouterr().out
     record = json.loads((out / "run.json").read_text())
-    assert f"{record['tokens']:,} tokens, {record['seconds']:.0f} s" in text and "unknown" not in text
+    assert (
+        f"{record['tokens']:,} tokens, {record['seconds']:.0f} s" in text and "unknown" not in text
+    )
     assert sorted(out.parent.rglob("*")) == before

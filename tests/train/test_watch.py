@@ -36,7 +36,19 @@ def watched(base, tmp_path_factory):
     """A DPO run of 170 pairs, eight of them held out, looked at in every second step."""
     folder = tmp_path_factory.mktemp("watched")
     data = write(folder / "data.jsonl", rows_of(170))
-    words = ["--model", base, "--data", data, "--out", folder / "run", *SMALL, "--max-steps", 4, "--eval-every", 2]
+    words = [
+        "--model",
+        base,
+        "--data",
+        data,
+        "--out",
+        folder / "run",
+        *SMALL,
+        "--max-steps",
+        4,
+        "--eval-every",
+        2,
+    ]
     assert run_main("dpo", *words) == 0
     return words, folder / "run"
 
@@ -48,10 +60,14 @@ def test_held_out_prompts_are_not_trained_on():
     rows = [{"prompt": f"q{n // 2}"} for n in range(400)]
     train, held = hold_out(rows, 0.05, 0)
     assert len(held) == 20 and len(train) + len(held) == 400
-    assert not {row["prompt"] for row in train} & {row["prompt"] for row in held}, "a prompt's answers stay together"
+    assert not {row["prompt"] for row in train} & {row["prompt"] for row in held}, (
+        "a prompt's answers stay together"
+    )
     assert hold_out(rows, 0.05, 0) == (train, held) != hold_out(rows, 0.05, 1)
     assert hold_out(rows[:100], 0.05, 0) == (rows[:100], []), "five rows say nothing"
-    assert len(hold_out(rows * 10, 0.5, 0)[1]) == 60 and hold_out(rows, 0, 0)[1] == []  # 20 a prompt
+    assert (
+        len(hold_out(rows * 10, 0.5, 0)[1]) == 60 and hold_out(rows, 0, 0)[1] == []
+    )  # 20 a prompt
     two = [{"prompt": f"q{n % 2}"} for n in range(200)]
     assert hold_out(two, 0.05, 0) == (two, []), "a prompt of 100 rows is too much for ten"
 
@@ -72,7 +88,9 @@ def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
     with torch.no_grad():
         sums = dpo.batch_loss(policy, held, "dpo", 0.1)[1]
     assert means(sums)["loss"] == pytest.approx(lines[-1]["eval_loss"], rel=1e-5)
-    assert lines[-1]["eval_rewards/margins"] == pytest.approx(means(sums)["rewards/margins"], abs=1e-5)
+    assert lines[-1]["eval_rewards/margins"] == pytest.approx(
+        means(sums)["rewards/margins"], abs=1e-5
+    )
 
 
 def test_the_sampled_kl_is_the_kl(base):
@@ -80,8 +98,12 @@ def test_the_sampled_kl_is_the_kl(base):
     tokenizer, policy = load_tokenizer(base), load_policy(base, lora_r=4)
     teach_lines(policy)
     start = [p.detach().clone() for p in trained(policy)]
-    prompts = [prompt_ids(tokenizer, [{"role": "user", "content": f"{n} the cat"}]) for n in range(60)]
-    assert sampled(policy, tokenizer, start, prompts[:4], 0)["sampled_kl"] == pytest.approx(0, abs=1e-9)
+    prompts = [
+        prompt_ids(tokenizer, [{"role": "user", "content": f"{n} the cat"}]) for n in range(60)
+    ]
+    assert sampled(policy, tokenizer, start, prompts[:4], 0)["sampled_kl"] == pytest.approx(
+        0, abs=1e-9
+    )
     generator = torch.Generator().manual_seed(3)
     for parameter in trained(policy):
         parameter.data += 0.06 * torch.randn(parameter.shape, generator=generator)
@@ -92,7 +114,9 @@ def test_the_sampled_kl_is_the_kl(base):
         found = sampled(policy, tokenizer, start, prompts, 0)
     finally:
         watch.sample = real
-    assert all(torch.equal(p, value) for p, value in zip(trained(policy), moved)), "the policy is back"
+    assert all(torch.equal(p, value) for p, value in zip(trained(policy), moved)), (
+        "the policy is back"
+    )
     exact = 0.0
     for prompt, [answer] in zip(prompts, answers):
         ids, logs = torch.tensor([prompt + answer["ids"]]), []
@@ -100,14 +124,24 @@ def test_the_sampled_kl_is_the_kl(base):
             for parameter, value in zip(trained(policy), values):
                 parameter.data.copy_(value)
             with torch.no_grad():
-                logs.append(policy(input_ids=ids).logits[0, len(prompt) - 1:-1].double().log_softmax(-1))
+                logs.append(
+                    policy(input_ids=ids).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
+                )
         exact += (logs[0].exp() * (logs[0] - logs[1])).sum().item()
     assert exact / 60 > 0.5 and found["sampled_kl"] == pytest.approx(exact / 60, rel=0.15)
-    assert found["sampled_tokens"] == sum(len(a["ids"]) for a, in answers) / 60
+    assert found["sampled_tokens"] == sum(len(a["ids"]) for (a,) in answers) / 60
 
 
 def test_max_kl_stops_a_run_and_keeps_its_adapter(base, tmp_path, monkeypatch, capsys):
-    words = ["--model", base, "--data", write(tmp_path / "data.jsonl", rows_of(60)), *SMALL, "--eval-every", 1]
+    words = [
+        "--model",
+        base,
+        "--data",
+        write(tmp_path / "data.jsonl", rows_of(60)),
+        *SMALL,
+        "--eval-every",
+        1,
+    ]
     assert run_main("dpo", *words, "--out", tmp_path / "run", "--max-kl", 1e-6) == 0
     lines, record = log_lines(tmp_path / "run"), json.loads((tmp_path / "run/run.json").read_text())
     assert len(lines) < 8 and lines[-1]["sampled_kl"] > 1e-6 and record["finished"]
@@ -117,7 +151,11 @@ def test_max_kl_stops_a_run_and_keeps_its_adapter(base, tmp_path, monkeypatch, c
 
     def die(*args):
         raise KeyboardInterrupt
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # killed between its end and its adapter
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(KeyboardInterrupt),
+    ):  # killed between its end and its adapter
         patch.setattr(training_run, "save_adapter", die)
         run_main("dpo", *words, "--out", tmp_path / "again", "--max-kl", 1e-6)
     assert run_main("dpo", *words, "--out", tmp_path / "again", "--max-kl", 1e-6) == 0
@@ -126,20 +164,40 @@ def test_max_kl_stops_a_run_and_keeps_its_adapter(base, tmp_path, monkeypatch, c
 
 
 def test_a_renamed_folder_is_continued_where_it_is(base, tmp_path, monkeypatch):
-    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", sft_rows(9)), *SMALL, "--save-every", 1]
+    words = [
+        "--model",
+        base,
+        "--data",
+        write(tmp_path / "d.jsonl", sft_rows(9)),
+        *SMALL,
+        "--save-every",
+        1,
+    ]
 
     def die(*args):
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training_run, "save_adapter", die)
         run_main("sft", *words, "--out", tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / "two")
     assert run_main("sft", *words, "--out", tmp_path / "two") == 0
-    assert json.loads((tmp_path / "two/run.json").read_text())["finished"] and not (tmp_path / "one").exists()
+    assert (
+        json.loads((tmp_path / "two/run.json").read_text())["finished"]
+        and not (tmp_path / "one").exists()
+    )
 
 
 def test_a_damaged_checkpoint_is_named(base, tmp_path):
-    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", sft_rows(9)), *SMALL, "--out", tmp_path / "run"]
+    words = [
+        "--model",
+        base,
+        "--data",
+        write(tmp_path / "d.jsonl", sft_rows(9)),
+        *SMALL,
+        "--out",
+        tmp_path / "run",
+    ]
     assert run_main("sft", *words) == 0
     record = json.loads((tmp_path / "run/run.json").read_text())
     (tmp_path / "run/run.json").write_text(json.dumps(record | {"finished": False}))
@@ -152,10 +210,20 @@ def test_a_damaged_checkpoint_is_named(base, tmp_path):
 def test_a_tracker_gets_every_step(base, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", sft_rows(9)), *SMALL, "--max-steps", 2]
+    words = [
+        "--model",
+        base,
+        "--data",
+        write(tmp_path / "d.jsonl", sft_rows(9)),
+        *SMALL,
+        "--max-steps",
+        2,
+    ]
     assert run_main("sft", *words, "--out", tmp_path / "run", "--track", "tensorboard") == 0
     events = EventAccumulator(str(next((tmp_path / "run/tracker").glob("events*")).parent)).Reload()
-    assert [e.value for e in events.Scalars("loss")] == pytest.approx([x["loss"] for x in log_lines(tmp_path / "run")])
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(
+        [x["loss"] for x in log_lines(tmp_path / "run")]
+    )
     for name in ("nonsense", "wandb"):  # not known, not installed
         with pytest.raises(BadInput, match=f"--track {name}"):
             run_main("sft", *words, "--out", tmp_path / "other", "--track", name)
@@ -173,12 +241,29 @@ def test_a_slice_has_its_weight_and_its_own_numbers(base, tmp_path):
     assert all(abs(sum(rows[n]["slice"] == "b" for n in step) - 2) <= 1 for step in steps)
     with pytest.raises(BadInput, match="no row has the slice d .*a, b, c"):
         read_mixture([data], "pairs", slices=["d=2"])
-    assert run_main("dpo", "--model", base, "--data", data, "--out", tmp_path / "run", *SMALL, "--slice-weight",
-                    "b=2") == 0
+    assert (
+        run_main(
+            "dpo",
+            "--model",
+            base,
+            "--data",
+            data,
+            "--out",
+            tmp_path / "run",
+            *SMALL,
+            "--slice-weight",
+            "b=2",
+        )
+        == 0
+    )
     for line in log_lines(tmp_path / "run"):
         assert line["slices"].keys() == {"a", "b", "c"}
         parts = line["slices"].values()
-        assert min(p["loss"] for p in parts) - 1e-9 <= line["loss"] <= max(p["loss"] for p in parts) + 1e-9
+        assert (
+            min(p["loss"] for p in parts) - 1e-9
+            <= line["loss"]
+            <= max(p["loss"] for p in parts) + 1e-9
+        )
 
 
 def test_a_mixture_that_would_do_nothing_is_refused(base, tmp_path, capsys):
@@ -188,14 +273,20 @@ def test_a_mixture_that_would_do_nothing_is_refused(base, tmp_path, capsys):
     with pytest.raises(BadInput, match="slice b: 8 rows at weight 0.05 are less than one a pass"):
         batches(read_mixture([data], "pairs", slices=["b=0.05"]), 10, 1, 0)
     with pytest.raises(SystemExit):
-        dpo.parse_args(["--model", base, "--data", data, "--out", "x", "--max-kl", "1", "--eval-every", "0"])
+        dpo.parse_args(
+            ["--model", base, "--data", data, "--out", "x", "--max-kl", "1", "--eval-every", "0"]
+        )
     assert "--eval-every must be above 0" in capsys.readouterr().err
 
 
 def test_means_by_slice_by_hand():
     pack = [{"slice": "a"}, {"slice": "b"}, {"slice": "b"}]
-    sums = tally(pack, torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 3.0, 1.0]),
-                          {"x": torch.tensor([1.0, math.nan, 5.0])})
+    sums = tally(
+        pack,
+        torch.tensor([1.0, 2.0, 4.0]),
+        torch.tensor([1.0, 3.0, 1.0]),
+        {"x": torch.tensor([1.0, math.nan, 5.0])},
+    )
     found = means(sums)
     assert found["loss"] == pytest.approx((1 + 6 + 4) / 5) and found["x"] == 3.0
     assert found["slices"] == {"a": {"loss": 1.0, "x": 1.0}, "b": {"loss": 2.5, "x": 5.0}}
@@ -206,8 +297,10 @@ def test_soft_labels_are_the_expected_loss(tokenizer, model):
     """A row of p = 0.8 loses what 0.8 of its pair and 0.2 of the turned pair lose, as with a smoothing of 0.2."""
     teach_lines(model.requires_grad_(False))
     row = {"weight": 1.0} | normalise(pair_rows(1)[0] | {"p": 0.8}, "pairs")
-    row["seqs"] = [encode(tokenizer, row["prompt"], row[side]) | {"ref": ref}
-                   for side, ref in (("chosen", -25.0), ("rejected", -31.0))]
+    row["seqs"] = [
+        encode(tokenizer, row["prompt"], row[side]) | {"ref": ref}
+        for side, ref in (("chosen", -25.0), ("rejected", -31.0))
+    ]
     with torch.no_grad():
         logps, tokens = pack_logps(model, [row])
         ratio = logps - torch.tensor([[-25.0, -31.0]])
@@ -216,17 +309,25 @@ def test_soft_labels_are_the_expected_loss(tokenizer, model):
             expected = 0.8 * function(one, other, 0.3) + 0.2 * function(other, one, 0.3)
             found = dpo.batch_loss(model, [row], loss, 0.3, soft_labels=True)[0]
             assert found.item() == pytest.approx(expected.item(), rel=1e-6)
-            assert dpo.batch_loss(model, [row], loss, 0.3, label_smoothing=0.2)[0].item() == pytest.approx(expected.item(), rel=1e-6)
-            assert found.item() != pytest.approx(dpo.batch_loss(model, [row], loss, 0.3)[0].item(), rel=1e-2)
+            assert dpo.batch_loss(model, [row], loss, 0.3, label_smoothing=0.2)[
+                0
+            ].item() == pytest.approx(expected.item(), rel=1e-6)
+            assert found.item() != pytest.approx(
+                dpo.batch_loss(model, [row], loss, 0.3)[0].item(), rel=1e-2
+            )
         with_nll = dpo.batch_loss(model, [row], "dpo", 0.3, nll_weight=0.7)[0]
         plain = dpo.batch_loss(model, [row], "dpo", 0.3)[0]
-    assert (with_nll - plain).item() == pytest.approx(-0.7 * (logps[0, 0] / tokens[0, 0]).item(), rel=1e-6)
+    assert (with_nll - plain).item() == pytest.approx(
+        -0.7 * (logps[0, 0] / tokens[0, 0]).item(), rel=1e-6
+    )
     with pytest.raises(BadInput, match="'p': expected a number from 0 to 1"):
         normalise(pair_rows(1)[0] | {"p": 1.2}, "pairs")
 
 
 def test_soft_labels_need_a_probability_in_every_row(base, tmp_path):
-    data = write(tmp_path / "d.jsonl", [row | {"p": 0.9} for row in pair_rows(3)] + [pair_rows(4)[3]])
+    data = write(
+        tmp_path / "d.jsonl", [row | {"p": 0.9} for row in pair_rows(3)] + [pair_rows(4)[3]]
+    )
     with pytest.raises(BadInput, match="--soft-labels: 1 of 4 pairs have no 'p'"):
         run_main("dpo", "--model", base, "--data", data, "--out", tmp_path / "run", "--soft-labels")
 
@@ -237,14 +338,23 @@ def test_soft_labels_need_a_probability_in_every_row(base, tmp_path):
 def test_prompts_that_leave_room_for_an_answer(base):
     policy = load_policy(base)
     policy.config.max_position_embeddings = 60
-    rows = [{"seqs": [{"ids": [5] * length + [6], "mask": [0] * length + [1]}]} for length in (12, 13, 5)]
-    assert list(map(len, watched_prompts(rows, policy))) == [12, 5] and watched_prompts(rows[1:2], policy) == []
+    rows = [
+        {"seqs": [{"ids": [5] * length + [6], "mask": [0] * length + [1]}]}
+        for length in (12, 13, 5)
+    ]
+    assert (
+        list(map(len, watched_prompts(rows, policy))) == [12, 5]
+        and watched_prompts(rows[1:2], policy) == []
+    )
     with pytest.raises(BadInput, match="--max-kl"):
         watched_prompts(rows[1:2], policy, 1.0)
 
 
 def test_every_process_reads_as_many_packs():
-    rows = [{"id": n, "weight": 2.0, "seqs": [{"ids": [n] * 10, "mask": [0] * 5 + [1] * 5}]} for n in range(7)]
+    rows = [
+        {"id": n, "weight": 2.0, "seqs": [{"ids": [n] * 10, "mask": [0] * 5 + [1] * 5}]}
+        for n in range(7)
+    ]
     for size in (1, 2, 3, 16):
         shares = [share_out(cut_packs(rows, 20), idle_copy, rank, size) for rank in range(size)]
         assert {len(share) for share in shares} == {math.ceil(4 / size)}

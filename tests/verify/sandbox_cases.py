@@ -653,8 +653,11 @@ raise ValueError
 ### the answers of the first test
 def f(x): return 9
 """)
-HACKS |= {"zero bytes": ("def f(x):\0 return 9", TESTS), "surrogate": ("f = '\ud800'", TESTS),
-          "a fence around the hack": ("Here:\n```python\nimport os\nos._exit(0)\n```\n", TESTS)}
+HACKS |= {
+    "zero bytes": ("def f(x):\0 return 9", TESTS),
+    "surrogate": ("f = '\ud800'", TESTS),
+    "a fence around the hack": ("Here:\n```python\nimport os\nos._exit(0)\n```\n", TESTS),
+}
 
 
 HONEST = read_blocks(r'''

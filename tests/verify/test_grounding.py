@@ -15,27 +15,57 @@ from posttrain.records.layouts import as_messages
 from posttrain.verify.checks import verify
 from posttrain.verify.grounding import bm25, check_facts, invented, spoken
 
-SCHEMA = {"type": "object", "properties": {
-    "city": {"type": "string"}, "people": {"type": "integer"}, "date": {"type": "string"}, "limit": {"default": 10},
-    "unit": {"enum": ["m2", "km"]}, "order": {"type": "string", "pattern": "(a+)+$"}, "time": {"type": "string"},
-    "format": {"type": "string"}, "items": {"type": "array", "items": {"type": "object"}}}, "required": ["city"],
-    "additionalProperties": False}
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "people": {"type": "integer"},
+        "date": {"type": "string"},
+        "limit": {"default": 10},
+        "unit": {"enum": ["m2", "km"]},
+        "order": {"type": "string", "pattern": "(a+)+$"},
+        "time": {"type": "string"},
+        "format": {"type": "string"},
+        "items": {"type": "array", "items": {"type": "object"}},
+    },
+    "required": ["city"],
+    "additionalProperties": False,
+}
 
 
-@pytest.mark.parametrize(("arguments", "said", "made_up"), [
-    ({"city": "Rome"}, "Weather please", []), ({"people": 4}, "a table for 4", []), ({"people": 4}, "for four", []),
-    ({"people": 5}, "a table for 4", ["people: 5"]), ({"people": 45}, "a table for 4 or 5", ["people: 45"]),
-    ({"order": "1.2.3"}, "version 1", ["order: 1.2.3"]),
-    ({"people": 1234}, "1,234 guests", []), ({"people": 3.0}, "3 of us", []), ({"people": 5000}, "about 5k", []),
-    ({"people": 0.05}, "a rate of 5%", []), ({"people": True}, "yes", []), ({"people": None}, "no", []),
-    ({"order": "AB-1234"}, "order ab 1234", []), ({"order": "AB-1235"}, "order AB-1234", ["order: AB-1235"]),
-    ({"order": "77"}, "order number 177", ["order: 77"]), ({"order": "x9"}, "nothing", ["order: x9"]),
-    ({"limit": 10}, "all", []), ({"limit": 11}, "all", ["limit: 11"]), ({"unit": "m2"}, "in metres", []),
-    ({"date": "2024-05-03"}, "on the 3rd of May 2024", []), ({"date": "2024-05-03"}, "May 3, please", []),
-    ({"date": "2024-05-04"}, "on 3 May 2024", ["date: 2024-05-04"]), ({"date": "2024-05-04"}, "tomorrow", []),
-    ({"date": "2024-03-05"}, "on 5/3/2024", []), ({"time": "15:30"}, "at 3:30 pm", []),
-    ({"time": "15:00"}, "at 3", []), ({"time": "16:30"}, "at 3:30 pm", ["time: 16:30"]),
-    ({"items": [{"n": 2}, {"n": 9}]}, "2 of them", ["items[1].n: 9"])])
+@pytest.mark.parametrize(
+    ("arguments", "said", "made_up"),
+    [
+        ({"city": "Rome"}, "Weather please", []),
+        ({"people": 4}, "a table for 4", []),
+        ({"people": 4}, "for four", []),
+        ({"people": 5}, "a table for 4", ["people: 5"]),
+        ({"people": 45}, "a table for 4 or 5", ["people: 45"]),
+        ({"order": "1.2.3"}, "version 1", ["order: 1.2.3"]),
+        ({"people": 1234}, "1,234 guests", []),
+        ({"people": 3.0}, "3 of us", []),
+        ({"people": 5000}, "about 5k", []),
+        ({"people": 0.05}, "a rate of 5%", []),
+        ({"people": True}, "yes", []),
+        ({"people": None}, "no", []),
+        ({"order": "AB-1234"}, "order ab 1234", []),
+        ({"order": "AB-1235"}, "order AB-1234", ["order: AB-1235"]),
+        ({"order": "77"}, "order number 177", ["order: 77"]),
+        ({"order": "x9"}, "nothing", ["order: x9"]),
+        ({"limit": 10}, "all", []),
+        ({"limit": 11}, "all", ["limit: 11"]),
+        ({"unit": "m2"}, "in metres", []),
+        ({"date": "2024-05-03"}, "on the 3rd of May 2024", []),
+        ({"date": "2024-05-03"}, "May 3, please", []),
+        ({"date": "2024-05-04"}, "on 3 May 2024", ["date: 2024-05-04"]),
+        ({"date": "2024-05-04"}, "tomorrow", []),
+        ({"date": "2024-03-05"}, "on 5/3/2024", []),
+        ({"time": "15:30"}, "at 3:30 pm", []),
+        ({"time": "15:00"}, "at 3", []),
+        ({"time": "16:30"}, "at 3:30 pm", ["time: 16:30"]),
+        ({"items": [{"n": 2}, {"n": 9}]}, "2 of them", ["items[1].n: 9"]),
+    ],
+)
 def test_invented(arguments, said, made_up):
     assert invented(arguments, SCHEMA, said) == made_up
 
@@ -44,50 +74,81 @@ TOOLS = [{"type": "function", "function": {"name": "book", "parameters": SCHEMA}
 
 
 def asked(text, **more):
-    return {"prompt": [{"role": "user", "content": text}], "tools": TOOLS, "call": "grounded"} | more
+    return {
+        "prompt": [{"role": "user", "content": text}],
+        "tools": TOOLS,
+        "call": "grounded",
+    } | more
 
 
-@pytest.mark.parametrize(("answer", "right"), [
-    ('{"name": "book", "arguments": {"city": "Rome", "people": 2}}', True),
-    ('{"name": "book", "arguments": {"city": "Rome", "people": 3}}', False),
-    ('{"name": "book", "arguments": {"people": 2}}', False), ('{"name": "cook", "arguments": {"city": "Rome"}}', False),
-    ('{"name": "book", "arguments": {"city": "Rome", "colour": "red"}}', False), ("A table for 2 in Rome.", False),
-    ('{"name": "book", "arguments": {"city": "Rome", "format": "pdf"}}', True), ("", False),
-    ('{"name": "book", "arguments": {"city": 2}}', False),
-    ('{"name": "book", "arguments": {"city": "Rome"}} ok', False),
-    ('{"name": "book", "arguments": {"city": "' + "a" * 20_000 + '"}}', False),
-    ('{"name": "book", "arguments": {"city": "Rome", "order": "' + "a" * 40 + 'b"}}', True)])
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ('{"name": "book", "arguments": {"city": "Rome", "people": 2}}', True),
+        ('{"name": "book", "arguments": {"city": "Rome", "people": 3}}', False),
+        ('{"name": "book", "arguments": {"people": 2}}', False),
+        ('{"name": "cook", "arguments": {"city": "Rome"}}', False),
+        ('{"name": "book", "arguments": {"city": "Rome", "colour": "red"}}', False),
+        ("A table for 2 in Rome.", False),
+        ('{"name": "book", "arguments": {"city": "Rome", "format": "pdf"}}', True),
+        ("", False),
+        ('{"name": "book", "arguments": {"city": 2}}', False),
+        ('{"name": "book", "arguments": {"city": "Rome"}} ok', False),
+        ('{"name": "book", "arguments": {"city": "' + "a" * 20_000 + '"}}', False),
+        ('{"name": "book", "arguments": {"city": "Rome", "order": "' + "a" * 40 + 'b"}}', True),
+    ],
+)
 def test_a_grounded_call(answer, right):
     """The last one would keep the pattern of `order` busy for ever: patterns never meet hostile text."""
     assert verify(asked("A table for two in Rome"), answer)["ok"] is right
 
 
 def test_results_of_tools_count_as_said():
-    prompt = [{"role": "user", "content": "Book what you find"}, {"role": "assistant", "content": "", "tool_calls": [
-        {"type": "function", "function": {"name": "find", "arguments": {"id": 81}}}]},
-        {"role": "tool", "content": '{"order": "ZX-9"}'}]
+    prompt = [
+        {"role": "user", "content": "Book what you find"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"type": "function", "function": {"name": "find", "arguments": {"id": 81}}}
+            ],
+        },
+        {"role": "tool", "content": '{"order": "ZX-9"}'},
+    ]
     for order, right in (("ZX-9", True), ("81", True), ("ZX-8", False)):
         call = json.dumps({"name": "book", "arguments": {"city": "Rome", "order": order}})
         assert verify(asked("") | {"prompt": prompt}, call)["ok"] is right
 
 
-@pytest.mark.parametrize("row", [asked("x", tools=[]), asked("x") | {"prompt": "x"}, {"evidence": 3},
-                                 {"evidence": [3]}])
+@pytest.mark.parametrize(
+    "row", [asked("x", tools=[]), asked("x") | {"prompt": "x"}, {"evidence": 3}, {"evidence": [3]}]
+)
 def test_bad_fields(row):
     with pytest.raises(BadInput, match="field '(call|tools|evidence)'"):
         verify(row, "x")
 
 
-TEXT = ("The library opens at 9 on weekdays. It is closed on Sunday. Members may borrow 12 books for four weeks. "
-        "Maria Keller has led it since 2015. Dogs are not allowed inside.")
+TEXT = (
+    "The library opens at 9 on weekdays. It is closed on Sunday. Members may borrow 12 books for four weeks. "
+    "Maria Keller has led it since 2015. Dogs are not allowed inside."
+)
 
 
-@pytest.mark.parametrize(("claim", "kind"), [
-    ("The library opens at 9.", "support"), ("The library opens at 10.", "contradict"),
-    ("Members may borrow 12 books.", "support"), ("Members may borrow 12 books for 4 weeks.", "support"),
-    ("Members may borrow 20 books.", "contradict"), ("Dogs are allowed inside.", "contradict"),
-    ("It is not closed on Sunday.", "contradict"), ("Maria Keller has led it since 2015.", "support"),
-    ("Maria Berger has led it since 2015.", "absent"), ("The moon is made of green cheese.", "absent")])
+@pytest.mark.parametrize(
+    ("claim", "kind"),
+    [
+        ("The library opens at 9.", "support"),
+        ("The library opens at 10.", "contradict"),
+        ("Members may borrow 12 books.", "support"),
+        ("Members may borrow 12 books for 4 weeks.", "support"),
+        ("Members may borrow 20 books.", "contradict"),
+        ("Dogs are allowed inside.", "contradict"),
+        ("It is not closed on Sunday.", "contradict"),
+        ("Maria Keller has led it since 2015.", "support"),
+        ("Maria Berger has led it since 2015.", "absent"),
+        ("The moon is made of green cheese.", "absent"),
+    ],
+)
 def test_facts(claim, kind):
     assert check_facts(claim, [TEXT]) == {"support": 0, "contradict": 0, "absent": 0} | {kind: 1}
 
@@ -97,7 +158,9 @@ def test_facts_flag_and_never_decide():
     told = verify(row, "The library opens at 10.")
     assert told["ok"] is True and told["facts"]["contradict"] == 1
     assert verify({"evidence": [TEXT]}, "The library opens at 9.") == {
-        "ok": None, "facts": {"support": 1, "contradict": 0, "absent": 0}}
+        "ok": None,
+        "facts": {"support": 1, "contradict": 0, "absent": 0},
+    }
 
 
 def test_bm25_by_hand():
@@ -115,8 +178,11 @@ def test_real_calls_and_real_contexts():
     folder, dice, calls = Path(os.environ["KIT_REAL"]) / "data" / "sft", random.Random(0), []
     for _, raw in read_jsonl(folder / "glaive_toolcall300.jsonl"):
         talk = as_messages(raw["conversations"], "user", "conversations")
-        calls += [invented(m["tool_calls"][0]["function"]["arguments"], {}, spoken(talk[:i]))
-                  for i, m in enumerate(talk) if m.get("tool_calls")]
+        calls += [
+            invented(m["tool_calls"][0]["function"]["arguments"], {}, spoken(talk[:i]))
+            for i, m in enumerate(talk)
+            if m.get("tool_calls")
+        ]
     assert len(calls) > 200 and sum(map(bool, calls)) <= 0.03 * len(calls)
     honest, changed = Counter(), Counter()
     for _, raw in read_jsonl(folder / "dolly1000.jsonl"):
@@ -125,17 +191,31 @@ def test_real_calls_and_real_contexts():
             honest.update(check_facts(raw["response"], [context]))
             for claim in re.split(r"(?<=[.!?])\s+|\n+", raw["response"]):
                 if re.search(r"\d", claim) and check_facts(claim, [context]).get("support"):
-                    other = re.sub(r"\d", lambda m: str((int(m[0]) + dice.randint(1, 8)) % 10), claim)
+                    other = re.sub(
+                        r"\d", lambda m: str((int(m[0]) + dice.randint(1, 8)) % 10), claim
+                    )
                     changed.update(check_facts(other, [context]))
-    assert honest["contradict"] <= 0.03 * honest.total() and changed["contradict"] >= 0.9 * changed.total() > 180
+    assert (
+        honest["contradict"] <= 0.03 * honest.total()
+        and changed["contradict"] >= 0.9 * changed.total() > 180
+    )
 
 
-@pytest.mark.parametrize(("schema", "arguments", "right"), [
-    ({"properties": {"x": {"multipleOf": 0.1}}}, '{"x": ' + "9" * 4000 + "}", False),
-    ({"properties": {"x": {}}}, '{"x": 1e400}', False), ({"properties": {"x": {}}}, '{"y": "made up"}', False),
-    ({"properties": {"x": {}}, "additionalProperties": True}, '{"y": "free"}', True), ({}, '{"y": "free"}', True),
-    ({"properties": {"x": {}}, "patternProperties": {"^y": {}}}, '{"y": "free"}', True)])
+@pytest.mark.parametrize(
+    ("schema", "arguments", "right"),
+    [
+        ({"properties": {"x": {"multipleOf": 0.1}}}, '{"x": ' + "9" * 4000 + "}", False),
+        ({"properties": {"x": {}}}, '{"x": 1e400}', False),
+        ({"properties": {"x": {}}}, '{"y": "made up"}', False),
+        ({"properties": {"x": {}}, "additionalProperties": True}, '{"y": "free"}', True),
+        ({}, '{"y": "free"}', True),
+        ({"properties": {"x": {}}, "patternProperties": {"^y": {}}}, '{"y": "free"}', True),
+    ],
+)
 def test_hostile_and_unknown_arguments(schema, arguments, right):
-    row = {"prompt": [{"role": "user", "content": "Go."}], "tools": [{"function": {"name": "f", "parameters": schema}}],
-           "call": "grounded"}
+    row = {
+        "prompt": [{"role": "user", "content": "Go."}],
+        "tools": [{"function": {"name": "f", "parameters": schema}}],
+        "call": "grounded",
+    }
     assert verify(row, f'{{"name": "f", "arguments": {arguments}}}')["ok"] is right

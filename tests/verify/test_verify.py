@@ -11,67 +11,169 @@ from posttrain.verify import checks as v
 
 # ------------------------------------------------------------------------------------------------------------ answers
 
-@pytest.mark.parametrize("text, answer, right", [
-    ("The total is 1,234.", 1234, True), ("That makes $18", 18, True), ("It is 3.0", 3, True), ("x = -5", -5, True),
-    ("3 apples and 4 pears make 7", 7, True), ("7 is 3 + 4", 7, False), ("10-5", 5, True), ("10-5", -5, False),
-    ("-$5", -5, True), ("$-5.50", -5.5, True), ("about 50%", 50, True), ("\u22127 degrees", -7, True),
-    ("1e3", 1000, True),
-    ("H2O", 2, False), ("no number at all", 0, False), ("", 0, False), ("1,2345", 12345, False),
-    ("#### 42", "42", True),
-    ("1,234", "1234", True), ("$1,234.50", "1234.5", True), ("v1.2.3", 3, False), ("12 34", 1234, False),
-    ("9007199254740993", 9007199254740993, True), ("9007199254740992", 9007199254740993, False), ("0.1", 0.1, True),
-    ("The Answer is: Paris.", "paris", True), ("**Paris**", "Paris", True), ('"Paris!"', "paris", True),
-    ("Let me think.\nParis", "Paris", True), ("Paris is lovely", "Paris", False), ("Not Paris", "Paris", False),
-    ("so the final answer is  New   York.", "new york", True), ("C++", "C", False), ("C++", "C++", True),
-    ("B", ["A", "B"], True), ("eight", [8, "eight"], True), ("8", [8, "eight"], True), ("nine", [8, "eight"], False),
-    ("Straße", "STRASSE", True), ("?", "!", False), ("the answer is", "x", False),
-    ("9" * 5000, 9, False), ("1" * 150_000, 1, False), ("1e999", 5, False), ("-" * 100_000, 5, False)])
+
+@pytest.mark.parametrize(
+    "text, answer, right",
+    [
+        ("The total is 1,234.", 1234, True),
+        ("That makes $18", 18, True),
+        ("It is 3.0", 3, True),
+        ("x = -5", -5, True),
+        ("3 apples and 4 pears make 7", 7, True),
+        ("7 is 3 + 4", 7, False),
+        ("10-5", 5, True),
+        ("10-5", -5, False),
+        ("-$5", -5, True),
+        ("$-5.50", -5.5, True),
+        ("about 50%", 50, True),
+        ("\u22127 degrees", -7, True),
+        ("1e3", 1000, True),
+        ("H2O", 2, False),
+        ("no number at all", 0, False),
+        ("", 0, False),
+        ("1,2345", 12345, False),
+        ("#### 42", "42", True),
+        ("1,234", "1234", True),
+        ("$1,234.50", "1234.5", True),
+        ("v1.2.3", 3, False),
+        ("12 34", 1234, False),
+        ("9007199254740993", 9007199254740993, True),
+        ("9007199254740992", 9007199254740993, False),
+        ("0.1", 0.1, True),
+        ("The Answer is: Paris.", "paris", True),
+        ("**Paris**", "Paris", True),
+        ('"Paris!"', "paris", True),
+        ("Let me think.\nParis", "Paris", True),
+        ("Paris is lovely", "Paris", False),
+        ("Not Paris", "Paris", False),
+        ("so the final answer is  New   York.", "new york", True),
+        ("C++", "C", False),
+        ("C++", "C++", True),
+        ("B", ["A", "B"], True),
+        ("eight", [8, "eight"], True),
+        ("8", [8, "eight"], True),
+        ("nine", [8, "eight"], False),
+        ("Straße", "STRASSE", True),
+        ("?", "!", False),
+        ("the answer is", "x", False),
+        ("9" * 5000, 9, False),
+        ("1" * 150_000, 1, False),
+        ("1e999", 5, False),
+        ("-" * 100_000, 5, False),
+    ],
+)
 def test_answer(text, answer, right):
     assert v.check_answer(text, answer) is right
 
 
 # --------------------------------------------------------------------------------------------------------- tool calls
 
-TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {
-    "type": "object", "required": ["city"], "additionalProperties": False,
-    "properties": {"city": {"type": "string", "pattern": "^(a+|[A-Z].*)+$"}, "days": {"type": "integer"},
-                   "metric": {"type": "boolean"}, "tags": {"type": "array", "items": {"type": "string"}}}}}},
-         {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}]
-CALL = {"name": "weather", "arguments": {"city": "Oslo", "days": 1, "metric": True, "tags": ["a", "b"]}}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "parameters": {
+                "type": "object",
+                "required": ["city"],
+                "additionalProperties": False,
+                "properties": {
+                    "city": {"type": "string", "pattern": "^(a+|[A-Z].*)+$"},
+                    "days": {"type": "integer"},
+                    "metric": {"type": "boolean"},
+                    "tags": {"type": "array", "items": {"type": "string"}},
+                },
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}},
+]
+CALL = {
+    "name": "weather",
+    "arguments": {"city": "Oslo", "days": 1, "metric": True, "tags": ["a", "b"]},
+}
 GOOD = json.dumps(CALL)
 
 
-@pytest.mark.parametrize("completion, right", [
-    (GOOD, True), (f"<tool_call>\n{GOOD}\n</tool_call>", True), (f"```json\n{GOOD}\n```", True), (f"  {GOOD}\n", True),
-    (GOOD.replace("1", "1.0"), True), (GOOD.replace(": true", ": 1"), False), (GOOD.replace(": 1", ": true"), False),
-    (GOOD + " Done!", False), ("Sure: " + GOOD, False), (GOOD * 2, False), (f"[{GOOD}]", False), (GOOD[:-1], False),
-    (GOOD.replace("Oslo", "oslo"), False), (GOOD.replace("weather", "clock"), False),
-    (GOOD.replace("weather", "x"), False),
-    (GOOD.replace('"days": 1, ', ""), False), (GOOD.replace('"days"', '"extra": 1, "days"'), False),
-    (GOOD.replace('"city": "Oslo"', '"city": "Rome", "city": "Oslo"'), False),
-    (GOOD.replace('["a", "b"]', '["b", "a"]'), False),
-    (GOOD.replace(": 1", ": NaN"), False), (GOOD.replace(": 1", ": Infinity"), False),
-    (GOOD.replace(": 1", ": " + "9" * 9000), False),
-    (GOOD.replace('"arguments"', '"id": 7, "arguments"'), False), ("[" * 100_000, False),
-    ('{"name":"weather","arguments":' * 9000, False),
-    (f"<tool_call>{GOOD}</tool_call><tool_call>{GOOD}</tool_call>", False), ("It is sunny in Oslo.", False),
-    ("", False),
-    ({"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]}, True),
-    ({"content": "", "tool_calls": [{"function": {"name": "weather", "arguments": json.dumps(CALL["arguments"])}}]},
-    True),
-    ({"content": "", "tool_calls": [CALL]}, True), ({"content": "", "tool_calls": [CALL, CALL]}, False),
-    ({"content": GOOD, "tool_calls": [CALL]}, False), ({"content": "", "tool_calls": "weather"}, False),
-    ({"content": "", "tool_calls": [{"function": None}]}, False), ({"content": "", "tool_calls": [7]}, False),
-    ({"content": "", "tool_calls": [{"function": {"name": "weather", "arguments": "{{"}}]}, False)])
+@pytest.mark.parametrize(
+    "completion, right",
+    [
+        (GOOD, True),
+        (f"<tool_call>\n{GOOD}\n</tool_call>", True),
+        (f"```json\n{GOOD}\n```", True),
+        (f"  {GOOD}\n", True),
+        (GOOD.replace("1", "1.0"), True),
+        (GOOD.replace(": true", ": 1"), False),
+        (GOOD.replace(": 1", ": true"), False),
+        (GOOD + " Done!", False),
+        ("Sure: " + GOOD, False),
+        (GOOD * 2, False),
+        (f"[{GOOD}]", False),
+        (GOOD[:-1], False),
+        (GOOD.replace("Oslo", "oslo"), False),
+        (GOOD.replace("weather", "clock"), False),
+        (GOOD.replace("weather", "x"), False),
+        (GOOD.replace('"days": 1, ', ""), False),
+        (GOOD.replace('"days"', '"extra": 1, "days"'), False),
+        (GOOD.replace('"city": "Oslo"', '"city": "Rome", "city": "Oslo"'), False),
+        (GOOD.replace('["a", "b"]', '["b", "a"]'), False),
+        (GOOD.replace(": 1", ": NaN"), False),
+        (GOOD.replace(": 1", ": Infinity"), False),
+        (GOOD.replace(": 1", ": " + "9" * 9000), False),
+        (GOOD.replace('"arguments"', '"id": 7, "arguments"'), False),
+        ("[" * 100_000, False),
+        ('{"name":"weather","arguments":' * 9000, False),
+        (f"<tool_call>{GOOD}</tool_call><tool_call>{GOOD}</tool_call>", False),
+        ("It is sunny in Oslo.", False),
+        ("", False),
+        (
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"type": "function", "function": CALL}],
+            },
+            True,
+        ),
+        (
+            {
+                "content": "",
+                "tool_calls": [
+                    {"function": {"name": "weather", "arguments": json.dumps(CALL["arguments"])}}
+                ],
+            },
+            True,
+        ),
+        ({"content": "", "tool_calls": [CALL]}, True),
+        ({"content": "", "tool_calls": [CALL, CALL]}, False),
+        ({"content": GOOD, "tool_calls": [CALL]}, False),
+        ({"content": "", "tool_calls": "weather"}, False),
+        ({"content": "", "tool_calls": [{"function": None}]}, False),
+        ({"content": "", "tool_calls": [7]}, False),
+        (
+            {"content": "", "tool_calls": [{"function": {"name": "weather", "arguments": "{{"}}]},
+            False,
+        ),
+    ],
+)
 def test_call(completion, right):
     assert v.check_call(completion, TOOLS, CALL) is right
 
 
-@pytest.mark.parametrize("completion, right", [
-    ("It is sunny.", True), ("", False), ("  ", False), (GOOD, False), (f"<tool_call>{GOOD}", False),
-    (GOOD[:-3], False),
-    ("I would call weather({...}), but need the city: which one?", True), ("Sure! " + GOOD, False),
-    ({"content": "Hello", "tool_calls": []}, True), ({"content": "Hello", "tool_calls": [CALL]}, False)])
+@pytest.mark.parametrize(
+    "completion, right",
+    [
+        ("It is sunny.", True),
+        ("", False),
+        ("  ", False),
+        (GOOD, False),
+        (f"<tool_call>{GOOD}", False),
+        (GOOD[:-3], False),
+        ("I would call weather({...}), but need the city: which one?", True),
+        ("Sure! " + GOOD, False),
+        ({"content": "Hello", "tool_calls": []}, True),
+        ({"content": "Hello", "tool_calls": [CALL]}, False),
+    ],
+)
 def test_no_call(completion, right):
     assert v.check_call(completion, TOOLS, None) is right
 
@@ -96,36 +198,54 @@ def test_schema_pattern_never_meets_hostile_text():
 SETUP = "CREATE TABLE t (name TEXT, n INT); INSERT INTO t VALUES ('a', 3), ('b', 1), ('c', 2);"
 
 
-@pytest.mark.parametrize("query, rows, ordered, right", [
-    ("SELECT name FROM t WHERE n > 1", [["a"], ["c"]], False, True),
-    ("SELECT name FROM t WHERE n > 1", [["c"], ["a"]], False, True),
-    ("SELECT name FROM t ORDER BY n", [["b"], ["c"], ["a"]], True, True),
-    ("SELECT name FROM t", [["b"], ["c"], ["a"]], True, False),
-    ("```sql\nSELECT avg(n) FROM t;\n```", [[2]], False, True),
-    ("SELECT sum(n) / 7.0 FROM t", [[0.857142857142857]], False, True),
-    ("SELECT n FROM t WHERE n = 9", [], False, True), ("SELECT NULL", [[None]], False, True),
-    ("SELECT '1'", [[1]], False, False),
-    ("SELECT 1000000001", [[1000000002]], False, False), ("SELECT name, n FROM t LIMIT 1", [["a"]], False, False),
-    ("SELECT name FROM t UNION ALL SELECT 'a'", [["a"], ["b"], ["c"]], False, False), ("", [], False, False),
-    ("SELEKT", [], False, False), ("SELECT 1; SELECT 2", [[2]], False, False),
-    ("INSERT INTO t VALUES ('d', 4)", [], False, False),
-    ("DROP TABLE t", [], False, False),
-    ("INSERT INTO t VALUES ('d', 4) RETURNING n", [[4]], False, False), ("ATTACH '/tmp/x.db' AS x", [], False, False),
-    ("PRAGMA user_version = 3", [], False, False),
-    ("SELECT * FROM pragma_table_info('t')", [], False, False), ("VACUUM INTO '/tmp/x.db'", [], False, False),
-    ("SELECT \ud800", [], False, False), ("SELECT 1\0", [[1]], False, False),
-    ("SELECT CAST(x'ff' AS TEXT)", [["x"]], False, False),
-    ("SELECT zeroblob(1000000000)", [], False, False), ("SELECT load_extension('x')", [], False, False),
-    ("SELECT 9e999", [[1]], False, False), ("SELECT 9e999, -9e999", [[1, 2]], False, False),
-    ("-- nothing", [], False, False), ("(" * 50_000, [], False, False)])
+@pytest.mark.parametrize(
+    "query, rows, ordered, right",
+    [
+        ("SELECT name FROM t WHERE n > 1", [["a"], ["c"]], False, True),
+        ("SELECT name FROM t WHERE n > 1", [["c"], ["a"]], False, True),
+        ("SELECT name FROM t ORDER BY n", [["b"], ["c"], ["a"]], True, True),
+        ("SELECT name FROM t", [["b"], ["c"], ["a"]], True, False),
+        ("```sql\nSELECT avg(n) FROM t;\n```", [[2]], False, True),
+        ("SELECT sum(n) / 7.0 FROM t", [[0.857142857142857]], False, True),
+        ("SELECT n FROM t WHERE n = 9", [], False, True),
+        ("SELECT NULL", [[None]], False, True),
+        ("SELECT '1'", [[1]], False, False),
+        ("SELECT 1000000001", [[1000000002]], False, False),
+        ("SELECT name, n FROM t LIMIT 1", [["a"]], False, False),
+        ("SELECT name FROM t UNION ALL SELECT 'a'", [["a"], ["b"], ["c"]], False, False),
+        ("", [], False, False),
+        ("SELEKT", [], False, False),
+        ("SELECT 1; SELECT 2", [[2]], False, False),
+        ("INSERT INTO t VALUES ('d', 4)", [], False, False),
+        ("DROP TABLE t", [], False, False),
+        ("INSERT INTO t VALUES ('d', 4) RETURNING n", [[4]], False, False),
+        ("ATTACH '/tmp/x.db' AS x", [], False, False),
+        ("PRAGMA user_version = 3", [], False, False),
+        ("SELECT * FROM pragma_table_info('t')", [], False, False),
+        ("VACUUM INTO '/tmp/x.db'", [], False, False),
+        ("SELECT \ud800", [], False, False),
+        ("SELECT 1\0", [[1]], False, False),
+        ("SELECT CAST(x'ff' AS TEXT)", [["x"]], False, False),
+        ("SELECT zeroblob(1000000000)", [], False, False),
+        ("SELECT load_extension('x')", [], False, False),
+        ("SELECT 9e999", [[1]], False, False),
+        ("SELECT 9e999, -9e999", [[1, 2]], False, False),
+        ("-- nothing", [], False, False),
+        ("(" * 50_000, [], False, False),
+    ],
+)
 def test_sql(query, rows, ordered, right):
     assert v.check_sql(query, SETUP, rows, ordered) is right
 
 
-@pytest.mark.parametrize("query", [
-    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c",
-    "WITH RECURSIVE c(x) AS (SELECT randomblob(90000) UNION SELECT randomblob(90000) FROM c) SELECT count(*) FROM c",
-    "SELECT count(*) FROM t a, t b, t c, t d, t e, t f, t g, t h, t i, t j, t k, t l, t m, t o, t p, t q, t r"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c",
+        "WITH RECURSIVE c(x) AS (SELECT randomblob(90000) UNION SELECT randomblob(90000) FROM c) SELECT count(*) FROM c",
+        "SELECT count(*) FROM t a, t b, t c, t d, t e, t f, t g, t h, t i, t j, t k, t l, t m, t o, t p, t q, t r",
+    ],
+)
 def test_sql_runaway_ends(query):
     start = time.monotonic()
     assert v.check_sql(query, SETUP, [[1]]) is False
@@ -134,36 +254,57 @@ def test_sql_runaway_ends(query):
 
 # ------------------------------------------------------------------------------------------ constraints and refusals
 
-@pytest.mark.parametrize("kind, value, good, bad", [
-    ("max_words", 2, "one two", "one two three"), ("min_words", 2, "one two", "one"),
-    ("exact_words", 2, " one  two ", "one"),
-    ("exact_lines", 2, "a\n\nb\n", "a"), ("bullets", 2, "Two:\n- a\n* b", "- a\n-b"), ("bullets", 1, "1. a", "1 a"),
-    ("json", None, '[1, {"a": null}]', '{"a": 1,}'), ("json", None, "[]", "NaN"),
-    ("json", None, '"x"', '{"a": 1, "a": 2}'),
-    ("json", None, "0", "[" * 90_000),
-    ("json_keys", ["a", "b"], '{"b": 1, "a": 2}', '{"a": 1}'), ("json_keys", ["a"], '{"a": 1}', '{"a": 1, "b": 2}'),
-    ("json_keys", ["a"], '{"a": {}}', '["a"]'), ("lowercase", None, "grüße, 7!", "Abc"),
-    ("uppercase", None, "ABC 7!", "ABc"),
-    ("lowercase", None, "a", "7!"), ("no_commas", None, "a; b", "a, b"),
-    ("starts_with", "Dear", " Dear Sir", "dear Sir"),
-    ("ends_with", "Bye.", "Well. Bye.\n", "Bye. Well"), ("contains", "Oslo", "in oslo now", "in Rome"),
-    ("not_contains", "oslo", "Rome", "OSLO"), ("max_sentences", 1, "Dr. Lee paid $3.50, e.g. for tea.", "One. Two."),
-    ("max_sentences", 2, 'He said "No!" Then he left...', "A. B! C?"), ("max_sentences", 1, "No end", "a\nb"),
-    ("min_sentences", 2, "A. B.", "Dr. B"), ("paragraphs", 2, "a\nb\n \nc", "a\nb"),
-    ("paragraphs", 2, "a\n***\nb", "a ** b"),
-    ("paragraphs", 3, "a\n\n***\n\nb\n\n\nc", "a\n\n\n\nb"),
-    ("responses", 2, "a\n******\nb", "a\n******\na"), ("responses", 2, "a\n\n ****** \nb", "a\n*****\nb"),
-    ("responses", 2, "a\n******\nb", "a\n******\n"),
-    ("min_highlights", 2, "*a* and **b c**", "*a* and 2 * 3 * 4"), ("min_highlights", 1, "**a**", "* a\n* b"),
-    ("min_placeholders", 2, "Dear [name], see [a place].", "[name] []"), ("title", None, "<<Joy>>\nIt is.", "<< >> x"),
-    ("occurs", {"text": "Rain", "min": 2}, "rain, RAIN", "rain rains"),
-    ("occurs", {"text": "rain", "max": 1}, "rain training", "rain rain"),
-    ("occurs", {"text": "P.S.", "min": 1}, "Bye. P.S. x", "Bye. PS x"),
-    ("occurs", {"text": "C++", "min": 1, "max": 1}, "In C++.", "C++ C++"),
-    ("letters", {"text": "q", "min": 2}, "Quiz quote", "quiz"), ("letters", {"text": "!", "max": 1}, "a!", "a!!"),
-    ("capital_words", {"min": 2}, "NO means NO, I say", "NO I A"), ("capital_words", {"max": 1}, "NO I A", "NO NO"),
-    ("paragraph_starts", {"number": 2, "word": "Well"}, "a\n\n'well, b", "well\n\nb"),
-    ("paragraph_starts", {"number": 1, "word": "a"}, "A b", "ab")])
+
+@pytest.mark.parametrize(
+    "kind, value, good, bad",
+    [
+        ("max_words", 2, "one two", "one two three"),
+        ("min_words", 2, "one two", "one"),
+        ("exact_words", 2, " one  two ", "one"),
+        ("exact_lines", 2, "a\n\nb\n", "a"),
+        ("bullets", 2, "Two:\n- a\n* b", "- a\n-b"),
+        ("bullets", 1, "1. a", "1 a"),
+        ("json", None, '[1, {"a": null}]', '{"a": 1,}'),
+        ("json", None, "[]", "NaN"),
+        ("json", None, '"x"', '{"a": 1, "a": 2}'),
+        ("json", None, "0", "[" * 90_000),
+        ("json_keys", ["a", "b"], '{"b": 1, "a": 2}', '{"a": 1}'),
+        ("json_keys", ["a"], '{"a": 1}', '{"a": 1, "b": 2}'),
+        ("json_keys", ["a"], '{"a": {}}', '["a"]'),
+        ("lowercase", None, "grüße, 7!", "Abc"),
+        ("uppercase", None, "ABC 7!", "ABc"),
+        ("lowercase", None, "a", "7!"),
+        ("no_commas", None, "a; b", "a, b"),
+        ("starts_with", "Dear", " Dear Sir", "dear Sir"),
+        ("ends_with", "Bye.", "Well. Bye.\n", "Bye. Well"),
+        ("contains", "Oslo", "in oslo now", "in Rome"),
+        ("not_contains", "oslo", "Rome", "OSLO"),
+        ("max_sentences", 1, "Dr. Lee paid $3.50, e.g. for tea.", "One. Two."),
+        ("max_sentences", 2, 'He said "No!" Then he left...', "A. B! C?"),
+        ("max_sentences", 1, "No end", "a\nb"),
+        ("min_sentences", 2, "A. B.", "Dr. B"),
+        ("paragraphs", 2, "a\nb\n \nc", "a\nb"),
+        ("paragraphs", 2, "a\n***\nb", "a ** b"),
+        ("paragraphs", 3, "a\n\n***\n\nb\n\n\nc", "a\n\n\n\nb"),
+        ("responses", 2, "a\n******\nb", "a\n******\na"),
+        ("responses", 2, "a\n\n ****** \nb", "a\n*****\nb"),
+        ("responses", 2, "a\n******\nb", "a\n******\n"),
+        ("min_highlights", 2, "*a* and **b c**", "*a* and 2 * 3 * 4"),
+        ("min_highlights", 1, "**a**", "* a\n* b"),
+        ("min_placeholders", 2, "Dear [name], see [a place].", "[name] []"),
+        ("title", None, "<<Joy>>\nIt is.", "<< >> x"),
+        ("occurs", {"text": "Rain", "min": 2}, "rain, RAIN", "rain rains"),
+        ("occurs", {"text": "rain", "max": 1}, "rain training", "rain rain"),
+        ("occurs", {"text": "P.S.", "min": 1}, "Bye. P.S. x", "Bye. PS x"),
+        ("occurs", {"text": "C++", "min": 1, "max": 1}, "In C++.", "C++ C++"),
+        ("letters", {"text": "q", "min": 2}, "Quiz quote", "quiz"),
+        ("letters", {"text": "!", "max": 1}, "a!", "a!!"),
+        ("capital_words", {"min": 2}, "NO means NO, I say", "NO I A"),
+        ("capital_words", {"max": 1}, "NO I A", "NO NO"),
+        ("paragraph_starts", {"number": 2, "word": "Well"}, "a\n\n'well, b", "well\n\nb"),
+        ("paragraph_starts", {"number": 1, "word": "a"}, "A b", "ab"),
+    ],
+)
 def test_constraint(kind, value, good, bad):
     constraint = {"type": kind} | ({} if value is None else {"value": value})
     assert v.check_constraint(good, constraint) is True
@@ -248,8 +389,10 @@ I canton"""
 @pytest.mark.parametrize("text", REFUSALS.splitlines())
 def test_refusal(text):
     assert v.is_refusal(text)
-    assert v.verify({"expected": "refuse"}, text)["ok"] is True and v.verify({"expected": "comply"},
-        text)["ok"] is False
+    assert (
+        v.verify({"expected": "refuse"}, text)["ok"] is True
+        and v.verify({"expected": "comply"}, text)["ok"] is False
+    )
 
 
 @pytest.mark.parametrize("text", [*ANSWERS.splitlines(), "", "   "])
@@ -269,34 +412,51 @@ def limits(relation, number):
 IFEVAL = {  # instruction -> constraints, from the arguments that IFEval gives it; `answer` says the rest
     "punctuation:no_comma": lambda: [("no_commas", None)],
     "length_constraints:number_words": lambda relation, num_words: [
-        ("min_words", num_words) if relation == "at least" else ("max_words", num_words - 1)],
+        ("min_words", num_words) if relation == "at least" else ("max_words", num_words - 1)
+    ],
     "length_constraints:number_sentences": lambda relation, num_sentences: [
-        ("min_sentences", num_sentences) if relation == "at least" else ("max_sentences", num_sentences - 1)],
-    "keywords:forbidden_words": lambda forbidden_words: [("occurs", {"text": w, "max": 0}) for w in forbidden_words],
-    "detectable_format:number_highlighted_sections": lambda num_highlights: [("min_highlights", num_highlights)],
+        ("min_sentences", num_sentences)
+        if relation == "at least"
+        else ("max_sentences", num_sentences - 1)
+    ],
+    "keywords:forbidden_words": lambda forbidden_words: [
+        ("occurs", {"text": w, "max": 0}) for w in forbidden_words
+    ],
+    "detectable_format:number_highlighted_sections": lambda num_highlights: [
+        ("min_highlights", num_highlights)
+    ],
     "keywords:frequency": lambda relation, keyword, frequency: [
-        ("occurs", {"text": keyword.strip()} | limits(relation, frequency))],
+        ("occurs", {"text": keyword.strip()} | limits(relation, frequency))
+    ],
     "combination:repeat_prompt": lambda prompt_to_repeat: [("starts_with", prompt_to_repeat)],
     "startend:quotation": lambda: [("starts_with", '"'), ("ends_with", '"')],
     "change_case:english_lowercase": lambda: [("lowercase", None)],
     "keywords:existence": lambda keywords: [("contains", word) for word in keywords],
     "detectable_format:title": lambda: [("title", None)],
     "keywords:letter_frequency": lambda let_relation, letter, let_frequency: [
-        ("letters", {"text": letter} | limits(let_relation, let_frequency))],
+        ("letters", {"text": letter} | limits(let_relation, let_frequency))
+    ],
     "detectable_format:number_bullet_lists": lambda num_bullets: [("bullets", num_bullets)],
-    "detectable_content:number_placeholders": lambda num_placeholders: [("min_placeholders", num_placeholders)],
+    "detectable_content:number_placeholders": lambda num_placeholders: [
+        ("min_placeholders", num_placeholders)
+    ],
     "length_constraints:number_paragraphs": lambda num_paragraphs: [("paragraphs", num_paragraphs)],
     "startend:end_checker": lambda end_phrase: [("ends_with", end_phrase)],
     "detectable_content:postscript": lambda postscript_marker: [("contains", postscript_marker)],
     "change_case:english_capital": lambda: [("uppercase", None)],
     "change_case:capital_word_frequency": lambda capital_relation, capital_frequency: [
-        ("capital_words", limits(capital_relation, capital_frequency))],
+        ("capital_words", limits(capital_relation, capital_frequency))
+    ],
     "combination:two_responses": lambda: [("responses", 2)],
     "detectable_format:json_format": lambda: [("json", None)],
     "detectable_format:multiple_sections": lambda section_spliter, num_sections: [
-        ("occurs", {"text": section_spliter.strip(), "min": num_sections})],
+        ("occurs", {"text": section_spliter.strip(), "min": num_sections})
+    ],
     "length_constraints:nth_paragraph_first_word": lambda num_paragraphs, nth_paragraph, first_word: [
-        ("paragraphs", num_paragraphs), ("paragraph_starts", {"number": nth_paragraph, "word": first_word})]}
+        ("paragraphs", num_paragraphs),
+        ("paragraph_starts", {"number": nth_paragraph, "word": first_word}),
+    ],
+}
 
 
 def test_ifeval_in_our_words(real):
@@ -308,13 +468,18 @@ def test_ifeval_in_our_words(real):
         for name, arguments in zip(row["instruction_id_list"], row["kwargs"]):
             if name in ("detectable_format:constrained_response", "language:response_language"):
                 continue
-            for kind, value in IFEVAL[name](**{key: one for key, one in arguments.items() if one is not None}):
-                v.check_constraint("x", {"type": kind} | ({} if value is None else {"value": value}))
+            for kind, value in IFEVAL[name](
+                **{key: one for key, one in arguments.items() if one is not None}
+            ):
+                v.check_constraint(
+                    "x", {"type": kind} | ({} if value is None else {"value": value})
+                )
                 told += 1
     assert told > 900, told
 
 
 # ------------------------------------------------------------------------------------------------------ whole records
+
 
 def say(text):
     return [{"role": "assistant", "content": text}]
@@ -326,64 +491,120 @@ def test_verify():
     both = {"answer": 4, "constraints": [{"type": "max_words", "value": 2}, {"type": "no_commas"}]}
     assert v.verify(both, "4") == {"ok": True, "answer": True, "constraints": True}
     result = v.verify(both, "So, I say 4")
-    assert (result["ok"], result["answer"], result["constraints"]) == (False, True,
-        False) and "max_words" in result["why"]
+    assert (result["ok"], result["answer"], result["constraints"]) == (
+        False,
+        True,
+        False,
+    ) and "max_words" in result["why"]
     code = {"tests": ["assert f(2) == 4"], "entry_point": "f"}
     assert v.verify(code, "def f(x): return 2 * x") == {"ok": None, "tests": None}
-    assert v.verify(code | {"constraints": [{"type": "contains", "value": "lambda"}]},
-        "def f(x): return 4")["ok"] is False
-    assert v.verify(code, "Here:\n```python\ndef f(x):\n    return 2 * x\n```\nDone.", run_code=True) == {"ok": True,
-        "tests": True}
-    helped = {"prompt": "import math\ndef half(x):\n    return math.floor(x / 2)\ndef f(x):\n    \"\"\"Double.\"\"\"\n",
-              "tests": ["def check(candidate):\n    assert half(candidate(3)) == 3"], "entry_point": "f"}
+    assert (
+        v.verify(
+            code | {"constraints": [{"type": "contains", "value": "lambda"}]}, "def f(x): return 4"
+        )["ok"]
+        is False
+    )
+    assert v.verify(
+        code, "Here:\n```python\ndef f(x):\n    return 2 * x\n```\nDone.", run_code=True
+    ) == {"ok": True, "tests": True}
+    helped = {
+        "prompt": 'import math\ndef half(x):\n    return math.floor(x / 2)\ndef f(x):\n    """Double."""\n',
+        "tests": ["def check(candidate):\n    assert half(candidate(3)) == 3"],
+        "entry_point": "f",
+    }
     forged = "def half(x): return 3\ndef f(x): return 0"
-    for prompt in (helped["prompt"], [{"role": "user", "content": f"Do\n```python\n{helped['prompt']}```"}]):
+    for prompt in (
+        helped["prompt"],
+        [{"role": "user", "content": f"Do\n```python\n{helped['prompt']}```"}],
+    ):
         assert v.verify(helped | {"prompt": prompt}, "def f(x): return 2 * x", run_code=True)["ok"]
         assert not v.verify(helped | {"prompt": prompt}, forged, run_code=True)["ok"]
-    mend = {"prompt": "```\ndef g(x): return 0\ndef f(x): return g(x)\n```", "tests": ["assert g(1) == f(1) == 1"]}
-    assert v.verify(mend | {"entry_point": "f"}, "def g(x): return x\ndef f(x): return g(x)", run_code=True)["ok"]
+    mend = {
+        "prompt": "```\ndef g(x): return 0\ndef f(x): return g(x)\n```",
+        "tests": ["assert g(1) == f(1) == 1"],
+    }
+    assert v.verify(
+        mend | {"entry_point": "f"}, "def g(x): return x\ndef f(x): return g(x)", run_code=True
+    )["ok"]
     assert v.verify(helped | {"prompt": "Double it (half is given)."}, forged, run_code=True)["ok"]
-    assert v.verify(code, "def f(x): return 3", run_code=True)["why"] == "tests: assert f(2) == 4 gave 3"
+    assert (
+        v.verify(code, "def f(x): return 3", run_code=True)["why"]
+        == "tests: assert f(2) == 4 gave 3"
+    )
     assert v.verify({"sql": {"setup": SETUP, "rows": [[3]]}}, "SELECT max(n) FROM t")["ok"] is True
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": CALL}]}
     assert v.verify({"tools": TOOLS, "call": CALL, "expected": "comply"}, [call])["ok"] is True
     assert v.verify({"tools": TOOLS, "call": None}, "Hello")["ok"] is True
     assert v.verify({"answer": 4}, "4 " * 200_000)["ok"] is False
-    assert v.verify({"answer": "b"}, [*say("a"), {"role": "user", "content": "c"}, *say("b")])["ok"] is True
+    assert (
+        v.verify({"answer": "b"}, [*say("a"), {"role": "user", "content": "c"}, *say("b")])["ok"]
+        is True
+    )
 
 
-@pytest.mark.parametrize("completion", [None, 7, [], [7], [{}], {"content": 3},
-    [{"role": "assistant", "content": [1]}], "\ud800",
-                                        [{"role": "user", "content": "4"}],
-                                        [{"role": "assistant", "tool_calls": {"a": 1}}]])
+@pytest.mark.parametrize(
+    "completion",
+    [
+        None,
+        7,
+        [],
+        [7],
+        [{}],
+        {"content": 3},
+        [{"role": "assistant", "content": [1]}],
+        "\ud800",
+        [{"role": "user", "content": "4"}],
+        [{"role": "assistant", "tool_calls": {"a": 1}}],
+    ],
+)
 def test_no_completion_raises(completion):
-    rows = [{"answer": 4}, {"tools": TOOLS, "call": CALL}, {"sql": {"setup": SETUP, "rows": [[1]]}},
-    {"expected": "refuse"},
-            {"constraints": [{"type": "json"}]}, {"tests": ["assert f(1) == 2"]}]
+    rows = [
+        {"answer": 4},
+        {"tools": TOOLS, "call": CALL},
+        {"sql": {"setup": SETUP, "rows": [[1]]}},
+        {"expected": "refuse"},
+        {"constraints": [{"type": "json"}]},
+        {"tests": ["assert f(1) == 2"]},
+    ]
     assert all(v.verify(row, completion, run_code=True)["ok"] is False for row in rows)
 
 
 BAD_ROWS = [
-    ("answer", {"answer": True}), ("answer", {"answer": None}), ("answer", {"answer": []}),
+    ("answer", {"answer": True}),
+    ("answer", {"answer": None}),
+    ("answer", {"answer": []}),
     ("answer", {"answer": float("nan")}),
-    ("answer", {"answer": {"a": 1}}), ("answer", {"answer": " "}), ("answer", {"answer": ["a", None]}),
+    ("answer", {"answer": {"a": 1}}),
+    ("answer", {"answer": " "}),
+    ("answer", {"answer": ["a", None]}),
     ("tools", {"call": None}),
-    ("tools", {"tools": "x", "call": None}), ("tools[0]", {"tools": [7], "call": None}),
+    ("tools", {"tools": "x", "call": None}),
+    ("tools[0]", {"tools": [7], "call": None}),
     ("tools[0]", {"tools": [{"name": "x"}]}),
     ("tools[0]", {"tools": [{"function": {"name": "x", "parameters": {"type": "nonsense"}}}]}),
     ("tools[0]", {"tools": [{"function": {"name": "x", "parameters": 3}}]}),
     ("call", {"tools": TOOLS, "call": "weather"}),
     ("call", {"tools": TOOLS, "call": {"name": "x", "arguments": {}}}),
     ("call", {"tools": TOOLS, "call": {"name": "weather"}}),
-    ("call", {"tools": TOOLS, "call": {"name": "weather", "arguments": {"city": 3}}}), ("sql", {"sql": "SELECT 1"}),
-    ("call", {"tools": [{"function": {"name": "x", "parameters": {"$ref": "http://localhost:9/x"}}}],
-              "call": {"name": "x", "arguments": {}}}),
-    ("sql", {"sql": {"setup": SETUP}}), ("sql", {"sql": {"setup": "NONSENSE", "rows": []}}),
-    ("sql", {"sql": {"setup": SETUP, "rows": [1]}}), ("sql", {"sql": {"setup": SETUP, "rows": [[{}]]}}),
+    ("call", {"tools": TOOLS, "call": {"name": "weather", "arguments": {"city": 3}}}),
+    ("sql", {"sql": "SELECT 1"}),
+    (
+        "call",
+        {
+            "tools": [{"function": {"name": "x", "parameters": {"$ref": "http://localhost:9/x"}}}],
+            "call": {"name": "x", "arguments": {}},
+        },
+    ),
+    ("sql", {"sql": {"setup": SETUP}}),
+    ("sql", {"sql": {"setup": "NONSENSE", "rows": []}}),
+    ("sql", {"sql": {"setup": SETUP, "rows": [1]}}),
+    ("sql", {"sql": {"setup": SETUP, "rows": [[{}]]}}),
     ("sql", {"sql": {"setup": "ATTACH '/tmp/x.db' AS x", "rows": []}}),
     ("sql", {"sql": {"setup": SETUP, "rows": [], "order": True}}),
-    ("sql", {"sql": {"setup": SETUP, "rows": [], "ordered": "yes"}}), ("constraints", {"constraints": []}),
-    ("constraints", {"constraints": {"type": "json"}}), ("constraints[0]", {"constraints": ["json"]}),
+    ("sql", {"sql": {"setup": SETUP, "rows": [], "ordered": "yes"}}),
+    ("constraints", {"constraints": []}),
+    ("constraints", {"constraints": {"type": "json"}}),
+    ("constraints[0]", {"constraints": ["json"]}),
     ("constraints[1]", {"constraints": [{"type": "json"}, {"type": "rhyme"}]}),
     ("constraints[0]", {"constraints": [{"type": ["json"]}]}),
     ("constraints[0]", {"constraints": [{"type": "max_words"}]}),
@@ -394,21 +615,37 @@ BAD_ROWS = [
     ("constraints[0]", {"constraints": [{"type": "contains", "value": ""}]}),
     ("constraints[0]", {"constraints": [{"type": "json_keys", "value": "a"}]}),
     ("constraints[0]", {"constraints": [{"type": "json", "x": 1}]}),
-    *[("constraints[0]", {"constraints": [{"type": kind, "value": value}]}) for kind, value in (
-        ("occurs", {"text": "a"}), ("occurs", {"min": 1}), ("occurs", {"text": " ", "min": 1}),
-        ("occurs", {"text": "a", "min": -1}), ("occurs", {"text": "a", "max": True}), ("occurs", "a"),
-        ("letters", {"text": "a", "min": 1, "more": 2}), ("capital_words", {}),
-        ("capital_words", {"text": "a", "min": 1}),
-        ("paragraph_starts", {"number": 0, "word": "a"}), ("paragraph_starts", {"number": 1}), ("title", "x"))],
-    ("expected", {"expected": "maybe"}), ("expected", {"expected": ["refuse"]}),
+    *[
+        ("constraints[0]", {"constraints": [{"type": kind, "value": value}]})
+        for kind, value in (
+            ("occurs", {"text": "a"}),
+            ("occurs", {"min": 1}),
+            ("occurs", {"text": " ", "min": 1}),
+            ("occurs", {"text": "a", "min": -1}),
+            ("occurs", {"text": "a", "max": True}),
+            ("occurs", "a"),
+            ("letters", {"text": "a", "min": 1, "more": 2}),
+            ("capital_words", {}),
+            ("capital_words", {"text": "a", "min": 1}),
+            ("paragraph_starts", {"number": 0, "word": "a"}),
+            ("paragraph_starts", {"number": 1}),
+            ("title", "x"),
+        )
+    ],
+    ("expected", {"expected": "maybe"}),
+    ("expected", {"expected": ["refuse"]}),
     ("tests", {"tests": "assert f(1) == 1"}),
-    ("tests", {"tests": []}), ("tests[0]", {"tests": [7]}), ("tests[0]", {"tests": ["f(1) == 1"]}),
+    ("tests", {"tests": []}),
+    ("tests[0]", {"tests": [7]}),
+    ("tests[0]", {"tests": ["f(1) == 1"]}),
     ("tests[0]", {"tests": ["assert f(1"]}),
-    ("tests[1]", {"tests": ["assert f(1) == 1", "import os"]}), ("tests[0]", {"tests": ["x = f(2)"]}),
+    ("tests[1]", {"tests": ["assert f(1) == 1", "import os"]}),
+    ("tests[0]", {"tests": ["x = f(2)"]}),
     ("tests[0]", {"tests": ["assert " + "(" * 5000]}),
     ("entry_point", {"tests": ["def check(candidate): assert candidate(1)"]}),
     ("entry_point", {"tests": ["assert f(1) == 1"], "entry_point": ["f"]}),
-    ("entry_point", {"tests": ["assert f(1) == 1"], "entry_point": "f()"})]
+    ("entry_point", {"tests": ["assert f(1) == 1"], "entry_point": "f()"}),
+]
 
 
 @pytest.mark.parametrize("field, row", BAD_ROWS)
@@ -421,13 +658,45 @@ def test_bad_rows_are_refused_by_field(field, row):
 
 def test_nothing_hangs():
     """No length or repetition of hostile text takes time: every check on every text within a second or two."""
-    texts = [(part * v.MAX_TEXT)[:v.MAX_TEXT - 1] + end for end in ("", "x") for part in (
-        ".", "!\"", " ", "\n", "1,", "1,234", "-", "i'm sorry, ", "```\n", "```sql ", "\n\t", '"name" :', "e.g. ", "[",
-        '{"a":', "a",
-        "ich kann ", "'", "<tool_call>", "9", "-1e9")]
-    row = {"answer": ["x", 1], "tools": TOOLS, "call": CALL, "sql": {"setup": SETUP, "rows": [[1]]},
-    "expected": "comply",
-           "constraints": [{"type": "max_sentences", "value": 1}, {"type": "bullets", "value": 1}, {"type": "json"}]}
+    texts = [
+        (part * v.MAX_TEXT)[: v.MAX_TEXT - 1] + end
+        for end in ("", "x")
+        for part in (
+            ".",
+            '!"',
+            " ",
+            "\n",
+            "1,",
+            "1,234",
+            "-",
+            "i'm sorry, ",
+            "```\n",
+            "```sql ",
+            "\n\t",
+            '"name" :',
+            "e.g. ",
+            "[",
+            '{"a":',
+            "a",
+            "ich kann ",
+            "'",
+            "<tool_call>",
+            "9",
+            "-1e9",
+        )
+    ]
+    row = {
+        "answer": ["x", 1],
+        "tools": TOOLS,
+        "call": CALL,
+        "sql": {"setup": SETUP, "rows": [[1]]},
+        "expected": "comply",
+        "constraints": [
+            {"type": "max_sentences", "value": 1},
+            {"type": "bullets", "value": 1},
+            {"type": "json"},
+        ],
+    }
     for text in texts:
         start = time.monotonic()
         assert v.verify(row, text)["ok"] is False

@@ -1,0 +1,18 @@
+"""All planted faults; tests/run_mutants.py sees the tests of each fail."""
+
+from . import (
+    chat,
+    data,
+    filters,
+    gating,
+    generate,
+    judging,
+    models,
+    packed,
+    records,
+    training,
+    verify,
+)
+
+TOPICS = [records, chat, training, packed, models, generate, verify, filters, judging, gating, data]
+MUTANTS = [mutant for topic in TOPICS for mutant in topic.MUTANTS]

@@ -1,0 +1,120 @@
+"""Planted faults in reading and writing records: JSONL, digests, run records, cost."""
+
+from planting import Mutant
+
+MUTANTS = [
+    # reading, runs and what they record
+    Mutant(
+        "common.py",
+        "read_jsonl",
+        "len(line) > MAX_LINE",
+        "len(line) > 99 * MAX_LINE",
+        ["tests/test_suite.py::test_a_huge_file_is_not_read_whole"],
+    ),
+    Mutant(
+        "common.py",
+        "start_run",
+        '("run.json", "run.json.tmp", "ref_logps.jsonl", "log.jsonl", "tracker")',
+        '("run.json", "ref_logps.jsonl", "log.jsonl", "tracker")',
+        ["tests/test_training.py::test_killed_before_the_first_record_it_starts_again"],
+    ),
+    Mutant(
+        "common.py",
+        "read_records",
+        'raise BadInput(f"{where}:{number}: {error}") from None',
+        "raise",
+        ["tests/test_records.py::test_a_thousand_broken_records_read_or_are_refused_in_one_line"],
+    ),
+    Mutant(
+        "common.py",
+        "read_jsonl",
+        "(ValueError, RecursionError)",
+        "json.JSONDecodeError",
+        ["tests/test_records.py::test_a_thousand_broken_records_read_or_are_refused_in_one_line"],
+    ),
+    Mutant(
+        "common.py",
+        "start_run",
+        "old.get(part) != new[part]",
+        'part == "script" and old.get(part) != new[part]',
+        ["tests/test_common.py::test_other_arguments_or_inputs_are_refused"],
+    ),
+    Mutant(
+        "common.py",
+        "continue_lines",
+        "os.truncate(path, ends[lines - 1] if lines else 0)",
+        "pass",
+        ["tests/test_gen_candidates.py::test_resume_after_a_cut_at_any_byte"],
+    ),
+    Mutant(
+        "common.py",
+        "start_run",
+        "begun or (path.exists() and not old)",
+        "path.exists() and not old",
+        ["tests/test_gen_candidates.py::test_a_foreign_file_is_never_overwritten"],
+    ),
+    Mutant(
+        "common.py",
+        "read_mixture",
+        "weight * by_slice.get(named, 1.0)",
+        "weight",
+        ["tests/test_watch.py::test_a_slice_has_its_weight_and_its_own_numbers"],
+    ),
+    Mutant(
+        "common.py",
+        "digest",
+        "range(0, size, 1 << 20)",
+        "(0, 1 << 20)",
+        ["tests/test_traps.py::test_a_change_in_the_middle_of_a_large_file_shows"],
+    ),
+    Mutant(
+        "common.py",
+        "start_run",
+        'old | {"path": str(path)}',
+        "old",
+        ["tests/test_watch.py::test_a_renamed_folder_is_continued_where_it_is"],
+    ),
+    Mutant(
+        "common.py",
+        "digest",
+        'str(path).removeprefix("hf:")',
+        'str(path).removeprefix("hg:")',
+        ["tests/test_traps.py::test_a_local_data_set_is_hashed"],
+    ),
+    # cost
+    Mutant(
+        "common.py",
+        "money",
+        "tokens * price_per_million / 1e6",
+        "tokens * price_per_million / 1e3",
+        ["tests/test_common.py::test_cost_model_by_hand"],
+    ),
+    Mutant(
+        "common.py",
+        "judge_tokens",
+        "prompts * (rubric_len + prompt_len + n * answer_len)",
+        "prompts * n * (rubric_len + prompt_len + answer_len)",
+        ["tests/test_common.py::test_cost_model_by_hand"],
+    ),
+    Mutant(
+        "common.py",
+        "money",
+        "seconds * price_gpu_hour / 3600",
+        "seconds * price_gpu_hour / 60",
+        ["tests/test_cost.py::test_money_is_per_million_tokens_and_per_hour"],
+    ),
+    Mutant(
+        "common.py",
+        "forecast",
+        "speeds[-1]",
+        "speeds[0]",
+        ["tests/test_cost.py::test_forecast_takes_the_newest_finished_run_of_the_same_script"],
+    ),
+    Mutant(
+        "common.py",
+        "generation_tokens",
+        "prompts * prompt_len",
+        "prompts * n * prompt_len",
+        ["tests/test_cost.py::test_generation_reads_a_prompt_once_and_writes_n_answers"],
+    ),
+]

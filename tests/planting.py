@@ -1,0 +1,157 @@
+"""How a fault is planted: what stands where, and what to put in its place.
+
+A place is named by its function and by the code that stands there, compared as syntax trees. So
+line breaks, quotes, comments and whatever happens in other functions make no difference. A pattern
+is written as it could stand on lines of its own: either one expression, wherever it occurs in its
+function, or one or more whole statements that follow each other. The parts of an f-string have no
+usable place in the file: there the whole f-string is the pattern."""
+
+import ast
+import re
+import textwrap
+from typing import NamedTuple
+
+SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+class Mutant(NamedTuple):
+    """One planted fault."""
+
+    file: str
+    function: str  # the innermost: "sample", "Handle.__eq__", "budgets.measure"; "" outside of all
+    pattern: str  # occurs exactly once there; in a file that is not Python: text that occurs once
+    replacement: str
+    tests: list  # one of them must fail
+
+
+def plant(source, mutant):
+    """The source with the fault in it, otherwise unchanged; ValueError when it does not fit."""
+    if not mutant.file.endswith(".py"):
+        check_once(source.count(mutant.pattern), mutant)
+        return source.replace(mutant.pattern, mutant.replacement)
+    tree = ast.parse(source)
+    pattern, replacement = nodes_of(mutant)
+    found = find(tree, mutant.function, pattern)
+    check_once(len(found), mutant)
+    before, after = around(source, found[0])
+    wanted = shape(Exchange(found[0], replacement).visit(tree))
+    for text in ways_to_write(mutant.replacement, found[0]):
+        changed = before + text + after
+        if shape_of_source(changed) == wanted:
+            return changed
+    raise ValueError(f"{mutant.file}: {mutant.replacement!r} cannot stand for {mutant.pattern!r}")
+
+
+def check_once(count, mutant):
+    if count != 1:
+        place = f"in function {mutant.function}" if mutant.function else "outside functions"
+        raise ValueError(f"{mutant.pattern!r} occurs {count} times {place} of {mutant.file}")
+
+
+# ---- finding --------------------------------------------------------------------------------
+
+
+def nodes_of(mutant):
+    """Pattern and replacement as lists of nodes: one expression each, or statements."""
+    pattern, replacement = parse(mutant.pattern), parse(mutant.replacement)
+    if is_expression(pattern) and is_expression(replacement):
+        return [pattern[0].value], [replacement[0].value]
+    return pattern, replacement
+
+
+def parse(text):
+    return ast.parse(textwrap.dedent(text).strip()).body
+
+
+def is_expression(statements):
+    return len(statements) == 1 and isinstance(statements[0], ast.Expr)
+
+
+def shape(node):
+    """A tree as text without positions: equal for equal code, whether names are read or set."""
+    return re.sub(r"ctx=(Load|Store|Del)\(\)", "", ast.dump(node))
+
+
+def walk(node, function=""):
+    """(name of the innermost function or class, node) for all nodes below but parts of f-strings.
+
+    The decorators and arguments of a function belong to it."""
+    for child in ast.iter_child_nodes(node):
+        yield function, child
+        if isinstance(child, SCOPES):
+            yield from walk(child, f"{function}.{child.name}" if function else child.name)
+        elif not isinstance(child, ast.JoinedStr):
+            yield from walk(child, function)
+
+
+def find(tree, function, pattern):
+    """The places in a function where the pattern's nodes stand, each a list of nodes."""
+    if isinstance(pattern[0], ast.stmt):
+        return find_statements(tree, function, pattern)
+    found = []
+    for name, node in walk(tree):
+        if name == function and type(node) is type(pattern[0]) and shape(node) == shape(pattern[0]):
+            found.append([node])
+    return found
+
+
+def find_statements(tree, function, pattern):
+    wanted, found = [shape(node) for node in pattern], []
+    names = {node: name for name, node in walk(tree)}
+    for block in blocks(tree):
+        if names[block[0]] != function:
+            continue
+        shapes = [shape(node) for node in block]
+        for start in range(len(shapes) - len(wanted) + 1):
+            if shapes[start : start + len(wanted)] == wanted:
+                found.append(block[start : start + len(wanted)])
+    return found
+
+
+def blocks(tree):
+    """Every list of statements: bodies, else branches and so on."""
+    for node in ast.walk(tree):
+        for _, value in ast.iter_fields(node):
+            if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
+                yield value
+
+
+# ---- replacing ------------------------------------------------------------------------------
+
+
+class Exchange(ast.NodeTransformer):
+    """Puts other nodes in the place of some that follow each other."""
+
+    def __init__(self, old, new):
+        self.old, self.new = old, new
+
+    def visit(self, node):
+        if node is self.old[0]:
+            return self.new if isinstance(node, ast.stmt) else self.new[0]
+        if any(node is other for other in self.old):
+            return None
+        return self.generic_visit(node)
+
+
+def around(source, nodes):
+    """The text before and after nodes. Their columns count bytes."""
+    lines = source.encode().splitlines(keepends=True)
+    first, last = nodes[0], nodes[-1]
+    before = b"".join(lines[: first.lineno - 1]) + lines[first.lineno - 1][: first.col_offset]
+    after = lines[last.end_lineno - 1][last.end_col_offset :] + b"".join(lines[last.end_lineno :])
+    return before.decode(), after.decode()
+
+
+def ways_to_write(text, nodes):
+    """The ways to write a replacement: statements indented, an expression also in brackets."""
+    text = textwrap.dedent(text).strip()
+    if isinstance(nodes[0], ast.stmt):
+        return [text.replace("\n", "\n" + " " * nodes[0].col_offset)]
+    return [text, f"({text})"]
+
+
+def shape_of_source(source):
+    try:
+        return shape(ast.parse(source))
+    except SyntaxError:
+        return None
