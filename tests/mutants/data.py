@@ -5,14 +5,14 @@ from planting import Mutant
 MUTANTS = [
     # the tiny world
     Mutant(
-        "data/world.py",
+        "data/make/world.py",
         "pick",
         "named and rng.random() < 0.5",
         "named",
         ["tests/test_tiny.py::test_every_record_and_its_gold_answer"],
     ),
     Mutant(
-        "data/world.py",
+        "data/make/world.py",
         "truth",
         "extra < 2",
         "extra < 9",
@@ -20,35 +20,35 @@ MUTANTS = [
     ),
     # benchmarks
     Mutant(
-        "data/benchmarks.py",
+        "data/make/benchmarks.py",
         "choice",
         "(labels, [*digits], names)",
         "(labels, choices, [*digits], names)",
-        ["tests/test_suite.py::test_multiple_choice"],
+        ["tests/gating/test_suite.py::test_multiple_choice"],
     ),
     Mutant(
-        "data/benchmarks.py",
+        "data/make/benchmarks.py",
         "main",
         'f"mgsm-{seen[name]}"',
         'f"mgsm-{number}"',
-        ["tests/test_suite.py::test_sums"],
+        ["tests/gating/test_suite.py::test_sums"],
     ),
     Mutant(
-        "data/benchmarks.py",
+        "data/make/benchmarks.py",
         "sums",
         'text(row, "answer").rpartition("####")[2]',
         'text(row, "answer").partition("####")[0]',
-        ["tests/test_suite.py::test_sums"],
+        ["tests/gating/test_suite.py::test_sums"],
     ),
     Mutant(
-        "data/benchmarks.py",
+        "data/make/benchmarks.py",
         "constraints",
         "number - 1",
         "number",
-        ["tests/test_suite.py::test_instructions"],
+        ["tests/gating/test_suite.py::test_instructions"],
     ),
     Mutant(
-        "data/benchmarks.py",
+        "data/make/benchmarks.py",
         "constraints",
         """
             {"text": '"', "min": 2}
@@ -56,14 +56,14 @@ MUTANTS = [
         """
             {"text": '"', "min": 1}
         """,
-        ["tests/test_suite.py::test_instructions"],
+        ["tests/gating/test_suite.py::test_instructions"],
     ),
     Mutant(
-        "data/benchmarks.py",
+        "data/make/benchmarks.py",
         "constraints",
         r'r"[A-Za-z]" if name == "letter_frequency" else r"\w+"',
         'r"[A-Za-z]" if name == "letter_frequency" else r".+"',
-        ["tests/test_suite.py::test_instructions"],
+        ["tests/gating/test_suite.py::test_instructions"],
     ),
     # the table of a gate
     Mutant(

@@ -4,14 +4,14 @@ from planting import Mutant
 
 MUTANTS = [
     Mutant(
-        "filters.py",
+        "posttrain/filters.py",
         "same_answers",
         '(rows[n].get("verify") or {}).get("ok") or is_refusal(texts[n])',
         "is_refusal(texts[n])",
         ["tests/test_filters.py::test_same_answer_to_many_requests"],
     ),
     Mutant(
-        "filters.py",
+        "posttrain/filters.py",
         "language",
         """
             (
@@ -24,35 +24,35 @@ MUTANTS = [
         ["tests/test_filters.py::test_language"],
     ),
     Mutant(
-        "filters.py",
+        "posttrain/filters.py",
         "find_flags",
         "calls or ELSEWHERE.search(request)",
         "calls",
         ["tests/test_filters.py::test_language_switch"],
     ),
     Mutant(
-        "filters.py",
+        "posttrain/filters.py",
         "find_flags",
         "(code_free, code_free[len(code_free) // 2 :])",
         "(code_free,)",
         ["tests/test_filters.py::test_another_language"],
     ),
     Mutant(
-        "filters.py",
+        "posttrain/filters.py",
         "repeats",
         "(runs, runs[-60:])",
         "(runs,)",
         ["tests/test_filters.py::test_repetition_and_markers"],
     ),
     Mutant(
-        "filters.py",
+        "posttrain/filters.py",
         "same_answers",
         "max(least, share * len(askers))",
         "least",
         ["tests/test_filters.py::test_the_same_answer_now_and_then"],
     ),
     Mutant(
-        "filters.py",
+        "posttrain/filters.py",
         "same_answers",
         """
             (
@@ -67,14 +67,14 @@ MUTANTS = [
         ["tests/test_filters.py::test_what_may_be_the_same"],
     ),
     Mutant(
-        "filters.py",
+        "posttrain/filters.py",
         "finds_injection",
         "found[0].casefold() not in request",
         "True",
         ["tests/test_filters.py::test_what_the_request_speaks_of_is_no_injection"],
     ),
     Mutant(
-        "filters.py",
+        "posttrain/filters.py",
         "",
         r'''r"""(?:(?:ai|llm|human|automatic|automated|impartial|fair|strict|expert|neutral|objective|
         independent) ){0,3}

@@ -5,39 +5,43 @@ from planting import Mutant
 MUTANTS = [
     # reading, runs and what they record
     Mutant(
-        "common.py",
+        "posttrain/records/jsonl.py",
         "read_jsonl",
         "len(line) > MAX_LINE",
         "len(line) > 99 * MAX_LINE",
-        ["tests/test_suite.py::test_a_huge_file_is_not_read_whole"],
+        ["tests/gating/test_suite.py::test_a_huge_file_is_not_read_whole"],
     ),
     Mutant(
         "common.py",
         "start_run",
         '("run.json", "run.json.tmp", "ref_logps.jsonl", "log.jsonl", "tracker")',
         '("run.json", "ref_logps.jsonl", "log.jsonl", "tracker")',
-        ["tests/test_training.py::test_killed_before_the_first_record_it_starts_again"],
+        ["tests/train/test_training.py::test_killed_before_the_first_record_it_starts_again"],
     ),
     Mutant(
         "common.py",
         "read_records",
         'raise BadInput(f"{where}:{number}: {error}") from None',
         "raise",
-        ["tests/test_records.py::test_a_thousand_broken_records_read_or_are_refused_in_one_line"],
+        [
+            "tests/records/test_records.py::test_a_thousand_broken_records_read_or_are_refused_in_one_line"
+        ],
     ),
     Mutant(
         "common.py",
         "read_jsonl",
         "(ValueError, RecursionError)",
         "json.JSONDecodeError",
-        ["tests/test_records.py::test_a_thousand_broken_records_read_or_are_refused_in_one_line"],
+        [
+            "tests/records/test_records.py::test_a_thousand_broken_records_read_or_are_refused_in_one_line"
+        ],
     ),
     Mutant(
         "common.py",
         "start_run",
         "old.get(part) != new[part]",
         'part == "script" and old.get(part) != new[part]',
-        ["tests/test_common.py::test_other_arguments_or_inputs_are_refused"],
+        ["tests/run/test_folder.py::test_other_arguments_or_inputs_are_refused"],
     ),
     Mutant(
         "common.py",
@@ -58,28 +62,28 @@ MUTANTS = [
         "read_mixture",
         "weight * by_slice.get(named, 1.0)",
         "weight",
-        ["tests/test_watch.py::test_a_slice_has_its_weight_and_its_own_numbers"],
+        ["tests/train/test_watch.py::test_a_slice_has_its_weight_and_its_own_numbers"],
     ),
     Mutant(
         "common.py",
         "digest",
         "range(0, size, 1 << 20)",
         "(0, 1 << 20)",
-        ["tests/test_traps.py::test_a_change_in_the_middle_of_a_large_file_shows"],
+        ["tests/test_hashing.py::test_a_change_in_the_middle_of_a_large_file_shows"],
     ),
     Mutant(
-        "common.py",
+        "posttrain/run/folder.py",
         "start_run",
         'old | {"path": str(path)}',
         "old",
-        ["tests/test_watch.py::test_a_renamed_folder_is_continued_where_it_is"],
+        ["tests/train/test_watch.py::test_a_renamed_folder_is_continued_where_it_is"],
     ),
     Mutant(
-        "common.py",
+        "posttrain/hashing.py",
         "digest",
         'str(path).removeprefix("hf:")',
         'str(path).removeprefix("hg:")',
-        ["tests/test_traps.py::test_a_local_data_set_is_hashed"],
+        ["tests/test_hashing.py::test_a_local_data_set_is_hashed"],
     ),
     # cost
     Mutant(
@@ -108,7 +112,9 @@ MUTANTS = [
         "forecast",
         "speeds[-1]",
         "speeds[0]",
-        ["tests/test_cost.py::test_forecast_takes_the_newest_finished_run_of_the_same_script"],
+        [
+            "tests/run/test_forecast.py::test_forecast_takes_the_newest_finished_run_of_the_same_script"
+        ],
     ),
     Mutant(
         "common.py",
