@@ -151,7 +151,7 @@ def flags_of(source):
     for node in ast.walk(source):
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             name = node.args[0].value
-            if isinstance(name, str) and name.startswith("--"):
+            if isinstance(name, str) and re.fullmatch(r"--[a-z-]+", name):
                 names.add(name.removeprefix("--").replace("-", "_"))
     return names
 
