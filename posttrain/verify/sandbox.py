@@ -38,7 +38,9 @@ from posttrain.verify import sandbox_child as inside
 
 LIBRARIES = f"{sys.base_prefix}/lib"  # where a Python that is not the system's has its own
 CODE = marshal.dumps(
-    compile(Path(inside.__file__).read_text(encoding="utf-8"), "sandbox_child.py", "exec", optimize=2)
+    compile(
+        Path(inside.__file__).read_text(encoding="utf-8"), "sandbox_child.py", "exec", optimize=2
+    )
 )
 # argv of what runs inside: both processes are this very interpreter, so compiled code can be handed over
 PROGRAM = [
