@@ -248,7 +248,7 @@ def our_step(model, rows, pack_tokens):
 
     value = 0.0
     for pack in cut_packs(rows, pack_tokens):
-        loss, _ = dpo.batch_loss(model, pack, "dpo", 0.1)
+        loss, _ = dpo.pack_loss(model, pack, "dpo", 0.1)
         (loss / len(rows)).backward()
         value += loss.item() / len(rows)
     return value

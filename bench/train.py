@@ -216,10 +216,10 @@ def make_model(shape, seed):
 def our_losses(loss, model, packs):
     """(loss, sums) of every pack, as the trainer of this loss computes them."""
     if loss == "sft":
-        return each_pack(partial(sft.batch_loss, model), packs)
+        return each_pack(partial(sft.pack_loss, model), packs)
     if loss == "kto":
         return kto.answer_losses(model, packs, beta=BETA[loss], weight_good=1.0, weight_bad=1.0)
-    return each_pack(partial(dpo.batch_loss, model, loss=loss, beta=BETA[loss]), packs)
+    return each_pack(partial(dpo.pack_loss, model, loss_name=loss, beta=BETA[loss]), packs)
 
 
 def our_step(loss, model, rows, pack_tokens):
