@@ -290,6 +290,7 @@ def documents():
         *SOURCES,
         *sorted((ROOT / "bench").glob("*.py")),
         *sorted((ROOT / "data" / "make").glob("*.py")),
+        *sorted((ROOT / "labs").glob("*.py")),
     ]:
         yield (
             path.relative_to(ROOT),

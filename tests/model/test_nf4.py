@@ -81,7 +81,6 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
         for row in rows
     ]
     policy = load_policy(base, "nf4", lora_r=2)
-    policy = load_policy(base, "nf4", 2)
     teach_lines(policy)
     generator = torch.Generator().manual_seed(1)
     for parameter in trained(policy):
