@@ -86,7 +86,7 @@ def save_folder(path, seed=0):
 
 @pytest.fixture(autouse=True, scope="session")
 def no_drawing():
-    """Curves take a second to draw: runs inside this process leave them out; tests/test_watch.py draws some."""
+    """Curves take a second to draw: runs inside this process leave them out; tests/train/test_curves.py draws some."""
     from posttrain.train import training_run
 
     training_run.curves = lambda out: None
