@@ -18,6 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import posttrain  # noqa: F401, I001  (quietens the libraries, which must not be loaded before)
 import datasets  # noqa: F401
 import peft  # noqa: F401
 import pytest
@@ -27,17 +28,19 @@ import transformers  # noqa: F401
 from mutants import MUTANTS
 from planting import plant
 
-import posttrain  # noqa: F401
-
-WORKERS, SECONDS = 2, 240
+WORKERS = 2
+SECONDS = 240  # a fault whose tests take longer is caught: they hang
+SECONDS_WITHOUT_FAULT = 3600  # for all of these tests together
 torch.set_num_threads(1)
 sys.path.remove(str(ROOT))
 
 
 def forget_own_modules():
-    """A fork imports the modules of its own copy of the tree."""
+    """A fork imports the modules of its own copy of the tree: posttrain, the scripts, the tests."""
     for name, module in list(sys.modules.items()):
-        if Path(getattr(module, "__file__", None) or "/").parent == ROOT:
+        file = Path(getattr(module, "__file__", None) or "/")
+        is_own = file.is_relative_to(ROOT) and "site-packages" not in file.parts
+        if is_own and name != "__main__":
             del sys.modules[name]
 
 
@@ -49,13 +52,13 @@ def copy_tree(folder):
     return copy
 
 
-def start(tree, tests):
+def start(tree, tests, seconds):
     """pytest on `tests` in a fork, inside `tree` -> process number; its exit code is pytest's."""
     pid = os.fork()
     if pid == 0:
         code = 3
         try:
-            signal.alarm(SECONDS)
+            signal.alarm(seconds)
             os.chdir(tree)
             log = os.open("pytest.log", os.O_CREAT | os.O_WRONLY)
             os.dup2(log, 1)
@@ -81,7 +84,7 @@ def choose(words):
 def pass_without_fault(tests):
     with tempfile.TemporaryDirectory() as folder:
         tree = copy_tree(folder)
-        _, status = os.waitpid(start(tree, tests), 0)
+        _, status = os.waitpid(start(tree, tests, SECONDS_WITHOUT_FAULT), 0)
         passed = os.waitstatus_to_exitcode(status) == 0
         if not passed:
             print((tree / "pytest.log").read_text()[-3000:])
@@ -108,7 +111,7 @@ def start_mutant(mutant):
     folder = tempfile.mkdtemp()
     tree = copy_tree(folder)
     (tree / mutant.file).write_text(changed, encoding="utf-8")
-    return start(tree, mutant.tests), folder
+    return start(tree, mutant.tests, SECONDS), folder
 
 
 def finish_one(running):

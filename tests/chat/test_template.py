@@ -58,3 +58,14 @@ def test_a_template_without_system_turns_gets_the_text_in_the_first_user_turn(to
     assert "Be brief.\n\nWhat is 2+2?" in text and "system" not in text
     with pytest.raises(BadInput, match="no system"):
         render(strict, [{"role": "system", "content": "Be brief."}, *ANSWER])
+
+
+def test_tools_join_the_system_turn_that_is_there(tokenizer):
+    """The template knows no tools: they are text behind the system's own."""
+    plain = with_template(tokenizer, TURN)
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    told = "You may call these functions:\n" + '{"name": "add"}'
+    system = {"role": "system", "content": "Be brief."}
+    text = render(plain, [system, *USER], tools)
+    assert text.startswith(f"<|im_start|>system\nBe brief.\n\n{told}<|im_end|>\n<|im_start|>user")
+    assert render(plain, USER, tools).startswith(f"<|im_start|>system\n{told}<|im_end|>")

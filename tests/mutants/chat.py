@@ -19,17 +19,17 @@ MUTANTS = [
         ["tests/chat/test_masks.py::test_show_mask_prints_what_is_trained_on"],
     ),
     Mutant(
-        "common.py",
-        "encode",
-        "len(ends) > 1",
-        "len(ends) > 99",
+        "posttrain/chat/encode.py",
+        "_find_stop",
+        "len(positions) > 1",
+        "len(positions) > 99",
         ["tests/chat/test_masks.py::test_a_stop_token_inside_the_answer_is_dropped"],
     ),
     Mutant(
-        "common.py",
+        "posttrain/chat/encode.py",
         "encode",
-        "whole[: ends[0] + 1]",
-        "whole",
+        "turn_ids[: end + 1]",
+        "turn_ids",
         ["tests/chat/test_masks.py::test_all_turns"],
     ),
     Mutant(
@@ -47,17 +47,41 @@ MUTANTS = [
         ["tests/chat/test_masks.py::test_truncation_takes_the_stop_token_and_says_so"],
     ),
     Mutant(
-        "common.py",
-        "as_messages",
-        "calls if isinstance(calls, list) else [calls]",
-        "calls",
+        "posttrain/records/layouts.py",
+        "_as_message",
+        "calls = [calls]",
+        "pass",
         ["tests/records/test_records.py::test_conversations_with_tools"],
     ),
     Mutant(
-        "common.py",
+        "posttrain/chat/encode.py",
         "encode",
-        "full[: full.rindex(stop) + len(stop)]",
-        "full",
+        "turn_text[: turn_text.rindex(stop_text) + len(stop_text)]",
+        "turn_text",
         ["tests/generate/test_local.py::test_training_reads_the_text_that_generation_continues"],
+    ),
+    Mutant(
+        "posttrain/chat/encode.py",
+        "_supervised_turns",
+        "turns if all_turns else [n for n in turns if n == last]",
+        "turns",
+        ["tests/chat/test_masks.py::test_supervised_is_the_answer_and_its_stop_token"],
+    ),
+    # templates
+    Mutant(
+        "posttrain/chat/template.py",
+        "_template_options",
+        "{'tokenize': False, 'enable_thinking': False, 'date_string': FIXED_DATE}",
+        "{'tokenize': False, 'date_string': FIXED_DATE}",
+        ["tests/chat/test_template.py::test_thinking_is_switched_off_where_a_template_can"],
+    ),
+    Mutant(
+        "posttrain/chat/template.py",
+        "_put_tools_into_system",
+        """
+            text = messages[0]["content"] + "\\n\\n" + text
+        """,
+        "pass",
+        ["tests/chat/test_template.py::test_tools_join_the_system_turn_that_is_there"],
     ),
 ]

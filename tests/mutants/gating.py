@@ -564,39 +564,46 @@ MUTANTS = [
         ["tests/run/test_lineage.py::test_a_judge_of_itself"],
     ),
     Mutant(
-        "lineage.py",
-        "lineage.visit",
-        "not record or path.resolve() in (stop, *found) or hash and digest(path) != hash",
-        "not record or path.resolve() in (stop, *found)",
+        "posttrain/run/lineage.py",
+        "lineage",
+        "hash_when_read and digest(path) != hash_when_read",
+        "False",
         ["tests/run/test_lineage.py::test_an_input_that_changed_is_not_followed"],
     ),
     Mutant(
-        "lineage.py",
-        "lineage.visit",
-        "(stop, *found)",
-        "(stop,)",
+        "posttrain/run/lineage.py",
+        "lineage",
+        "path.resolve() in records",
+        "False",
         ["tests/run/test_lineage.py::test_a_loop_ends"],
     ),
     Mutant(
-        "lineage.py",
-        "lineage.visit",
-        "(stop, *found)",
-        "(*found,)",
+        "posttrain/run/lineage.py",
+        "lineage",
+        "path.resolve() == baseline",
+        "False",
         ["tests/run/test_lineage.py::test_until_the_baseline"],
     ),
     Mutant(
-        "lineage.py",
-        "lineage.visit",
-        'here.removesuffix(record["path"]) or root',
-        'here.removesuffix(record["path"])',
+        "posttrain/run/lineage.py",
+        "_start_folder",
+        "record_path.removesuffix(path_when_written) or default",
+        "record_path.removesuffix(path_when_written)",
         ["tests/run/test_lineage.py::test_an_absolute_output_of_relative_inputs"],
     ),
     Mutant(
-        "lineage.py",
-        "lineage.visit",
-        'here.endswith(record["path"])',
+        "posttrain/run/lineage.py",
+        "_start_folder",
+        "record_path.endswith(path_when_written)",
         "False",
         ["tests/run/test_lineage.py::test_relative_paths_are_those_of_the_run"],
+    ),
+    Mutant(
+        "posttrain/run/lineage.py",
+        "lineage",
+        'reversed(record["inputs"].items())',
+        'record["inputs"].items()',
+        ["tests/run/test_lineage.py::test_a_whole_chain"],
     ),
     Mutant(
         "posttrain/run/lineage.py",
@@ -606,30 +613,27 @@ MUTANTS = [
         ["tests/run/test_lineage.py::test_a_whole_chain"],
     ),
     Mutant(
-        "lineage.py",
-        "contaminated",
-        "[others] if isinstance(others, str) else others or []",
-        "others or []",
+        "posttrain/gating/contamination.py",
+        "_labellers",
+        "[judges] if isinstance(judges, str) else judges or []",
+        "judges or []",
         ["tests/run/test_lineage.py::test_the_training_judge_is_named"],
     ),
     Mutant(
-        "lineage.py",
-        "contaminated",
-        'record["arguments"].get("judge") if record["script"] == "judge.py" else None',
-        'record["arguments"].get("judge")',
+        "posttrain/gating/contamination.py",
+        "_labellers",
+        """
+            if record["script"] != "judge.py":
+                return []
+        """,
+        "pass",
         ["tests/run/test_lineage.py::test_a_stranger_is_no_contamination"],
     ),
     Mutant(
-        "lineage.py",
+        "posttrain/gating/contamination.py",
         "contaminated",
-        """
-            (
-                other == judge
-                or digest(other) == digest(judge)
-                or related(family_of(other), family_of(judge))
-            )
-        """,
-        "other == judge or digest(other) == digest(judge)",
+        "related(family_of(labeller), family_of(judge))",
+        "False",
         ["tests/run/test_lineage.py::test_a_family_by_name"],
     ),
     Mutant(

@@ -34,16 +34,16 @@ MUTANTS = [
         ["tests/test_processes.py::test_two_processes_train_as_one[sft-ddp-none]"],
     ),
     Mutant(
-        "models.py",
+        "posttrain/processes.py",
         "from_first",
-        "found[1] = error",
+        "message[1] = error",
         "raise",
         ["tests/test_processes.py::test_no_process_waits_for_one_that_refuses"],
     ),
     Mutant(
-        "models.py",
+        "posttrain/processes.py",
         "shard",
-        "fully_shard(part, mesh=mesh, ignored_params=whole)",
+        "fully_shard(module, mesh=mesh, ignored_params=whole)",
         "pass",
         ["tests/test_processes.py::test_two_processes_train_as_one[kto-fsdp-none]"],
     ),
@@ -62,10 +62,41 @@ MUTANTS = [
         ["tests/model/test_memory.py::test_a_deleted_reference_leaves_the_memory"],
     ),
     Mutant(
-        "models.py",
+        "posttrain/model/family.py",
         "related",
-        'hash_a == hash_b if hash_a and hash_b else word_a == word_b != ""',
-        'word_a == word_b != ""',
+        """
+            if vocabulary and other_vocabulary:
+                return vocabulary == other_vocabulary
+        """,
+        "pass",
         ["tests/test_judge.py::test_families"],
+    ),
+    Mutant(
+        "posttrain/model/load.py",
+        "without_dropout",
+        "setattr(config, key, 0.0)",
+        "pass",
+        ["tests/model/test_load.py::test_dropout_is_off_in_models_and_adapters"],
+    ),
+    Mutant(
+        "posttrain/model/memory.py",
+        "memory_plan",
+        "layer_inputs + one_layer",
+        "layer_inputs",
+        ["tests/model/test_memory.py::test_the_memory_plan_by_hand"],
+    ),
+    Mutant(
+        "posttrain/processes.py",
+        "summed",
+        "total.update",
+        "total.__iadd__",
+        ["tests/test_processes.py::test_sums_over_processes"],
+    ),
+    Mutant(
+        "posttrain/processes.py",
+        "share_out",
+        "-len(items) % size",
+        "0",
+        ["tests/test_processes.py::test_sums_over_processes"],
     ),
 ]

@@ -5,17 +5,17 @@ from planting import Mutant
 MUTANTS = [
     # lines, attention, the head, LoRA
     Mutant(
-        "packed.py",
-        "lay_out",
-        "begin + cut - 1 if t == cut and not memory else shift + t - 1",
-        "shift + t - 1",
+        "posttrain/packed/lines.py",
+        "add_sequence",
+        "source[0] = prompt_begin + cut - 1",
+        "pass",
         ["tests/packed/test_lines.py::test_the_line_by_hand"],
     ),
     Mutant(
-        "packed.py",
-        "lay_out",
-        "range(skip, len(own))",
-        "range(len(own) - skip)",
+        "posttrain/packed/lines.py",
+        "add_sequence",
+        "builder.add_segment(ids[already_read:], already_read, seen)",
+        "builder.add_segment(ids[already_read:], 0, seen)",
         ["tests/packed/test_reader.py::test_every_family_equals_padded_rows[llama]"],
     ),
     Mutant(
@@ -39,24 +39,24 @@ MUTANTS = [
         ],
     ),
     Mutant(
-        "packed.py",
+        "posttrain/packed/attention.py",
         "attend_varlen",
-        "(window or 0) - 1",
-        "window or -1",
+        "window - 1",
+        "window",
         ["tests/packed/test_attention.py::test_one_call_for_all_segments[mistral with a window]"],
     ),
     Mutant(
-        "packed.py",
+        "posttrain/packed/head.py",
         "HeadLogps.forward",
-        "scale * (weight[t[:, 0]] * own_slope - pull / total)",
-        "weight[t[:, 0]] * own_slope - pull / total",
+        "scale * softmax.direction(weight)",
+        "softmax.direction(weight)",
         ["tests/packed/test_head.py::test_the_head_in_tiles"],
     ),
     Mutant(
-        "packed.py",
-        "HeadLogps.forward",
-        "total * shrink",
-        "total",
+        "posttrain/packed/head.py",
+        "RunningSoftmax.add",
+        "self.total * shrink",
+        "self.total",
         ["tests/packed/test_head.py::test_the_head_in_tiles"],
     ),
     Mutant(
@@ -67,90 +67,105 @@ MUTANTS = [
         ["tests/packed/test_head.py::test_the_head_in_tiles"],
     ),
     Mutant(
-        "packed.py",
+        "posttrain/packed/lora.py",
         "lora_forward",
-        "self.scaling[active[0]]",
+        "self.scaling[name]",
         "1.0",
         ["tests/packed/test_reader.py::test_every_family_equals_padded_rows[llama]"],
     ),
     Mutant(
-        "packed.py",
-        "differs",
-        "error <= allowed",
+        "posttrain/packed/reader.py",
+        "Yardstick.difference",
+        "error <= self.allowed",
         "True",
         ["tests/packed/test_reader.py::test_a_model_that_forgets_the_segments_is_found_out"],
     ),
     Mutant(
-        "packed.py",
-        "lora_forward",
-        """
-            (
-                len(active) == 1
-                and active[0] not in self.lora_variant
-                and self.lora_B[active[0]].bias is None
-            )
-        """,
-        "len(active) == 1 and active[0] not in self.lora_variant",
+        "posttrain/packed/lora.py",
+        "is_plain",
+        "layer.lora_B[active[0]].bias is None",
+        "True",
         ["tests/packed/test_lora.py::test_adapters_of_another_make_are_left_to_peft"],
     ),
     Mutant(
-        "packed.py",
-        "attend",
-        """
-            [
-                [x[:, :, a:b] for x in before] if before else [x[:, :, : b - a] for x in parts[a]]
-                for a, b in seen
-            ]
-        """,
-        """
-            [
-                [x[:, :, a:b] for x in before] if before else [x[:, :, : b - a] for x in parts[a]]
-                for a, b in seen[:1]
-            ]
-        """,
+        "posttrain/packed/attention.py",
+        "seen_pieces",
+        "[by_start[first][:, :, : last - first] for first, last in segment.seen]",
+        "[by_start[first][:, :, : last - first] for first, last in segment.seen[:1]]",
         ["tests/packed/test_trees.py::test_trees_of_every_family"],
     ),
     Mutant(
-        "packed.py",
-        "attend_varlen",
-        "(*seen, (shift + start, shift + end))",
-        "(*seen[-1:], (shift + start, shift + end))",
+        "posttrain/packed/attention.py",
+        "gathered_places",
+        "segment.seen",
+        "segment.seen[-1:]",
         ["tests/packed/test_trees.py::test_trees_of_every_family"],
     ),
     Mutant(
-        "packed.py",
-        "line_forward",
-        "torch.tanh(logits / softcap) * softcap if softcap else logits",
+        "posttrain/packed/head.py",
+        "OutputLayer.logits",
+        "torch.tanh(logits / self.softcap) * self.softcap",
         "logits",
         ["tests/packed/test_trees.py::test_trees_of_every_family"],
     ),
     Mutant(
-        "packed.py",
-        "line_forward",
-        "F.linear(hidden.to(head.weight.dtype), head.weight, head.bias).float() * scale",
-        "F.linear(hidden.to(head.weight.dtype), head.weight, head.bias).float()",
+        "posttrain/packed/head.py",
+        "OutputLayer.logits",
+        "logits * self.scale",
+        "logits",
         ["tests/packed/test_trees.py::test_trees_of_every_family"],
     ),
     Mutant(
-        "packed.py",
-        "as_line",
-        "UserDict",
-        "dict",
-        ["tests/test_processes.py::test_fsdp_hands_the_line_itself_to_the_layers"],
+        "posttrain/packed/reader.py",
+        "LineReader.read_line",
+        'line.varlen = self.kind == "varlen"',
+        """
+            line = __import__("copy").deepcopy(line)
+            line.varlen = self.kind == "varlen"
+        """,
+        ["tests/packed/test_reader.py::test_every_family_equals_padded_rows[llama]"],
+    ),
+    Mutant(
+        "posttrain/packed/head.py",
+        "RunningSoftmax.add",
+        "torch.where(inside, logits.gather(1, place), self.target_logit)",
+        "logits.gather(1, place)",
+        ["tests/packed/test_head.py::test_the_head_in_tiles"],
+    ),
+    Mutant(
+        "posttrain/packed/reader.py",
+        "LineReader.read_line",
+        "self.base.config.get_text_config()._attn_implementation != 'packed'",
+        "False",
+        ["tests/packed/test_reader.py::test_another_model_with_the_same_config_is_noticed"],
+    ),
+    Mutant(
+        "posttrain/packed/reader.py",
+        "Yardstick.difference",
+        "max(error, (ordinary - self.logps).abs().max().item())",
+        "error",
+        ["tests/packed/test_reader.py::test_a_model_that_forgets_the_segments_is_found_out"],
+    ),
+    Mutant(
+        "posttrain/packed/reader.py",
+        "Yardstick.difference",
+        "len(line.window_layers) != expected",
+        "False",
+        ["tests/packed/test_reader.py::test_a_window_that_is_not_used_is_found_out"],
     ),
     # trees of judged answers
     Mutant(
-        "packed.py",
-        "lay_out_tree",
-        "min(last, first + left)",
+        "posttrain/packed/trees.py",
+        "first_tokens",
+        "min(last, first + count)",
         "last",
         ["tests/packed/test_trees.py::test_a_tree_by_hand"],
     ),
     Mutant(
-        "packed.py",
+        "posttrain/packed/trees.py",
         "lay_out_tree",
-        "range(common, len(row))",
-        "range(len(row) - common)",
+        "builder.add_segment(row[common:], common, seen)",
+        "builder.add_segment(row[common:], 0, seen)",
         ["tests/test_judge.py::test_tree_logits_equal_one_by_one"],
     ),
     Mutant(
@@ -168,10 +183,10 @@ MUTANTS = [
         ["tests/packed/test_trees.py::test_trees_of_every_family"],
     ),
     Mutant(
-        "packed.py",
+        "posttrain/packed/trees.py",
         "cut_lines",
-        "min(found)",
-        "found[-1]",
+        "min(choices)",
+        "choices[-1]",
         ["tests/packed/test_trees.py::test_lines_are_cut_where_least_is_read_twice"],
     ),
 ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from conftest import make_model
-from families import FAMILIES, gradient, sequences, with_adapter
+from families import FAMILIES, SIZE, gradient, sequences, with_adapter
 
 from common import completion_logps
 from posttrain.cli import BadInput
@@ -86,9 +86,14 @@ def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
             line.segments = [Segment([], start, end) for _, start, end in line.segments]
         return packed_attend(module, q, k, v, mask, line=line, **options)
 
+    def ordinary_calls(module, q, k, v, mask, line=None, **options):
+        """Lines are read as they should be; padded rows, by the same model, no longer are."""
+        out, weights = packed_attend(module, q, k, v, mask, line=line, **options)
+        return (out if line is not None else 1.01 * out), weights
+
     packed_attend = attention.attend
     register_attention()
-    for attend in [*broken, cut_off]:
+    for attend in [*broken, cut_off, ordinary_calls]:
         transformers.AttentionInterface.register("packed", attend)
         try:
             made = make_model().requires_grad_(False)
@@ -96,6 +101,25 @@ def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
         finally:
             transformers.AttentionInterface.register("packed", packed_attend)
         assert line_kind(made) is None and "would differ by" in capsys.readouterr().out
+
+
+def test_a_window_that_is_not_used_is_found_out(capsys):
+    """It is longer than what is compared, so the log-probabilities are right."""
+    packed_attend = attention.attend
+
+    def without_window(module, q, k, v, mask, sliding_window=None, **options):
+        return packed_attend(module, q, k, v, mask, **options)
+
+    register_attention()
+    transformers.AttentionInterface.register("packed", without_window)
+    try:
+        config = transformers.MistralConfig(**SIZE, sliding_window=100)
+        model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+        teach_lines(model.requires_grad_(False))
+    finally:
+        transformers.AttentionInterface.register("packed", packed_attend)
+    assert not reads_lines(model)
+    assert "3 layers have a window, 0 use it" in capsys.readouterr().out
 
 
 def test_logits_that_are_scaled_elsewhere_are_found_out(capsys):

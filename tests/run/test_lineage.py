@@ -1,5 +1,6 @@
 """Where a model comes from: run records written by hand, as the stages write them."""
 
+import itertools
 import json
 
 import pytest
@@ -7,6 +8,8 @@ from conftest import save_folder, write
 
 from posttrain.gating.contamination import contaminated
 from posttrain.hashing import digest
+from posttrain.run import lineage as lineage_room
+from posttrain.run.folder import read_run
 from posttrain.run.lineage import lineage, returned, story
 
 
@@ -111,7 +114,14 @@ def test_an_input_that_changed_is_not_followed(tmp_path):
     assert stages(dpo) == ["dpo", "sft"]
 
 
-def test_a_loop_ends(tmp_path):
+def test_a_loop_ends(tmp_path, monkeypatch):
+    reads = itertools.count(1)
+
+    def read_few(path):
+        assert next(reads) < 20, "it goes round and round"
+        return read_run(path)
+
+    monkeypatch.setattr(lineage_room, "read_run", read_few)
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     record(two, "gen_candidates.py")
     record(one, "judge.py", [two])
