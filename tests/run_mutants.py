@@ -37,7 +37,8 @@ sys.path.remove(str(ROOT))
 def forget_own_modules():
     """A fork imports the modules of its own copy of the tree."""
     for name, module in list(sys.modules.items()):
-        if Path(getattr(module, "__file__", None) or "/").parent == ROOT:
+        folder = Path(getattr(module, "__file__", None) or "/").parent
+        if folder == ROOT or name.partition(".")[0] == "posttrain":
             del sys.modules[name]
 
 

@@ -45,33 +45,33 @@ def plant_head(monkeypatch):
 
 
 def plant_positions(monkeypatch):
-    """Wrong positions on a line, after the comparison that is made when the policy is loaded."""
+    """Wrong positions on a line, after the comparison that is made when lines are taught."""
     from posttrain.packed import reader
 
-    lay_out, load_policy = reader.lay_out, dpo.load_policy
+    lay_out, teach_lines = reader.lay_out, dpo.teach_lines
 
     def broken(seqs, *rest, **more):
         line = lay_out(seqs, *rest, **more)
-        return line | {"positions": line["positions"] + torch.arange(len(line["ids"])) // 3}
+        line.positions = line.positions + torch.arange(len(line.ids)) // 3
+        return line
 
-    def load_and_break(*words, **more):
-        policy = load_policy(*words, **more)
+    def teach_and_break(model):
+        teach_lines(model)
         monkeypatch.setattr(reader, "lay_out", broken)
-        return policy
 
-    monkeypatch.setattr(dpo, "load_policy", load_and_break)
+    monkeypatch.setattr(dpo, "teach_lines", teach_and_break)
 
 
 def plant_reference(monkeypatch):
     """A cached log-probability that is off by 0.002."""
-    real = dpo.reference_logps
+    real = dpo.score_reference
 
     def stale(model, rows, *rest):
         tokens = real(model, rows, *rest)
         rows[0]["seqs"][0]["ref"] += 0.002
         return tokens
 
-    monkeypatch.setattr(dpo, "reference_logps", stale)
+    monkeypatch.setattr(dpo, "score_reference", stale)
 
 
 FAULTS = {
