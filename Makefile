@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 help:
 	@echo "make demo     set up .venv and run the whole loop on the tiny world (no GPU, no network after the install)"
 	@echo "make test     set up .venv and run the tests      make slow      the long tests: kill -9, full data"
-	@echo "make lint     ruff                                make mutants   planted bugs that the tests must catch"
+	@echo "make lint     ruff, rules and format              make mutants   planted bugs that the tests must catch"
 
 $(VENV)/.ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,13 +27,14 @@ test: $(VENV)/.ready-dev
 	$(PY) -m pytest -q -m "not slow" tests
 
 slow: $(VENV)/.ready-dev
-	$(PY) -m pytest -q -m slow tests
+	$(PY) -m pytest -q -m slow $(if $(PART),--part $(PART)) tests
 
 mutants: $(VENV)/.ready-dev
 	$(PY) tests/run_mutants.py
 
 lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 
 clean:
 	rm -rf runs/demo $(VENV)

@@ -1,7 +1,7 @@
 """The arithmetic of post-training: log-probabilities of answers, losses, and what data costs.
 
-Shapes: B = sequences in a batch, T = their padded length in tokens, V = words of the vocabulary,
-S = supervised tokens of all sequences.
+Shapes: B = sequences, or pairs of them, at once; T = their padded length in tokens; V = words of
+the vocabulary; S = supervised tokens of all sequences.
 mask    marks the tokens that are trained on (1 = supervised)
 logps   natural logarithms of probabilities, summed over the supervised tokens of a sequence
 ratio   logps of the policy - logps of the reference
@@ -22,13 +22,18 @@ import torch.nn.functional as F
 def completion_logps(model, rows, pad_id=0, by_token=False):
     """Log-probabilities of the supervised tokens of each row, by the plain padded path.
 
-    rows: [{"ids": token ids, "mask": 0 or 1 for each}, ...], padded on the right here.
+    This is what the kit computes wherever it says logps. The trainers call it through seq_logps of
+    posttrain/packed/reader.py, which gets the same numbers without padding where the model allows
+    it, and is compared with this function before it is used.
+
+    rows: [{"ids": token ids, "mask": 0 or 1 for each}, ...], one sequence each, padded on the right
+    here.
     Returns (logps [B] float64, supervised tokens [B]); with by_token the single tokens' values [S],
     row after row.
 
-    This is where the one-token shift stands: the logits at place t-1 score the token at place t.
-    Only supervised places reach the output layer. Padding is known by the rows' lengths, never by
-    its id, which may be the id of a real token.
+    Mind the one-token shift: the logits at place t-1 score the token at place t. Only supervised
+    places reach the output layer. Padding is known by the rows' lengths, never by its id, which may
+    be the id of a real token.
     """
     device = model.device
     T = max(len(row["ids"]) for row in rows)
@@ -99,8 +104,10 @@ class PairLoss(NamedTuple):
     function: Callable  # (chosen [B], rejected [B], beta, label_smoothing) -> [B]
     at_zero: Callable  # beta -> its value where chosen and rejected are 0
     beta: float  # the default of --beta
-    per_token: bool = False  # it is given means per token where --ipo-length says mean
-    needs_reference: bool = True  # it is given ratios; without a reference the policy's own logps
+    per_token: bool = False  # chosen and rejected are divided by their tokens (--ipo-length mean)
+    needs_reference: bool = (
+        True  # they are ratios; if False, the policy's logps without a reference
+    )
 
 
 # A new loss is a function above and a line here; dpo.py --loss then knows it.

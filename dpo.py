@@ -12,7 +12,8 @@ The reference is the model that the run starts from (or --ref). It is scored onc
 What to look at: rewards/margins rises while logps/chosen should not fall far. When both logps sink,
 the policy is only learning what not to say (lower --lr, raise --beta). rewards/accuracies near 1
 says nothing about prompts that are not in the data; eval_... are rows that were held out.
-Killed at any moment, the same command continues and ends in the same weights.
+Killed at any moment, the same command goes on from the last checkpoint (--save-every) and ends in
+the same weights.
 Left out on purpose: fifteen other losses. A new one is a function and a line in common.py.
 """
 
@@ -39,7 +40,7 @@ from posttrain.train.packs import (
     row_weights,
 )
 from posttrain.train.reference import score_other_reference, score_reference
-from posttrain.train.rows import batch_weight, one_line_tokens, prepare, row_lengths
+from posttrain.train.rows import batch_weight, prepare, row_lengths, tokens_with_shared_prompts
 from posttrain.train.selfcheck import self_check
 from posttrain.train.step import lr_at, make_optimizer, optimiser_step
 from posttrain.train.training_run import TrainingRun
@@ -97,10 +98,10 @@ def require_probabilities(rows):
         )
 
 
-def batch_loss(
+def pack_loss(
     model,
     pack,
-    loss,
+    loss_name,
     beta,
     *,
     label_smoothing=0.0,
@@ -110,28 +111,31 @@ def batch_loss(
 ):
     """The loss of a pack of pairs: (sum of weight x loss, sums of its metrics by slice).
 
-    The sum is divided by the weight of the whole batch later. loss: a name in PAIR_LOSSES.
-    soft_labels: a row's 1 - p, the probability that its label is wrong, replaces label_smoothing.
+    The sum is divided by the weight of the whole batch later. loss_name: a key of PAIR_LOSSES.
+    soft_labels: a row's p is the probability that its label is right, so 1 - p replaces
+    label_smoothing.
     nll_weight: so many times the negative log-likelihood per token of the chosen answer is added
     (arXiv 2404.19733, eq. 1).
     """
-    kind = PAIR_LOSSES[loss]
+    spec = PAIR_LOSSES[loss_name]
     logps, tokens = pack_logps(model, pack)  # [pairs, 2] each: chosen, rejected
     weights = row_weights(pack, like=logps)
-    ratio = logps
-    if kind.needs_reference:
-        ratio = logps - ref_logps(pack, like=logps)
 
-    inputs = ratio
-    if kind.per_token and ipo_length == "mean":
-        inputs = ratio / tokens
-    wrong = label_smoothing
+    # What the loss compares: ratios to the reference, or without one the policy's own logps.
+    scores = logps
+    if spec.needs_reference:
+        scores = logps - ref_logps(pack, like=logps)
+    rewards = beta * scores.detach()  # for the log: sums, also where the loss gets means per token
+    if spec.per_token and ipo_length == "mean":
+        scores = scores / tokens
+
+    p_wrong = label_smoothing
     if soft_labels:
-        wrong = logps.new_tensor([1 - row["p"] for row in pack])
-    losses = kind.function(inputs[:, 0], inputs[:, 1], beta, wrong)
-    losses = losses - nll_weight * logps[:, 0] / tokens[:, 0]
+        p_wrong = logps.new_tensor([1 - row["p"] for row in pack])
+    losses = spec.function(scores[:, 0], scores[:, 1], beta, p_wrong)
+    nll_chosen = -logps[:, 0]
+    losses = losses + nll_weight * nll_chosen / tokens[:, 0]
 
-    rewards = beta * ratio.detach()
     metrics = {
         "rewards/chosen": rewards[:, 0],
         "rewards/rejected": rewards[:, 1],
@@ -146,7 +150,7 @@ def batch_loss(
 
 
 def step_metrics(sums):
-    """What the log says of a step."""
+    """A step's line in the log: the means over its batch. Numbers of your own are added here."""
     return batch_means(sums)
 
 
@@ -172,17 +176,17 @@ def main(args):
         require_probabilities(rows)
     rows, held = hold_out(rows, args.holdout, args.seed)
     steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
-    used = rows_used(rows, steps) + held
+    rows_read = rows_used(rows, steps) + held
 
     # The plan: tokens, time, memory and cost, before anything is loaded.
-    kind = PAIR_LOSSES[args.loss]
-    starts_at_reference = kind.needs_reference and not args.ref
+    spec = PAIR_LOSSES[args.loss]
+    starts_at_reference = spec.needs_reference and not args.ref
     run = TrainingRun("dpo.py", args)
     run.plan(
         row_lengths(rows, steps),
-        used,
+        rows_read,
         held=len(held),
-        other_tokens=one_line_tokens(used) if kind.needs_reference else 0,
+        other_tokens=tokens_with_shared_prompts(rows_read) if spec.needs_reference else 0,
     )
     if args.plan or not run.open():
         return 0
@@ -191,7 +195,12 @@ def main(args):
     tokens_read = 0
     if args.ref:
         tokens_read = score_other_reference(
-            args.ref, tokenizer, args.quantize, used, pack_tokens=args.pack_tokens, out=args.out
+            args.ref,
+            tokenizer,
+            args.quantize,
+            rows_read,
+            pack_tokens=args.pack_tokens,
+            out=args.out,
         )
     model = load_policy(
         args.model,
@@ -202,38 +211,39 @@ def main(args):
         checkpointing=run.checkpointing,
         longest=run.longest_sequence,
     )
-    teach_lines(model)  # a prompt is read once for both answers; without this line, twice
+    teach_lines(model)  # it reads a prompt once for both answers; without this call, twice
     optimizer = make_optimizer(model, args.lr)
     if starts_at_reference:
         tokens_read = score_reference(
-            model, used, args.pack_tokens, fingerprint(args.model, args.quantize), args.out
+            model, rows_read, args.pack_tokens, fingerprint(args.model, args.quantize), args.out
         )
 
-    # What must hold before step 1.
-    pack_loss = partial(
-        batch_loss,
+    # Before step 1 policy and reference are one model, so the loss has a known value.
+    loss_of_pack = partial(
+        pack_loss,
         model,
-        loss=args.loss,
+        loss_name=args.loss,
         beta=args.beta,
         label_smoothing=args.label_smoothing,
         ipo_length=args.ipo_length,
         soft_labels=args.soft_labels,
         nll_weight=args.nll_weight,
     )
-    losses = partial(each_pack, pack_loss)
+    losses_of = partial(each_pack, loss_of_pack)  # packs -> the loss of each, one in memory
     first = [rows[n] for n in steps[0]]
     if starts_at_reference:
         check_start(
             args.loss.upper(),
             each_pack(
-                partial(pack_loss, nll_weight=0.0), all_packs(first, args.pack_tokens, model)
+                partial(loss_of_pack, nll_weight=0.0),  # NLL is not 0 at the start
+                all_packs(first, args.pack_tokens, model),
             ),
             batch_weight(first),
-            kind.at_zero(args.beta),
+            spec.at_zero(args.beta),
             model,
         )
     if args.selfcheck:
-        self_check(model, first, pack_loss, args.pack_tokens, starts_at_reference)
+        self_check(model, first, loss_of_pack, args.pack_tokens, starts_at_reference)
 
     # Every step: the loss of a batch, pack by pack, and the update.
     watch = Watch(
@@ -251,15 +261,16 @@ def main(args):
         batch = [rows[n] for n in steps[step]]
         divisor = batch_weight(batch)
 
-        # The update: the same text in sft.py, dpo.py and kto.py.
+        # The update: the same text in sft.py, dpo.py and kto.py. A loss is a sum over its pack and
+        # is divided by the weight of the whole batch, so packs change the memory and no result.
         sums = Counter()
-        for loss, pack_sums in losses(packs(batch, args.pack_tokens, model)):
-            (loss / divisor).backward()  # sums divided once: packs change no result
+        for loss, pack_sums in losses_of(packs(batch, args.pack_tokens, model)):
+            (loss / divisor).backward()
             sums.update(pack_sums)
         metrics = step_metrics(sums)
         metrics["lr"] = lr_at(step, len(steps), args.lr, args.warmup)
         metrics["grad_norm"] = optimiser_step(optimizer, metrics["lr"])
-        metrics |= watch.look(step, losses)
+        metrics |= watch.look(step, losses_of)
         run.log(step, metrics)
         run.save(step, model, optimizer)
 

@@ -1,6 +1,6 @@
 """Step 5: the release gate. Did the candidate improve on the baseline without regressing any slice?
 
-Reads   a suite (*.jsonl; suite.py has the types of its items), or the sample logs of lm-evaluation-harness.
+Reads   a suite (*.jsonl; gating/suite.py has the types of its items), or the sample logs of lm-evaluation-harness.
 Writes  a folder: the answers of both models, items.jsonl (their scores), report.json, .md and .html, run.json.
 Exits   0 SHIP, 1 BLOCK, 3 NOT ENOUGH DATA (and how much more is needed), 2 bad input.
 
@@ -15,7 +15,7 @@ Both models answer every prompt and are compared prompt by prompt, clusters kept
 slice is CLEAR, and is asked no more, when its lower bound lies above minus the margin (--profile hobby: 10 points, 30
 prompts; release: 5, 100; --policy FILE: yours, per slice). It FAILs when its drop is significant over all slices and
 looks. One failed slice, a significant drop of the mean of all, a canary that the baseline passes and the candidate does
-not, or a budget overdrawn (tokens, truncation, latency, cost): BLOCK. All clear: SHIP. decision.py has the rule;
+not, or a budget overdrawn (tokens, truncation, latency, cost): BLOCK. All clear: SHIP. gating/decision.py has the rule;
 --power says what a suite can show before anything is spent, --selftest how often this gate is wrong on this suite.
 What to look at: the forest plot in report.html, then the worst flips. A gain that a cooler baseline has, too (--model
 BASE --model-temperature 0.3), or that --greedy does not show, is only sharpening.

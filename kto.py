@@ -13,7 +13,8 @@ KTO compares each answer's ratio with a reference point: the KL between policy a
 estimated in every optimiser step from its prompts with the answers of other prompts. It is drawn
 per step, not per pack: packs of one row, batches of one class and shuffling are all fine.
 What to look at: kl grows slowly (a jump means that --lr is too high), rewards/chosen rises above
-rewards/rejected. Killed at any moment, the same command continues and ends in the same weights.
+rewards/rejected. Killed at any moment, the same command goes on from the last checkpoint (--save-every) and ends in
+the same weights.
 Left out on purpose: other unary losses (BCO, APO).
 """
 
@@ -38,7 +39,7 @@ from posttrain.train.metrics import batch_means, tally
 from posttrain.train.order import batches, hold_out, rows_used
 from posttrain.train.packs import all_packs, pack_logps, packs, ref_logps, row_weights
 from posttrain.train.reference import score_other_reference, score_reference
-from posttrain.train.rows import batch_weight, one_line_tokens, prepare
+from posttrain.train.rows import batch_weight, prepare, tokens_with_shared_prompts
 from posttrain.train.selfcheck import self_check
 from posttrain.train.step import lr_at, make_optimizer, optimiser_step
 from posttrain.train.training_run import TrainingRun
@@ -216,7 +217,7 @@ def step_kl(model, packs):
     return kl, first_logps
 
 
-def batch_loss(pack, logps, kl, beta, weight_good, weight_bad):
+def pack_loss(pack, logps, kl, beta, weight_good, weight_bad):
     """The loss of a pack of answers: (sum of weight x class weight x loss, sums of its metrics).
 
     The sum is divided by the weight of the whole batch later. logps [rows]: of the policy.
@@ -236,20 +237,20 @@ def batch_loss(pack, logps, kl, beta, weight_good, weight_bad):
 
 
 def answer_losses(model, packs, **options):
-    """batch_loss of one pack after the other, all with the KL of the step."""
+    """pack_loss of one pack after the other, all with the KL of the step."""
     kl, logps = step_kl(model, packs)
-    loss, sums = batch_loss(packs[0], logps, kl.to(logps.device), **options)
+    loss, sums = pack_loss(packs[0], logps, kl.to(logps.device), **options)
     sums[None, "kl"] = kl.item()  # of the whole batch, in no slice
     yield loss, sums
     for pack in packs[1:]:
         logps = pack_logps(model, pack)[0][:, 0]
-        yield batch_loss(pack, logps, kl.to(logps.device), **options)
+        yield pack_loss(pack, logps, kl.to(logps.device), **options)
 
 
 def loss_without_kl(model, pack, **options):
-    """batch_loss with a KL of 0, as it is before step 1."""
+    """pack_loss with a KL of 0, as it is before step 1."""
     logps = pack_logps(model, pack)[0][:, 0]
-    return batch_loss(pack, logps, 0.0, **options)
+    return pack_loss(pack, logps, 0.0, **options)
 
 
 def losses_at_start(model, packs, beta):
@@ -260,7 +261,7 @@ def losses_at_start(model, packs, beta):
 
 
 def step_metrics(sums):
-    """What the log says of a step."""
+    """A step's line in the log: the means over its batch, and the KL."""
     metrics = batch_means(sums)
     metrics["kl"] = sums[None, "kl"]
     return metrics
@@ -296,11 +297,16 @@ def main(args):
     numbers = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
     steps = add_mismatched(rows, numbers, args.max_len)
     held = add_mismatched_to_held(held, rows, args.max_len)
-    used = rows_used(rows, numbers) + held + mismatched_rows([*steps, held])
+    rows_read = rows_used(rows, numbers) + held + mismatched_rows([*steps, held])
 
     # The plan: tokens, time, memory and cost, before anything is loaded.
     run = TrainingRun("kto.py", args)
-    run.plan(row_lengths(steps), used, held=len(held), other_tokens=one_line_tokens(used))
+    run.plan(
+        row_lengths(steps),
+        rows_read,
+        held=len(held),
+        other_tokens=tokens_with_shared_prompts(rows_read),
+    )
     if args.plan or not run.open():
         return 0
 
@@ -308,7 +314,12 @@ def main(args):
     tokens_read = 0
     if args.ref:
         tokens_read = score_other_reference(
-            args.ref, tokenizer, args.quantize, used, pack_tokens=args.pack_tokens, out=args.out
+            args.ref,
+            tokenizer,
+            args.quantize,
+            rows_read,
+            pack_tokens=args.pack_tokens,
+            out=args.out,
         )
     model = load_policy(
         args.model,
@@ -319,16 +330,16 @@ def main(args):
         checkpointing=run.checkpointing,
         longest=run.longest_sequence,
     )
-    teach_lines(model)  # a prompt is read once for both its answers; without this line, twice
+    teach_lines(model)  # it reads a prompt once for both its answers; without this call, twice
     optimizer = make_optimizer(model, args.lr)
     if not args.ref:
         tokens_read = score_reference(
-            model, used, args.pack_tokens, fingerprint(args.model, args.quantize), args.out
+            model, rows_read, args.pack_tokens, fingerprint(args.model, args.quantize), args.out
         )
 
-    # What must hold before step 1.
+    # Before step 1 policy and reference are one model, so the loss has a known value.
     options = {"beta": args.beta, "weight_good": weight_good, "weight_bad": weight_bad}
-    losses = partial(answer_losses, model, **options)
+    losses_of = partial(answer_losses, model, **options)  # packs -> the loss of each
     if not args.ref:
         check_start(
             "KTO",
@@ -362,15 +373,16 @@ def main(args):
         batch = steps[step]
         divisor = batch_weight(batch)
 
-        # The update: the same text in sft.py, dpo.py and kto.py.
+        # The update: the same text in sft.py, dpo.py and kto.py. A loss is a sum over its pack and
+        # is divided by the weight of the whole batch, so packs change the memory and no result.
         sums = Counter()
-        for loss, pack_sums in losses(packs(batch, args.pack_tokens, model)):
-            (loss / divisor).backward()  # sums divided once: packs change no result
+        for loss, pack_sums in losses_of(packs(batch, args.pack_tokens, model)):
+            (loss / divisor).backward()
             sums.update(pack_sums)
         metrics = step_metrics(sums)
         metrics["lr"] = lr_at(step, len(steps), args.lr, args.warmup)
         metrics["grad_norm"] = optimiser_step(optimizer, metrics["lr"])
-        metrics |= watch.look(step, losses)
+        metrics |= watch.look(step, losses_of)
         run.log(step, metrics)
         run.save(step, model, optimizer)
 

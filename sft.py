@@ -12,8 +12,8 @@ Writes  a run folder: LoRA adapter, tokenizer and chat template, log.jsonl (a li
 What to look at: the data report (duplicates and hedging openers teach style faster than content),
 --show-mask once per new model, and `loss` in log.jsonl. It should fall and level off; near 0 after
 one epoch it means memorised rows. Beside it stand eval_loss (rows that were held out) and what the
-policy says by itself (sampled_...). Killed at any moment, the same command continues and ends in
-the same weights.
+policy says by itself (sampled_...). Killed at any moment, the same command goes on from the last
+checkpoint (--save-every) and ends in the same weights.
 Left out on purpose: training of all parameters.
 """
 
@@ -57,7 +57,7 @@ def encode_conversation(tokenizer, row, max_len, all_turns):
     return row | {"seqs": [seq]}
 
 
-def batch_loss(model, pack):
+def pack_loss(model, pack):
     """The loss of a pack of rows: (sum of weight x negative log-likelihood, sums of its metrics).
 
     The sum runs over all supervised tokens. It is divided by the weighted tokens of the whole batch
@@ -72,7 +72,7 @@ def batch_loss(model, pack):
 
 
 def step_metrics(sums):
-    """What the log says of a step."""
+    """A step's line in the log: the means over its batch, and the perplexity."""
     metrics = batch_means(sums)
     metrics["perplexity"] = math.exp(min(metrics["loss"], 50))
     return metrics
@@ -119,14 +119,14 @@ def main(args):
         checkpointing=run.checkpointing,
         longest=run.longest_sequence,
     )
-    teach_lines(model)  # packs without padding; without this line, padded rows
+    teach_lines(model)  # it reads packs without padding; without this call, padded rows
     optimizer = make_optimizer(model, args.lr)
 
-    # What must hold before step 1.
-    pack_loss = partial(batch_loss, model)
-    losses = partial(each_pack, pack_loss)
+    # The loss, and with --selfcheck its gradient on this model, data and machine.
+    loss_of_pack = partial(pack_loss, model)
+    losses_of = partial(each_pack, loss_of_pack)  # packs -> the loss of each, one in memory
     if args.selfcheck:
-        self_check(model, [rows[n] for n in steps[0]], pack_loss, args.pack_tokens)
+        self_check(model, [rows[n] for n in steps[0]], loss_of_pack, args.pack_tokens)
 
     # Every step: the loss of a batch, pack by pack, and the update.
     watch = Watch(
@@ -144,15 +144,16 @@ def main(args):
         batch = [rows[n] for n in steps[step]]
         divisor = batch_tokens(batch)
 
-        # The update: the same text in sft.py, dpo.py and kto.py.
+        # The update: the same text in sft.py, dpo.py and kto.py. A loss is a sum over its pack and
+        # is divided by the weight of the whole batch, so packs change the memory and no result.
         sums = Counter()
-        for loss, pack_sums in losses(packs(batch, args.pack_tokens, model)):
-            (loss / divisor).backward()  # sums divided once: packs change no result
+        for loss, pack_sums in losses_of(packs(batch, args.pack_tokens, model)):
+            (loss / divisor).backward()
             sums.update(pack_sums)
         metrics = step_metrics(sums)
         metrics["lr"] = lr_at(step, len(steps), args.lr, args.warmup)
         metrics["grad_norm"] = optimiser_step(optimizer, metrics["lr"])
-        metrics |= watch.look(step, losses)
+        metrics |= watch.look(step, losses_of)
         run.log(step, metrics)
         run.save(step, model, optimizer)
 

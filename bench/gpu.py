@@ -244,11 +244,11 @@ def sampling(args):
 def our_step(model, rows, pack_tokens):
     """Forward and backward of dpo.py's loop -> loss."""
     import dpo
-    from posttrain.train.packs import packs
+    from posttrain.train.packs import cut_packs
 
     value = 0.0
-    for pack in packs(rows, pack_tokens):
-        loss, _ = dpo.batch_loss(model, pack, "dpo", 0.1)
+    for pack in cut_packs(rows, pack_tokens):
+        loss, _ = dpo.pack_loss(model, pack, "dpo", 0.1)
         (loss / len(rows)).backward()
         value += loss.item() / len(rows)
     return value
@@ -256,12 +256,12 @@ def our_step(model, rows, pack_tokens):
 
 def reference_pass(model, rows, pack_tokens):
     """Our reference pass -> its seconds. The values stay in the rows."""
-    from posttrain.train.reference import reference_logps
+    from posttrain.train.reference import score_reference
 
     fill(model, REFERENCE)
     with tempfile.TemporaryDirectory() as folder:
         seconds, _ = qwen3.seconds_of(
-            lambda: reference_logps(model, rows, pack_tokens, "bench", f"{folder}/run")
+            lambda: score_reference(model, rows, pack_tokens, "bench", f"{folder}/run")
         )
     fill(model, POLICY)
     return seconds
@@ -446,8 +446,10 @@ def nf4(args):
     check(abs(change) < 0.2, f"NF4 changes the loss by {change:.1%}")
 
 
-PLAIN_ADAMW = """import runpy, sys, torch, models
-models.make_optimizer = lambda model, lr: torch.optim.AdamW(models.trained(model), lr=lr, weight_decay=0.0)
+PLAIN_ADAMW = """import runpy, sys, torch
+from posttrain.model.load import trained
+from posttrain.train import step
+step.make_optimizer = lambda model, lr: torch.optim.AdamW(trained(model), lr=lr, weight_decay=0.0)
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")"""  # where make_optimizer lacks its package
 

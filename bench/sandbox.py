@@ -1,6 +1,6 @@
 """The sandbox measured: reward hacks and honest solutions accepted, milliseconds a call and a test. JSON lines.
 
-    python bench/sandbox.py                                       # a minute; the lists are in tests/sandbox_cases.py
+    python bench/sandbox.py                                 # a minute; the lists are in tests/verify/sandbox_cases.py
     python bench/sandbox.py --humaneval humaneval.jsonl           # and canonical solutions, with their check()
 
 Lines: {"hacks", "accepted", "names"}; {"honest", "accepted", "names" of the others}; the same of HumanEval (fields

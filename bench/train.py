@@ -71,8 +71,9 @@ import dpo
 import kto
 import sft
 from posttrain.packed.reader import teach_lines
-from posttrain.train.packs import packs
-from posttrain.train.reference import reference_logps
+from posttrain.train.packs import cut_packs, each_pack
+from posttrain.train.reference import score_reference
+from posttrain.train.rows import batch_weight
 
 SHAPES = {  # hidden size, layers, vocabulary, pairs in a step; head / body parameters: 1.39, 0.28, 6.6
     "h256_V32k": (256, 6, 32000, 16),
@@ -212,23 +213,22 @@ def make_model(shape, seed):
 # ---- our step: the loops of dpo.py, kto.py and sft.py ----------------------------------------------------------
 
 
+def our_losses(loss, model, packs):
+    """(loss, sums) of every pack, as the trainer of this loss computes them."""
+    if loss == "sft":
+        return each_pack(partial(sft.pack_loss, model), packs)
+    if loss == "kto":
+        return kto.answer_losses(model, packs, beta=BETA[loss], weight_good=1.0, weight_bad=1.0)
+    return each_pack(partial(dpo.pack_loss, model, loss_name=loss, beta=BETA[loss]), packs)
+
+
 def our_step(loss, model, rows, pack_tokens):
-    total, value = (
-        sum(row["weight"] * (sum(row["seqs"][0]["mask"]) if loss == "sft" else 1) for row in rows),
-        0.0,
-    )
-    cut = packs(rows, pack_tokens)
-    kl, logps = kto.step_kl(model, cut) if loss == "kto" else (None, None)
-    for pack in cut:
-        if loss == "sft":
-            pack_loss, _ = sft.batch_loss(model, pack)
-        elif loss == "kto":
-            pack_loss, _ = kto.batch_loss(model, pack, kl, BETA[loss], 1.0, 1.0, logps)
-            logps = None  # of the first pack
-        else:
-            pack_loss, _ = dpo.batch_loss(model, pack, loss, BETA[loss])
-        (pack_loss / total).backward()
-        value += pack_loss.item() / total
+    """Forward and backward of one step, as the trainers' loops do it -> loss."""
+    divisor = sft.batch_tokens(rows) if loss == "sft" else batch_weight(rows)
+    value = 0.0
+    for pack_loss, _ in our_losses(loss, model, cut_packs(rows, pack_tokens)):
+        (pack_loss / divisor).backward()
+        value += pack_loss.item() / divisor
     return value
 
 
@@ -241,7 +241,7 @@ def our_variants(loss, shape, args):
     def reference():
         everything = rows + [{"seqs": [row["other"]]} for row in rows if "other" in row]
         with tempfile.TemporaryDirectory() as folder:  # a new one: nothing is found there
-            reference_logps(model, everything, args.pack_tokens, "bench", f"{folder}/run")
+            score_reference(model, everything, args.pack_tokens, "bench", f"{folder}/run")
 
     variants = (
         {"reference": (partial(fill, model, REFERENCE), reference, model)} if loss != "sft" else {}

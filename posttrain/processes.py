@@ -80,8 +80,8 @@ def share_out(items, idle_copy, rank, size):
     if not items:
         return []
     missing = -len(items) % size
-    filled = items + [idle_copy(items[-1])] * missing
-    return filled[rank::size]
+    idle = [idle_copy(items[-1]) for _ in range(missing)]
+    return (items + idle)[rank::size]
 
 
 def from_first(make):

@@ -208,12 +208,12 @@ def loss_of(stage, rows, model, pack_tokens):
         )
     for pack in cut_packs(rows, pack_tokens):
         if stage is sft:
-            loss = sft.batch_loss(model, pack)[0] / total
+            loss = sft.pack_loss(model, pack)[0] / total
         elif stage is dpo:
-            loss = dpo.batch_loss(model, pack, "dpo", 0.1)[0] / total
+            loss = dpo.pack_loss(model, pack, "dpo", 0.1)[0] / total
         else:
             logps = pack_logps(model, pack)[0][:, 0]
-            loss = kto.batch_loss(pack, logps, kl, 0.1, 1.2, 0.7)[0] / total
+            loss = kto.pack_loss(pack, logps, kl, 0.1, 1.2, 0.7)[0] / total
         loss.backward()
         value += loss.item()
     return value, torch.cat(
@@ -269,7 +269,7 @@ def test_ipo_divides_by_tokens_or_not(policy, tokenizer):
                 ]
                 ratios.append((sum(terms) - seq["ref"]) / (len(terms) if length == "mean" else 1))
             expected += row["weight"] * (ratios[0] - ratios[1] - 1 / (2 * 0.5)) ** 2
-        value = dpo.batch_loss(policy, rows, "ipo", 0.5, ipo_length=length)[0].item()
+        value = dpo.pack_loss(policy, rows, "ipo", 0.5, ipo_length=length)[0].item()
         assert value == pytest.approx(expected, rel=1e-5)
 
 

@@ -171,5 +171,6 @@ def test_fsdp_hands_the_line_itself_to_the_layers():
 
     from posttrain.packed.lines import lay_out
 
-    line = lay_out([{"ids": [1, 2, 3], "mask": [0, 1, 1]}]) | {"keep": True}
+    line = lay_out([{"ids": [1, 2, 3], "mask": [0, 1, 1]}])
+    line.keep()
     assert _to_kwargs((), {"line": line}, torch.device("cpu"), False)[1][0]["line"] is line

@@ -151,7 +151,7 @@ def flags_of(source):
     for node in ast.walk(source):
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             name = node.args[0].value
-            if isinstance(name, str) and name.startswith("--"):
+            if isinstance(name, str) and re.fullmatch(r"--[a-z-]+", name):
                 names.add(name.removeprefix("--").replace("-", "_"))
     return names
 
@@ -290,6 +290,7 @@ def documents():
         *SOURCES,
         *sorted((ROOT / "bench").glob("*.py")),
         *sorted((ROOT / "data" / "make").glob("*.py")),
+        *sorted((ROOT / "labs").glob("*.py")),
     ]:
         yield (
             path.relative_to(ROOT),

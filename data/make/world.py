@@ -7,7 +7,7 @@
     german   questions and translations; an answer in English is wrong
     long     eight facts about eight people, one question
 
-`example(slice, split, world, index)` is a pure function: prompt, verifier fields (see verify.py) and the right short
+`example(slice, split, world, index)` is a pure function: prompt, verifier fields (see verify/checks.py) and the right short
 answer as "gold". Names and cities are pseudo-words; words, verb-object pairs and templates are divided for ever into
 train, dev and test. A dev or test prompt uses unseen words always and, half of the time, a template that this world
 draws from the unseen ones (new combinations of known phrases). `truth` is the 0-5 score a perfect judge would give.

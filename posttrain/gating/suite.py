@@ -4,7 +4,7 @@ A suite is a *.jsonl file, or a folder of them; a row is an item {"id", "slice",
 id is the file's name with the line, slice the file's name, type "verify" and `cluster` the id: items of a cluster (one
 passage, one template, one user) count as one draw.
 
-    verify   the answers are graded by verify.py; the row has at least one of its fields
+    verify   the answers are graded by verify/checks.py; the row has at least one of its fields
     math exact code tool sql format comply refuse
              verify, and the row must have its field: answer, answer, tests, call, sql, constraints; the last two say
              what is `expected`

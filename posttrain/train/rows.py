@@ -77,7 +77,7 @@ def row_lengths(rows, steps):
     return [[lengths[number] for number in step] for step in steps]
 
 
-def one_line_tokens(rows):
+def tokens_with_shared_prompts(rows):
     """Tokens of all sequences where every prompt is read once: what a reference reads, about."""
     return line_tokens(sequences(rows))
 

@@ -132,10 +132,11 @@ class TrainingRun:
         line = {"step": step + 1, "steps": self.steps, **metrics}
         line |= {"seconds": self.seconds(), "tokens": self.tokens_of_step[step]}
         self.track(line, step + 1)
-        self.last_line = rounded(line)
+        self.last_line = line
+        logged = rounded(line)
         if is_first():
-            append_lines(self.out / "log.jsonl", [self.last_line])
-        self.trouble.add(self.last_line)
+            append_lines(self.out / "log.jsonl", [logged])
+        self.trouble.add(logged)
         self.stopped = too_far(metrics, self.args.max_kl)
 
     def save(self, step, model, optimizer):

@@ -1,7 +1,7 @@
 """The sandbox for model-written code: two walled-in processes, one with the solution, one with the tests.
 
 `run_tests(code, tests, entry_point)` starts both at once, gives the code to the child and the tests to the tester,
-which calls the code's functions over a socket (inside.py: what runs in there), and reads the tester's verdicts. So
+which calls the code's functions over a socket (sandbox_child.py: what runs in there), and reads the tester's verdicts. So
 expected values and comparisons never enter the process that runs model-written code. A test is Python that can fail:
 
     "assert f(2) == 4"                      an assert; `candidate` stands for `entry_point`
@@ -38,7 +38,9 @@ from posttrain.verify import sandbox_child as inside
 
 LIBRARIES = f"{sys.base_prefix}/lib"  # where a Python that is not the system's has its own
 CODE = marshal.dumps(
-    compile(Path(inside.__file__).read_text(encoding="utf-8"), "inside.py", "exec", optimize=2)
+    compile(
+        Path(inside.__file__).read_text(encoding="utf-8"), "sandbox_child.py", "exec", optimize=2
+    )
 )
 # argv of what runs inside: both processes are this very interpreter, so compiled code can be handed over
 PROGRAM = [

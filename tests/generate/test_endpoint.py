@@ -190,6 +190,25 @@ def test_a_garbled_reply_is_asked_again(server, fault):
     assert [one["text"] for one in ask(server, 6)] == ["fine"] * 6 and len(server.seen) == 8
 
 
+def test_garbled_replies_are_paid_for_four_times_at_most(server):
+    server.answer = lambda request, number: {} if number <= 3 else reply("fine")
+    assert ask(server)[0]["text"] == "fine" and len(server.seen) == 4
+    server.seen.clear()
+    server.answer = lambda request, number: {}
+    with pytest.raises(BadInput):
+        ask(server)
+    assert len(server.seen) == 4
+
+
+def test_a_request_that_failed_for_good_ends_the_others(server, monkeypatch):
+    """They would be asked again for PATIENCE seconds."""
+    monkeypatch.setattr(endpoint_room, "PATIENCE", 60)
+    server.answer = lambda request, number: 400 if request["seed"] == 0 else 503
+    with pytest.raises(BadInput, match="BadRequestError"):
+        ask(server, 2)
+    assert len(server.seen) < 10
+
+
 def test_a_busy_server_names_its_time(server):
     times = []
 

@@ -81,7 +81,6 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
         for row in rows
     ]
     policy = load_policy(base, "nf4", lora_r=2)
-    policy = load_policy(base, "nf4", 2)
     teach_lines(policy)
     generator = torch.Generator().manual_seed(1)
     for parameter in trained(policy):
@@ -90,9 +89,9 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
     def gradient():
         policy.zero_grad()
         loss = {
-            "sft": lambda: sft.batch_loss(policy, rows),
-            "dpo": lambda: dpo.batch_loss(policy, rows, "dpo", 0.1),
-            "kto": lambda: kto.batch_loss(
+            "sft": lambda: sft.pack_loss(policy, rows),
+            "dpo": lambda: dpo.pack_loss(policy, rows, "dpo", 0.1),
+            "kto": lambda: kto.pack_loss(
                 rows, pack_logps(policy, rows)[0][:, 0], 1.0, 0.1, 1.0, 1.0
             ),
         }[stage]()

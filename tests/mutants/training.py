@@ -181,8 +181,8 @@ MUTANTS = [
     Mutant(
         "posttrain/processes.py",
         "share_out",
-        "filled[rank::size]",
-        "filled",
+        "(items + idle)[rank::size]",
+        "items + idle",
         ["tests/train/test_watch.py::test_every_process_reads_as_many_packs"],
     ),
     Mutant(
@@ -347,23 +347,23 @@ MUTANTS = [
     # DPO and IPO
     Mutant(
         "dpo.py",
-        "batch_loss",
-        "kind.function(inputs[:, 0], inputs[:, 1], beta, wrong)",
-        "kind.function(inputs[:, 1], inputs[:, 0], beta, wrong)",
+        "pack_loss",
+        "spec.function(scores[:, 0], scores[:, 1], beta, p_wrong)",
+        "spec.function(scores[:, 1], scores[:, 0], beta, p_wrong)",
         [
             "tests/train/test_training.py::test_a_trained_run_prefers_chosen_more_by_independent_code"
         ],
     ),
     Mutant(
         "dpo.py",
-        "batch_loss",
-        "ratio / tokens",
-        "ratio",
+        "pack_loss",
+        "scores / tokens",
+        "scores",
         ["tests/test_common.py::test_ipo_divides_by_tokens_or_not"],
     ),
     Mutant(
         "dpo.py",
-        "batch_loss",
+        "pack_loss",
         "weights * losses",
         "losses",
         ["tests/test_common.py::test_a_row_of_weight_two_is_the_row_twice"],
@@ -377,16 +377,16 @@ MUTANTS = [
     ),
     Mutant(
         "dpo.py",
-        "batch_loss",
+        "pack_loss",
         '1 - row["p"]',
         'row["p"]',
         ["tests/train/test_watch.py::test_soft_labels_are_the_expected_loss"],
     ),
     Mutant(
         "dpo.py",
-        "batch_loss",
-        "losses - nll_weight * logps[:, 0] / tokens[:, 0]",
-        "losses + nll_weight * logps[:, 0] / tokens[:, 0]",
+        "pack_loss",
+        "losses + nll_weight * nll_chosen / tokens[:, 0]",
+        "losses - nll_weight * nll_chosen / tokens[:, 0]",
         ["tests/train/test_watch.py::test_soft_labels_are_the_expected_loss"],
     ),
     Mutant(
@@ -399,8 +399,8 @@ MUTANTS = [
     Mutant(
         "dpo.py",
         "main",
-        "partial(pack_loss, nll_weight=0.0)",
-        "pack_loss",
+        "partial(loss_of_pack, nll_weight=0.0)",
+        "loss_of_pack",
         ["tests/train/test_training.py::test_the_check_before_step_1_leaves_out_the_nll"],
     ),
     Mutant(
@@ -439,7 +439,7 @@ MUTANTS = [
     ),
     Mutant(
         "kto.py",
-        "batch_loss",
+        "pack_loss",
         "torch.where(label, weight_good, weight_bad)",
         "torch.where(label, weight_bad, weight_good)",
         ["tests/train/test_training.py::test_kto_learns_its_labels"],
@@ -496,8 +496,8 @@ MUTANTS = [
     Mutant(
         "kto.py",
         "loss_without_kl",
-        "batch_loss(pack, logps, 0.0, **options)",
-        "batch_loss(pack, logps, 1.0, **options)",
+        "pack_loss(pack, logps, 0.0, **options)",
+        "pack_loss(pack, logps, 1.0, **options)",
         ["tests/train/test_training.py::test_kto_learns_its_labels"],
     ),
     Mutant(

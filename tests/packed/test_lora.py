@@ -22,8 +22,7 @@ def test_adapters_of_another_make_are_left_to_peft(base, tmp_path, seqs, options
     trained."""
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    from posttrain.model.load import load_policy
-    from posttrain.processes import trained
+    from posttrain.model.load import load_policy, trained
 
     made = get_peft_model(
         transformers.AutoModelForCausalLM.from_pretrained(base),

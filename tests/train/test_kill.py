@@ -202,11 +202,13 @@ if __name__ == "__main__":
     import torch
 
     from posttrain.model.load import load_policy, trained
+    from posttrain.packed.reader import teach_lines
 
+    # What every child would import again is imported here. No backward pass: autograd must not fork.
     torch.set_num_threads(1)
-    warm = trained(load_policy(sys.argv[sys.argv.index("--model") + 1]))
+    policy = load_policy(sys.argv[sys.argv.index("--model") + 1])
+    teach_lines(policy)
+    warm = trained(policy)
     warm[0].grad = torch.zeros_like(warm[0])
-    torch.optim.AdamW(
-        warm
-    ).step()  # what the children would each import again; no backward: autograd must not fork
+    torch.optim.AdamW(warm).step()
     drive(sys.argv[1], sys.argv[2], sys.argv[3:])

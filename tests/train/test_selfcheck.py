@@ -45,10 +45,10 @@ def plant_head(monkeypatch):
 
 
 def plant_positions(monkeypatch):
-    """Wrong positions on a line, after the comparison that is made when lines are taught."""
+    """Wrong positions on a line, after the comparison that teach_lines makes."""
     from posttrain.packed import reader
 
-    lay_out, teach_lines = reader.lay_out, dpo.teach_lines
+    lay_out = reader.lay_out
 
     def broken(seqs, *rest, **more):
         line = lay_out(seqs, *rest, **more)
@@ -56,7 +56,7 @@ def plant_positions(monkeypatch):
         return line
 
     def teach_and_break(model):
-        teach_lines(model)
+        reader.teach_lines(model)
         monkeypatch.setattr(reader, "lay_out", broken)
 
     monkeypatch.setattr(dpo, "teach_lines", teach_and_break)

@@ -179,7 +179,7 @@ def test_dpo_and_ipo_equal_trl(lora, tmp_path, loss, beta):
         }
 
     def ours():
-        return dpo.batch_loss(model, rows, loss, beta)[0] / len(rows)
+        return dpo.pack_loss(model, rows, loss, beta)[0] / len(rows)
 
     set_reference(model, rows)
     model.eval()
@@ -188,7 +188,7 @@ def test_dpo_and_ipo_equal_trl(lora, tmp_path, loss, beta):
     randomise(model, 2)  # the policy moves away from the reference
     value = compare(model, ours, theirs)
     assert abs(value - start) > 1e-3
-    _, sums = dpo.batch_loss(model, rows, loss, beta)
+    _, sums = dpo.pack_loss(model, rows, loss, beta)
     for name in (
         "rewards/chosen",
         "rewards/rejected",
@@ -230,7 +230,7 @@ def test_label_smoothing_equals_trl_on_the_same_ratios(lora, tmp_path):
     model.eval()
     compare(
         model,
-        lambda: dpo.batch_loss(model, rows, "dpo", 0.3, label_smoothing=0.2)[0],
+        lambda: dpo.pack_loss(model, rows, "dpo", 0.3, label_smoothing=0.2)[0],
         lambda: trainer.compute_loss(model, batch),
     )
 
@@ -334,7 +334,7 @@ def test_sft_equals_trl(lora, tmp_path):
     tokens = sum(sum(row["seqs"][0]["mask"]) for row in rows)
     compare(
         model,
-        lambda: sft.batch_loss(model, rows)[0] / tokens,
+        lambda: sft.pack_loss(model, rows)[0] / tokens,
         lambda: trainer.compute_loss(model, batch),
     )
 

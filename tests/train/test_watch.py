@@ -86,7 +86,7 @@ def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
     teach_lines(policy)
     score_reference(reference, held, 4096, "test", out.parent / "test/x")
     with torch.no_grad():
-        sums = dpo.batch_loss(policy, held, "dpo", 0.1)[1]
+        sums = dpo.pack_loss(policy, held, "dpo", 0.1)[1]
     assert means(sums)["loss"] == pytest.approx(lines[-1]["eval_loss"], rel=1e-5)
     assert lines[-1]["eval_rewards/margins"] == pytest.approx(
         means(sums)["rewards/margins"], abs=1e-5
@@ -307,16 +307,16 @@ def test_soft_labels_are_the_expected_loss(tokenizer, model):
         for loss, function, parts in (("dpo", dpo_loss, ratio), ("ipo", ipo_loss, ratio / tokens)):
             one, other = parts.unbind(1)
             expected = 0.8 * function(one, other, 0.3) + 0.2 * function(other, one, 0.3)
-            found = dpo.batch_loss(model, [row], loss, 0.3, soft_labels=True)[0]
+            found = dpo.pack_loss(model, [row], loss, 0.3, soft_labels=True)[0]
             assert found.item() == pytest.approx(expected.item(), rel=1e-6)
-            assert dpo.batch_loss(model, [row], loss, 0.3, label_smoothing=0.2)[
+            assert dpo.pack_loss(model, [row], loss, 0.3, label_smoothing=0.2)[
                 0
             ].item() == pytest.approx(expected.item(), rel=1e-6)
             assert found.item() != pytest.approx(
-                dpo.batch_loss(model, [row], loss, 0.3)[0].item(), rel=1e-2
+                dpo.pack_loss(model, [row], loss, 0.3)[0].item(), rel=1e-2
             )
-        with_nll = dpo.batch_loss(model, [row], "dpo", 0.3, nll_weight=0.7)[0]
-        plain = dpo.batch_loss(model, [row], "dpo", 0.3)[0]
+        with_nll = dpo.pack_loss(model, [row], "dpo", 0.3, nll_weight=0.7)[0]
+        plain = dpo.pack_loss(model, [row], "dpo", 0.3)[0]
     assert (with_nll - plain).item() == pytest.approx(
         -0.7 * (logps[0, 0] / tokens[0, 0]).item(), rel=1e-6
     )

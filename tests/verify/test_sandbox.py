@@ -1,4 +1,4 @@
-"""sandbox.py and inside.py against reward hacks, honest solutions, and the messages between the two processes."""
+"""sandbox.py and sandbox_child.py against reward hacks, honest solutions, and the messages between the two processes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""verify.py against hand-computed tables, and hostile completions."""
+"""posttrain/verify/checks.py against hand-computed tables, and hostile completions."""
 
 import json
 import re
