@@ -95,8 +95,8 @@ MUTANTS = [
     Mutant(
         "posttrain/processes.py",
         "share_out",
-        "-len(items) % size",
-        "0",
+        "(items + idle)[rank::size]",
+        "(items + idle)[:: size]",
         ["tests/test_processes.py::test_sums_over_processes"],
     ),
 ]

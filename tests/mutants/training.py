@@ -7,8 +7,8 @@ MUTANTS = [
     Mutant(
         "common.py",
         "completion_logps",
-        "keep[:, :-1] = mask[:, 1:]",
-        "keep = mask.clone()",
+        "predicts[:, :-1] = mask[:, 1:]",
+        "predicts = mask.clone()",
         ["tests/test_common.py::test_mask_in_the_middle_counts_only_its_tokens"],
     ),
     Mutant(
@@ -21,35 +21,23 @@ MUTANTS = [
     Mutant(
         "common.py",
         "completion_logps",
-        """
-            torch.tensor(
-                [[1] * len(row["ids"]) + [0] * (T - len(row["ids"])) for row in rows], device=device
-            )
-        """,
-        "(ids != pad_id).long()",
+        "attention[number, :length] = 1",
+        "attention[number] = ids[number] != pad_id",
         ["tests/test_common.py::test_padding_and_its_id_do_not_matter"],
     ),
     Mutant(
         "common.py",
         "completion_logps",
-        """
-            torch.tensor(
-                [row["mask"] + [0] * (T - len(row["mask"])) for row in rows], device=device
-            ).bool()
-        """,
-        """
-            torch.tensor(
-                [row["mask"] + [0] * (T - len(row["mask"])) for row in rows], device=device
-            ).bool() & (ids != pad_id)
-        """,
+        'torch.tensor(row["mask"])',
+        'torch.tensor(row["mask"]) * (ids[number, :length] != pad_id)',
         ["tests/test_common.py::test_padding_and_its_id_do_not_matter"],
     ),
     # losses
     Mutant(
         "common.py",
         "dpo_loss",
-        "beta * (ratio_chosen - ratio_rejected)",
-        "ratio_chosen - ratio_rejected",
+        "beta * (chosen - rejected)",
+        "chosen - rejected",
         ["tests/test_common.py::test_losses_at_points_computed_by_hand"],
     ),
     Mutant(
@@ -87,19 +75,33 @@ MUTANTS = [
         "ratio",
         ["tests/test_common.py::test_kl_is_the_clamped_mean_without_gradient"],
     ),
+    Mutant(
+        "common.py",
+        "",
+        "math.log(2)",
+        "0.5",
+        ["tests/train/test_training.py::test_the_adapter_that_is_saved_is_the_trained_one"],
+    ),
+    Mutant(
+        "common.py",
+        "",
+        "1 / (4 * beta**2)",
+        "1 / (4 * beta)",
+        ["tests/train/test_training.py::test_dpo_options_start_where_they_should"],
+    ),
     # order, packs, held-out rows, reference, resume
     Mutant(
-        "training.py",
-        "reference_logps",
-        'seq["ref"] = known[seq["key"]]',
+        "posttrain/train/reference.py",
+        "score_reference",
+        'seq["ref"] = cache.logps[seq["key"]]',
         'seq["ref"] = 0.0',
         ["tests/train/test_training.py::test_dpo_options_start_where_they_should"],
     ),
     Mutant(
-        "training.py",
-        "reference_logps",
+        "posttrain/train/reference.py",
+        "unique_sequences",
         """
-            f"{key}|{pack_tokens}|{seq['ids']}|{seq['mask']}"
+            f"{model_key}|{pack_tokens}|{seq['ids']}|{seq['mask']}"
         """,
         """
             f"{seq['ids']}|{seq['mask']}"
@@ -107,24 +109,24 @@ MUTANTS = [
         ["tests/train/test_training.py::test_a_changed_model_is_scored_again"],
     ),
     Mutant(
-        "training.py",
-        "reference_logps",
-        r'file.write("\n" if rank == 0 and path.stat().st_size else "")',
+        "posttrain/train/reference.py",
+        "ReferenceCache.open",
+        r'file.write("\n")',
         "pass",
         ["tests/train/test_training.py::test_a_torn_line_in_our_own_cache_stays_alone"],
     ),
     Mutant(
-        "training.py",
+        "posttrain/train/checks.py",
         "check_start",
-        "not abs(value - expected) <= tolerance * max(1.0, expected)",
-        "abs(value - expected) > tolerance * max(1.0, expected)",
+        "abs(value - expected) <= tolerance * max(1.0, expected)",
+        "not abs(value - expected) > tolerance * max(1.0, expected)",
         ["tests/train/test_training.py::test_check_start"],
     ),
     Mutant(
-        "training.py",
-        "batches",
-        "members * int(weight) + rng.sample(members, round(len(members) * (weight % 1)))",
-        "list(members)",
+        "posttrain/train/order.py",
+        "epoch_order",
+        "copies + rest",
+        "list(numbers)",
         ["tests/train/test_training.py::test_mixture_weights_are_exact_and_spread"],
     ),
     Mutant(
@@ -135,10 +137,10 @@ MUTANTS = [
         ["tests/train/test_training.py::test_every_row_once_an_epoch"],
     ),
     Mutant(
-        "training.py",
-        "load_checkpoint",
-        '(out / "log.jsonl").read_text().splitlines()[: state["step"]]',
-        '(out / "log.jsonl").read_text().splitlines()',
+        "posttrain/train/training_run.py",
+        "cut_log",
+        'path.read_text(encoding="utf-8").split("\\n")[:-1][:steps]',
+        'path.read_text(encoding="utf-8").splitlines()',
         ["tests/train/test_training.py::test_a_killed_run_ends_in_the_same_weights"],
     ),
     Mutant(
@@ -163,31 +165,31 @@ MUTANTS = [
         ["tests/train/test_training.py::test_lr_by_hand"],
     ),
     Mutant(
-        "training.py",
+        "posttrain/train/order.py",
         "hold_out",
-        "len(held) + len(members) <= wanted",
+        "len(held) + len(numbers) <= limit",
         "True",
         ["tests/train/test_watch.py::test_held_out_prompts_are_not_trained_on"],
     ),
     Mutant(
-        "training.py",
-        "means.over",
-        'found["weight",]',
-        'found["loss", "rows"]',
+        "posttrain/train/metrics.py",
+        "slice_means",
+        'totals["weight"]',
+        'counts["loss"]',
         ["tests/train/test_watch.py::test_means_by_slice_by_hand"],
     ),
     Mutant(
-        "training.py",
-        "packs",
-        "(found + idle)[rank::size]",
-        "found",
+        "posttrain/processes.py",
+        "share_out",
+        "(items + idle)[rank::size]",
+        "items + idle",
         ["tests/train/test_watch.py::test_every_process_reads_as_many_packs"],
     ),
     Mutant(
-        "training.py",
-        "packs",
-        "found + idle",
-        "found",
+        "posttrain/processes.py",
+        "share_out",
+        "-len(items) % size",
+        "0",
         ["tests/train/test_watch.py::test_every_process_reads_as_many_packs"],
     ),
     Mutant(
@@ -205,26 +207,126 @@ MUTANTS = [
         ["tests/train/test_watch.py::test_every_process_reads_as_many_packs"],
     ),
     Mutant(
-        "training.py",
-        "batches",
-        "len(drawn) < len(sources)",
-        "False",
+        "posttrain/train/order.py",
+        "refuse_undrawn",
+        "not missing",
+        "True",
         ["tests/train/test_watch.py::test_a_mixture_that_would_do_nothing_is_refused"],
     ),
     Mutant(
-        "training.py",
-        "packs",
-        """
-            (
-                tall * (pack["seqs"] + count) if padded else pack["tokens"] + tokens
-            ) <= pack_tokens
-        """,
-        """
-            (
-                tall * (pack["seqs"] + count) if padded else pack["tokens"] + tokens
-            ) <= pack_tokens + 9
-        """,
+        "posttrain/train/packs.py",
+        "Pack.has_room",
+        "total.tokens <= pack_tokens",
+        "total.tokens <= pack_tokens + 9",
         ["tests/train/test_training.py::test_packs_hold_every_row_once_within_the_limit"],
+    ),
+    Mutant(
+        "posttrain/train/order.py",
+        "epoch_order",
+        "rng.shuffle(picks)",
+        "pass",
+        ["tests/train/test_training.py::test_every_row_once_an_epoch"],
+    ),
+    Mutant(
+        "posttrain/train/packs.py",
+        "Pack.has_room",
+        "total.longest * total.sequences <= pack_tokens",
+        "total.tokens <= pack_tokens",
+        ["tests/train/test_training.py::test_packs_hold_every_row_once_within_the_limit"],
+    ),
+    Mutant(
+        "posttrain/train/metrics.py",
+        "means",
+        "{key[0] for key in sums} - {None}",
+        "{key[0] for key in sums}",
+        ["tests/train/test_training.py::test_kto_learns_its_labels"],
+    ),
+    Mutant(
+        "posttrain/train/metrics.py",
+        "batch_means",
+        "summed(sums)",
+        "sums",
+        ["tests/test_processes.py::test_two_processes_train_as_one[sft-ddp-none]"],
+    ),
+    Mutant(
+        "posttrain/train/reference.py",
+        "score_reference",
+        "cache.compare(scored[0], score_group(model, scored[0]), on_cpu=is_on_cpu(model))",
+        "pass",
+        ["tests/train/test_training.py::test_a_stale_cache_is_refused_before_step_1"],
+    ),
+    Mutant(
+        "posttrain/train/reference.py",
+        "score_reference",
+        "cache.copy_borrowed(file, unique)",
+        "pass",
+        ["tests/train/test_training.py::test_a_second_run_beside_it_reuses_the_reference"],
+    ),
+    Mutant(
+        "posttrain/train/reference.py",
+        "ReferenceCache.has_all",
+        'all(seq["key"] in self.logps for seq in group)',
+        'any(seq["key"] in self.logps for seq in group)',
+        ["tests/train/test_training.py::test_a_torn_line_of_the_cache_is_redone"],
+    ),
+    Mutant(
+        "posttrain/train/checks.py",
+        "check_start",
+        "largest_ratio(model, packs) <= tolerance",
+        "True",
+        ["tests/train/test_training.py::test_check_start"],
+    ),
+    Mutant(
+        "posttrain/train/checks.py",
+        "largest_ratio",
+        "ratios.abs().max()",
+        "ratios.mean().abs()",
+        ["tests/train/test_training.py::test_check_start"],
+    ),
+    Mutant(
+        "posttrain/train/step.py",
+        "optimiser_step",
+        "not math.isfinite(norm)",
+        "False",
+        ["tests/train/test_training.py::test_a_gradient_that_is_not_finite_stops_the_run"],
+    ),
+    Mutant(
+        "posttrain/train/training_run.py",
+        "TrainingRun.resume",
+        'state.get("tokens", 0) + reference_tokens',
+        "reference_tokens",
+        ["tests/train/test_training.py::test_resume_starts_at_the_checkpoint_and_not_before"],
+    ),
+    Mutant(
+        "posttrain/train/training_run.py",
+        "TrainingRun.resume",
+        'state.get("last_line", {})',
+        "{}",
+        ["tests/train/test_training.py::test_killed_before_its_adapter_a_run_needs_no_log"],
+    ),
+    Mutant(
+        "posttrain/train/training_run.py",
+        "cut_log",
+        'path.read_text(encoding="utf-8").split("\\n")[:-1]',
+        'path.read_text(encoding="utf-8").splitlines()',
+        [
+            "tests/train/test_training.py"
+            "::test_a_slice_may_have_a_line_break_of_another_kind_in_its_name"
+        ],
+    ),
+    Mutant(
+        "posttrain/train/training_run.py",
+        "TrainingRun.resume",
+        'self.stopped = state.get("stopped")',
+        "self.stopped = None",
+        ["tests/train/test_watch.py::test_max_kl_stops_a_run_and_keeps_its_adapter"],
+    ),
+    Mutant(
+        "posttrain/train/training_run.py",
+        "too_far",
+        "kl <= limit",
+        "kl >= limit",
+        ["tests/train/test_watch.py::test_max_kl_stops_a_run_and_keeps_its_adapter"],
     ),
     # SFT
     Mutant(
@@ -235,43 +337,50 @@ MUTANTS = [
         ["tests/train/test_training.py::test_the_first_loss_of_a_run_honours_weights_of_rows"],
     ),
     Mutant(
-        "sft.py",
-        "main",
-        'range(state["step"], len(steps))',
-        'range(state["step"] + bool(state["step"]), len(steps))',
+        "posttrain/train/training_run.py",
+        "TrainingRun.steps_left",
+        "range(self.first_step, self.steps)",
+        "range(self.first_step + bool(self.first_step), self.steps)",
         ["tests/train/test_training.py::test_resume_starts_at_the_checkpoint_and_not_before"],
     ),
     Mutant(
-        "sft.py",
-        "main",
-        "state = load_checkpoint(args.out, model, optimizer)",
+        "posttrain/train/training_run.py",
+        "TrainingRun.resume",
+        "state = load_checkpoint(self.checkpoint_path(), model, optimizer)",
         """
-            state = load_checkpoint(args.out, model, optimizer)
-            save_adapter(args.out, model, tokenizer)
-            model.save_pretrained = lambda *a, **k: None
+            state = load_checkpoint(self.checkpoint_path(), model, optimizer)
+            model.save_pretrained(self.out, save_embedding_layers=False)
+            model.save_pretrained = lambda *args, **options: None
         """,
+        ["tests/train/test_training.py::test_the_adapter_that_is_saved_is_the_trained_one"],
+    ),
+    Mutant(
+        "sft.py",
+        "step_metrics",
+        'math.exp(min(metrics["loss"], 50))',
+        '2 ** min(metrics["loss"], 50)',
         ["tests/train/test_training.py::test_the_adapter_that_is_saved_is_the_trained_one"],
     ),
     # DPO and IPO
     Mutant(
         "dpo.py",
-        "batch_loss",
-        "dpo_loss(ratio[:, 0], ratio[:, 1], beta, wrong)",
-        "dpo_loss(ratio[:, 1], ratio[:, 0], beta, wrong)",
+        "pack_loss",
+        "spec.function(scores[:, 0], scores[:, 1], beta, p_wrong)",
+        "spec.function(scores[:, 1], scores[:, 0], beta, p_wrong)",
         [
             "tests/train/test_training.py::test_a_trained_run_prefers_chosen_more_by_independent_code"
         ],
     ),
     Mutant(
         "dpo.py",
-        "batch_loss",
-        'ratio / tokens if ipo_length == "mean" else ratio',
-        "ratio",
+        "pack_loss",
+        "scores / tokens",
+        "scores",
         ["tests/test_common.py::test_ipo_divides_by_tokens_or_not"],
     ),
     Mutant(
         "dpo.py",
-        "batch_loss",
+        "pack_loss",
         "weights * losses",
         "losses",
         ["tests/test_common.py::test_a_row_of_weight_two_is_the_row_twice"],
@@ -279,30 +388,54 @@ MUTANTS = [
     Mutant(
         "dpo.py",
         "main",
-        "loss / total",
-        'loss / sum(row["weight"] for row in pack)',
+        "loss / divisor",
+        'loss / pack_sums["all", "weight"]',
         ["tests/train/test_training.py::test_pack_tokens_do_not_change_a_run"],
     ),
     Mutant(
         "dpo.py",
-        "batch_loss",
+        "pack_loss",
         '1 - row["p"]',
         'row["p"]',
         ["tests/train/test_watch.py::test_soft_labels_are_the_expected_loss"],
     ),
     Mutant(
         "dpo.py",
-        "batch_loss",
-        "losses - nll_weight * logps[:, 0] / tokens[:, 0]",
-        "losses + nll_weight * logps[:, 0] / tokens[:, 0]",
+        "pack_loss",
+        "losses + nll_weight * nll_chosen / tokens[:, 0]",
+        "losses - nll_weight * nll_chosen / tokens[:, 0]",
         ["tests/train/test_watch.py::test_soft_labels_are_the_expected_loss"],
+    ),
+    Mutant(
+        "dpo.py",
+        "step_metrics",
+        "batch_means(sums)",
+        'batch_means(sums) | {"slices": {}}',
+        ["tests/train/test_watch.py::test_a_slice_has_its_weight_and_its_own_numbers"],
+    ),
+    Mutant(
+        "dpo.py",
+        "main",
+        "partial(loss_of_pack, nll_weight=0.0)",
+        "loss_of_pack",
+        ["tests/train/test_training.py::test_the_check_before_step_1_leaves_out_the_nll"],
+    ),
+    Mutant(
+        "dpo.py",
+        "main",
+        "optimizer = make_optimizer(model, args.lr)",
+        """
+            optimizer = make_optimizer(model, args.lr)
+            run.resume(model, optimizer)
+        """,
+        ["tests/train/test_training.py::test_resume_without_the_cache_scores_the_start_again"],
     ),
     # KTO
     Mutant(
         "kto.py",
-        "main",
-        'rows[n] | {"label": True}',
-        "rows[n]",
+        "losses_at_start",
+        'row | {"label": True}',
+        "row",
         [
             "tests/train/test_training.py::test_a_constant_error_of_the_reference_does_not_cancel_between_good_and_bad"
         ],
@@ -310,28 +443,28 @@ MUTANTS = [
     Mutant(
         "kto.py",
         "main",
-        "loss / total",
-        "loss / len(pack)",
+        "loss / divisor",
+        'loss / pack_sums["all", "loss", "rows"]',
         ["tests/train/test_training.py::test_pack_tokens_do_not_change_a_run"],
     ),
     Mutant(
         "kto.py",
-        "main",
-        "step_kl(model, cut)",
-        "(step_kl(model, [cut[0][:1]])[0], None)",
+        "answer_losses",
+        "step_kl(model, packs)",
+        "(step_kl(model, [packs[0][:1]])[0], step_kl(model, packs)[1])",
         ["tests/train/test_training.py::test_kto_against_another_reference_by_independent_code"],
     ),
     Mutant(
         "kto.py",
-        "batch_loss",
-        'weight_good if row["label"] else weight_bad',
-        'weight_bad if row["label"] else weight_good',
+        "pack_loss",
+        "torch.where(label, weight_good, weight_bad)",
+        "torch.where(label, weight_bad, weight_good)",
         ["tests/train/test_training.py::test_kto_learns_its_labels"],
     ),
     Mutant(
         "kto.py",
-        "mismatched",
-        'rows[m]["prompt"] != rows[n]["prompt"]',
+        "first_with_another_prompt",
+        'rows[number]["prompt"] != row["prompt"]',
         "True",
         ["tests/train/test_training.py::test_mismatched_pairs_never_repeat_the_prompt"],
     ),
@@ -345,14 +478,8 @@ MUTANTS = [
     Mutant(
         "kto.py",
         "step_kl",
-        """
-            [
-                logp - row["other"]["ref"]
-                for logp, row in zip(logps.tolist(), pack)
-                if row["weight"]
-            ]
-        """,
-        '[logp - row["other"]["ref"] for logp, row in zip(logps.tolist(), pack)]',
+        'row["weight"]',
+        "True",
         ["tests/test_processes.py::test_two_processes_train_as_one[kto-fsdp-none]"],
     ),
     Mutant(
@@ -362,12 +489,47 @@ MUTANTS = [
         "answer + prompt",
         ["tests/train/test_training.py::test_mismatched_pairs_never_repeat_the_prompt"],
     ),
+    Mutant(
+        "kto.py",
+        "step_metrics",
+        'metrics["kl"] = sums[None, "kl"]',
+        'metrics["kl"] = 0.0',
+        ["tests/train/test_training.py::test_kto_against_another_reference_by_independent_code"],
+    ),
+    Mutant(
+        "kto.py",
+        "class_weights",
+        "return weight_good, weight_bad",
+        "return weight_bad, weight_good",
+        ["tests/train/test_training.py::test_class_weights_balance"],
+    ),
+    Mutant(
+        "kto.py",
+        "class_weights",
+        'row["weight"] * row["source"].weight',
+        'row["weight"]',
+        ["tests/train/test_training.py::test_class_weights_balance"],
+    ),
+    Mutant(
+        "kto.py",
+        "loss_without_kl",
+        "pack_loss(pack, logps, 0.0, **options)",
+        "pack_loss(pack, logps, 1.0, **options)",
+        ["tests/train/test_training.py::test_kto_learns_its_labels"],
+    ),
+    Mutant(
+        "kto.py",
+        "answer_losses",
+        "step_kl(model, packs)",
+        "step_kl(model, packs[:1])",
+        ["tests/train/test_training.py::test_pack_tokens_do_not_change_a_run"],
+    ),
     # watching: sampled KL, signs of trouble, self-check, curves
     Mutant(
-        "watch.py",
-        "say",
-        "read(now)",
-        "read(start)",
+        "posttrain/train/watch.py",
+        "sampled",
+        "logps_under(model, now, seqs)",
+        "logps_under(model, start, seqs)",
         ["tests/train/test_watch.py::test_the_sampled_kl_is_the_kl"],
     ),
     Mutant(
@@ -378,23 +540,23 @@ MUTANTS = [
         ["tests/train/test_watch.py::test_the_sampled_kl_is_the_kl"],
     ),
     Mutant(
-        "watch.py",
-        "trouble",
-        'line["rewards/chosen"] / beta',
+        "posttrain/train/trouble.py",
+        "chosen_answers_sink",
+        'line["rewards/chosen"] / log.beta',
         'line["rewards/chosen"]',
         ["tests/train/test_trouble.py::test_signs_of_trouble"],
     ),
     Mutant(
-        "watch.py",
-        "self_check",
-        "(ref - lines).abs()",
-        "0 * (ref - lines).abs()",
+        "posttrain/train/selfcheck.py",
+        "check_logps",
+        "worst(cached, lines)",
+        "worst(lines, lines)",
         ["tests/train/test_selfcheck.py::test_selfcheck_finds_planted_faults"],
     ),
     Mutant(
-        "watch.py",
-        "trouble",
-        'history[-1].get("grad_norm") == 0',
+        "posttrain/train/trouble.py",
+        "no_gradient",
+        'log.recent[-1].get("grad_norm") == 0',
         "False",
         ["tests/train/test_trouble.py::test_signs_of_trouble"],
     ),
@@ -404,5 +566,26 @@ MUTANTS = [
         "Exception",
         "OSError",
         ["tests/train/test_curves.py::test_a_picture_costs_no_run"],
+    ),
+    Mutant(
+        "posttrain/train/watch.py",
+        "Watch.look",
+        "step not in self.steps",
+        "False",
+        ["tests/train/test_watch.py::test_a_run_is_scored_on_rows_it_does_not_see"],
+    ),
+    Mutant(
+        "posttrain/train/watch.py",
+        "copy_of",
+        "parameter.detach().clone()",
+        "parameter.detach()",
+        ["tests/train/test_watch.py::test_the_sampled_kl_is_the_kl"],
+    ),
+    Mutant(
+        "posttrain/train/trouble.py",
+        "Trouble.add",
+        "self.printed.add(name)",
+        "pass",
+        ["tests/train/test_trouble.py::test_a_sign_is_printed_once"],
     ),
 ]

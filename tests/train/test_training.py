@@ -277,7 +277,8 @@ def test_killed_before_the_first_record_it_starts_again(base, tmp_path):
 
 def test_resume_starts_at_the_checkpoint_and_not_before(runs, tmp_path, monkeypatch, capsys):
     """Killed at step 4, with a checkpoint after step 2: steps 3 and 4 are done again, 1 and 2 are not."""
-    words = elsewhere(runs["sft"][0], tmp_path)
+    words, out = runs["sft"]
+    words = elsewhere(words, tmp_path)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, "sft", "append_lines", 4)
         run_main("sft", *words)
@@ -290,6 +291,8 @@ def test_resume_starts_at_the_checkpoint_and_not_before(runs, tmp_path, monkeypa
         resolve_model(str(tmp_path / "run"))
     run_main("sft", *words)
     assert done == [3, 4] and "from step 2" in capsys.readouterr().out
+    records = [json.loads((run / "run.json").read_text()) for run in (out, tmp_path / "run")]
+    assert records[0]["tokens"] == records[1]["tokens"] > 0, "steps 1 and 2 have been paid for, too"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -305,7 +308,11 @@ def test_the_adapter_that_is_saved_is_the_trained_one(runs, base, stage):
     assert [line["lr"] for line in lines] == pytest.approx(
         [0.01 * x for x in (1, 1, 0.75, 0.25)], rel=1e-6
     )
-    if stage != "sft":
+    if stage == "sft":
+        assert all(
+            line["perplexity"] == pytest.approx(math.exp(line["loss"]), rel=1e-6) for line in lines
+        )
+    else:
         assert lines[0]["loss"] == pytest.approx(
             {"dpo": 0.693147, "kto": lines[0]["loss"]}[stage], abs=1e-5
         )
@@ -385,6 +392,8 @@ def test_a_second_run_beside_it_reuses_the_reference(dpo_run, monkeypatch):
     counted = reference_tokens(monkeypatch)
     assert run_main("dpo", *words, "--loss", "ipo") == 0
     assert counted == [0] and log_lines(words[5])[0]["loss"] == pytest.approx(0.25, rel=1e-5)
+    lent, copied = [(run / "ref_logps.jsonl").read_text().splitlines() for run in (first, words[5])]
+    assert sorted(lent) == sorted(copied), "what is borrowed stays when the lender goes"
 
 
 def test_a_torn_line_of_the_cache_is_redone(dpo_run, monkeypatch):
@@ -551,6 +560,13 @@ def test_check_start(model, capsys):
         ):
             with pytest.raises(BadInput, match=cause):
                 check_start("DPO", losses_of(value), packs, 0.693147, model=model)
+
+
+def test_the_check_before_step_1_leaves_out_the_nll(base, tmp_path, capsys):
+    words = arguments("dpo", base, tmp_path, "run", None, "--max-steps", 1, "--nll-weight", 0.3)
+    assert run_main("dpo", *words) == 0
+    assert "loss before step 1 = 0.693147, expected 0.693147" in capsys.readouterr().out
+    assert log_lines(tmp_path / "run")[0]["loss"] > 0.7
 
 
 @pytest.mark.parametrize(
