@@ -27,7 +27,7 @@ test: $(VENV)/.ready-dev
 	$(PY) -m pytest -q -m "not slow" tests
 
 slow: $(VENV)/.ready-dev
-	$(PY) -m pytest -q -m slow tests
+	$(PY) -m pytest -q -m slow $(if $(PART),--part $(PART)) tests
 
 mutants: $(VENV)/.ready-dev
 	$(PY) tests/run_mutants.py

@@ -35,16 +35,16 @@ def completion_logps(model, rows, pad_id=0, by_token=False):
     places reach the output layer. Padding is known by the rows' lengths, never by its id, which may
     be the id of a real token.
     """
-    device = model.device
     T = max(len(row["ids"]) for row in rows)
-    ids = torch.full((len(rows), T), pad_id, device=device)  # [B, T]
-    attention = torch.zeros((len(rows), T), dtype=torch.long, device=device)
-    mask = torch.zeros((len(rows), T), dtype=torch.bool, device=device)
+    ids = torch.full((len(rows), T), pad_id)  # [B, T]
+    attention = torch.zeros((len(rows), T), dtype=torch.long)
+    mask = torch.zeros((len(rows), T), dtype=torch.bool)
     for number, row in enumerate(rows):
         length = len(row["ids"])
-        ids[number, :length] = torch.tensor(row["ids"], device=device)
+        ids[number, :length] = torch.tensor(row["ids"])
         attention[number, :length] = 1
-        mask[number, :length] = torch.tensor(row["mask"], device=device).bool()
+        mask[number, :length] = torch.tensor(row["mask"]).bool()
+    ids, attention, mask = (tensor.to(model.device) for tensor in (ids, attention, mask))
 
     # The first token has nothing before it that could predict it, so its mask does not count.
     predicts = torch.zeros_like(mask)
@@ -63,7 +63,7 @@ def completion_logps(model, rows, pad_id=0, by_token=False):
         return token_logps
 
     row_of_token = predicts.nonzero()[:, 0]
-    logps = torch.zeros(len(rows), dtype=torch.float64, device=device)
+    logps = torch.zeros(len(rows), dtype=torch.float64, device=model.device)
     logps = logps.index_add(0, row_of_token, token_logps.double())
     return logps, predicts.sum(1)
 
@@ -101,13 +101,16 @@ def ipo_loss(chosen, rejected, beta, label_smoothing=0.0):
 class PairLoss(NamedTuple):
     """A loss on pairs of answers, and what dpo.py must know about it."""
 
-    function: Callable  # (chosen [B], rejected [B], beta, label_smoothing) -> [B]
-    at_zero: Callable  # beta -> its value where chosen and rejected are 0
-    beta: float  # the default of --beta
-    per_token: bool = False  # chosen and rejected are divided by their tokens (--ipo-length mean)
-    needs_reference: bool = (
-        True  # they are ratios; if False, the policy's logps without a reference
-    )
+    # (chosen [B], rejected [B], beta, label_smoothing) -> losses [B]
+    function: Callable
+    # beta -> the loss where chosen and rejected are 0
+    at_zero: Callable
+    # The default of --beta.
+    beta: float
+    # chosen and rejected are divided by the tokens of their answers (--ipo-length mean).
+    per_token: bool = False
+    # They are ratios to a reference; if False, the policy's own logps, and none is scored.
+    needs_reference: bool = True
 
 
 # A new loss is a function above and a line here; dpo.py --loss then knows it.
@@ -144,7 +147,7 @@ def generation_tokens(prompts, n, answer_len, prompt_len):
     return prompts * prompt_len, prompts * n * answer_len
 
 
-def judge_tokens(prompts, n, answer_len, prompt_len, rubric_len):
+def judge_tokens(prompts, n, answer_len, prompt_len, *, rubric_len):
     """Tokens a judge reads: P x (rubric + prompt + N x T): rubric and prompt are read once."""
     return prompts * (rubric_len + prompt_len + n * answer_len)
 

@@ -35,7 +35,7 @@ from posttrain.train.packs import (
     all_packs,
     each_pack,
     pack_logps,
-    packs,
+    packs_of,
     ref_logps,
     row_weights,
 )
@@ -81,8 +81,8 @@ def parse_args(argv=None):
 def encode_pair(tokenizer, row, max_len):
     """The row with row["seqs"] = [chosen, rejected]; ValueError(reason) for a useless pair."""
     tools = row.get("tools")
-    chosen = encode(tokenizer, row["prompt"], row["chosen"], tools, max_len)
-    rejected = encode(tokenizer, row["prompt"], row["rejected"], tools, max_len)
+    chosen = encode(tokenizer, row["prompt"], row["chosen"], tools, max_len=max_len)
+    rejected = encode(tokenizer, row["prompt"], row["rejected"], tools, max_len=max_len)
     if chosen["ids"] == rejected["ids"]:
         raise ValueError("chosen and rejected are the same")
     return row | {"seqs": [chosen, rejected]}
@@ -175,13 +175,13 @@ def main(args):
     if args.soft_labels:
         require_probabilities(rows)
     rows, held = hold_out(rows, args.holdout, args.seed)
-    steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
+    steps = batches(rows, args.batch_size, args.epochs, args.seed, max_steps=args.max_steps)
     rows_read = rows_used(rows, steps) + held
 
     # The plan: tokens, time, memory and cost, before anything is loaded.
     spec = PAIR_LOSSES[args.loss]
     starts_at_reference = spec.needs_reference and not args.ref
-    run = TrainingRun("dpo.py", args)
+    run = TrainingRun("dpo.py", args, args.beta if spec.needs_reference else None)
     run.plan(
         row_lengths(rows, steps),
         rows_read,
@@ -215,10 +215,15 @@ def main(args):
     optimizer = make_optimizer(model, args.lr)
     if starts_at_reference:
         tokens_read = score_reference(
-            model, rows_read, args.pack_tokens, fingerprint(args.model, args.quantize), args.out
+            model,
+            rows_read,
+            pack_tokens=args.pack_tokens,
+            model_key=fingerprint(args.model, args.quantize),
+            out=args.out,
         )
 
-    # Before step 1 policy and reference are one model, so the loss has a known value.
+    # The loss. Where the run starts at its reference, all ratios are 0 before step 1, so that the
+    # loss has a known value (ln 2 for DPO).
     loss_of_pack = partial(
         pack_loss,
         model,
@@ -234,16 +239,13 @@ def main(args):
     if starts_at_reference:
         check_start(
             args.loss.upper(),
-            each_pack(
-                partial(loss_of_pack, nll_weight=0.0),  # NLL is not 0 at the start
-                all_packs(first, args.pack_tokens, model),
-            ),
-            batch_weight(first),
+            partial(each_pack, partial(loss_of_pack, nll_weight=0.0)),  # NLL is not 0 there
+            all_packs(first, args.pack_tokens, model),
             spec.at_zero(args.beta),
-            model,
+            model=model,
         )
     if args.selfcheck:
-        self_check(model, first, loss_of_pack, args.pack_tokens, starts_at_reference)
+        self_check(model, first, loss_of_pack, args.pack_tokens, reference=starts_at_reference)
 
     # Every step: the loss of a batch, pack by pack, and the update.
     watch = Watch(
@@ -251,7 +253,7 @@ def main(args):
         tokenizer,
         held,
         watched_prompts(held or rows, model, args.max_kl),
-        len(steps),
+        steps=len(steps),
         every=args.eval_every,
         seed=args.seed,
         pack_tokens=args.pack_tokens,
@@ -264,7 +266,7 @@ def main(args):
         # The update: the same text in sft.py, dpo.py and kto.py. A loss is a sum over its pack and
         # is divided by the weight of the whole batch, so packs change the memory and no result.
         sums = Counter()
-        for loss, pack_sums in losses_of(packs(batch, args.pack_tokens, model)):
+        for loss, pack_sums in losses_of(packs_of(batch, args.pack_tokens, model)):
             (loss / divisor).backward()
             sums.update(pack_sums)
         metrics = step_metrics(sums)

@@ -209,8 +209,8 @@ def main(args):
         "gen_candidates.py",
         read + written,
         args.tokens_per_second,
-        args.price_gen,
-        args.price_gpu_hour,
+        price_per_million=args.price_gen,
+        price_gpu_hour=args.price_gpu_hour,
     )
     print(
         f"plan     {len(rows)} prompts x {args.n} x {args.answer_len or args.max_tokens} tokens: {cost_line(plan)}"

@@ -591,9 +591,9 @@ def main(args):
         "judge.py",
         sum(tokens for tokens, _ in counted),
         args.tokens_per_second,
-        args.price_judge,
-        args.price_gpu_hour,
-        args.judge,
+        price_per_million=args.price_judge,
+        price_gpu_hour=args.price_gpu_hour,
+        model=args.judge,
     )
     name = f"{constitution['name']}@{constitution['hash']}"
     print(

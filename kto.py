@@ -37,7 +37,7 @@ from posttrain.records.mixture import read_mixture
 from posttrain.train.checks import check_start
 from posttrain.train.metrics import batch_means, tally
 from posttrain.train.order import batches, hold_out, rows_used
-from posttrain.train.packs import all_packs, pack_logps, packs, ref_logps, row_weights
+from posttrain.train.packs import all_packs, pack_logps, packs_of, ref_logps, row_weights
 from posttrain.train.reference import score_other_reference, score_reference
 from posttrain.train.rows import batch_weight, prepare, tokens_with_shared_prompts
 from posttrain.train.selfcheck import self_check
@@ -51,12 +51,20 @@ LOSS_AT_START = 0.5  # of an answer of weight 1, where policy and reference are 
 def parse_args(argv=None):
     p = parser(__doc__)
     training_flags(p, lr=2e-5, unit="answers")
-    beta, weight, score = at_least(1e-6, float), at_least(0, float), at_least(0, float, 5)
+    positive = at_least(1e-6, float)
+    at_least_0 = at_least(0, float)
+    rubric_score = at_least(0, float, 5)
     p.add_argument("--ref", help="reference policy (default: --model as it is before step 1)")
-    p.add_argument("--beta", type=beta, default=0.1, help="higher stays closer to the reference")
-    p.add_argument("--threshold", type=score, default=3.0, help="mean score that counts as good")
-    p.add_argument("--desirable-weight", type=weight, help="of good answers (default: balance)")
-    p.add_argument("--undesirable-weight", type=weight, help="of bad answers (default: balance)")
+    p.add_argument(
+        "--beta", type=positive, default=0.1, help="higher stays closer to the reference"
+    )
+    p.add_argument(
+        "--threshold", type=rubric_score, default=3.0, help="mean score that counts as good"
+    )
+    p.add_argument("--desirable-weight", type=at_least_0, help="of good answers (default: balance)")
+    p.add_argument(
+        "--undesirable-weight", type=at_least_0, help="of bad answers (default: balance)"
+    )
     return parse_training(p, argv)
 
 
@@ -82,11 +90,13 @@ def unary(row, threshold):
 
 def read_answers(records, threshold):
     """The labelled answers of all records, and how many records have none."""
-    answers, silent = [], 0
+    answers = []
+    silent = 0
     for record in records:
         labelled = unary(record, threshold)
         answers += labelled
-        silent += not labelled
+        if not labelled:
+            silent += 1
     if not answers:
         raise BadInput("no record has a label, or a score that is not null: nothing to train on")
     return answers, silent
@@ -94,7 +104,7 @@ def read_answers(records, threshold):
 
 def encode_answer(tokenizer, row, max_len):
     """The row with row["seqs"] = [prompt and answer]; ValueError(reason) for a useless row."""
-    seq = encode(tokenizer, row["prompt"], row["completion"], row.get("tools"), max_len)
+    seq = encode(tokenizer, row["prompt"], row["completion"], row.get("tools"), max_len=max_len)
     return row | {"seqs": [seq]}
 
 
@@ -104,7 +114,7 @@ def class_weights(rows, desirable=None, undesirable=None):
     By default the lighter class is weighted up until both count the same (arXiv 2402.01306, eq. 8
     allows a ratio of 1 to 4/3). A row counts as much as it is drawn: its weight x its file's.
     """
-    counts = [row["weight"] * row["source"][-1] for row in rows]
+    counts = [row["weight"] * row["source"].weight for row in rows]
     good = sum(count for row, count in zip(rows, counts) if row["label"])
     bad = sum(counts) - good
     weight_good = weight_bad = 1.0
@@ -144,7 +154,8 @@ def add_mismatched(rows, steps, max_len):
     help out where there is none. These estimate the KL. They depend on the order, never on packs.
     """
     order = list(chain.from_iterable(steps))
-    batches_of_rows, start = [], 0
+    batches_of_rows = []
+    start = 0
     for step in steps:
         batch = []
         end = start + len(step)
@@ -217,7 +228,7 @@ def step_kl(model, packs):
     return kl, first_logps
 
 
-def pack_loss(pack, logps, kl, beta, weight_good, weight_bad):
+def pack_loss(pack, logps, kl, beta, *, weight_good, weight_bad):
     """The loss of a pack of answers: (sum of weight x class weight x loss, sums of its metrics).
 
     The sum is divided by the weight of the whole batch later. logps [rows]: of the policy.
@@ -294,13 +305,13 @@ def main(args):
         )
         return 0
     rows, held = hold_out(rows, args.holdout, args.seed)
-    numbers = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
+    numbers = batches(rows, args.batch_size, args.epochs, args.seed, max_steps=args.max_steps)
     steps = add_mismatched(rows, numbers, args.max_len)
     held = add_mismatched_to_held(held, rows, args.max_len)
     rows_read = rows_used(rows, numbers) + held + mismatched_rows([*steps, held])
 
     # The plan: tokens, time, memory and cost, before anything is loaded.
-    run = TrainingRun("kto.py", args)
+    run = TrainingRun("kto.py", args, args.beta)
     run.plan(
         row_lengths(steps),
         rows_read,
@@ -334,19 +345,24 @@ def main(args):
     optimizer = make_optimizer(model, args.lr)
     if not args.ref:
         tokens_read = score_reference(
-            model, rows_read, args.pack_tokens, fingerprint(args.model, args.quantize), args.out
+            model,
+            rows_read,
+            pack_tokens=args.pack_tokens,
+            model_key=fingerprint(args.model, args.quantize),
+            out=args.out,
         )
 
-    # Before step 1 policy and reference are one model, so the loss has a known value.
+    # The loss. Where the run starts at its reference, all ratios are 0 before step 1, so that the
+    # loss has a known value.
     options = {"beta": args.beta, "weight_good": weight_good, "weight_bad": weight_bad}
     losses_of = partial(answer_losses, model, **options)  # packs -> the loss of each
     if not args.ref:
         check_start(
             "KTO",
-            losses_at_start(model, all_packs(steps[0], args.pack_tokens, model), args.beta),
-            batch_weight(steps[0]),
+            partial(losses_at_start, model, beta=args.beta),
+            all_packs(steps[0], args.pack_tokens, model),
             LOSS_AT_START,
-            model,
+            model=model,
         )
     if args.selfcheck:
         self_check(
@@ -354,7 +370,7 @@ def main(args):
             steps[0],
             partial(loss_without_kl, model, **options),
             args.pack_tokens,
-            not args.ref,
+            reference=not args.ref,
         )
 
     # Every step: the loss of a batch, pack by pack, and the update.
@@ -363,7 +379,7 @@ def main(args):
         tokenizer,
         held,
         watched_prompts(held or rows, model, args.max_kl),
-        len(steps),
+        steps=len(steps),
         every=args.eval_every,
         seed=args.seed,
         pack_tokens=args.pack_tokens,
@@ -376,7 +392,7 @@ def main(args):
         # The update: the same text in sft.py, dpo.py and kto.py. A loss is a sum over its pack and
         # is divided by the weight of the whole batch, so packs change the memory and no result.
         sums = Counter()
-        for loss, pack_sums in losses_of(packs(batch, args.pack_tokens, model)):
+        for loss, pack_sums in losses_of(packs_of(batch, args.pack_tokens, model)):
             (loss / divisor).backward()
             sums.update(pack_sums)
         metrics = step_metrics(sums)

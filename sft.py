@@ -29,7 +29,7 @@ from posttrain.processes import join_processes
 from posttrain.records.mixture import read_mixture
 from posttrain.train.metrics import batch_means, tally
 from posttrain.train.order import batches, hold_out
-from posttrain.train.packs import each_pack, pack_logps, packs, row_weights
+from posttrain.train.packs import each_pack, pack_logps, packs_of, row_weights
 from posttrain.train.report import data_report
 from posttrain.train.rows import prepare, row_lengths
 from posttrain.train.selfcheck import self_check
@@ -53,7 +53,14 @@ def parse_args(argv=None):
 def encode_conversation(tokenizer, row, max_len, all_turns):
     """The row with row["seqs"] = [the conversation]; ValueError(reason) for a useless row."""
     tools = row.get("tools")
-    seq = encode(tokenizer, row["prompt"], row["completion"], tools, max_len, all_turns)
+    seq = encode(
+        tokenizer,
+        row["prompt"],
+        row["completion"],
+        tools,
+        max_len=max_len,
+        all_turns=all_turns,
+    )
     return row | {"seqs": [seq]}
 
 
@@ -101,7 +108,7 @@ def main(args):
         print("\n---\n".join(show_mask(tokenizer, row["seqs"][0]) for row in rows[:3]))
         return 0
     rows, held = hold_out(rows, args.holdout, args.seed)
-    steps = batches(rows, args.batch_size, args.epochs, args.seed, args.max_steps)
+    steps = batches(rows, args.batch_size, args.epochs, args.seed, max_steps=args.max_steps)
 
     # The plan: tokens, time, memory and cost, before anything is loaded.
     run = TrainingRun("sft.py", args)
@@ -134,7 +141,7 @@ def main(args):
         tokenizer,
         held,
         watched_prompts(held or rows, model, args.max_kl),
-        len(steps),
+        steps=len(steps),
         every=args.eval_every,
         seed=args.seed,
         pack_tokens=args.pack_tokens,
@@ -147,7 +154,7 @@ def main(args):
         # The update: the same text in sft.py, dpo.py and kto.py. A loss is a sum over its pack and
         # is divided by the weight of the whole batch, so packs change the memory and no result.
         sums = Counter()
-        for loss, pack_sums in losses_of(packs(batch, args.pack_tokens, model)):
+        for loss, pack_sums in losses_of(packs_of(batch, args.pack_tokens, model)):
             (loss / divisor).backward()
             sums.update(pack_sums)
         metrics = step_metrics(sums)

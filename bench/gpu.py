@@ -261,7 +261,9 @@ def reference_pass(model, rows, pack_tokens):
     fill(model, REFERENCE)
     with tempfile.TemporaryDirectory() as folder:
         seconds, _ = qwen3.seconds_of(
-            lambda: score_reference(model, rows, pack_tokens, "bench", f"{folder}/run")
+            lambda: score_reference(
+                model, rows, pack_tokens=pack_tokens, model_key="bench", out=f"{folder}/run"
+            )
         )
     fill(model, POLICY)
     return seconds

@@ -241,7 +241,13 @@ def our_variants(loss, shape, args):
     def reference():
         everything = rows + [{"seqs": [row["other"]]} for row in rows if "other" in row]
         with tempfile.TemporaryDirectory() as folder:  # a new one: nothing is found there
-            score_reference(model, everything, args.pack_tokens, "bench", f"{folder}/run")
+            score_reference(
+                model,
+                everything,
+                pack_tokens=args.pack_tokens,
+                model_key="bench",
+                out=f"{folder}/run",
+            )
 
     variants = (
         {"reference": (partial(fill, model, REFERENCE), reference, model)} if loss != "sft" else {}

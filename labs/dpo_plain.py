@@ -7,8 +7,8 @@ Writes  a run folder with the LoRA adapter and the tokenizer, which --model read
 
 Every answer is read as a padded row, the whole batch is in memory at once, and a run that is killed
 starts again. What dpo.py adds: packs without padding, a cached reference, checkpoints and exact
-resume, held-out rows, warnings, mixtures, several processes, other losses. A test holds the first
-loss and its gradient to those of dpo.py.
+resume, held-out rows, warnings, mixtures, several processes, other losses. A test holds loss and
+gradient of a batch to those of dpo.py.
 """
 
 import random
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import completion_logps, dpo_loss
 from posttrain.chat.encode import encode
-from posttrain.cli import at_least, parser, run_stage
+from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.model.load import load_policy, load_tokenizer, trained
 from posttrain.records.files import read_records
 
@@ -50,7 +50,11 @@ def read_pairs(path, tokenizer, max_len):
     for row in read_records(path, "pairs"):
         sides = []
         for side in ("chosen", "rejected"):
-            sides.append(encode(tokenizer, row["prompt"], row[side], row.get("tools"), max_len))
+            try:
+                seq = encode(tokenizer, row["prompt"], row[side], row.get("tools"), max_len=max_len)
+            except ValueError as reason:
+                raise BadInput(f"{path}: id {row['id']!r}, {side}: {reason}") from None
+            sides.append(seq)
         pairs.append(tuple(sides))
     return pairs
 

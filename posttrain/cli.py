@@ -63,7 +63,12 @@ def training_flags(p, lr, unit):
         default=0.05,
         help="largest share of unusable rows",
     )
-    add("--max-len", type=at_least(8), default=2048, help="tokens of a row; the start is kept")
+    add(
+        "--max-len",
+        type=at_least(8),
+        default=2048,
+        help="tokens per conversation; the start is kept",
+    )
     # the model
     add(
         "--lora-r", type=at_least(1), help="adapter rank (default 16, or that of the run continued)"

@@ -79,7 +79,7 @@ def share_out(items, idle_copy, rank, size):
     """my_share of process `rank` of `size`."""
     if not items:
         return []
-    missing = -len(items) % size
+    missing = -len(items) % size  # up to the next multiple of size
     idle = [idle_copy(items[-1]) for _ in range(missing)]
     return (items + idle)[rank::size]
 

@@ -30,6 +30,18 @@ WORDS = (
 ).split()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--part", metavar="K/N", help="only every N-th of the tests, from number K on")
+
+
+def pytest_collection_modifyitems(config, items):
+    """--part K/N keeps a share of the tests, so that long ones can take turns."""
+    part = config.getoption("--part")
+    if part:
+        first, step = (int(number) for number in part.split("/"))
+        items[:] = items[first % step :: step]
+
+
 def make_tokenizer():
     """A byte-level BPE of 320 tokens with ChatML's markers: every text can be written in it. Two line breaks are one
     token at the end of a text and two before a word, as in GPT-2."""

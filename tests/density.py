@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+# Called by a library, in its way.
+FOREIGN = {"attend", "forward", "backward"}
 VAGUE = {"found", "one", "own", "some", "known", "said", "asked", "wanted", "given"}
 
 
@@ -133,6 +135,8 @@ def crowded_signature(function):
     lines = []
     if count > 8:
         lines.append(f"{function.lineno}: {function.name} has {count} arguments")
+    if len(positional) > 4 and function.name not in FOREIGN:
+        lines.append(f"{function.lineno}: {function.name} takes {len(positional)} by position")
     return lines
 
 

@@ -213,7 +213,7 @@ def loss_of(stage, rows, model, pack_tokens):
             loss = dpo.pack_loss(model, pack, "dpo", 0.1)[0] / total
         else:
             logps = pack_logps(model, pack)[0][:, 0]
-            loss = kto.pack_loss(pack, logps, kl, 0.1, 1.2, 0.7)[0] / total
+            loss = kto.pack_loss(pack, logps, kl, 0.1, weight_good=1.2, weight_bad=0.7)[0] / total
         loss.backward()
         value += loss.item()
     return value, torch.cat(
@@ -278,7 +278,7 @@ def test_ipo_divides_by_tokens_or_not(policy, tokenizer):
 
 def test_cost_model_by_hand():
     assert generation_tokens(1000, 4, 200, 50) == (50_000, 800_000)
-    assert judge_tokens(1000, 4, 200, 50, 300) == 1_150_000  # 1000 x (300 + 50 + 800)
+    assert judge_tokens(1000, 4, 200, 50, rubric_len=300) == 1_150_000  # 1000 x (300 + 50 + 800)
     assert money(2_000_000, 1.5) == 3.0
     assert money(seconds=1800, price_gpu_hour=4.0) == 2.0
 

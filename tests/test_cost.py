@@ -14,8 +14,11 @@ def test_generation_reads_a_prompt_once_and_writes_n_answers():
 
 
 def test_judging_shares_rubric_and_prompt():
-    assert judge_tokens(5000, 4, 300, 200, 250) == 8_250_000
-    assert judge_tokens(1, 1, 10, 20, 30) == 60 and judge_tokens(2, 3, 10, 20, 30) == 160
+    assert judge_tokens(5000, 4, 300, 200, rubric_len=250) == 8_250_000
+    assert (
+        judge_tokens(1, 1, 10, 20, rubric_len=30) == 60
+        and judge_tokens(2, 3, 10, 20, rubric_len=30) == 160
+    )
 
 
 def test_the_worked_example_of_the_readme():
@@ -23,14 +26,14 @@ def test_the_worked_example_of_the_readme():
     read, written = generation_tokens(5000, 4, 300, 200)
     generation, judging = (
         money(read + written, 0.20),
-        money(judge_tokens(5000, 4, 300, 200, 250), 0.50),
+        money(judge_tokens(5000, 4, 300, 200, rubric_len=250), 0.50),
     )
     assert (generation, judging) == pytest.approx((1.40, 4.125))
     half = money(sum(generation_tokens(5000, 2, 300, 200)), 0.20) + money(
-        judge_tokens(5000, 2, 300, 200, 250), 0.50
+        judge_tokens(5000, 2, 300, 200, rubric_len=250), 0.50
     )
     assert 1 - half / (generation + judging) == pytest.approx(0.38, abs=0.005)
-    short = generation + money(judge_tokens(5000, 4, 300, 200, 125), 0.50)
+    short = generation + money(judge_tokens(5000, 4, 300, 200, rubric_len=125), 0.50)
     assert 1 - short / (generation + judging) == pytest.approx(0.06, abs=0.005)
 
 

@@ -1273,7 +1273,9 @@ def test_forecast_counts_what_is_read(judge_folder, constitution, tmp_path):
         record["forecast"]["tokens"] == pytest.approx(expected, rel=0.01)
         and record["tokens"] < expected
     )
-    assert expected == judge_tokens(6, 4, len(ids) + sum(map(len, tails.values())), 0, len(prefix))
+    assert expected == judge_tokens(
+        6, 4, len(ids) + sum(map(len, tails.values())), 0, rubric_len=len(prefix)
+    )
 
 
 def random_judge(constitution, data, out, *more):

@@ -96,8 +96,8 @@ def test_all_rows_are_read_and_encoded(real, capsys, script, name, kind, flags):
                         row["prompt"],
                         row[field],
                         row.get("tools"),
-                        4096,
-                        bool(flags) and kind == "sft",
+                        max_len=4096,
+                        all_turns=bool(flags) and kind == "sft",
                     )
                     for field in fields
                 ]

@@ -19,7 +19,7 @@ def prompt_ids(tokenizer, prompt, tools=None):
     return tokenizer(render(tokenizer, prompt, tools, True), add_special_tokens=False).input_ids
 
 
-def encode(tokenizer, prompt, completion, tools=None, max_len=None, all_turns=False):
+def encode(tokenizer, prompt, completion, tools=None, *, max_len=None, all_turns=False):
     """Tokens and mask of a conversation -> {"ids": [T], "mask": [T], "truncated": bool}.
 
     prompt, completion: message lists. Supervised (mask 1) are the tokens of the answer up to and

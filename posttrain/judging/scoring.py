@@ -737,7 +737,9 @@ def judging_tokens(judge, constitution, groups, pairs):
         len(ids) + sum(map(len, tails.values())) for _, answers, tails in shapes for ids in answers
     ]
     answer = sum(lengths) / len(lengths)
-    tokens = judge_tokens(len(groups), sum(map(len, groups)) / len(groups), answer, 0, prefix)
+    tokens = judge_tokens(
+        len(groups), sum(map(len, groups)) / len(groups), answer, 0, rubric_len=prefix
+    )
     rubric = sum(
         len(tokenizer(text, add_special_tokens=False).input_ids) for text in rubrics
     ) // len(some)

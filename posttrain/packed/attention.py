@@ -86,7 +86,7 @@ def attend_segments(query, key, value, line, *, past, scaling, window):
         queries = q.shape[2]
         mask = None
         if segment.seen or (window and window < queries):
-            mask = causal_mask(line, queries, k.shape[2] - queries, window, q.device)
+            mask = causal_mask(line, queries, k.shape[2] - queries, window, device=q.device)
         if mask is not None and q.is_cuda:  # no fused kernel takes both a mask and shared heads
             sharing = q.shape[1] // k.shape[1]
             k = k.repeat_interleave(sharing, 1)
@@ -115,7 +115,7 @@ def seen_pieces(segment, by_start, past):
     return [by_start[first][:, :, : last - first] for first, last in segment.seen]
 
 
-def causal_mask(line, queries, before, window, device):
+def causal_mask(line, queries, before, window, *, device):
     """[queries, before + queries] bool: query i sees the keys up to before + i.
 
     With a window it sees the last `window` of them. The masks of a line are the same in all its

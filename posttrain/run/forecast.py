@@ -9,6 +9,7 @@ def forecast(
     script,
     tokens,
     tokens_per_second=None,
+    *,
     price_per_million=0.0,
     price_gpu_hour=0.0,
     model=None,

@@ -25,8 +25,8 @@ def draw(out):
     matplotlib.use("Agg")  # draws into a file, without a screen
     import matplotlib.pyplot as plt
 
-    text = (Path(out) / "log.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
+    text = (Path(out) / "log.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.split("\n") if line]
     figure, axes = plt.subplots(2, 4, figsize=(18, 8), layout="constrained")
     for (title, series_of), axis in zip(PANELS.items(), axes.flat):
         draw_panel(axis, title, series_of(lines))

@@ -42,15 +42,19 @@ def means(sums):
 
 def slice_means(sums, slices):
     """{name: mean} over the rows of these slices."""
-    total = Counter()
-    for (slice_name, *rest), value in sums.items():
+    totals, counts = Counter(), Counter()
+    for key, value in sums.items():
+        slice_name, name = key[0], key[1]
         if slice_name in slices:
-            total[tuple(rest)] += value
-    values = {"loss": total["loss",] / total["weight",]}
-    for key, value in total.items():
-        name = key[0]
-        if len(key) == 1 and name not in ("loss", "weight"):
-            values[name] = value / total[name, "rows"]
+            is_count = len(key) == 3
+            if is_count:
+                counts[name] += value
+            else:
+                totals[name] += value
+    values = {"loss": totals["loss"] / totals["weight"]}
+    for name, total in totals.items():
+        if name not in ("loss", "weight"):
+            values[name] = total / counts[name]
     return values
 
 

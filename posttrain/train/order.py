@@ -32,7 +32,7 @@ def hold_out(rows, share, seed):
     return training_rows, held_rows
 
 
-def batches(rows, batch_size, epochs, seed, max_steps=None):
+def batches(rows, batch_size, epochs, seed, *, max_steps=None):
     """Row numbers of every optimiser step, a pure function of its arguments.
 
     An epoch has ceil(rows / batch_size) steps. A file of weight w gives w times its rows to an
@@ -61,9 +61,8 @@ def epoch_order(numbers_of_source, rng):
     """Row numbers of one epoch: each source's rows in random order, spread evenly over it."""
     placed = []  # (place from 0 to 1, row number)
     for source, numbers in sorted(numbers_of_source.items()):
-        weight = source[-1]
-        copies = numbers * int(weight)
-        rest = rng.sample(numbers, round(len(numbers) * (weight % 1)))
+        copies = numbers * int(source.weight)
+        rest = rng.sample(numbers, round(len(numbers) * (source.weight % 1)))
         picks = copies + rest
         rng.shuffle(picks)
         for k, number in enumerate(picks):
@@ -77,12 +76,11 @@ def refuse_undrawn(numbers_of_source, drawn):
     if not missing:
         return
     source = min(missing)
-    file, slice_name, weight = source
-    place = f"file {file + 1} of --data"
-    if slice_name:
-        place += f", slice {slice_name}"
+    place = f"file {source.file + 1} of --data"
+    if source.slice:
+        place += f", slice {source.slice}"
     raise BadInput(
-        f"{place}: {len(numbers_of_source[source])} rows at weight {weight:g} are less than one "
+        f"{place}: {len(numbers_of_source[source])} rows at weight {source.weight:g} are less than one "
         "a pass: raise the weight or --epochs"
     )
 

@@ -66,14 +66,20 @@ def cut_packs(rows, pack_tokens, padded=False):
     sized.sort(key=lambda pair: pair[0].tokens, reverse=True)
     filled = []
     for size, row in sized:
-        for pack in filled[-OPEN_PACKS:]:
-            if pack.has_room(size, pack_tokens, padded):
-                break
-        else:
+        pack = first_with_room(filled[-OPEN_PACKS:], size, pack_tokens, padded)
+        if pack is None:
             pack = Pack()
             filled.append(pack)
         pack.add(row, size)
     return [pack.rows for pack in filled]
+
+
+def first_with_room(packs, size, pack_tokens, padded):
+    """The first pack that a row of this size still fits into, or None."""
+    for pack in packs:
+        if pack.has_room(size, pack_tokens, padded):
+            return pack
+    return None
 
 
 def all_packs(rows, pack_tokens, model):
@@ -81,7 +87,7 @@ def all_packs(rows, pack_tokens, model):
     return cut_packs(rows, pack_tokens, padded=not reads_lines(model))
 
 
-def packs(rows, pack_tokens, model):
+def packs_of(rows, pack_tokens, model):
     """This process's share of the packs of a batch: all of them where there is one process."""
     return my_share(all_packs(rows, pack_tokens, model), idle_copy)
 
@@ -91,10 +97,10 @@ def idle_copy(pack):
     return [row | {"weight": 0.0} for row in pack]
 
 
-def each_pack(pack_loss, packs):
-    """pack_loss of one pack after the other: only one is in memory at a time."""
+def each_pack(loss_of_pack, packs):
+    """loss_of_pack of one pack after the other: only one is in memory at a time."""
     for pack in packs:
-        yield pack_loss(pack)
+        yield loss_of_pack(pack)
 
 
 def pack_logps(model, pack):

@@ -27,12 +27,12 @@ from posttrain.train.rows import sequences
 FILE = "ref_logps.jsonl"
 
 
-def score_reference(model, rows, pack_tokens, model_key, out):
+def score_reference(model, rows, *, pack_tokens, model_key, out):
     """Set seq["ref"] of every sequence. Returns the tokens that were read.
 
     model: the reference. model_key: its fingerprint (weights, number format). Runs beside `out`
-    lend their values, so another loss on the same data costs nothing; what is borrowed is copied
-    before step 1. A run that was killed scores its half-done groups whole, so the last digits do
+    lend their values, so another loss on the same data and packs costs nothing; what is borrowed is
+    copied before step 1. A run that was killed scores its half-done groups whole, so the last digits do
     not depend on when. BadInput when a cached value is not what the model says now.
     """
     unique = unique_sequences(rows, pack_tokens, model_key)
@@ -55,7 +55,13 @@ def score_other_reference(name, tokenizer, quantize, rows, *, pack_tokens, out):
     """score_reference by the model of --ref, which is freed again before the policy comes."""
     model = load_reference(name, tokenizer, quantize)
     teach_lines(model)
-    tokens_read = score_reference(model, rows, pack_tokens, fingerprint(name, quantize), out)
+    tokens_read = score_reference(
+        model,
+        rows,
+        pack_tokens=pack_tokens,
+        model_key=fingerprint(name, quantize),
+        out=out,
+    )
     del model
     free_memory()
     return tokens_read
@@ -134,7 +140,8 @@ class ReferenceCache:
 
     def read_files(self):
         """(logps, own keys) of all files; this run's own comes last, as it decides."""
-        logps, own_keys = {}, set()
+        logps = {}
+        own_keys = set()
         paths = list(self.path.parent.parent.glob(f"*/{FILE}"))
         paths.sort(key=lambda path: (path == self.path, path))
         for path in paths:

@@ -24,7 +24,8 @@ def prepare(rows, encode_row, tokenizer, max_dropped):
     if not rows:
         raise BadInput("every row has weight 0: nothing to train on")
     stops = stop_ids(tokenizer)
-    kept, dropped = [], Counter()
+    kept = []
+    dropped = Counter()
     for row in tqdm(rows, desc="tokenise", leave=False):
         try:
             kept.append(encode_row(row))

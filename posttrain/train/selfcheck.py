@@ -20,10 +20,10 @@ class Check(NamedTuple):
     allowed: float
 
 
-def self_check(model, rows, pack_loss, pack_tokens, reference=False):
+def self_check(model, rows, loss_of_pack, pack_tokens, *, reference=False):
     """Run the checks and print each result, in seconds; BadInput when one fails.
 
-    rows: training rows, of which as many as fit into a pack are used, eight at most. pack_loss: a function
+    rows: training rows, of which as many as fit into a pack are used, eight at most. loss_of_pack: a function
     pack -> (loss, tally). reference: seq["ref"] must be what the model says now. Compared are
         gradients             one pack = packs of one row each; packed lines = padded rows
         log-probabilities     packed lines = padded rows = single rows; the cached ones, too
@@ -35,11 +35,11 @@ def self_check(model, rows, pack_loss, pack_tokens, reference=False):
         seqs += row["seqs"]
     exact = model.device.type == "cpu"  # fp32; on a GPU bf16 rounds otherwise in every pack
 
-    gradient = summed_gradient(model, pack_loss, [rows])
-    checks = check_gradients(model, rows, pack_loss, gradient, 1e-4 if exact else 0.05)
+    gradient = summed_gradient(model, loss_of_pack, [rows])
+    checks = check_gradients(model, rows, loss_of_pack, gradient, allowed=1e-4 if exact else 0.05)
     checks += check_logps(model, seqs, 1e-5 if exact else 0.01, reference)
     if exact:
-        worst = finite_differences(model, gradient, lambda: pack_loss(rows)[0].item())
+        worst = finite_differences(model, gradient, lambda: loss_of_pack(rows)[0].item())
         checks.append(Check("gradient = finite differences, three weights", worst, 0.05))
     model.zero_grad()
 
@@ -57,11 +57,11 @@ def self_check(model, rows, pack_loss, pack_tokens, reference=False):
 # ---- gradients -----------------------------------------------------------------------------------
 
 
-def check_gradients(model, rows, pack_loss, gradient, allowed):
+def check_gradients(model, rows, loss_of_pack, gradient, *, allowed):
     """The gradient of one pack against that of single rows and that of padded rows."""
-    single = summed_gradient(model, pack_loss, [[row] for row in rows])
+    single = summed_gradient(model, loss_of_pack, [[row] for row in rows])
     with padded_rows_only(model):
-        padded = summed_gradient(model, pack_loss, [rows])
+        padded = summed_gradient(model, loss_of_pack, [rows])
     to_single = relative_distance(gradient, single)
     to_padded = relative_distance(gradient, padded)
     name = f"gradient of {len(rows)} x 1 row = 1 x {len(rows)} rows"
@@ -71,11 +71,11 @@ def check_gradients(model, rows, pack_loss, gradient, allowed):
     ]
 
 
-def summed_gradient(model, pack_loss, groups):
+def summed_gradient(model, loss_of_pack, groups):
     """The gradient of the summed loss of some packs: a tensor for each trained parameter."""
     model.zero_grad()
     for pack in groups:
-        loss, _ = pack_loss(pack)
+        loss, _ = loss_of_pack(pack)
         loss.backward()
     gradient = []
     for parameter in trained(model):

@@ -29,7 +29,7 @@ class TrainingRun:
     the optimiser and the counters of the last checkpoint are all that is needed.
 
     In the order of their use:
-        plan(tokens, ...)       what it will take, printed
+        plan(row_lengths, ...)  what it will take, printed
         open()                  the record; False when the run is finished already
         resume(model, ...)      the last checkpoint, if any
         steps_left()            the steps still to do
@@ -38,19 +38,34 @@ class TrainingRun:
         finish(model, ...)      adapter, curves, record, the result's line
     """
 
-    def __init__(self, script, args):
+    def __init__(self, script, args, beta=None):
+        """beta: that of the loss, where its rewards are ratios to a reference (Trouble)."""
         self.script = script
         self.args = args
         self.out = Path(args.out)
-        self.begin = time.perf_counter()
+        self.trouble = Trouble(beta)
+        # Set by plan:
+        self.forecast = None
+        self.tokens_of_step = []
+        self.steps = 0
+        self.longest_sequence = 0  # tokens
+        self.checkpointing = False  # of activations: computed anew in the backward pass
+        # Set by open:
+        self.record = None
+        self.track = None
+        self.begin = None
+        # Set by resume:
+        self.first_step = 0
+        self.seconds_before = 0.0
+        self.tokens = 0
         self.stopped = None  # why the run has ended early
-        self.trouble = Trouble(getattr(args, "beta", None))
+        self.last_line = {}
 
     def plan(self, row_lengths, rows, *, held, other_tokens=0):
         """Print the forecast; with --plan also that of the memory.
 
-        row_lengths: tokens of each row of each step. rows: all that will be read. held: how many of
-        them are held out. other_tokens: read once, for the reference.
+        row_lengths: tokens of each row of each step. rows: the longest sequence is looked for in
+        them. held: how many rows are held out. other_tokens: read once, for the reference.
         """
         args = self.args
         self.tokens_of_step = [sum(lengths) for lengths in row_lengths]
@@ -66,7 +81,6 @@ class TrainingRun:
         print(f"plan     {self.steps} steps, {held} rows held out, {cost_line(self.forecast)}")
 
         self.longest_sequence = max(len(seq["ids"]) for seq in sequences(rows))
-        self.checkpointing = False  # of activations: computed anew in the backward pass
         if args.plan or torch.cuda.is_available():
             longest_row = max(max(lengths) for lengths in row_lengths)
             in_memory = max(args.pack_tokens, longest_row)
@@ -89,22 +103,24 @@ class TrainingRun:
             print(f"{self.args.out} is finished: nothing to do")
             return False
         self.track = start_tracker(self.args.track, self.args.out, vars(self.args))
+        self.begin = time.perf_counter()
         return True
 
     def resume(self, model, optimizer, reference_tokens=0):
-        """Load the last checkpoint and cut the log behind it.
+        """Load the last checkpoint, if there is one, and cut the log behind it.
 
-        Without one the run starts at step 0; the tokens read so far are those of the reference.
+        reference_tokens: that were read before step 1, now.
         """
         state = load_checkpoint(self.checkpoint_path(), model, optimizer)
         self.first_step = state["step"]
         self.seconds_before = state.get("seconds", 0.0)
-        self.tokens = state.get("tokens", reference_tokens)
+        self.tokens = state.get("tokens", 0) + reference_tokens
         self.stopped = state.get("stopped")
-        self.last_line = {}
+        self.last_line = state.get("last_line", {})
+        if self.first_step and reference_tokens:
+            print(f"note     the reference was scored again: {reference_tokens:,} tokens")
         for line in cut_log(self.out / "log.jsonl", self.first_step):
             self.trouble.add(line, quiet=True)
-            self.last_line = line
 
     def steps_left(self):
         """Numbers of the steps still to do, from 0; fewer when the run is stopped on the way."""
@@ -120,7 +136,7 @@ class TrainingRun:
             yield step
 
     def seconds(self):
-        """Seconds of work, those before a kill included as far as a checkpoint knows them."""
+        """Seconds of work, evaluations and what a checkpoint knows of before a kill included."""
         return self.seconds_before + time.perf_counter() - self.begin
 
     def log(self, step, metrics):
@@ -129,13 +145,13 @@ class TrainingRun:
         Stops the run when the policy has left its start by more than --max-kl.
         """
         self.tokens += self.tokens_of_step[step]
-        line = {"step": step + 1, "steps": self.steps, **metrics}
-        line |= {"seconds": self.seconds(), "tokens": self.tokens_of_step[step]}
-        self.track(line, step + 1)
-        self.last_line = rounded(line)
+        metrics = metrics | {"seconds": self.seconds(), "tokens": self.tokens_of_step[step]}
+        self.last_line = {"step": step + 1, "steps": self.steps, **metrics}
+        logged = rounded(self.last_line)
         if is_first():
-            append_lines(self.out / "log.jsonl", [self.last_line])
-        self.trouble.add(self.last_line)
+            append_lines(self.out / "log.jsonl", [logged])
+        self.track(metrics, step + 1)
+        self.trouble.add(logged)
         self.stopped = too_far(metrics, self.args.max_kl)
 
     def save(self, step, model, optimizer):
@@ -143,8 +159,13 @@ class TrainingRun:
         done = step + 1
         is_due = done % self.args.save_every == 0 or done == self.steps or self.stopped
         if is_due and is_first():
-            counters = {"seconds": self.seconds(), "tokens": self.tokens, "stopped": self.stopped}
-            save_checkpoint(self.checkpoint_path(), model, optimizer, done, counters)
+            counters = {
+                "seconds": self.last_line["seconds"],
+                "tokens": self.tokens,
+                "stopped": self.stopped,
+                "last_line": self.last_line,
+            }
+            save_checkpoint(self.checkpoint_path(), model, optimizer, step=done, counters=counters)
 
     def finish(self, model, tokenizer, show):
         """Write adapter, tokenizer, curves and record; print the result with the metrics in show.
@@ -193,7 +214,8 @@ def cut_log(path, steps):
     """The first `steps` lines of a log; what a killed run has written behind them goes."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()[:steps]
+    # Not splitlines(): a slice may have a name with another kind of line break in it.
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1][:steps]
     if is_first():
         write_whole(path, "".join(line + "\n" for line in lines))
     return [json.loads(line) for line in lines]
@@ -236,7 +258,7 @@ def start_tracker(name, out, arguments):
 # ---- checkpoints and the adapter -----------------------------------------------------------------
 
 
-def save_checkpoint(path, model, optimizer, step, counters):
+def save_checkpoint(path, model, optimizer, *, step, counters):
     """Adapter, optimiser and counters after `step` steps, in one file that is replaced at once."""
     adapter = {n: p for n, p in model.named_parameters() if p.requires_grad}
     state = {"step": step, "adapter": adapter, "optimizer": optimizer.state_dict(), **counters}

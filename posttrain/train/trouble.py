@@ -62,14 +62,6 @@ class Trouble:
         return shown
 
 
-def trouble(history, beta=None):
-    """Trouble.signs after the lines of a whole log, the oldest first."""
-    log = Trouble(beta)
-    for line in history:
-        log.add(line, quiet=True)
-    return log.signs()
-
-
 # ---- the signs -----------------------------------------------------------------------------------
 
 

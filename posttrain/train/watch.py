@@ -24,6 +24,7 @@ from posttrain.train.packs import all_packs
 SAMPLES = 16  # prompts that are answered in an evaluation
 SAMPLE_TOKENS = 48  # of the longest answer
 LOOKS = 5  # evaluations a run, where --eval-every does not say
+TEMPERATURE = 1.0  # the policy's own distribution
 GRAM = 4  # tokens of what counts as a repetition
 
 
@@ -34,7 +35,7 @@ class Watch:
     are now are the start that sampled_kl measures from.
     """
 
-    def __init__(self, model, tokenizer, held, prompts, steps, *, every, seed, pack_tokens):
+    def __init__(self, model, tokenizer, held, prompts, *, steps, every, seed, pack_tokens):
         self.model = model
         self.tokenizer = tokenizer
         self.start = copy_of(trained(model))
@@ -56,7 +57,7 @@ class Watch:
         if self.held:
             values |= self.score_held_out(losses)
         if self.prompts:
-            values |= sampled(self.model, self.tokenizer, self.start, self.prompts, self.seed)
+            values |= sampled(self.model, self.tokenizer, self.start, self.prompts, seed=self.seed)
         return from_first(lambda: values)
 
     def score_held_out(self, losses):
@@ -103,7 +104,7 @@ def copy_of(parameters):
     return [parameter.detach().clone() for parameter in parameters]
 
 
-def sampled(model, tokenizer, start, prompts, seed):
+def sampled(model, tokenizer, start, prompts, *, seed):
     """Draw an answer to each prompt -> {"sampled_kl", "sampled_tokens", "sampled_repetition"}.
 
     start: values of the trained parameters that the KL is measured to. All three are means over
@@ -136,8 +137,8 @@ def draw_answers(model, tokenizer, prompts, seed):
     model.train(model.device.type == "cpu")
     jobs = []
     for number, prompt in enumerate(prompts):
-        temperature, job_seed = 1.0, seed_for("watch", seed, number)
-        jobs.append((prompt, [(temperature, job_seed)]))
+        job_seed = seed_for("watch", seed, number)
+        jobs.append((prompt, [(TEMPERATURE, job_seed)]))
     with autocast(model):
         answers = sample(model, tokenizer, jobs, SAMPLE_TOKENS)
     return [samples[0]["ids"] for samples in answers]

@@ -23,14 +23,18 @@ def test_forecast_takes_the_speed_of_a_run_beside_it(tmp_path):
 
 def test_forecast(tmp_path):
     out = tmp_path / "new"
-    assert forecast(out, "x.py", 5000, 100, 2.0, 7.2) == {
+    assert forecast(out, "x.py", 5000, 100, price_per_million=2.0, price_gpu_hour=7.2) == {
         "tokens": 5000,
         "seconds": 50.0,
         "cost": pytest.approx(0.01 + 0.1),
     }
     assert forecast(out, "x.py", 5000) == {"tokens": 5000, "seconds": None, "cost": 0.0}
-    assert forecast(out, "x.py", 5000, None, 2.0) == {"tokens": 5000, "seconds": None, "cost": 0.01}
-    assert forecast(out, "x.py", 5000, None, 2.0, 1.0)["cost"] is None, (
+    assert forecast(out, "x.py", 5000, price_per_million=2.0) == {
+        "tokens": 5000,
+        "seconds": None,
+        "cost": 0.01,
+    }
+    assert forecast(out, "x.py", 5000, price_per_million=2.0, price_gpu_hour=1.0)["cost"] is None, (
         "an unknown time has no known price"
     )
 

@@ -58,17 +58,18 @@ def test_a_loss_with_another_value_at_zero_is_refused_for_what_it_is(words, tmp_
         run_main("dpo", *words, "--out", tmp_path / "hinge", "--loss", "hinge")
 
 
-def test_a_loss_without_a_reference_pays_for_none(words, tmp_path, monkeypatch):
+def test_a_loss_without_a_reference_pays_for_none(words, tmp_path, monkeypatch, capsys):
     kind = common.PairLoss(
         simpo_loss, lambda beta: math.log(2), beta=2.0, per_token=True, needs_reference=False
     )
     monkeypatch.setitem(common.PAIR_LOSSES, "simpo", kind)
     out = tmp_path / "simpo"
     assert (
-        run_main("dpo", *words, "--out", out, "--loss", "simpo", "--epochs", 3, "--lr", 0.01) == 0
+        run_main("dpo", *words, "--out", out, "--loss", "simpo", "--epochs", 9, "--lr", 0.01) == 0
     )
     assert not (out / "ref_logps.jsonl").exists()
     lines = log_lines(out)
-    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert len(lines) == 9 and lines[-1]["loss"] < lines[0]["loss"]
+    assert "against the reference" not in capsys.readouterr().out, "there is none to fall behind"
     with pytest.raises(SystemExit):
         dpo.parse_args([*map(str, words), "--out", "x", "--loss", "simpo", "--ref", "y"])

@@ -66,8 +66,8 @@ def plant_reference(monkeypatch):
     """A cached log-probability that is off by 0.002."""
     real = dpo.score_reference
 
-    def stale(model, rows, *rest):
-        tokens = real(model, rows, *rest)
+    def stale(model, rows, **more):
+        tokens = real(model, rows, **more)
         rows[0]["seqs"][0]["ref"] += 0.002
         return tokens
 

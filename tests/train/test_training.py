@@ -24,10 +24,11 @@ import kto
 from posttrain.cli import BadInput
 from posttrain.model.load import load_tokenizer
 from posttrain.model.names import resolve_model
+from posttrain.records.mixture import Source
 from posttrain.train import training_run
 from posttrain.train.checks import check_start
 from posttrain.train.order import batches
-from posttrain.train.packs import cut_packs
+from posttrain.train.packs import cut_packs, pack_logps
 from posttrain.train.reference import score_reference
 from posttrain.train.step import lr_at, optimiser_step
 
@@ -41,7 +42,9 @@ STAGES = ["sft", "dpo", "kto"]
 def mixture(*files):
     """Rows of files given as (rows, weight)."""
     return [
-        {"source": (k, weight)} for k, (count, weight) in enumerate(files) for _ in range(count)
+        {"source": Source(k, "", weight)}
+        for k, (count, weight) in enumerate(files)
+        for _ in range(count)
     ]
 
 
@@ -147,13 +150,13 @@ def test_labels_scores_and_partial_preferences():
 
 def test_class_weights_balance():
     def rows(*labels):
-        return [{"label": label, "weight": 1.0, "source": (0, "", 1.0)} for label in labels]
+        return [{"label": label, "weight": 1.0, "source": Source(0, "", 1.0)} for label in labels]
 
     assert kto.class_weights(rows(True, True, True, False)) == (1.0, 3.0)
     assert kto.class_weights(rows(True, False, False, False, False)) == (4.0, 1.0)
     assert kto.class_weights(rows(True, True)) == (1.0, 1.0)
     assert kto.class_weights(rows(True, False, False), 0.0, 2.5) == (0.0, 2.5)
-    heavy = [row | {"weight": 2.0, "source": (0, "", 1.5)} for row in rows(True)]
+    heavy = [row | {"weight": 2.0, "source": Source(0, "", 1.5)} for row in rows(True)]
     assert kto.class_weights(heavy + rows(False)) == (1.0, 3.0), (
         "a row counts as often as it is drawn"
     )
@@ -228,6 +231,42 @@ def test_a_killed_run_ends_in_the_same_weights(runs, tmp_path, monkeypatch, stag
     assert same_tensors(adapter_of(out), adapter_of(tmp_path / "run"))
     assert log_lines(out) == log_lines(tmp_path / "run") and len(log_lines(out)) == 4
     assert {p.name for p in out.iterdir()} == {p.name for p in (tmp_path / "run").iterdir()}
+
+
+def test_killed_before_its_adapter_a_run_needs_no_log(runs, tmp_path, monkeypatch):
+    """After the last step everything stands in the checkpoint; run.json is that of a whole run."""
+    words, out = runs["dpo"]
+    words = elsewhere(words, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, "dpo", "save_adapter", 1)
+        run_main("dpo", *words)
+    (tmp_path / "run/log.jsonl").unlink()
+    assert run_main("dpo", *words) == 0
+    assert same_tensors(adapter_of(out), adapter_of(tmp_path / "run"))
+    whole, again = (
+        json.loads((folder / "run.json").read_text()) for folder in (out, tmp_path / "run")
+    )
+    assert again["loss"] == whole["loss"] and again["tokens"] == whole["tokens"]
+
+
+def test_a_slice_may_have_a_line_break_of_another_kind_in_its_name(base, tmp_path, monkeypatch):
+    rows = [row | {"slice": ("a\u2028b", "c")[n % 2]} for n, row in enumerate(sft_rows(9))]
+    words = [
+        "--model",
+        base,
+        "--data",
+        write(tmp_path / "d.jsonl", rows),
+        "--out",
+        tmp_path / "run",
+    ]
+    words += ["--batch-size", 3, "--lora-r", 2, "--save-every", 1]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, "sft", "append_lines", 3)
+        run_main("sft", *words)
+    assert run_main("sft", *words) == 0
+    lines = (tmp_path / "run/log.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert "a\u2028b" in json.loads(lines[0])["slices"]
 
 
 def test_killed_before_the_first_record_it_starts_again(base, tmp_path):
@@ -326,7 +365,9 @@ def reference_tokens(monkeypatch):
     counted, real = [], score_reference
     for script in (dpo, kto):
         monkeypatch.setattr(
-            script, "score_reference", lambda *args: counted.append(real(*args)) or counted[-1]
+            script,
+            "score_reference",
+            lambda *args, **more: counted.append(real(*args, **more)) or counted[-1],
         )
     return counted
 
@@ -470,8 +511,8 @@ def test_a_constant_error_of_the_reference_does_not_cancel_between_good_and_bad(
     ]
     real = kto.score_reference
 
-    def off(model, rows, *rest):
-        tokens = real(model, rows, *rest)
+    def off(model, rows, **more):
+        tokens = real(model, rows, **more)
         for seq in {id(seq): seq for row in rows for seq in row["seqs"]}.values():
             seq["ref"] += 1
         return tokens
@@ -481,19 +522,35 @@ def test_a_constant_error_of_the_reference_does_not_cancel_between_good_and_bad(
         run_main("kto", *words, "--out", tmp_path / "second")
 
 
-def test_check_start(model):
-    """A wrong loss is refused, and the likely cause named: the reference, or what the loss should be."""
-    still = Counter({("all", "rewards/chosen"): 0.0, ("all", "rewards/chosen", "rows"): 2})
-    moved = Counter({("all", "rewards/chosen"): 0.4, ("all", "rewards/chosen", "rows"): 2})
-    losses = [(torch.tensor(0.6931), still), (torch.tensor(0.6931), still)]
-    check_start("DPO", losses, 2.0, 0.693147, model)
+def start_packs(model, *shifts):
+    """Packs of one pair each, whose reference is that far (nats) from the policy on both sides."""
+    packs = []
+    for number, shift in enumerate(shifts):
+        seqs = []
+        for sign in (1, -1):
+            seq = {"ids": [1, 5, 6 + number, 9, 2], "mask": [0, 0, 1, 1, 1]}
+            logp = pack_logps(model, [{"seqs": [seq]}])[0].item()
+            seqs.append(seq | {"ref": logp + sign * shift})
+        packs.append([{"seqs": seqs, "weight": 1.0}])
+    return packs
+
+
+def test_check_start(model, capsys):
+    """A wrong loss is refused, and its likely cause named: another reference, or another loss."""
+
+    def losses_of(value):
+        return lambda packs: [(torch.tensor(value), None) for _ in packs]
+
+    still, moved = start_packs(model, 0.0, 0.0), start_packs(model, 5.0, -5.0)
+    check_start("DPO", losses_of(0.6931), still, 0.693147, model=model)
+    assert "DPO loss before step 1 = 0.693100, expected 0.693147" in capsys.readouterr().out
     for value in (0.70, 0.68, float("nan"), float("inf")):
-        for sums, cause in (
+        for packs, cause in (
             (still, "policy and reference agree"),
-            (moved, "the reference is not the policy"),
+            (moved, "the reference is not the policy"),  # the mean of its ratios is 0
         ):
             with pytest.raises(BadInput, match=cause):
-                check_start("DPO", [(torch.tensor(2 * value), sums)], 2.0, 0.693147, model)
+                check_start("DPO", losses_of(value), packs, 0.693147, model=model)
 
 
 @pytest.mark.parametrize(

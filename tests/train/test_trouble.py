@@ -4,7 +4,15 @@ import math
 
 from conftest import pair_rows, run_main, write
 
-from posttrain.train.trouble import Trouble, trouble
+from posttrain.train.trouble import Trouble
+
+
+def trouble(history, beta=None):
+    """The signs that show after the lines of a whole log, the oldest first."""
+    log = Trouble(beta)
+    for line in history:
+        log.add(line, quiet=True)
+    return log.signs()
 
 
 def chosen(value, rejected, tokens=10.0):

@@ -84,7 +84,7 @@ def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
     reference, policy = load_policy(base), load_policy(str(out))
     teach_lines(reference)
     teach_lines(policy)
-    score_reference(reference, held, 4096, "test", out.parent / "test/x")
+    score_reference(reference, held, pack_tokens=4096, model_key="test", out=out.parent / "test/x")
     with torch.no_grad():
         sums = dpo.pack_loss(policy, held, "dpo", 0.1)[1]
     assert means(sums)["loss"] == pytest.approx(lines[-1]["eval_loss"], rel=1e-5)
@@ -101,7 +101,7 @@ def test_the_sampled_kl_is_the_kl(base):
     prompts = [
         prompt_ids(tokenizer, [{"role": "user", "content": f"{n} the cat"}]) for n in range(60)
     ]
-    assert sampled(policy, tokenizer, start, prompts[:4], 0)["sampled_kl"] == pytest.approx(
+    assert sampled(policy, tokenizer, start, prompts[:4], seed=0)["sampled_kl"] == pytest.approx(
         0, abs=1e-9
     )
     generator = torch.Generator().manual_seed(3)
@@ -111,7 +111,7 @@ def test_the_sampled_kl_is_the_kl(base):
     answers, real = [], watch.sample
     watch.sample = lambda *given: answers.extend(real(*given)) or answers
     try:
-        found = sampled(policy, tokenizer, start, prompts, 0)
+        found = sampled(policy, tokenizer, start, prompts, seed=0)
     finally:
         watch.sample = real
     assert all(torch.equal(p, value) for p, value in zip(trained(policy), moved)), (
