@@ -67,6 +67,13 @@ MUTANTS = [
         "turns",
         ["tests/chat/test_masks.py::test_supervised_is_the_answer_and_its_stop_token"],
     ),
+    Mutant(
+        "posttrain/chat/encode.py",
+        "_find_stop",
+        "return positions[0]",
+        "return positions[-1]",
+        ["tests/chat/test_template.py::test_two_stop_tokens_in_a_row_end_the_answer_at_the_first"],
+    ),
     # templates
     Mutant(
         "posttrain/chat/template.py",

@@ -114,7 +114,7 @@ MUTANTS = [
         "rows_that_stay",
         "[i for i in range(size, count) if i not in ended]",
         "[*range(size, count)]",
-        ["tests/generate/test_local.py::test_an_answer_depends_on_its_own_seed_alone"],
+        ["tests/generate/test_local.py::test_rows_that_stay"],
     ),
     Mutant(
         "posttrain/generate/cache.py",
@@ -194,6 +194,13 @@ MUTANTS = [
         "self.resume_at = max(self.resume_at, time.monotonic() + seconds)",
         "pass",
         ["tests/generate/test_endpoint.py::test_a_busy_server_names_its_time"],
+    ),
+    Mutant(
+        "posttrain/generate/endpoint.py",
+        "EndpointClient.send_until_answered",
+        "garbled >= GARBLED_ATTEMPTS",
+        "False",
+        ["tests/generate/test_endpoint.py::test_garbled_replies_are_paid_for_four_times_at_most"],
     ),
     # candidates
     Mutant(

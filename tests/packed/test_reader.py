@@ -70,8 +70,8 @@ def test_a_trained_output_layer_is_refused():
 
 
 def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
-    """Attention that ignores the line, or cuts branches off their prompts: the check sends the
-    model to padded rows."""
+    """Attention that ignores the line, cuts branches off their prompts, or spoils ordinary calls:
+    the check sends the model to padded rows."""
     real = torch.nn.functional.scaled_dot_product_attention
     broken = [
         lambda module, q, k, v, mask, **options: (
