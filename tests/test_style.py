@@ -201,6 +201,7 @@ def test_density_by_hand():
     flat = "def f(a, b, c, d, e, f, g, h, i):\n    one = (a > b) * 2\n    return lambda x=1: x\n"
     assert [line.partition(": ")[2] for line in density.clever(ast.parse(flat))] == [
         "f has 9 arguments",
+        "f takes 9 by position",
         "the name 'one' does not say what it is",
         "arithmetic on a comparison",
         "a lambda with default arguments",
