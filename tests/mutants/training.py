@@ -140,7 +140,7 @@ MUTANTS = [
         "posttrain/train/training_run.py",
         "cut_log",
         'path.read_text(encoding="utf-8").split("\\n")[:-1][:steps]',
-        'path.read_text(encoding="utf-8").splitlines()',
+        'path.read_text(encoding="utf-8").split("\\n")[:-1]',
         ["tests/train/test_training.py::test_a_killed_run_ends_in_the_same_weights"],
     ),
     Mutant(
