@@ -13,8 +13,8 @@ KTO compares each answer's ratio with a reference point: the KL between policy a
 estimated in every optimiser step from its prompts with the answers of other prompts. It is drawn
 per step, not per pack: packs of one row, batches of one class and shuffling are all fine.
 What to look at: kl grows slowly (a jump means that --lr is too high), rewards/chosen rises above
-rewards/rejected. Killed at any moment, the same command goes on from the last checkpoint (--save-every) and ends in
-the same weights.
+rewards/rejected. Killed at any moment, the same command goes on from the last checkpoint
+(--save-every) and ends in the same weights.
 Left out on purpose: other unary losses (BCO, APO).
 """
 

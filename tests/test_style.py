@@ -182,6 +182,8 @@ def test_a_file_is_not_dense(path):
     source = tree(path)
     measured = density.density(source)
     assert measured.statements < 20 or measured.per_statement() <= 8.5, measured
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [n for n, line in enumerate(lines, 1) if len(line) > 100] == []
     assert density.long_functions(source) == []
     assert density.clever(source) == []
 

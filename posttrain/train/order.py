@@ -79,9 +79,10 @@ def refuse_undrawn(numbers_of_source, drawn):
     place = f"file {source.file + 1} of --data"
     if source.slice:
         place += f", slice {source.slice}"
+    count = len(numbers_of_source[source])
     raise BadInput(
-        f"{place}: {len(numbers_of_source[source])} rows at weight {source.weight:g} are less than one "
-        "a pass: raise the weight or --epochs"
+        f"{place}: {count} rows at weight {source.weight:g} are less than one a pass: raise the "
+        "weight or --epochs"
     )
 
 

@@ -32,8 +32,8 @@ def score_reference(model, rows, *, pack_tokens, model_key, out):
 
     model: the reference. model_key: its fingerprint (weights, number format). Runs beside `out`
     lend their values, so another loss on the same data and packs costs nothing; what is borrowed is
-    copied before step 1. A run that was killed scores its half-done groups whole, so the last digits do
-    not depend on when. BadInput when a cached value is not what the model says now.
+    copied before step 1. A run that was killed scores its half-done groups whole, so the last
+    digits do not depend on when. BadInput when a cached value is not what the model says now.
     """
     unique = unique_sequences(rows, pack_tokens, model_key)
     cache = ReferenceCache(out)

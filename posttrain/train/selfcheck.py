@@ -23,8 +23,9 @@ class Check(NamedTuple):
 def self_check(model, rows, loss_of_pack, pack_tokens, *, reference=False):
     """Run the checks and print each result, in seconds; BadInput when one fails.
 
-    rows: training rows, of which as many as fit into a pack are used, eight at most. loss_of_pack: a function
-    pack -> (loss, tally). reference: seq["ref"] must be what the model says now. Compared are
+    rows: training rows, of which as many as fit into a pack are used, eight at most. loss_of_pack:
+    a function pack -> (loss, tally). reference: seq["ref"] must be what the model says now.
+    Compared are
         gradients             one pack = packs of one row each; packed lines = padded rows
         log-probabilities     packed lines = padded rows = single rows; the cached ones, too
         finite differences    of the loss = the gradient on three weights; in full precision alone
