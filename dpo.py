@@ -13,7 +13,7 @@ What to look at: rewards/margins rises while logps/chosen should not fall far. W
 the policy is only learning what not to say (lower --lr, raise --beta). rewards/accuracies near 1
 says nothing about prompts that are not in the data; eval_... are rows that were held out.
 Killed at any moment, the same command goes on from the last checkpoint (--save-every) and ends in
-the same weights.
+the same weights. A run ends early where --max-kl is passed, or where a gradient is not finite.
 Left out on purpose: fifteen other losses. A new one is a function and a line in common.py.
 """
 
@@ -63,7 +63,7 @@ def parse_args(argv=None):
         "--ipo-length",
         choices=["mean", "sum"],
         default="mean",
-        help="ipo: per-token ratios or sums",
+        help="ipo and its like: means per token, or sums",
     )
     args = parse_training(p, argv)
     if args.beta is None:
@@ -118,7 +118,9 @@ def pack_loss(
     (arXiv 2404.19733, eq. 1).
     """
     spec = PAIR_LOSSES[loss_name]
-    logps, tokens = pack_logps(model, pack)  # [pairs, 2] each: chosen, rejected
+    # As completion_logps in common.py has them, but read from packed lines. [pairs, 2] each:
+    # chosen, rejected.
+    logps, tokens = pack_logps(model, pack)
     weights = row_weights(pack, like=logps)
 
     # What the loss compares: ratios to the reference, or without one the policy's own logps.
@@ -160,7 +162,8 @@ def step_metrics(sums):
 def main(args):
     join_processes()  # those of accelerate launch, if there are several
 
-    # The data: encoded pairs, some held out, and which of them each step reads.
+    # The data: encoded pairs, some held out, and which of them each step reads. Useless pairs are
+    # counted and dropped.
     rows = read_mixture(args.data, "pairs", args.limit, args.slice_weight)
     tokenizer = load_tokenizer(args.model)
     rows = prepare(
@@ -211,7 +214,7 @@ def main(args):
         checkpointing=run.checkpointing,
         longest=run.longest_sequence,
     )
-    teach_lines(model)  # it reads a prompt once for both answers; without this call, twice
+    teach_lines(model)  # it then reads a prompt once for both answers, with the same logps
     optimizer = make_optimizer(model, args.lr)
     if starts_at_reference:
         tokens_read = score_reference(

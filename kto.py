@@ -341,7 +341,7 @@ def main(args):
         checkpointing=run.checkpointing,
         longest=run.longest_sequence,
     )
-    teach_lines(model)  # it reads a prompt once for both its answers; without this call, twice
+    teach_lines(model)  # it then reads a prompt once for both its answers, with the same logps
     optimizer = make_optimizer(model, args.lr)
     if not args.ref:
         tokens_read = score_reference(

@@ -126,7 +126,7 @@ def main(args):
         checkpointing=run.checkpointing,
         longest=run.longest_sequence,
     )
-    teach_lines(model)  # it reads packs without padding; without this call, padded rows
+    teach_lines(model)  # it then reads packs without padding, with the same logps
     optimizer = make_optimizer(model, args.lr)
 
     # The loss, and with --selfcheck its gradient on this model, data and machine.

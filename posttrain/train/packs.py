@@ -104,7 +104,11 @@ def each_pack(loss_of_pack, packs):
 
 
 def pack_logps(model, pack):
-    """Log-probabilities of a pack of rows -> (logps [rows, seqs] float64, tokens [rows, seqs])."""
+    """Log-probabilities of a pack of rows -> (logps [rows, seqs] float64, tokens [rows, seqs]).
+
+    They are those of completion_logps in common.py: from one line of packed tokens, where the
+    one-token shift stands in lay_out (packed/lines.py), or by completion_logps itself.
+    """
     seqs = []
     for row in pack:
         seqs += row["seqs"]
