@@ -92,7 +92,12 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
             "sft": lambda: sft.pack_loss(policy, rows),
             "dpo": lambda: dpo.pack_loss(policy, rows, "dpo", 0.1),
             "kto": lambda: kto.pack_loss(
-                rows, pack_logps(policy, rows)[0][:, 0], 1.0, 0.1, 1.0, 1.0
+                rows,
+                pack_logps(policy, rows)[0][:, 0],
+                1.0,
+                0.1,
+                weight_good=1.0,
+                weight_bad=1.0,
             ),
         }[stage]()
         loss[0].backward()
