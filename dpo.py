@@ -49,17 +49,19 @@ from posttrain.train.watch import Watch, watched_prompts
 
 def parse_args(argv=None):
     p = parser(__doc__)
-    training_flags(p, lr=2e-5, unit="pairs")
+    method = training_flags(p, lr=2e-5, unit="pairs")
     positive, share = at_least(1e-6, float), at_least(0, float, 0.499)
-    p.add_argument("--ref", help="reference policy (default: --model as it is before step 1)")
-    p.add_argument("--loss", choices=PAIR_LOSSES, default="dpo", help="preference loss")
-    p.add_argument("--beta", type=positive, help="higher stays closer (dpo 0.1, ipo 1.0)")
-    p.add_argument("--label-smoothing", type=share, default=0.0, help="share of wrong labels")
-    p.add_argument("--soft-labels", action="store_true", help="use each row's p, a probability")
-    p.add_argument(
+    method.add_argument("--ref", help="reference policy (default: --model as it is before step 1)")
+    method.add_argument("--loss", choices=PAIR_LOSSES, default="dpo", help="preference loss")
+    method.add_argument("--beta", type=positive, help="higher stays closer (dpo 0.1, ipo 1.0)")
+    method.add_argument("--label-smoothing", type=share, default=0.0, help="share of wrong labels")
+    method.add_argument(
+        "--soft-labels", action="store_true", help="use each row's p, a probability"
+    )
+    method.add_argument(
         "--nll-weight", type=at_least(0, float), default=0.0, help="add W x NLL per token of chosen"
     )
-    p.add_argument(
+    method.add_argument(
         "--ipo-length",
         choices=["mean", "sum"],
         default="mean",

@@ -50,19 +50,21 @@ LOSS_AT_START = 0.5  # of an answer of weight 1, where policy and reference are 
 
 def parse_args(argv=None):
     p = parser(__doc__)
-    training_flags(p, lr=2e-5, unit="answers")
+    method = training_flags(p, lr=2e-5, unit="answers")
     positive = at_least(1e-6, float)
     at_least_0 = at_least(0, float)
     rubric_score = at_least(0, float, 5)
-    p.add_argument("--ref", help="reference policy (default: --model as it is before step 1)")
-    p.add_argument(
+    method.add_argument("--ref", help="reference policy (default: --model as it is before step 1)")
+    method.add_argument(
         "--beta", type=positive, default=0.1, help="higher stays closer to the reference"
     )
-    p.add_argument(
+    method.add_argument(
         "--threshold", type=rubric_score, default=3.0, help="mean score that counts as good"
     )
-    p.add_argument("--desirable-weight", type=at_least_0, help="of good answers (default: balance)")
-    p.add_argument(
+    method.add_argument(
+        "--desirable-weight", type=at_least_0, help="of good answers (default: balance)"
+    )
+    method.add_argument(
         "--undesirable-weight", type=at_least_0, help="of bad answers (default: balance)"
     )
     return parse_training(p, argv)

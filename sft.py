@@ -40,8 +40,8 @@ from posttrain.train.watch import Watch, watched_prompts
 
 def parse_args(argv=None):
     p = parser(__doc__)
-    training_flags(p, lr=2e-4, unit="rows")
-    p.add_argument(
+    method = training_flags(p, lr=2e-4, unit="rows")
+    method.add_argument(
         "--all-turns", action="store_true", help="train on every assistant turn, not only the last"
     )
     return parse_training(p, argv)

@@ -34,103 +34,85 @@ def at_least(low, kind=int, most=math.inf):
             raise argparse.ArgumentTypeError(f"{text} is not a number from {low} to {most}")
         return value
 
+    number.accepts = (kind.__name__, low, most)  # so that two scripts' flags can be compared
     return number
 
 
 def training_flags(p, lr, unit):
-    """Add the flags that all trainers share. lr: default peak rate; unit: what a batch holds."""
-    add = p.add_argument
-    # files
+    """Add the flags that all trainers share, in groups as --help shows them.
+
+    lr: the default peak learning rate. unit: what a batch holds. Returns the group "the method",
+    for the flags that a trainer alone has.
+    """
+    file_flags(p.add_argument_group("files"))
+    method = p.add_argument_group("the method")
+    adapter_flags(p.add_argument_group("the adapter"))
+    optimisation_flags(p.add_argument_group("optimisation"), lr, unit)
+    watch_flags(p.add_argument_group("what is watched"))
+    forecast_flags(p.add_argument_group("look before you pay"))
+    return method
+
+
+def file_flags(group):
+    add = group.add_argument
+    data = "JSONL files or hf:name[:split]"
+    slices = "draw rows of a slice W times, like =WEIGHT"
+    dropped = "largest share of unusable rows"
+    share = at_least(0, float, 1)
     add("--model", required=True, help="hub name, model folder or run folder to start from")
-    add(
-        "--data",
-        required=True,
-        nargs="+",
-        metavar="FILE[=WEIGHT]",
-        help="JSONL files or hf:name[:split]",
-    )
+    add("--data", required=True, nargs="+", metavar="FILE[=WEIGHT]", help=data)
     add("--out", required=True, help="run folder to write")
-    add(
-        "--slice-weight",
-        nargs="+",
-        metavar="SLICE=W",
-        help="draw rows of a slice W times, like =WEIGHT",
-    )
+    add("--slice-weight", nargs="+", metavar="SLICE=W", help=slices)
     add("--limit", type=at_least(1), help="only the first rows of each file")
-    add(
-        "--max-dropped",
-        type=at_least(0, float, 1),
-        default=0.05,
-        help="largest share of unusable rows",
-    )
-    add(
-        "--max-len",
-        type=at_least(8),
-        default=2048,
-        help="tokens per conversation; the start is kept",
-    )
-    # the model
-    add(
-        "--lora-r", type=at_least(1), help="adapter rank (default 16, or that of the run continued)"
-    )
-    add("--lora-alpha", type=at_least(1), help="adapter scale (default 2 x rank)")
+    add("--max-dropped", type=share, default=0.05, help=dropped)
+    add("--max-len", type=at_least(8), default=2048, help="tokens per conversation; start is kept")
+
+
+def adapter_flags(group):
+    add = group.add_argument
     quantize = ["auto", "nf4", "none"]
+    add("--lora-r", type=at_least(1), help="rank (default 16, or that of the run continued)")
+    add("--lora-alpha", type=at_least(1), help="scale (default 2 x rank)")
     add("--quantize", choices=quantize, default="auto", help="auto = nf4 on a GPU")
-    # optimisation
+
+
+def optimisation_flags(group, lr, unit):
+    add = group.add_argument
+    share = at_least(0, float, 1)
     add("--lr", type=at_least(0, float), default=lr, help="peak learning rate")
-    add(
-        "--warmup",
-        type=at_least(0, float, 1),
-        default=0.1,
-        help="share of steps with rising rate",
-    )
+    add("--warmup", type=share, default=0.1, help="share of steps with rising rate")
     add("--epochs", type=at_least(1), default=1, help="passes over the data")
     add("--max-steps", type=at_least(1), help="stop after so many steps")
     add("--batch-size", type=at_least(1), default=16, help=f"{unit} per optimiser step")
     add("--pack-tokens", type=at_least(1), default=4096, help="tokens in memory at once")
     add("--seed", type=int, default=0, help="order of the rows and initial adapter")
     add("--save-every", type=at_least(1), default=50, help="steps between checkpoints")
-    # what is watched
-    add(
-        "--holdout",
-        type=at_least(0, float, 0.5),
-        default=0.05,
-        help="share of prompts only scored (<= 64)",
-    )
-    add(
-        "--eval-every",
-        type=at_least(0),
-        help="steps between evaluations (default: five a run; 0 = none)",
-    )
-    add(
-        "--max-kl",
-        type=at_least(0, float),
-        help="stop when answers are further (nats) from the start",
-    )
-    add(
-        "--selfcheck",
-        action="store_true",
-        help="check gradients, packs and reference before step 1",
-    )
-    add("--track", help="also log to accelerate's tracker: tensorboard, wandb, trackio ...")
-    # look before you pay
-    add("--show-mask", action="store_true", help="print rows, trained parts in ⟦ ⟧, and exit")
-    add(
-        "--plan",
-        action="store_true",
-        help="print tokens, time, memory, cost; load no model; exit",
-    )
-    add(
-        "--tokens-per-second",
-        type=at_least(1e-9, float),
-        help="for the forecast (default: an earlier run)",
-    )
-    add(
-        "--price-gpu-hour",
-        type=at_least(0, float),
-        default=0.0,
-        help="price of the machine per hour",
-    )
+
+
+def watch_flags(group):
+    add = group.add_argument
+    half = at_least(0, float, 0.5)
+    every = "steps between evaluations (default: five a run; 0 = none)"
+    nats = at_least(0, float)
+    check = "check gradients, packs and reference before step 1"
+    track = "also log to accelerate's tracker: tensorboard, wandb, trackio ..."
+    add("--holdout", type=half, default=0.05, help="share of prompts only scored (<= 64 rows)")
+    add("--eval-every", type=at_least(0), help=every)
+    add("--max-kl", type=nats, help="stop when answers are further (nats) from the start")
+    add("--selfcheck", action="store_true", help=check)
+    add("--track", help=track)
+
+
+def forecast_flags(group):
+    add = group.add_argument
+    mask = "print rows, trained parts in ⟦ ⟧, and exit"
+    plan = "print tokens, time, memory, cost; load no model; exit"
+    speed = "for the forecast (default: an earlier run)"
+    price = at_least(0, float)
+    add("--show-mask", action="store_true", help=mask)
+    add("--plan", action="store_true", help=plan)
+    add("--tokens-per-second", type=at_least(1e-9, float), help=speed)
+    add("--price-gpu-hour", type=price, default=0.0, help="price of the machine per hour")
 
 
 def parse_training(p, argv):
