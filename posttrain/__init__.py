@@ -4,11 +4,11 @@ cli, hashing    bad input in one line, parsers; hashes and seeds
 records/        JSONL files and the layouts that people have -> message lists
 chat/           messages -> text -> tokens and masks
 processes       several processes that train as one
-run/            run folders: records, resume, logs, where a model comes from
-packed/         lines of packed tokens: a prompt is read once for all its answers
+run/            run folders: records, forecasts, where a model comes from
 model/          loading, QLoRA, memory
+packed/         lines of packed tokens: a prompt is read once for all its answers
 generate/       answers from a local model or an endpoint
-train/          what the trainers share beside their loop
+train/          what the trainers share beside their loop: order, packs, reference, TrainingRun
 verify/         answers, calls, code, constraints: right or wrong
 filters         flags on answers that are broken
 judging/        what a judge is shown, and what it says
