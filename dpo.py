@@ -81,7 +81,11 @@ def parse_args(argv=None):
 
 
 def encode_pair(tokenizer, row, max_len):
-    """The row with row["seqs"] = [chosen, rejected]; ValueError(reason) for a useless pair."""
+    """The row with row["seqs"] = [chosen, rejected], each {"ids", "mask", "truncated"}.
+
+    The mask (made in chat/encode.py) is 1 for the answer's tokens up to its stop token. What lies
+    beyond max_len is cut off. ValueError(reason) for a useless pair: prepare counts and drops it.
+    """
     tools = row.get("tools")
     chosen = encode(tokenizer, row["prompt"], row["chosen"], tools, max_len=max_len)
     rejected = encode(tokenizer, row["prompt"], row["rejected"], tools, max_len=max_len)
@@ -154,7 +158,10 @@ def pack_loss(
 
 
 def step_metrics(sums):
-    """A step's line in the log: the means over its batch. Numbers of your own are added here."""
+    """A step's line in the log: means over its batch. Numbers of your own are added here.
+
+    All pairs count alike in a mean; in that of the loss alone they have their weights.
+    """
     return batch_means(sums)
 
 
@@ -266,7 +273,7 @@ def main(args):
     run.resume(model, optimizer, tokens_read)
     for step in run.steps_left():
         batch = [rows[n] for n in steps[step]]
-        divisor = batch_weight(batch)
+        divisor = batch_weight(batch)  # the sum of its rows' weights
 
         # The update: the same text in sft.py, dpo.py and kto.py. A loss is a sum over its pack and
         # is divided by the weight of the whole batch, so packs change the memory and no result.

@@ -389,7 +389,7 @@ def main(args):
     run.resume(model, optimizer, tokens_read)
     for step in run.steps_left():
         batch = steps[step]
-        divisor = batch_weight(batch)
+        divisor = batch_weight(batch)  # the sum of its rows' weights
 
         # The update: the same text in sft.py, dpo.py and kto.py. A loss is a sum over its pack and
         # is divided by the weight of the whole batch, so packs change the memory and no result.
