@@ -6,6 +6,7 @@ Exits   0 all equal, 1 something differs (each difference is a line), 2 bad inpu
 
     python bench/same_numbers.py ../before
     python bench/same_numbers.py ../before --only dpo,ipo --keep runs/same
+    python bench/same_numbers.py runs/same/other              # what was kept, not run again
 
 Compared byte for byte: adapters, reference log-probabilities, candidates, judged answers, pairs, labels, the gate's
 answers and items, and what --show-mask and --plan print. Log lines and reports are compared value by value, without
@@ -131,15 +132,17 @@ def parse_args(argv=None):
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("other", help="folder of the other checkout")
+    p.add_argument(
+        "other", help="folder of the other checkout, or of what it wrote and --keep kept"
+    )
     p.add_argument("--only", help=f"comma-separated, with what they need; of {', '.join(RUNS)}")
     p.add_argument("--keep", help="folder to keep what both wrote, for a closer look")
     args = p.parse_args(argv)
     unknown = set((args.only or "").split(",")) - {*RUNS, ""}
     if unknown:
         p.error(f"--only: there is no run {', '.join(sorted(unknown))}")
-    if not (Path(args.other) / "sft.py").is_file():
-        p.error(f"{args.other}: no sft.py in it: not a checkout")
+    if not any((Path(args.other) / name).exists() for name in ("sft.py", "runs")):
+        p.error(f"{args.other}: no sft.py and no runs in it: not a checkout, and nothing kept")
     return args
 
 
@@ -268,11 +271,18 @@ def first_difference(one, other, where=""):
     return f"{where}{str(one)[:80]} and {str(other)[:80]}"
 
 
-def compare(ours, theirs):
+def run_of(path, folder):
+    """The name of the run that wrote a file; --more of the judge lies beside its folder."""
+    name = path.relative_to(folder / "runs").parts[0].split(".")[0]
+    return {"more": "judged"}.get(name, name)
+
+
+def compare(ours, theirs, names):
     """Lines that say what differs between two folders of runs, and the number of files that were compared."""
     files = {}
     for folder in (ours, theirs):
         paths = [path for path in (folder / "runs").rglob("*") if path.is_file()]
+        paths = [path for path in paths if run_of(path, folder) in names]
         files[folder] = {
             path.relative_to(folder) for path in paths if path.suffix not in NOT_COMPARED
         }
@@ -287,20 +297,29 @@ def compare(ours, theirs):
     return lines, len(both)
 
 
+def keep_printed(folder, printed):
+    """What runs that write nothing printed, as files that are compared like all others."""
+    for name in PRINTED:
+        if name in printed:
+            (folder / "runs" / f"{name}.txt").write_text(printed[name], encoding="utf-8")
+
+
 def main(args):
     names = wanted_runs(args.only)
     with tempfile.TemporaryDirectory() as temporary:
         top = Path(args.keep or temporary)
         folders = [top / "here", top / "other"]
         make_inputs(folders[0])
-        shutil.copytree(folders[0], folders[1])
         checkouts = [ROOT, Path(args.other).resolve()]
+        if (checkouts[1] / "runs").is_dir() and not (checkouts[1] / "sft.py").exists():
+            folders[1] = checkouts.pop()
+        else:
+            shutil.copytree(folders[0], folders[1])
         with ThreadPoolExecutor(2) as pool:
-            printed = list(pool.map(run_all, checkouts, folders, [names, names]))
-        lines, count = compare(*folders)
-    for name in PRINTED:
-        if printed[0].get(name) != printed[1].get(name):
-            lines.append(f"{name}: prints other words")
+            printed = list(pool.map(run_all, checkouts, folders, [names] * len(checkouts)))
+        for folder, words in zip(folders, printed):
+            keep_printed(folder, words)
+        lines, count = compare(*folders, names)
     print("\n".join(f"DIFFERS  {line}" for line in lines) or "all equal")
     print(f"result   {count} files of {len(names)} runs compared, {len(lines)} differences")
     return 1 if lines else 0

@@ -129,3 +129,20 @@ def memory_line(memory):
         f"{without:.1f} without ({parts}, "
         f"activations {gib['checkpointed']:.2f} or {gib['activations']:.2f})"
     )
+
+
+class OneInMemory:
+    """Holds one model at a time: the one that was held goes before another is loaded."""
+
+    def __init__(self):
+        self.name = None  # of the model that is held
+        self._model = None
+
+    def get(self, name, load):
+        """The model of this name; load() makes it unless it is the one that is held."""
+        if self.name != name:
+            self.name = self._model = None
+            free_memory()
+            self._model = load()
+            self.name = name
+        return self._model

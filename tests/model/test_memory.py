@@ -10,7 +10,13 @@ from conftest import run_main, sft_rows, write
 
 from posttrain.cli import BadInput
 from posttrain.model.load import load_policy, load_reference, trained
-from posttrain.model.memory import free_memory, memory_line, memory_plan, needs_checkpointing
+from posttrain.model.memory import (
+    OneInMemory,
+    free_memory,
+    memory_line,
+    memory_plan,
+    needs_checkpointing,
+)
 from posttrain.packed.reader import teach_lines
 
 
@@ -92,3 +98,37 @@ def test_plans_of_other_kinds(tmp_path):
     (tmp_path / "gpt2/config.json").write_text(json.dumps(config))
     with pytest.raises(BadInput, match="gpt2: "):
         memory_plan(str(tmp_path / "gpt2"), "nf4", 4, 100)
+
+
+class Model:
+    """Stands for a model: counts how many are alive."""
+
+    alive = 0
+    most = 0
+
+    def __init__(self):
+        Model.alive += 1
+        Model.most = max(Model.most, Model.alive)
+        self.itself = self  # a circle, as patched models are
+
+    def __del__(self):
+        Model.alive -= 1
+
+
+def test_one_model_is_in_memory():
+    held = OneInMemory()
+    first = id(held.get("a", Model))
+    assert id(held.get("a", Model)) == first and Model.alive == 1
+    held.get("b", Model)
+    held.get("a", Model)
+    assert (Model.alive, Model.most, held.name) == (1, 1, "a")
+
+
+def test_a_model_that_cannot_be_loaded_is_not_held():
+    held = OneInMemory()
+    held.get("a", list)
+    try:
+        held.get("b", lambda: 1 / 0)
+    except ZeroDivisionError:
+        pass
+    assert held.name is None and held.get("b", dict) == {}
