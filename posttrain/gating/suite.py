@@ -29,6 +29,7 @@ from posttrain.records.layouts import normalise
 from posttrain.verify.checks import FIELDS, check_fields, is_number
 
 SCORED = ("verify", "mc", "judge", "ab")
+ONCE = ("mc", "ab", "lm-eval")  # types with one deterministic outcome
 TYPES, WINNERS = (*SCORED, "canary", "budget"), ("candidate", "baseline", "tie")
 ALIASES = {
     "math": "answer",
