@@ -15,9 +15,14 @@ import pytest
 from conftest import ROOT, run_script
 
 TRAINERS = ("sft", "dpo", "kto")
-STAGES = tuple(sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "common"))
+NO_STAGES = ("common", "demo")
+STAGES = tuple(sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in NO_STAGES))
 SHARED = sorted((ROOT / "posttrain").rglob("*.py"))
-SOURCES = [ROOT / "common.py", *(ROOT / f"{name}.py" for name in STAGES), *SHARED]
+SOURCES = [
+    *(ROOT / f"{name}.py" for name in NO_STAGES),
+    *(ROOT / f"{name}.py" for name in STAGES),
+    *SHARED,
+]
 
 # The rooms from the ground up. A room uses those before it, never one behind it.
 ROOMS = (
@@ -303,7 +308,7 @@ def commands(text):
 
 
 def documents():
-    found = [ROOT / name for name in ("README.md", "Makefile", "demo.sh") if (ROOT / name).exists()]
+    found = [ROOT / name for name in ("README.md", "Makefile") if (ROOT / name).exists()]
     found += sorted((ROOT / ".ci").glob("*")) + sorted(ROOT.glob("*/README.md"))
     for path in found:
         yield path.relative_to(ROOT), path.read_text(encoding="utf-8")
@@ -329,7 +334,7 @@ def test_commands_are_found():
         where: len(list(group))
         for where, group in itertools.groupby(COMMANDS, key=lambda pair: pair[0])
     }
-    assert {f"{name}.py" for name in STAGES} <= counts.keys() and counts.get("demo.sh", 6) >= 6
+    assert {f"{name}.py" for name in (*STAGES, "demo")} <= counts.keys()
     assert counts.get("README.md", 5) >= 5
 
 
