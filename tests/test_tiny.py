@@ -1,8 +1,10 @@
 """The tiny world: its files are as stated, its truth holds, and nothing of the test split is seen in training."""
 
+import hashlib
 import json
 import random
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import seeds
 import table
 import world
+from conftest import ROOT
 
 from posttrain.chat.encode import encode
 from posttrain.chat.stops import stop_ids
