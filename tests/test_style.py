@@ -33,6 +33,7 @@ ROOMS = (
     "generate",
     "train",
     "verify",
+    "filter_patterns",
     "filters",
     "judging",
     "gating",
