@@ -38,6 +38,7 @@ ROOMS = (
     "generate",
     "train",
     "verify",
+    "filter_patterns",
     "filters",
     "judging",
     "gating",

@@ -26,7 +26,7 @@ OPEN_WORDS = {"patternProperties", "$ref", "allOf", "anyOf", "oneOf"}
 TOOL_SHAPE = '{"type": "function", "function": {"name", "description", "parameters": JSON schema}}'
 
 
-# ---- the prompt record -----------------------------------------------------------------------------
+# ---- the prompt record ---------------------------------------------------------------------------
 
 
 def check_tools(row):
@@ -96,7 +96,7 @@ def cached_schema_error(texts):
     return ""
 
 
-# ---- the call of an answer -------------------------------------------------------------------------
+# ---- the call of an answer -----------------------------------------------------------------------
 
 
 def is_call(value):
@@ -155,7 +155,7 @@ def field_call(tool_calls):
     return {"name": call.get("name"), "arguments": arguments}
 
 
-# ---- the verdict -----------------------------------------------------------------------------------
+# ---- the verdict ---------------------------------------------------------------------------------
 
 
 def call_verdict(answer, call):

@@ -145,7 +145,7 @@ def receive():
     return iter(body.decode("ascii", "replace").split("\n"))
 
 
-# ---- the child ------------------------------------------------------------------------------------------------
+# ---- the child -----------------------------------------------------------------------------------
 
 solution = sys.modules["solution"] = type(sys)(
     "solution"
@@ -215,7 +215,7 @@ def answer_requests():
         send(lines)
 
 
-# ---- the tester -----------------------------------------------------------------------------------------------
+# ---- the tester ----------------------------------------------------------------------------------
 
 callbacks = []  # functions of the tests that the solution got
 fetched = []  # [collection, its contents, handle, name]: the latest that were read as attributes
