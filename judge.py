@@ -1,511 +1,412 @@
-"""Step 3: judge candidates with verifiers, AI judges on a written constitution, and filters -> pairs and labels.
+"""Step 3: judge candidates with verifiers, AI judges on a written constitution, and filters.
 
 Reads   candidates.jsonl (several answers per id), a constitution in Markdown.
-Writes  a folder: judged.jsonl (every answer with score, scores, sd, mass, verify, flags), pairs.jsonl (for dpo.py),
-        labels.jsonl (for kto.py), report.json, run.json; --more FILE: prompts that deserve more candidates.
+Writes  a folder: judged.jsonl (every answer with score, scores, sd, mass, verify, flags),
+        pairs.jsonl (for dpo.py), labels.jsonl (for kto.py), report.json, run.json;
+        --more FILE: prompts that deserve more candidates.
 
-    python judge.py --judge data/tiny/judge --constitution data/tiny/constitution.md --data data/candidates.jsonl \\
-        --out runs/judged
-    python judge.py --judge Qwen/Qwen3-4B Skywork/Skywork-Reward-V2-Qwen3-0.6B --constitution data/constitution.md \\
-        --data runs/candidates.jsonl --out runs/judged-jury --keep 0.5 --more runs/more.jsonl
-    python judge.py --judge gpt --endpoint http://localhost:8000/v1 --constitution data/constitution.md \\
-        --data runs/candidates.jsonl --out runs/judged-api
+    python judge.py --judge data/tiny/judge --constitution data/tiny/constitution.md \\
+        --data data/candidates.jsonl --out runs/judged
+    python judge.py --judge Qwen/Qwen3-4B Skywork/Skywork-Reward-V2-Qwen3-0.6B --keep 0.5 \\
+        --constitution data/constitution.md --data data/candidates.jsonl --out runs/judged-jury
+    python judge.py --judge gpt --endpoint http://localhost:8000/v1 --out runs/judged-api \\
+        --constitution data/constitution.md --data data/candidates.jsonl --show-prompt 1
 
-Where a prompt carries its truth (answer, call, sql, constraints, tests, expected) the verifier decides and the judge
-only ranks within right and within wrong. Elsewhere the score is the expected digit 0-5 from the judge's next-token
-logits, weighted over the criteria; then it sees the best and the worst answer as a pair, in both orders, and where
-these disagree it is a tie. A judge that could not score (mass below 0.5) gives null: never 0, never a tie.
-What to look at: agreement with the verifiers (near 50 % = the judge guesses), order flips, mass, ties per slice.
-`--judge random` is the control of every experiment: scores at random, verifiers and filters ignored; it must teach
-nothing. Left out on purpose: chains of thought (slower, no better for small judges); statistics about the judge.
+Where a prompt carries its truth (answer, call, sql, constraints, tests, expected, or a field of
+--verifiers) the verifier decides and the judge ranks within right and within wrong. Elsewhere the
+score is the expected digit 0-5 of the judge's next token, weighted over the criteria. It then sees
+the best and the worst answer as a pair, in both orders; where these disagree there is no pair.
+A judge that could not score (mass below 0.5) gives null: never 0, never a tie.
+What to look at: agreement with the verifiers (near 50 %: it guesses), order flips, mass, ties.
+`--judge random` is the control of every experiment, without verifiers and filters; it must teach
+nothing.
+Left out on purpose: chains of thought (slower, no better for small judges).
 """
 
 import json
-import time
-from collections import Counter
+from collections import Counter, namedtuple
+from functools import partial
+from itertools import chain, zip_longest
 from pathlib import Path
 
-from scipy.stats import norm, spearmanr
-from tqdm import tqdm
+from scipy.stats import norm
 
 from common import cost_line, money
 from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.filters import BROKEN, find_flags, flag_groups, read_words
-from posttrain.judging.scoring import judging_tokens, open_judge, read_constitution, rubric_for
+from posttrain.judging.constitution import read_constitution, rubric_for
+from posttrain.judging.judges import Judge
+from posttrain.judging.reliability import report_lines, report_numbers
 from posttrain.model.family import family_of, related
-from posttrain.model.memory import free_memory
+from posttrain.model.memory import OneInMemory
 from posttrain.records.files import read_records
-from posttrain.records.jsonl import (
-    append_lines,
-    continue_lines,
-    read_jsonl,
-    write_jsonl,
-    write_whole,
-)
-from posttrain.run.folder import read_run, save_run, start_run
+from posttrain.records.jsonl import read_jsonl, write_jsonl, write_whole
+from posttrain.run.file_run import FileRun
+from posttrain.run.folder import read_run
 from posttrain.run.forecast import forecast
-from posttrain.verify.checks import CHECKS, check_fields, verify
+from posttrain.verify.checks import check_fields, verify
+from posttrain.verify.custom import read_checks
+
+CHECKED_AT_ONCE = 64  # answers that verifiers look at between two appends
+JUDGED_AT_ONCE = 16  # prompts, or pairs, that a judge reads between two appends
 
 
 def parse_args(argv=None):
     p = parser(__doc__)
-    # files
-    p.add_argument(
-        "--judge",
-        required=True,
-        nargs="+",
-        action="extend",
-        help="hub names, models, run folders, reward "
-        "models; names at --endpoint; NAME@URL; or random. Several are a jury",
+    share = at_least(0, float, 1)
+    score = at_least(0, float, 5)
+    price = at_least(0, float)
+
+    add = p.add_argument_group("files").add_argument
+    judges = (
+        "hub names, models, run folders, reward models; names at --endpoint; NAME@URL; or random. "
+        "Several are a jury"
     )
-    p.add_argument("--endpoint", help="URL of an OpenAI-compatible server that has every --judge")
-    p.add_argument(
-        "--constitution", required=True, help="Markdown: criteria with weights and anchors"
-    )
-    p.add_argument(
-        "--data", required=True, nargs="+", help="candidates: JSONL files or hf:name[:split]"
-    )
-    p.add_argument("--out", required=True, help="folder to write")
-    p.add_argument(
-        "--more", metavar="FILE", help="write the prompts that deserve more candidates, and why"
-    )
-    p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
-    # the method
-    p.add_argument(
-        "--no-verify",
-        nargs="+",
-        default=[],
-        metavar="SLICE",
-        help="slices where the judge alone decides",
-    )
-    p.add_argument(
-        "--no-orders", action="store_true", help="do not ask for the best and the worst as a pair"
-    )
-    p.add_argument(
-        "--short", action="store_true", help="show the judge the questions without their anchors"
-    )
-    p.add_argument(
-        "--run-code", action="store_true", help="run unit tests on model-written code, in a sandbox"
-    )
-    p.add_argument(
-        "--unsafe", action="store_true", help="with --run-code: also where no isolation works"
-    )
-    p.add_argument("--words", help="file of policy words per slice (data/words.md)")
-    p.add_argument(
-        "--facts",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="texts that answers may contradict (a flag)",
-    )
-    p.add_argument(
-        "--min-margin", type=at_least(0, float, 5), default=1.0, help="smallest gap of a pair"
-    )
-    p.add_argument(
-        "--keep", type=at_least(0, float, 1), default=1.0, help="share of the pairs kept per slice"
-    )
-    p.add_argument(
-        "--good",
-        type=at_least(0, float, 5),
-        default=4.0,
-        help="a score from here on is labelled true",
-    )
-    p.add_argument(
-        "--bad",
-        type=at_least(0, float, 5),
-        default=2.0,
-        help="a score up to here is labelled false",
-    )
-    p.add_argument(
-        "--family",
-        nargs="+",
-        default=[],
-        help="family of each judge, where the name does not tell it",
-    )
-    p.add_argument(
-        "--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU"
-    )
-    p.add_argument(
-        "--concurrency",
-        type=at_least(1),
-        default=8,
-        help="requests at an endpoint at the same time",
-    )
-    p.add_argument("--seed", type=int, default=0, help="of --judge random")
-    # look before you pay
-    p.add_argument(
-        "--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit"
-    )
-    p.add_argument(
-        "--tokens-per-second",
-        type=at_least(1e-9, float),
-        help="for the forecast (default: an earlier run)",
-    )
-    p.add_argument(
-        "--price-judge", type=at_least(0, float), default=0.0, help="price per million tokens"
-    )
-    p.add_argument(
-        "--price-gpu-hour",
-        type=at_least(0, float),
-        default=0.0,
-        help="price of the machine per hour",
-    )
-    return p.parse_args(argv)
+    add("--judge", required=True, nargs="+", action="extend", help=judges)
+    add("--endpoint", help="URL of an OpenAI-compatible server that has every --judge")
+    criteria = "Markdown: criteria with weights and anchors"
+    add("--constitution", required=True, help=criteria)
+    data = "candidates: JSONL files or hf:name[:split]"
+    add("--data", required=True, nargs="+", help=data)
+    add("--out", required=True, help="folder to write")
+    more = "write the prompts that deserve more candidates, and why"
+    add("--more", metavar="FILE", help=more)
+    add("--limit", type=at_least(1), help="only the first rows of each file")
+
+    add = p.add_argument_group("the method").add_argument
+    add("--verifiers", metavar="FILE", help="Python file of checks of your own, one per field")
+    skip = "slices where the judge alone decides"
+    add("--no-verify", nargs="+", default=[], metavar="SLICE", help=skip)
+    orders = "do not ask for the best and the worst as a pair"
+    add("--no-orders", action="store_true", help=orders)
+    short = "show the judge the questions without their anchors"
+    add("--short", action="store_true", help=short)
+    code = "run unit tests on model-written code, in a sandbox"
+    add("--run-code", action="store_true", help=code)
+    unsafe = "with --run-code: also where no isolation works"
+    add("--unsafe", action="store_true", help=unsafe)
+    add("--words", help="file of policy words per slice (data/words.md)")
+    facts = "texts that answers may contradict (a flag)"
+    add("--facts", nargs="+", default=[], metavar="FILE", help=facts)
+    add("--min-margin", type=score, default=1.0, help="smallest gap of a pair")
+    add("--keep", type=share, default=1.0, help="share of the pairs kept per slice")
+    add("--good", type=score, default=4.0, help="a score from here on is labelled true")
+    add("--bad", type=score, default=2.0, help="a score up to here is labelled false")
+    family = "family of each judge, where the name does not tell it"
+    add("--family", nargs="+", default=[], help=family)
+    quantize = ["auto", "nf4", "none"]
+    add("--quantize", choices=quantize, default="auto", help="auto = nf4 on a GPU")
+    at_once = "requests at an endpoint at the same time"
+    add("--concurrency", type=at_least(1), default=8, help=at_once)
+    add("--seed", type=int, default=0, help="of --judge random")
+
+    add = p.add_argument_group("look before you pay").add_argument
+    prompt = "print all that the judge reads of the first N prompts; load no model; exit"
+    add("--show-prompt", type=at_least(1), metavar="N", help=prompt)
+    plan = "print tokens, seconds, cost; load no model; exit"
+    add("--plan", action="store_true", help=plan)
+    speed = "for the forecast (default: an earlier run)"
+    add("--tokens-per-second", type=at_least(1e-9, float), help=speed)
+    add("--price-judge", type=price, default=0.0, help="price per million tokens")
+    add("--price-gpu-hour", type=price, default=0.0, help="price of the machine per hour")
+    args = p.parse_args(argv)
+    if args.bad >= args.good:
+        p.error(f"--bad {args.bad} must be below --good {args.good}")
+    if args.family and len(args.family) != len(args.judge):
+        p.error("--family: expected one for each --judge")
+    return args
 
 
-# ---- the method -----------------------------------------------------------------------------------------------
-
-
-def by_prompt(rows):
-    """{id: rows of this prompt}, in the order of the first of each."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(row["id"], []).append(row)
-    return groups
+# ---- the method: what votes and verdicts make of an answer ---------------------------------------
 
 
 def calibrate(columns, raw):
-    """Scores of several judges for the same answers -> one score 0-5 per answer, None where a judge has none.
+    """Scores of several judges for the same answers -> one score 0-5 per answer, or None.
 
-    columns[j]: judge j's numbers; raw[j]: True for a reward model, whose unit means nothing. Each is brought to mean 0
-    and spread 1 over this run, averaged, and taken back to the scale of the judges on 0-5; a reward model alone is
-    ranked by the normal curve. One judge on 0-5 stays as it is."""
+    columns[j]: judge j's numbers, None where it has none; raw[j]: True for a reward model, whose
+    unit means nothing. Each is brought to mean 0 and spread 1 over this run, averaged, and taken
+    back to the scale of the judges on 0-5; without any of these it is ranked by the normal curve.
+    One judge on 0-5 stays as it is.
+    """
     if raw == [False]:
         return columns[0]
-    known = [[x for x in column if x is not None] or [0.0] for column in columns]
-    means = [sum(k) / len(k) for k in known]
-    spreads = [
-        max((sum((x - m) ** 2 for x in k) / len(k)) ** 0.5, 1e-6) for k, m in zip(known, means)
-    ]
-    scaled = [(m, s) for m, s, r in zip(means, spreads, raw) if not r]
+    units = [mean_and_spread(column) for column in columns]
+    units_of_digits = [unit for unit, is_reward in zip(units, raw) if not is_reward]
     combined = []
     for scores in zip(*columns):
         if None in scores:
             combined.append(None)
             continue
-        z = sum((x - m) / s for x, m, s in zip(scores, means, spreads)) / len(scores)
-        m, s = (sum(part) / len(scaled) for part in zip(*scaled)) if scaled else (None, None)
-        combined.append(min(max(m + s * z, 0.0), 5.0) if scaled else 5 * float(norm.cdf(z)))
+        z = sum((score - mean) / spread for score, (mean, spread) in zip(scores, units))
+        z = z / len(scores)
+        if units_of_digits:
+            mean, spread = (sum(part) / len(units_of_digits) for part in zip(*units_of_digits))
+            combined.append(min(max(mean + spread * z, 0.0), 5.0))
+        else:
+            combined.append(5 * float(norm.cdf(z)))
     return combined
 
 
+def overall_scores(columns):
+    """The votes of each judge -> one score per answer: see calibrate."""
+    scores = []
+    raw = []
+    for votes in columns:
+        scores.append([vote["score"] for vote in votes])
+        raw.append(any(vote["raw"] for vote in votes))
+    return calibrate(scores, raw)
+
+
+def mean_and_spread(column):
+    """Mean and standard deviation of the scores that are not None; the latter is above 0."""
+    scores = [score for score in column if score is not None] or [0.0]
+    mean = sum(scores) / len(scores)
+    variance = sum((score - mean) ** 2 for score in scores) / len(scores)
+    return mean, max(variance**0.5, 1e-6)
+
+
 def grade(judged, verified, flags=()):
-    """One number 0-5 for an answer, or None: the judge's score, moved to 3-5 when the verifier says right, to 0-2 when
-    it says wrong; 0 when a filter says broken."""
+    """One number 0-5 for an answer, or None: the judge's score, where no verifier decides.
+
+    Where one does, it is moved to 3-5 when the verifier says right and to 0-2 when it says wrong.
+    It is 0 when a filter says broken.
+    """
     if BROKEN & set(flags):
         return 0.0
     if verified is None or verified["ok"] is None:
         return judged
-    return (3.0 if verified["ok"] else 0.0) + 2.0 * (0.5 if judged is None else judged / 5)
+    lowest = 3.0 if verified["ok"] else 0.0
+    share = 0.5 if judged is None else judged / 5
+    return lowest + 2.0 * share
+
+
+# ---- the method: pairs and labels ----------------------------------------------------------------
+
+# The best and the worst answer to a prompt, or None and None with the reason why there is no pair.
+# both_orders: P(chosen is better) asked in this order and in the other, where judges were asked.
+Pick = namedtuple("Pick", ["id", "slice", "chosen", "rejected", "reason", "both_orders"])
 
 
 def pick_pair(answers, min_margin):
-    """(chosen, rejected, None) or (None, None, reason): best against worst of the scored, unbroken answers."""
+    """The Pick of a prompt's answers: best against worst of the scored, unbroken ones."""
+    no_pair = Pick(answers[0]["id"], answers[0].get("slice", "all"), None, None, None, None)
     usable = [a for a in answers if a["score"] is not None and not BROKEN & set(a["flags"])]
     if len(usable) < 2:
-        return None, None, "fewer than two usable answers"
-    usable.sort(key=lambda a: (a["score"], -a["candidate"]))
-    chosen, rejected = usable[-1], usable[0]
-    if (
-        chosen["completion"] == rejected["completion"]
-    ):  # the next worst instead would favour the commonest answer
-        return None, None, "tied"
+        return no_pair._replace(reason="fewer than two usable answers")
+    usable.sort(key=lambda answer: (answer["score"], -answer["candidate"]))
+    chosen = usable[-1]
+    rejected = usable[0]
+    if chosen["completion"] == rejected["completion"]:
+        # The next worst instead would favour the commonest answer.
+        return no_pair._replace(reason="tied")
     if chosen["score"] - rejected["score"] < max(min_margin, 1e-9):
-        return None, None, "tied"
-    return chosen, rejected, None
+        return no_pair._replace(reason="tied")
+    return no_pair._replace(chosen=chosen, rejected=rejected)
 
 
-def told_apart(chosen, rejected):
+def told_apart(pick):
     """Does a verifier say that chosen is right and rejected is wrong?"""
-    return [(a["verify"] or {}).get("ok") for a in (chosen, rejected)] == [True, False]
+    verdicts = [(answer["verify"] or {}).get("ok") for answer in (pick.chosen, pick.rejected)]
+    return verdicts == [True, False]
 
 
-def spread(chosen, rejected):
-    """Standard deviation of the difference of two scores."""
-    return max((chosen["sd"] ** 2 + rejected["sd"] ** 2) ** 0.5, 1e-3)
+def with_orders(pick, replies):
+    """The pick with both_orders: for each order the mean of the judges, None if one has none.
+
+    replies: what each judge says of the pair, see Judge.compare.
+    """
+    both_orders = []
+    for votes in zip(*(reply["p"] for reply in replies)):
+        both_orders.append(None if None in votes else sum(votes) / len(votes))
+    tokens = pick.chosen["judge_tokens"] + sum(reply["tokens"] for reply in replies)
+    chosen = pick.chosen | {"judge_tokens": tokens, "both_orders": both_orders}
+    return pick._replace(chosen=chosen, both_orders=both_orders)
 
 
-def preference(chosen, rejected):
-    """Probability that chosen is better: 1 where the verifier tells them apart, the mean of both orders where they were
-    asked, else from the judge's means and spreads (0.5 when it gave none)."""
-    if told_apart(chosen, rejected):
+def with_chosen(answers, pick):
+    """A prompt's answers, with the chosen one as the pick has it."""
+    if not pick.both_orders:
+        return answers
+    number = pick.chosen["candidate"]
+    return [pick.chosen if answer["candidate"] == number else answer for answer in answers]
+
+
+def confirm(pick):
+    """The pick, without its pair where the judges that saw it in both orders do not confirm it."""
+    if pick.reason or not pick.both_orders:
+        return pick
+    if None in pick.both_orders:
+        return pick._replace(reason="no verdict on the pair")
+    chosen_wins = {p >= 0.5 for p in pick.both_orders}
+    if len(chosen_wins) > 1:
+        return pick._replace(reason="orders disagree")
+    if chosen_wins == {False}:
+        return pick._replace(reason="the pair says otherwise")
+    return pick
+
+
+def spread(pick):
+    """Standard deviation of the difference of the two scores."""
+    return max((pick.chosen["sd"] ** 2 + pick.rejected["sd"] ** 2) ** 0.5, 1e-3)
+
+
+def preference(pick):
+    """Probability that chosen is better.
+
+    1 where the verifier tells them apart, the mean of both orders where they were asked, else from
+    the judge's means and spreads (0.5 when it gave none).
+    """
+    chosen, rejected = pick.chosen, pick.rejected
+    if told_apart(pick):
         return 1.0
-    if chosen.get("both_orders"):
-        return sum(chosen["both_orders"]) / 2
+    if pick.both_orders:
+        return sum(pick.both_orders) / 2
     if None in (chosen["sd"], rejected["sd"], chosen["judged"], rejected["judged"]):
         return 0.5
-    return max(
-        0.5, float(norm.cdf((chosen["judged"] - rejected["judged"]) / spread(chosen, rejected)))
-    )
+    return max(0.5, float(norm.cdf((chosen["judged"] - rejected["judged"]) / spread(pick))))
 
 
-def certainty(chosen, rejected):
-    """What --keep ranks the pairs of a slice by: what a verifier tells apart, then how many spreads lie between the
-    judge's means (the gap alone where it gave no spread): a wide gap between wide spreads says little."""
-    gap = chosen["score"] - rejected["score"]
-    if told_apart(chosen, rejected) or None in (chosen["sd"], rejected["sd"]):
-        return told_apart(chosen, rejected), gap
-    return False, gap / spread(chosen, rejected)
+def certainty(pick):
+    """What --keep ranks the pairs of a slice by.
+
+    First what a verifier tells apart; then how many spreads lie between the scores (the gap alone
+    where the judge gave no spread): a wide gap between wide spreads says little.
+    """
+    gap = pick.chosen["score"] - pick.rejected["score"]
+    if told_apart(pick):
+        return True, gap
+    if None in (pick.chosen["sd"], pick.rejected["sd"]):
+        return False, gap
+    return False, gap / spread(pick)
 
 
-OF_ANSWER = {
-    "candidate",
-    "completion",
-    "generator",
-    "family",
-    "temperature",
-    "system",
-    "seed",
-    "tokens",
-    "read",
-    "finish",
-    "score",
-    "judged",
-    "judge_tokens",
-    "scores",
-    "sd",
-    "mass",
-    "verify",
-    "flags",
-    "both_orders",
-    "votes",
-}
+def keep_surest(picks, keep):
+    """The picks, those beyond the surest share `keep` of their slice without their pair.
+
+    At least one pair of a slice stays.
+    """
+    by_slice = {}
+    for pick in picks:
+        if not pick.reason:
+            by_slice.setdefault(pick.slice, []).append(pick)
+    kept = set()
+    for pairs in by_slice.values():
+        surest = sorted(pairs, key=certainty, reverse=True)
+        kept.update(pick.id for pick in surest[: max(1, round(keep * len(surest)))])
+    return [
+        pick if pick.reason or pick.id in kept else pick._replace(reason="below --keep")
+        for pick in picks
+    ]
 
 
-def make_pairs(judged, min_margin, keep):
-    """judged rows -> (pairs, {id: (slice, outcome)}). `keep` is the share kept within each slice, the surest first."""
-    pairs, outcomes, sure = [], {}, {}
-    for name, answers in by_prompt(judged).items():
-        chosen, rejected, reason = pick_pair(answers, min_margin)
-        piece = answers[0].get("slice", "all")
-        asked = None if reason else chosen.get("both_orders")
-        if asked:
-            sides = {None if p is None else p >= 0.5 for p in asked}
-            reason = (
-                "no verdict on the pair"
-                if None in sides
-                else "orders disagree"
-                if len(sides) > 1
-                else None
-                if True in sides
-                else "the pair says otherwise"
-            )
-        outcomes[name] = piece, reason or "kept"
-        if not reason:
-            sure[name] = certainty(chosen, rejected)
-            shared = {k: v for k, v in chosen.items() if k not in OF_ANSWER}
-            pairs.append(
-                shared
-                | {
-                    "slice": piece,
-                    "chosen": chosen["completion"],
-                    "rejected": rejected["completion"],
-                    "score_chosen": chosen["score"],
-                    "score_rejected": rejected["score"],
-                    "margin": chosen["score"] - rejected["score"],
-                    "p": preference(chosen, rejected),
-                    "weight": chosen.get("weight", 1.0),
-                }
-            )
-    for piece in dict.fromkeys(pair["slice"] for pair in pairs):
-        own = sorted(
-            (pair["id"] for pair in pairs if pair["slice"] == piece), key=sure.get, reverse=True
-        )
-        for name in own[max(1, round(keep * len(own))) :]:
-            outcomes[name] = piece, "below --keep"
-    return [pair for pair in pairs if outcomes[pair["id"]][1] == "kept"], outcomes
+# Fields that say something of one answer, and nothing of its prompt.
+OF_ANSWER = frozenset(
+    """
+    candidate completion generator family temperature system seed tokens read finish
+    score judged judge_tokens scores sd mass verify flags both_orders votes
+    """.split()
+)
 
 
-def make_labels(judged, good, bad):
-    """judged rows -> labelled answers: true from `good` on (so a right answer that the judge dislikes has no label),
-    false up to `bad` or when broken; the rest says little. Ties of a prompt have their labels, too."""
+def make_pair(pick):
+    """The line of pairs.jsonl of a pick that has a pair."""
+    chosen, rejected = pick.chosen, pick.rejected
+    of_prompt = {key: value for key, value in chosen.items() if key not in OF_ANSWER}
+    return of_prompt | {
+        "slice": pick.slice,
+        "chosen": chosen["completion"],
+        "rejected": rejected["completion"],
+        "score_chosen": chosen["score"],
+        "score_rejected": rejected["score"],
+        "margin": chosen["score"] - rejected["score"],
+        "p": preference(pick),
+        "weight": chosen.get("weight", 1.0),
+    }
+
+
+def make_labels(rows, good, bad):
+    """Judged rows -> the lines of labels.jsonl: true from `good` on, false up to `bad`.
+
+    So a right answer that the judge dislikes has no label, nor has one in between. Ties of a prompt
+    have their labels, too; a broken answer has the score 0.
+    """
     labels = []
-    for row in judged:
-        if row["score"] is not None and (row["score"] <= bad or row["score"] >= good):
-            shared = {k: v for k, v in row.items() if k not in OF_ANSWER}
-            labels.append(
-                {"weight": 1.0, "slice": "all"}
-                | shared
-                | {
-                    "completion": row["completion"],
-                    "label": row["score"] >= good,
-                    "score": row["score"],
-                }
-            )
+    for row in rows:
+        score = row["score"]
+        if score is None or bad < score < good:
+            continue
+        of_prompt = {key: value for key, value in row.items() if key not in OF_ANSWER}
+        labels.append(
+            {"weight": 1.0, "slice": "all"}
+            | of_prompt
+            | {"completion": row["completion"], "label": score >= good, "score": score}
+        )
     return labels
 
 
-def ask_more(judged, outcomes, good, bad):
-    """Prompts that deserve more candidates, with "why": no answer is good, or the answers or the orders divide."""
+def ask_more(prompts, picks, good, bad):
+    """Prompts that deserve more candidates, with "why": see why_more. prompts: judged answers."""
+    of_answer = OF_ANSWER | {"judge", "constitution", "contaminated"}
     more = []
-    for name, answers in by_prompt(judged).items():
-        scores = [-1.0 if a["score"] is None else a["score"] for a in answers]
-        why = (
-            "all fail"
-            if max(scores) < good
-            else "disagree"
-            if min(scores) <= bad
-            or outcomes[name][1] in ("orders disagree", "the pair says otherwise")
-            else None
-        )
+    for answers, pick in zip(prompts, picks):
+        why = why_more(answers, pick, good, bad)
         if why:
-            own = OF_ANSWER | {"judge", "constitution", "contaminated"}
-            more.append({k: v for k, v in answers[0].items() if k not in own} | {"why": why})
+            of_prompt = {key: v for key, v in answers[0].items() if key not in of_answer}
+            more.append(of_prompt | {"why": why})
     return more
 
 
-# ---- how far to believe it ------------------------------------------------------------------------------------
+def why_more(answers, pick, good, bad):
+    """Why a prompt deserves more candidates: none is good, or they divide, or the orders do."""
+    scores = [-1.0 if answer["score"] is None else answer["score"] for answer in answers]
+    if max(scores) < good:
+        return "all fail"
+    if min(scores) <= bad or pick.reason in ("orders disagree", "the pair says otherwise"):
+        return "disagree"
+    return None
 
 
-def answer_pairs(judged, a, b):
-    """Pairs of answers to one prompt that differ in a(row) -> [(a(better) - a(worse), the same in b), ...]; rows where
-    either is None are left out."""
-    found = []
-    for rows in by_prompt(judged).values():
-        own = [(a(row), b(row)) for row in rows if a(row) is not None and b(row) is not None]
-        for i, one in enumerate(own):
-            found += [
-                (max(one, two)[0] - min(one, two)[0], max(one, two)[1] - min(one, two)[1])
-                for two in own[:i]
-                if one[0] != two[0]
-            ]
-    return found
+# ---- what is read --------------------------------------------------------------------------------
 
 
-def agreement(judged):
-    """Share of right/wrong answer pairs of a prompt that the judge alone orders as the verifier does, ties half ->
-    (share, n)."""
-    found = answer_pairs(
-        judged, lambda row: (row["verify"] or {}).get("ok"), lambda row: row["judged"]
-    )
-    return (sum((d > 0) + 0.5 * (d == 0) for _, d in found) / len(found) if found else None), len(
-        found
-    )
-
-
-def jury_kappa(judged, i, j):
-    """Cohen's kappa of two judges on which of two answers to a prompt is better (either is half of the time, so chance
-    agrees on a half); None without any."""
-    found = answer_pairs(
-        judged, lambda row: row["votes"][i]["score"], lambda row: row["votes"][j]["score"]
-    )
-    found = [d > 0 for _, d in found if d]
-    return 2 * sum(found) / len(found) - 1 if found else None
-
-
-def report_lines(judged, pairs, labels, outcomes, judges):
-    """Terminal lines and the same as a dict: what was kept and dropped by slice, and how far to believe the judge."""
-    by_slice = {}
-    for piece, reason in outcomes.values():
-        by_slice.setdefault(piece, Counter())[reason] += 1
-    share, compared = agreement(judged)
-    scored = [row for row in judged if row["judged"] is not None]
-    masses = [row["mass"] for row in judged if row["mass"] is not None]
-    flags = Counter(flag for row in judged for flag in row["flags"])
-    by_length = [(row["judged"], row.get("tokens", 0)) for row in scored]
-    varied = all(len(set(values)) > 1 for values in zip(*by_length)) and by_length
-    longer = float(spearmanr(by_length).statistic) if varied else None
-    asked = [
-        row["both_orders"]
-        for row in judged
-        if row.get("both_orders") and None not in row["both_orders"]
-    ]
-    flips = sum((a >= 0.5) != (b >= 0.5) for a, b in asked) / len(asked) if asked else None
-    first = sum((a >= 0.5) + (b < 0.5) for a, b in asked) / 2 / len(asked) if asked else None
-    kappas = {
-        f"{judges[i]} and {judges[j]}": kappa
-        for j in range(len(judges))
-        for i in range(j)
-        if (kappa := jury_kappa(judged, i, j)) is not None
-    }
-    facts = {
-        "contaminated": sum(row.get("contaminated", False) for row in judged),
-        "answers": len(judged),
-        "unscored": len(judged) - len(scored),
-        "pairs": len(pairs),
-        "labels": len(labels),
-        "labels_true": sum(row["label"] for row in labels),
-        "by_slice": {piece: dict(counts) for piece, counts in by_slice.items()},
-        "flags": dict(flags),
-        "agreement_with_verifiers": share,
-        "compared": compared,
-        "pairs_asked": len(asked),
-        "order_flips": flips,
-        "first_shown_picked": first,
-        "score_length_correlation": longer,
-        "mass": sum(masses) / len(masses) if masses else None,
-        "jury_kappa": kappas,
-    }
-    lines = [
-        f"slice    {piece}: " + ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
-        for piece, counts in by_slice.items()
-    ]
-    lines.append(
-        f"flags    {', '.join(f'{name} {n}' for name, n in flags.most_common()) or 'none'}"
-    )
-    lines.append(
-        "judge    "
-        + (
-            f"orders {share:.0%} of {compared} right/wrong pairs as verifiers do; "
-            if compared
-            else ""
-        )
-        + f"{facts['unscored']} of {len(judged)} answers without a score"
-        + (f"; mean mass {facts['mass']:.2f}" if masses else "")
-        + (f"; score and length correlate {longer:+.2f}" if longer is not None else "")
-    )
-    if asked:
-        lines.append(
-            f"orders   {len(asked)} pairs asked in both orders: {flips:.0%} change with the order, the first "
-            f"shown is picked in {first:.0%}"
-        )
-    lines += [
-        f"jury     {names}: kappa {kappa:.2f}"
-        + (
-            "  WARNING: nearly the same vote twice; another kind of judge adds more"
-            if kappa > 0.6
-            else ""
-        )
-        for names, kappa in kappas.items()
-    ]
-    if facts["contaminated"]:
-        lines.insert(
-            0,
-            f"CONTAMINATED  {facts['contaminated']} of {len(judged)} answers are of a judge's own family, "
-            "which it may favour: take a --judge of another family, or audit by hand",
-        )
-    return lines, facts
-
-
-# ---- the run --------------------------------------------------------------------------------------------------
-
-
-def read_groups(paths, limit, constitution):
-    """Candidates of all files, checked, in groups by prompt."""
-    groups, seen = {}, set()
-    for row in [row for path in paths for row in read_records(path, "candidates", limit)]:
-        row.setdefault("candidate", len(groups.get(row["id"], [])))
-        where = f"{' '.join(paths)}: id {row['id']!r}"
-        try:
-            check_fields(row)
-        except BadInput as error:
-            raise BadInput(f"{where}: {error}") from None
+def by_prompt(rows):
+    """Rows -> those of each prompt in a list, in the order of their first."""
+    groups = {}
+    for row in rows:
         groups.setdefault(row["id"], []).append(row)
-        if row["prompt"] != groups[row["id"]][0]["prompt"]:
-            raise BadInput(
-                f"id {row['id']!r} stands for two different prompts in --data; ids must be unique"
-            )
-        if (row["id"], row["candidate"]) in seen:
-            raise BadInput(
-                f"{where}: candidate {row['candidate']} occurs in two files; number a second round with "
-                "gen_candidates.py --first"
-            )
-        seen.add((row["id"], row["candidate"]))
-        if not rubric_for(constitution, row.get("slice"), row["prompt"])[0]:
-            raise BadInput(
-                f"{where}: no criterion of the constitution is for the slice {row.get('slice')!r}"
-            )
     return list(groups.values())
+
+
+def read_candidates(paths, limit, constitution, checks):
+    """Candidates of all files, checked: [[answers to one prompt], ...]."""
+    rows = []
+    for path in paths:
+        rows += read_records(path, "candidates", limit)
+    groups = {}
+    for row in rows:
+        earlier = groups.setdefault(row["id"], [])
+        row.setdefault("candidate", len(earlier))
+        try:
+            check_candidate(row, earlier, constitution, checks)
+        except BadInput as error:
+            raise BadInput(f"{' '.join(paths)}: id {row['id']!r}: {error}") from None
+        earlier.append(row)
+    return list(groups.values())
+
+
+def check_candidate(row, earlier, constitution, checks):
+    """BadInput when a candidate cannot be judged beside the earlier ones of its id."""
+    check_fields(row, checks=checks)
+    if earlier and row["prompt"] != earlier[0]["prompt"]:
+        raise BadInput("stands for two different prompts in --data; ids must be unique")
+    if row["candidate"] in [other["candidate"] for other in earlier]:
+        raise BadInput(
+            f"candidate {row['candidate']} occurs in two files; number a second round with "
+            "gen_candidates.py --first"
+        )
+    criteria, _ = rubric_for(constitution, row.get("slice"), row["prompt"])
+    if not criteria:
+        raise BadInput(f"no criterion of the constitution is for the slice {row.get('slice')!r}")
 
 
 def read_texts(paths):
@@ -516,224 +417,306 @@ def read_texts(paths):
         raise BadInput(
             f"--facts: {' '.join(paths)}: not a text in UTF-8 ({str(error)[:80]})"
         ) from None
-    return [part.strip() for text in texts for part in text.split("\n\n") if part.strip()]
+    paragraphs = []
+    for text in texts:
+        paragraphs += [part.strip() for part in text.split("\n\n") if part.strip()]
+    return paragraphs
 
 
-def resumable(path, batches, sizes, start, record, begin):
-    """Lines of `path`: start()(batch) for every batch, appended; a killed run continues behind its last whole batch."""
-    done = continue_lines(path, sizes)
-    work = start() if done < len(batches) else None
-    for batch in tqdm(batches[done:], initial=done, total=len(batches), desc=path.stem):
-        append_lines(path, work(batch))
-        (path.parent / "kept.jsonl").unlink(missing_ok=True)  # an endpoint's replies of this batch
-        save_run(record, seconds=time.perf_counter() - begin)
-    return [row for _, row in read_jsonl(path)] if batches else []
+# ---- what is said of the answers -----------------------------------------------------------------
 
 
-def judged_rows(rows, checks, by_judge, names, constitution, words, related_to):
-    """Candidates with what verifiers, filters and judges said of them: the lines of judged.jsonl."""
-    raw, control = [any(vote["raw"] for vote in votes) for votes in by_judge], names == ["random"]
-    combined, judged = calibrate([[vote["score"] for vote in votes] for votes in by_judge], raw), []
-    for row, check, score, *votes in zip(rows, checks, combined, *by_judge):
-        digits = [vote for vote, scale in zip(votes, raw) if not scale]
-        masses = [vote["mass"] for vote in votes if vote["mass"] is not None]
-        known = [
-            name
-            for name in (digits[0]["scores"] if digits else {})
-            if all(vote["scores"][name] is not None for vote in digits)
-        ]
-        judged.append(
-            row
-            | {
-                "judged": score,
-                "scores": {name: None for name in (digits[0]["scores"] if digits else {})}
-                | {
-                    name: sum(vote["scores"][name] for vote in digits) / len(digits)
-                    for name in known
-                },
-                "sd": votes[0]["sd"] if len(votes) == 1 else None,
-                "mass": min(masses) if masses else None,
-                "verify": check["verify"],
-                "judge": " + ".join(names),
-                "constitution": constitution,
-                "judge_tokens": sum(vote["tokens"] for vote in votes),
-            }
-        )
-        if len(votes) > 1:
-            judged[-1]["votes"] = [{"judge": name} | vote for name, vote in zip(names, votes)]
-        if related_to(row):
-            judged[-1]["contaminated"] = True
-    everywhere = [[] for _ in judged] if control else flag_groups(judged)
-    for row, flags in zip(judged, everywhere):
-        row["flags"] = [] if control else find_flags(row, words) + flags
-        row["score"] = grade(row["judged"], row["verify"], row["flags"])
+def is_control(names):
+    """Is this the control run, in which nothing that knows anything has a say?"""
+    return names == ["random"]
+
+
+def is_verified(row, checks, no_verify):
+    """Has a prompt a verifier field, and may verifiers decide on its slice?"""
+    return row.get("slice") not in no_verify and not checks.keys().isdisjoint(row)
+
+
+def check_answers(rows, args, checks, evidence):
+    """What verifiers say of answers: [{"verify": see verify; None where none is asked}, ...]."""
+    truth = {"evidence": evidence} if evidence else {}
+    verdicts = []
+    for row in rows:
+        verdict = None
+        if not is_control(args.judge) and row.get("slice") not in args.no_verify:
+            record = truth | row
+            text = row["completion"]
+            verdict = verify(record, text, args.run_code, args.unsafe, checks=checks)
+        verdicts.append({"verify": verdict})
+    return verdicts
+
+
+def judged_rows(rows, verdicts, votes, *, judges, constitution):
+    """Candidates with what verifiers and judges say of them, in their order.
+
+    verdicts: see check_answers. votes: for each judge, one per row. judges, constitution: names.
+    """
+    judged = []
+    for row, verdict, row_votes, score in zip(rows, verdicts, zip(*votes), overall_scores(votes)):
+        fields = {
+            "judged": score,
+            **means_of_votes(row_votes),
+            "verify": verdict["verify"],
+            "judge": " + ".join(judges),
+            "constitution": constitution,
+            "judge_tokens": sum(vote["tokens"] for vote in row_votes),
+        }
+        if len(judges) > 1:
+            fields["votes"] = [{"judge": name} | vote for name, vote in zip(judges, row_votes)]
+        judged.append(row | fields)
     return judged
 
 
-def main(args):
-    if args.bad >= args.good:
-        raise BadInput(f"--bad {args.bad} must be below --good {args.good}")
-    if args.family and len(args.family) != len(args.judge):
-        raise BadInput("--family: expected one for each --judge")
-    constitution = read_constitution(args.constitution, args.short)
-    words, evidence = read_words(args.words) if args.words else None, read_texts(args.facts)
-    groups = read_groups(args.data, args.limit, constitution)
-    rows = [row for group in groups for row in group]
-    judges = [f"{j}@{args.endpoint}" if args.endpoint and j != "random" else j for j in args.judge]
-    local = [j for j in judges if j != "random" and "@" not in j]
-    undecided = [
-        g for g in groups if g[0].get("slice") in args.no_verify or not set(CHECKS) & g[0].keys()
-    ]
-    asked = 0 if args.no_orders else len(undecided)
-    counted = [judging_tokens(judge, constitution, groups, asked) for judge in judges]
+def means_of_votes(votes):
+    """{"scores", "sd", "mass"} of an answer from one vote per judge.
+
+    scores: by criterion, the mean of the judges that score on 0-5, None where one of them has none.
+    sd: of a single judge. mass: the lowest.
+    """
+    digit_votes = [vote for vote in votes if not vote["raw"]]
+    scores = {}
+    for name in digit_votes[0]["scores"] if digit_votes else ():
+        values = [vote["scores"][name] for vote in digit_votes]
+        scores[name] = None if None in values else sum(values) / len(values)
+    masses = [vote["mass"] for vote in votes if vote["mass"] is not None]
+    return {
+        "scores": scores,
+        "sd": votes[0]["sd"] if len(votes) == 1 else None,
+        "mass": min(masses, default=None),
+    }
+
+
+def mark_family(rows, families):
+    """The rows, with "contaminated" where a model of a judge's family wrote the answer.
+
+    A judge may favour its own family. families: those of the judges.
+    """
+    family_by_generator = {}
+    for name in {row.get("generator", "") for row in rows}:
+        family_by_generator[name] = family_of(name)
+    marked = []
+    for row in rows:
+        writer = row.get("family") or family_by_generator[row.get("generator", "")]
+        is_related = any(related(family, writer) for family in families)
+        marked.append(row | {"contaminated": True} if is_related else row)
+    return marked
+
+
+def with_grades(rows, words, control):
+    """Judged rows with the filters' flags and their score, the last word on an answer.
+
+    control: without flags. words: see read_words.
+    """
+    flags_of_run = [[] for _ in rows] if control else flag_groups(rows)
+    graded = []
+    for row, flags in zip(rows, flags_of_run):
+        if not control:
+            flags = find_flags(row, words) + flags
+        score = grade(row["judged"], row["verify"], flags)
+        graded.append(row | {"flags": flags, "score": score})
+    return graded
+
+
+# ---- the run -------------------------------------------------------------------------------------
+
+
+def a_single_line(item):
+    """How many lines most items make."""
+    return 1
+
+
+def run_step(run, name, items, work, *, at_once, lines_of=a_single_line):
+    """What work(batch) makes of items, `at_once` of them in a batch -> all its rows.
+
+    They are kept in NAME.jsonl until the run ends, and what a killed run has there is not made
+    again. lines_of(item): how many rows an item makes.
+    """
+    batches = [items[start : start + at_once] for start in range(0, len(items), at_once)]
+    sizes = [sum(map(lines_of, batch)) for batch in batches]
+    path = run.folder / f"{name}.jsonl"
+    run.extend(path, batches, sizes, work)
+    return [row for _, row in read_jsonl(path)] if batches else []
+
+
+def ask_both_orders(run, picks, judges):
+    """The picks, with what judges say in both orders of pairs that no verifier tells apart.
+
+    The last judge is asked first: it is still in memory.
+    """
+    doubtful = [pick for pick in picks if not pick.reason and not told_apart(pick)]
+    pairs = [(pick.chosen, pick.rejected) for pick in doubtful]
+    replies = []
+    for number, judge in reversed(list(enumerate(judges, 1))):
+        if judge.compares:
+            name = f"orders-{number}"
+            replies.append(run_step(run, name, pairs, judge.compare, at_once=JUDGED_AT_ONCE))
+    compared = {}
+    for pick, replies_to_pair in zip(doubtful, zip(*replies)):
+        compared[pick.id] = with_orders(pick, replies_to_pair)
+    return [compared.get(pick.id, pick) for pick in picks]
+
+
+def judge_names(names, endpoint):
+    """Names of the judges; those of an endpoint as NAME@URL."""
+    if not endpoint:
+        return names
+    return [name if name == "random" else f"{name}@{endpoint}" for name in names]
+
+
+def forecast_run(args, judges, prompts, checks):
+    """(what judging will take: see forecast, tokens of the first judge's rubric)."""
+    pairs = 0  # prompts whose best and worst answers are shown as a pair
+    if not args.no_orders:
+        pairs = sum(not is_verified(answers[0], checks, args.no_verify) for answers in prompts)
+    forecasts = [judge.forecast(prompts, pairs) for judge in judges]
     plan = forecast(
         args.out,
         "judge.py",
-        sum(tokens for tokens, _ in counted),
+        sum(tokens for tokens, _ in forecasts),
         args.tokens_per_second,
         price_per_million=args.price_judge,
         price_gpu_hour=args.price_gpu_hour,
         model=args.judge,
     )
-    name = f"{constitution['name']}@{constitution['hash']}"
+    return plan, forecasts[0][1]
+
+
+def input_files(args, names):
+    """Whatever on this machine decides on the result: it is hashed, and must not change."""
+    local = [name for name in names if name != "random" and "@" not in name]
+    paths = [*args.data, args.constitution, *local, *args.facts, args.words, args.verifiers]
+    return [path for path in paths if path]
+
+
+def print_prompts(judges, prompts):
+    """Print all that each judge reads of prompts: see Judge.texts."""
+    for judge in judges:
+        for answers in prompts:
+            for heading, text in judge.texts(answers):
+                print(f"==== {judge.name}, id {answers[0]['id']!r}: {heading}\n{text}")
+
+
+def cost_of_run(args, judged, seconds):
+    """{"tokens", "seconds", "cost"} of the judging."""
+    tokens = sum(row["judge_tokens"] for row in judged)
+    cost = money(tokens, args.price_judge, seconds, args.price_gpu_hour)
+    return {"tokens": tokens, "seconds": seconds, "cost": cost}
+
+
+def cost_per_pair(paths, cost, pairs):
+    """Cost of a kept pair: the judging, and the candidates as far as records beside them tell."""
+    for path in paths:
+        cost += read_run(Path(path).with_suffix(".run.json")).get("cost", 0.0)
+    return cost / len(pairs) if pairs else None
+
+
+def pair_cost_phrase(numbers):
+    """What a kept pair has cost, for the terminal."""
+    cost = numbers["cost_per_kept_pair"]
+    return "" if cost is None else f" ({cost:.6f} a kept pair with its candidates)"
+
+
+def remove_steps(folder):
+    """Delete the files of run_step: all of it stands in judged.jsonl."""
+    for pattern in ("checks.jsonl", "votes-*.jsonl", "orders-*.jsonl"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def write_more(path, more):
+    """Write what ask_more returns -> a line that says so."""
+    write_jsonl(path, more)
+    counts = Counter(row["why"] for row in more)
+    reasons = ", ".join(f"{count} {why}" for why, count in counts.items())
+    return f"more     {len(more)} prompts -> {path} ({reasons})"
+
+
+def main(args):
+    # What is judged, and by what. No judge is loaded before it is used, and never two at a time.
+    constitution = read_constitution(args.constitution, args.short)
+    checks = read_checks(args.verifiers)
+    words = read_words(args.words) if args.words else None
+    evidence = read_texts(args.facts)
+    prompts = read_candidates(args.data, args.limit, constitution, checks)  # answers by prompt
+    rows = list(chain.from_iterable(prompts))
+    names = judge_names(args.judge, args.endpoint)
+    judge_named = partial(
+        Judge,
+        constitution=constitution,
+        memory=OneInMemory(),
+        quantize=args.quantize,
+        concurrency=args.concurrency,
+        seed=args.seed,
+    )
+
+    # What they will read, and what it will cost.
+    judges = [judge_named(name) for name in names]
+    if args.show_prompt:
+        print_prompts(judges, prompts[: args.show_prompt])
+        return 0
+    plan, rubric_tokens = forecast_run(args, judges, prompts, checks)
+    title = f"{constitution['name']}@{constitution['hash']}"
     print(
-        f"plan     {len(groups)} prompts, {len(rows)} answers, constitution {name}, {counted[0][1]} tokens a prompt: "
-        f"{cost_line(plan)}"
+        f"plan     {len(prompts)} prompts, {len(rows)} answers, constitution {title}, "
+        f"{rubric_tokens} tokens a prompt: {cost_line(plan)}"
     )
     if args.plan:
         return 0
-    inputs = (
-        args.data + [args.constitution] + local + args.facts + ([args.words] if args.words else [])
-    )
-    record = start_run(args.out, "judge.py", vars(args), inputs)
-    if record["finished"]:
+    run = FileRun(args.out, "judge.py", vars(args), input_files(args, names))
+    if run.finished:
         print(f"{args.out} is finished: nothing to do")
         return 0
-    out, begin, opened = Path(args.out), time.perf_counter() - record["seconds"], []
 
-    def judge_at(j):
-        """Judge number j, alone in memory -> its functions (score, pair)."""
-        if opened[:1] != [j]:
-            opened.clear()
-            free_memory()
-            opened.extend(
-                (
-                    j,
-                    *open_judge(
-                        judges[j],
-                        constitution,
-                        args.quantize,
-                        args.concurrency,
-                        args.seed,
-                        out / "kept.jsonl",
-                        record.setdefault("logprobs", {}),
-                    ),
-                )
-            )
-        return opened[1:]
-
-    def check(batch):
-        known = {"evidence": evidence} if evidence else {}
-        return [
-            {
-                "verify": verify(known | row, row["completion"], args.run_code, args.unsafe)
-                if judges != ["random"] and row.get("slice") not in args.no_verify
-                else None
-            }
-            for row in batch
-        ]
-
-    parts = [rows[i : i + 64] for i in range(0, len(rows), 64)]
-    checks = resumable(
-        out / "checks.jsonl", parts, [*map(len, parts)], lambda: check, record, begin
-    )
-    batches = [groups[i : i + 16] for i in range(0, len(groups), 16)]
-    sizes = [sum(map(len, batch)) for batch in batches]
-    by_judge = [
-        resumable(
-            out / f"votes-{j + 1}.jsonl", batches, sizes, lambda j=j: judge_at(j)[0], record, begin
-        )
-        for j in range(len(judges))
+    # Verifiers say what is true, then each judge what it thinks. Every step is kept in a file, and
+    # goes on where a killed run ended.
+    check = partial(check_answers, args=args, checks=checks, evidence=evidence)
+    verdicts = run_step(run, "checks", rows, check, at_once=CHECKED_AT_ONCE)
+    judges = [
+        judge_named(name, kept=run.replies, logprobs=run.record.setdefault("logprobs", {}))
+        for name in names
     ]
-    families = [
-        given or family_of(judge)
-        for judge, given in zip(judges, args.family or [None] * len(judges))
+    votes = [
+        run_step(run, f"votes-{n}", prompts, judge.score, at_once=JUDGED_AT_ONCE, lines_of=len)
+        for n, judge in enumerate(judges, 1)
     ]
-    generators = {g: family_of(g) for g in {row.get("generator", "") for row in rows}}
-    judged = judged_rows(
-        rows,
-        checks,
-        by_judge,
-        judges,
-        name,
-        words,
-        lambda row: any(
-            related(family, row.get("family") or generators[row.get("generator", "")])
-            for family in families
-        ),
-    )
-    asked = []
-    for answers in by_prompt(judged).values():
-        chosen, rejected, reason = pick_pair(answers, args.min_margin)
-        if not reason and not told_apart(chosen, rejected) and not args.no_orders:
-            asked.append((chosen, rejected))
-    parts = [asked[i : i + 16] for i in range(0, len(asked), 16)]
-    orders = [
-        resumable(
-            out / f"orders-{j + 1}.jsonl",
-            parts,
-            [*map(len, parts)],
-            lambda j=j: judge_at(j)[1],
-            record,
-            begin,
-        )
-        for j in reversed(range(len(judges)))
-        if judges[j] != "random"
-    ]
-    for (chosen, _), *said in zip(asked, *orders):
-        sides = [*zip(*(one["p"] for one in said))]  # [both orders][judges]
-        chosen["both_orders"] = [None if None in side else sum(side) / len(side) for side in sides]
-        chosen["judge_tokens"] += sum(one["tokens"] for one in said)
+    judged = judged_rows(rows, verdicts, votes, judges=names, constitution=title)
+    families = [family or family_of(name) for name, family in zip_longest(names, args.family)]
+    judged = with_grades(mark_family(judged, families), words, is_control(names))
 
-    pairs, outcomes = make_pairs(judged, args.min_margin, args.keep)
+    # The best answer to each prompt against the worst.
+    prompts = by_prompt(judged)
+    picks = [pick_pair(answers, args.min_margin) for answers in prompts]
+    picks = ask_both_orders(run, picks, [] if args.no_orders else judges)
+    prompts = [with_chosen(answers, pick) for answers, pick in zip(prompts, picks)]
+    picks = keep_surest([confirm(pick) for pick in picks], args.keep)
+    judged = list(chain.from_iterable(prompts))
+    pairs = [make_pair(pick) for pick in picks if not pick.reason]
     labels = make_labels(judged, args.good, args.bad)
-    lines, facts = report_lines(judged, pairs, labels, outcomes, judges)
-    tokens = sum(row["judge_tokens"] for row in judged)
-    measured = {
-        "tokens": tokens,
-        "seconds": record["seconds"],
-        "cost": money(tokens, args.price_judge, record["seconds"], args.price_gpu_hour),
+
+    # What it has cost, and how far to believe it.
+    measured = cost_of_run(args, judged, run.record["seconds"])
+    numbers = report_numbers(prompts, names, picks=picks, pairs=pairs, labels=labels)
+    numbers |= {
+        "judges": dict(zip(names, families)),
+        "cost_per_kept_pair": cost_per_pair(args.data, measured["cost"], pairs),
     }
-    made = sum(read_run(Path(path).with_suffix(".run.json")).get("cost", 0.0) for path in args.data)
-    facts |= {
-        "judges": dict(zip(judges, families)),
-        "cost_per_kept_pair": (made + measured["cost"]) / len(pairs) if pairs else None,
-    }
+    lines = report_lines(numbers)
     if args.more:
-        more = ask_more(judged, outcomes, args.good, args.bad)
-        write_jsonl(args.more, more)
-        lines.append(
-            f"more     {len(more)} prompts -> {args.more} ("
-            + ", ".join(f"{n} {why}" for why, n in Counter(row["why"] for row in more).items())
-            + ")"
-        )
-    for part, some in (("judged", judged), ("pairs", pairs), ("labels", labels)):
-        write_jsonl(out / f"{part}.jsonl", some)
-    write_whole(out / "report.json", json.dumps(facts, indent=1) + "\n")
-    save_run(record, finished=True, forecast=plan, **measured)
-    for path in [
-        *out.glob("checks.jsonl"),
-        *out.glob("votes-*.jsonl"),
-        *out.glob("orders-*.jsonl"),
-    ]:
-        path.unlink()  # all of it stands in judged.jsonl
+        lines.append(write_more(args.more, ask_more(prompts, picks, args.good, args.bad)))
+    for name, kept_rows in (("judged", judged), ("pairs", pairs), ("labels", labels)):
+        write_jsonl(run.folder / f"{name}.jsonl", kept_rows)
+    write_whole(run.folder / "report.json", json.dumps(numbers, indent=1) + "\n")
+    run.finish(forecast=plan, **measured)
+    remove_steps(run.folder)
     print("\n".join(lines))
-    per_pair = (
-        f" ({facts['cost_per_kept_pair']:.6f} a kept pair with its candidates)" if pairs else ""
-    )
     print(
-        f"result   {len(pairs)} pairs from {len(groups)} prompts, {len(labels)} labels ({facts['labels_true']} "
-        f"good); {cost_line(measured)}, forecast {plan['tokens']:,.0f} tokens{per_pair} -> {args.out}"
+        f"result   {len(pairs)} pairs from {len(prompts)} prompts, {len(labels)} labels "
+        f"({numbers['labels_true']} good); {cost_line(measured)}, forecast "
+        f"{plan['tokens']:,.0f} tokens{pair_cost_phrase(numbers)} -> {args.out}"
     )
     return 0
 

@@ -115,7 +115,10 @@ def main(args):
 
     from posttrain.cli import BadInput
     from posttrain.generate.endpoint import ask_endpoint
-    from posttrain.judging import scoring
+    from posttrain.judging.constitution import read_constitution
+    from posttrain.judging.digits import judge_answers, judge_pairs, load_judge
+    from posttrain.judging.prompt import Case
+    from posttrain.judging.verdicts import DIGIT, find_way, judge_endpoint, pair_endpoint
     from posttrain.model.load import load_tokenizer
     from posttrain.records.jsonl import read_jsonl
 
@@ -123,8 +126,8 @@ def main(args):
         raise BadInput(
             "--python: expected the Python of a virtual environment with llama-cpp-python[server] and gguf"
         )
-    folder, constitution = Path(tempfile.mkdtemp()), scoring.read_constitution(args.constitution)
-    model, tokenizer = scoring.load_judge(args.judge, "none"), load_tokenizer(args.judge)
+    folder, constitution = Path(tempfile.mkdtemp()), read_constitution(args.constitution)
+    model, tokenizer = load_judge(args.judge, "none"), load_tokenizer(args.judge)
     layout = json.loads((Path(args.judge) / "tokenizer.json").read_text())
     tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
     np.savez(
@@ -189,7 +192,7 @@ def main(args):
 
         lines = [line for _, line in read_jsonl(ROOT / "data/tiny/judge_test.jsonl")]
         groups = [
-            (
+            Case(
                 row["prompt"],
                 [[{"role": "assistant", "content": text}] for text in line["answers"]],
                 row["slice"],
@@ -200,17 +203,19 @@ def main(args):
         ]
         groups = groups[:: max(1, len(groups) // args.prompts)]
         pairs = [
-            (p, texts[:2], piece, tools) for p, texts, piece, tools in groups if len(texts) > 1
+            case._replace(completions=case.completions[:2])
+            for case in groups
+            if len(case.completions) > 1
         ]
-        logprobs, ok = scoring.has_logprobs(ask), True
+        way, ok = find_way(ask), True
         for kind, given, here, there, limit in (
-            ("scores", groups, scoring.judge_answers, scoring.judge_endpoint, 0.02),
-            ("pairs", pairs, scoring.judge_pairs, scoring.pair_endpoint, 0.01),
+            ("scores", groups, judge_answers, judge_endpoint, 0.02),
+            ("pairs", pairs, judge_pairs, pair_endpoint, 0.01),
         ):
             clock = [time.perf_counter()]
             local = here(model, tokenizer, constitution, given)
             clock.append(time.perf_counter())
-            served = there(ask, logprobs, constitution, given)
+            served = there(ask, way, constitution, given)
             clock.append(time.perf_counter())
             values = [
                 [x["correct"]["score"] if kind == "scores" else x for one, _ in some for x in one]
@@ -221,7 +226,7 @@ def main(args):
             line = {
                 "bench": "endpoint",
                 "server": "llama.cpp",
-                "logprobs": logprobs,
+                "logprobs": way == DIGIT,
                 "kind": kind,
                 "asked": len(values[0]),
                 "both": len(known),
@@ -235,7 +240,7 @@ def main(args):
             print(json.dumps(line))
             ok = (
                 ok
-                and logprobs
+                and way == DIGIT
                 and line["largest_difference"] <= limit
                 and len(known) == len(values[0])
             )

@@ -24,7 +24,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "data" / "make")]
 from judge import grade
 from posttrain.cli import BadInput, parser, run_stage
 from posttrain.filters import BROKEN, find_flags, flag_groups
-from posttrain.judging.scoring import open_judge, read_constitution
+from posttrain.judging.constitution import read_constitution
+from posttrain.judging.judges import Judge
+from posttrain.model.memory import OneInMemory
 from posttrain.records.files import read_records
 from posttrain.records.jsonl import read_jsonl
 from posttrain.records.layouts import as_messages
@@ -166,7 +168,8 @@ def honest_rows(path):
 
 def below_median(args):
     """Every null answer is put beside the answers to every tenth prompt, and judged."""
-    score, _ = open_judge(args.judge, read_constitution(args.constitution), seed=args.seed)
+    constitution = read_constitution(args.constitution)
+    judge = Judge(args.judge, constitution, OneInMemory(), seed=args.seed)
     slices, told = {}, {"judge alone": [0, 0], "after the filters": [0, 0]}
     judged = [row for _, row in read_jsonl(args.median)]
     for row in judged:
@@ -185,7 +188,7 @@ def below_median(args):
                 }
                 for k, text in enumerate(NULLS)
             ]
-            for null, vote in zip(nulls, score([nulls])):
+            for null, vote in zip(nulls, judge.score([nulls])):
                 flags, asked_once = find_flags(null), vote["score"]
                 for name, value, middle in (
                     ("judge alone", asked_once, alone),

@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 from posttrain.chat.encode import prompt_ids
 from posttrain.chat.template import PLAIN_TEMPLATE
 from posttrain.cli import at_least, parser, run_stage
-from posttrain.judging.scoring import fenced, judge_ids, pair_ids, read_constitution
+from posttrain.judging.constitution import read_constitution
+from posttrain.judging.prompt import Case, fenced, judge_ids, pair_ids
 
 OTHERS = (
     "<|im_start|>user <|im_end|> <|endoftext|> <s> </s> [INST] [/INST] <<SYS>> <|eot_id|> <bos> <eos> <pad> "
@@ -80,10 +81,11 @@ def main(args):
             return [{"role": role, "content": text}]
 
         def controls(request, answer, control=control, tokenizer=tokenizer):
-            asked = tokenizer, constitution, said(request, "user")
-            prefix, [one], tails = judge_ids(*asked, [said(answer, "assistant")])
-            _, both, _ = pair_ids(*asked, [said(answer, "assistant")] * 2)
-            ids = prefix + one + both[0] + sum(tails.values(), [])
+            texts = [said(answer, "assistant")]
+            case = Case(said(request, "user"), texts)
+            prefix, [shown], tails = judge_ids(tokenizer, constitution, case)
+            _, both, _ = pair_ids(tokenizer, constitution, case._replace(completions=texts * 2))
+            ids = prefix + shown + both[0] + sum(tails.values(), [])
             return sum(i in control for i in ids)
 
         plain = controls("Hi", "Hello")

@@ -6,7 +6,7 @@
 Four answers to each prompt, judged on every criterion. A line of output is one way: ms_per_candidate (median over the
 repeats), ratio (its time over ours in the same repeat, median, [lowest, highest] beside), tokens read per candidate.
 
-  ours             scoring.judge_answers, prompts rendered and tokenised within the clock; the others get token ids
+  ours             digits.judge_answers, prompts rendered and tokenised within the clock; the others get token ids
   forward          one forward for every answer and criterion
   cache            prefix, padded answers and padded questions in turn, with a cache of keys and values
   generate         24 tokens written for every answer and criterion with transformers' generate, one by one, then parsed
@@ -113,14 +113,12 @@ def made(args):
         for name in ("correct", "helpful", "brief")
     ]
     groups = [
-        (
+        Case(
             [{"role": "user", "content": words(rng, 120, 0.4, args.vocab)}],
             [
                 [{"role": "assistant", "content": words(rng, 220, 0.5, args.vocab)}]
                 for _ in range(N)
             ],
-            None,
-            None,
         )
         for _ in range(args.prompts)
     ]
@@ -137,10 +135,9 @@ def kept(args):
     for k in range(args.prompts):
         name = [*slices][k % len(slices)]
         own = random.Random(args.seed + k).sample(slices[name], N)
-        groups.append(
-            (own[0]["prompt"], [row["completion"] for row in own], name, own[0].get("tools"))
-        )
-    return model, tokenizer, scoring.read_constitution(args.constitution), groups
+        completions = [row["completion"] for row in own]
+        groups.append(Case(own[0]["prompt"], completions, name, own[0].get("tools")))
+    return model, tokenizer, read_constitution(args.constitution), groups
 
 
 # ---- the ways: each gives the scores of all answers in order, or of what it wrote ------------------------------------
@@ -148,7 +145,7 @@ def kept(args):
 
 def forward(model, tokenizer, parts):
     """One forward for each answer and criterion."""
-    digits, found = scoring.choice_ids(tokenizer), []
+    digits, found = choice_ids(tokenizer), []
     for prefix, answers, tails in parts:
         for answer in answers:
             scores = [
@@ -157,15 +154,13 @@ def forward(model, tokenizer, parts):
                 ]
                 for tail in tails.values()
             ]
-            found.append(
-                [scoring.digit_scores(one.float(), digits, 0.0)[0]["score"] for one in scores]
-            )
+            found.append([digit_scores(one.float(), digits, 0.0)[0]["score"] for one in scores])
     return found
 
 
 def cache(model, tokenizer, parts):
     """The prefix once, then the answers of a prompt padded, then every question behind each of them, padded."""
-    digits, found, pad = scoring.choice_ids(tokenizer), [], tokenizer.pad_token_id
+    digits, found, pad = choice_ids(tokenizer), [], tokenizer.pad_token_id
     for prefix, answers, tails in parts:
         n, tails = len(prefix), [*tails.values()]
         past = model(
@@ -196,7 +191,7 @@ def cache(model, tokenizer, parts):
             use_cache=True,
             logits_to_keep=kept,
         ).logits[torch.arange(len(ids)), place]
-        scores = [one["score"] for one in scoring.digit_scores(logits.float(), digits, 0.0)]
+        scores = [one["score"] for one in digit_scores(logits.float(), digits, 0.0)]
         found += [scores[i : i + len(tails)] for i in range(0, len(scores), len(tails))]
     return found
 
@@ -231,12 +226,12 @@ def generate(model, tokenizer, parts, batch=1, once=False):
 
 def measure(model, tokenizer, constitution, groups, repeats):
     """{way: (seconds of each repeat, tokens read)}, scores by way."""
-    parts = [scoring.judge_ids(tokenizer, constitution, *group) for group in groups]
+    parts = [judge_ids(tokenizer, constitution, group) for group in groups]
     teach_lines(model)
     tokens = {}
 
     def ours():
-        told = scoring.judge_answers(model, tokenizer, constitution, groups, min_mass=0.0)
+        told = judge_answers(model, tokenizer, constitution, groups, min_mass=0.0)
         tokens["ours"] = sum(read for _, read in told)
         return [
             [one["score"] for one in answer.values()] for scores, _ in told for answer in scores
@@ -342,7 +337,9 @@ if __name__ == "__main__":
 
     from posttrain.chat.template import PLAIN_TEMPLATE
     from posttrain.generate.local import padded_ids
-    from posttrain.judging import scoring
+    from posttrain.judging.constitution import read_constitution
+    from posttrain.judging.digits import choice_ids, digit_scores, judge_answers
+    from posttrain.judging.prompt import Case, judge_ids
     from posttrain.model.load import load_model, load_tokenizer
     from posttrain.packed.reader import teach_lines
     from posttrain.records.jsonl import read_jsonl

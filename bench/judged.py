@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "data" / "make")]
 from world import from_id, truth
 
-from judge import make_pairs
+from judge import by_prompt, confirm, keep_surest, pick_pair
 from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.records.jsonl import read_jsonl
 
@@ -42,17 +42,20 @@ def parse_args(argv=None):
 def verdicts(rows, orders, keep):
     """{id: +1 right, 0 even, -1 wrong} of the pairs that a way keeps. orders: which of both orders must confirm."""
 
-    def seen(row):
-        asked = row.get("both_orders")
-        return row | {
-            "both_orders": [asked[order] for order in orders] if asked and orders else None
-        }
-
+    picks = []
+    for answers in by_prompt(rows):
+        pick = pick_pair(answers, 0.0)
+        if not pick.reason and "both_orders" in pick.chosen:
+            verdicts_seen = [pick.chosen["both_orders"][order] for order in orders]
+            pick = confirm(pick._replace(both_orders=verdicts_seen))
+        picks.append(pick)
     worth = {}
-    for pair in make_pairs([*map(seen, rows)], 0.0, keep)[0]:
-        record = from_id(pair["id"])
-        a, b = (truth(record, pair[side][0]["content"]) for side in ("chosen", "rejected"))
-        worth[pair["id"]] = (a > b) - (a < b)
+    for pick in keep_surest(picks, keep):
+        if not pick.reason:
+            record = from_id(pick.id)
+            chosen = truth(record, pick.chosen["completion"][0]["content"])
+            rejected = truth(record, pick.rejected["completion"][0]["content"])
+            worth[pick.id] = (chosen > rejected) - (chosen < rejected)
     return worth
 
 

@@ -17,7 +17,8 @@ from conftest import ROOT
 
 from posttrain.chat.encode import encode
 from posttrain.chat.stops import stop_ids
-from posttrain.judging.scoring import choice_ids, read_constitution
+from posttrain.judging.constitution import read_constitution
+from posttrain.judging.digits import choice_ids
 from posttrain.records.files import read_records
 from posttrain.verify.checks import check_fields, verify
 

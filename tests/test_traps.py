@@ -18,7 +18,7 @@ from conftest import (
 from judge import find_flags
 from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.gating import answers
-from posttrain.judging.scoring import overall_score
+from posttrain.judging.constitution import overall_score
 from posttrain.train import training_run
 from posttrain.verify.checks import verify
 from posttrain.verify.values import visible

@@ -48,13 +48,9 @@ from posttrain.chat.template import render
 from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.generate.local import generation_batches, sample
 from posttrain.hashing import seed_for
-from posttrain.judging.scoring import (
-    judge_answers,
-    judge_ids,
-    judge_pairs,
-    pair_ids,
-    read_constitution,
-)
+from posttrain.judging.constitution import read_constitution
+from posttrain.judging.digits import judge_answers, judge_pairs
+from posttrain.judging.prompt import Case, judge_ids, pair_ids
 from posttrain.packed.reader import teach_lines
 from posttrain.records.jsonl import read_jsonl, write_jsonl, write_whole
 
@@ -422,7 +418,7 @@ def judge_figures():
             from_id(line["id"]),
             [[{"role": "assistant", "content": text}] for text in line["answers"]],
         )
-        asked.append((row["prompt"], texts, row["slice"], row.get("tools")))
+        asked.append(Case(row["prompt"], texts, row["slice"], row.get("tools")))
     for (*_, kind, _), line, (told, _) in zip(
         asked, lines, judge_answers(judge, tokenizer, constitution, asked)
     ):
@@ -510,15 +506,15 @@ def make_judge(seed, prompts=12_000):
             told(row, chatty(row, rng) if rng.random() < 0.5 else row["gold"]),
         ]
         made += [told(row, rng.choice(NULLS))] * (rng.random() < 0.2)
-        about = (constitution, row["prompt"]), (row["slice"], row.get("tools"))
-        prefix, shown, tails = judge_ids(
-            tokenizer, *about[0], [completion for completion, _ in made], *about[1]
-        )
+        completions = [completion for completion, _ in made]
+        case = Case(row["prompt"], completions, row["slice"], row.get("tools"))
+        prefix, shown, tails = judge_ids(tokenizer, constitution, case)
         for answer, (_, score) in zip(shown, made):
             data.append(encoded(prefix, answer, tails["correct"], str(score), 0.1 * (score == 5)))
         for (first, a), (second, b) in (rng.sample(made, 2) for _ in range(3)):
             if a != b:
-                prefix, orders, tail = pair_ids(tokenizer, *about[0], [first, second], *about[1])
+                pair = case._replace(completions=[first, second])
+                prefix, orders, tail = pair_ids(tokenizer, constitution, pair)
                 data.append(encoded(prefix, orders[0], tail, "A" if a > b else "B"))
     judge = epochs(load(TINY / "base")[0], data, 1, 1e-3, 32, "judge")
     judge.to(torch.bfloat16).save_pretrained(TINY / "judge")

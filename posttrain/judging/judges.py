@@ -143,7 +143,7 @@ def kind_of(name):
 
 
 def vote(scores, criteria, tokens):
-    """{criterion: {"score", "sd", "mass"}} -> a vote: overall score, its spread, the lowest mass."""
+    """{criterion: {"score", "sd", "mass"}} -> a vote: overall score, spread, lowest mass."""
     weights = {c["name"]: c["weight"] for c in criteria if c["name"] in scores}
     spreads = [score["sd"] for score in scores.values()]
     masses = [score["mass"] for score in scores.values() if score["mass"] is not None]

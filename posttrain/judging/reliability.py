@@ -8,6 +8,7 @@ from itertools import chain, combinations
 
 from scipy.stats import spearmanr
 
+KEPT = "kept"  # the outcome of a prompt whose pair is written
 NEARLY_SAME = 0.6  # kappa of two judges above which the second adds little
 
 
@@ -111,16 +112,16 @@ def length_correlation(rows):
 # ---- the report ----------------------------------------------------------------------------------
 
 
-def report_numbers(prompts, outcomes, pairs, labels, judges):
+def report_numbers(prompts, judges, *, picks, pairs, labels):
     """What report.json keeps: what became of the prompts, and how far to believe the judge.
 
-    outcomes: for each prompt (slice, why its best and worst answer are no pair, or "kept").
-    judges: their names.
+    picks: for each prompt its slice and the reason why it has no pair, or None. judges: their
+    names.
     """
     rows = list(chain.from_iterable(prompts))
     by_slice = {}
-    for name, outcome in outcomes:
-        by_slice.setdefault(name, Counter())[outcome] += 1
+    for pick in picks:
+        by_slice.setdefault(pick.slice, Counter())[pick.reason or KEPT] += 1
     share, compared = agreement(prompts)
     orders = [row["both_orders"] for row in rows if "both_orders" in row]
     kappas = jury_kappas(prompts, judges) if len(judges) > 1 else {}

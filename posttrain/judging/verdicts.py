@@ -1,9 +1,9 @@
 """A judge behind an OpenAI-compatible endpoint: how it is asked, how its replies become numbers.
 
-Where the server gives log-probabilities the judge is asked for a digit, as a local one is. Elsewhere
-it is asked for a JSON object, by a schema if the server takes schemas, and only a reply that is that
-object counts: sentences around a number may deny, quote or weigh it. A reply that is not is asked
-for once more, and is then None: never 0, never a tie.
+Where the server gives log-probabilities the judge is asked for a digit, as a local one is.
+Elsewhere it is asked for a JSON object, by a schema if the server takes schemas, and only a reply
+that is that object counts: sentences around a number may deny, quote or weigh it. For anything else
+it is asked once more, and then the answer is None: never 0, never a tie.
 """
 
 import itertools
@@ -43,7 +43,7 @@ NO_SERVER = ("APIConnection", "APITimeout")
 
 
 def score_requests(constitution, case, way):
-    """The chat requests that score a case's answers: one per answer and criterion, in this order."""
+    """The chat requests that score a case's answers: for each answer one per criterion."""
     criteria, _ = rubric_for(constitution, case.slice, case.prompt)
     names = [criterion["name"] for criterion in criteria]
     requests = []

@@ -14,6 +14,7 @@ FREE_ARGUMENTS = {
     "out",
     "plan",
     "show_mask",
+    "show_prompt",
     "selfcheck",
     "track",
     "save_every",

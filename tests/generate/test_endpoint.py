@@ -20,25 +20,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import transformers
 from conftest import ROOT, run_main, text_of, write
 from test_judge import TEXT
 
 import gen_candidates
-from posttrain.chat.encode import prompt_ids
-from posttrain.chat.template import PLAIN_TEMPLATE
 from posttrain.cli import BadInput, run_stage
 from posttrain.generate import endpoint as endpoint_room
 from posttrain.generate.endpoint import ask_endpoint, read_retry_after, seconds_to_wait
-from posttrain.judging.scoring import (
-    endpoint_prompt,
-    harmless,
-    judge_endpoint,
-    parse_score,
-    read_constitution,
-    top_choices,
-    with_retry,
-)
+from posttrain.judging.constitution import read_constitution
+from posttrain.judging.prompt import Case
+from posttrain.judging.verdicts import JSON, judge_endpoint
 
 
 def reply(text, read=7, written=3, finish="stop", **message):
@@ -285,354 +276,7 @@ def test_seconds_to_wait(status, code, headers, attempt, seconds):
     assert seconds_to_wait(error, attempt) == seconds
 
 
-# ---- verdicts -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ('{"kind": 4}', 4.0),
-        (' {"kind":3.5}\n', 3.5),
-        ('```json\n{"kind": 0}\n```', 0.0),
-        ('{\n "kind": 5\n}', 5.0),
-        ('{"kind": 0.0}', 0.0),
-        ('{"kind": 4}.', 4.0),
-        ('<think>2 or 3, no</think>\n{"kind": 4}', 4.0),
-        ('The answer is friendly and short.\n\n{"kind": 4}', 4.0),
-        ('I give it a 4: {"kind": 4}', 4.0),
-        ('It earns four points.\n```json\n{"kind": 4}\n```', 4.0),
-        ('{"kind": 4e0}', 4.0),
-        ('I give it a 3: {"kind": 4}', None),
-        ('It earns three: {"kind": 4}', None),
-        ('4/5: {"kind": 4}', None),
-        ('Between 3 and 4. {"kind": 4}', None),
-        ('Rather {"kind": 4}', None),
-        ('I can\'t say {"kind": 4}', None),
-        ('I would say {"kind": 4}', None),
-        ('8 out of 10, so {"kind": 4}', None),
-        ('nine of ten {"kind": 5}', None),
-        ("4", None),
-        ("", None),
-        ("garbage", None),
-        ('{"kind": 4', None),
-        ('{"kind": "4"}', None),
-        ('{"kind": 6}', None),
-        ('{"kind": -1}', None),
-        ('{"kind": null}', None),
-        ('{"kind": true}', None),
-        ('{"kind": NaN}', None),
-        ('{"kind": [4]}', None),
-        ('{"kind": 4, "why": "x"}', None),
-        ('{"Kind": 4}', None),
-        ('{"true": 4}', None),
-        ("{}", None),
-        ("[4]", None),
-        ('{"kind": 4} {"kind": 2}', None),
-        ('{"kind": 4, "kind": 2}', None),
-        ('not {"kind": 5}', None),
-        ('{"kind": 5} out of 10', None),
-        ('{"a": {"kind": 5}}', None),
-        ('[{"kind": 5}]', None),
-        ('{"kind": 1e999}', None),
-        ('{"kind": 04}', None),
-        ("{'kind': 4}", None),
-        ('{"kind": 4}}', None),
-        ('{"kind": ' + "9" * 5000 + "}", None),
-        ("{" * 10000, None),
-        ("a" * 100_000 + '.\n{"kind": 4}', 4.0),
-        ('{"kind": ' + "[" * 100_000 + "}", None),
-        (" " * 100_000, None),
-        ('{"kind": 4}' + " " * 100_000 + "x", None),
-        ('Three or four, hmm </think>\n\n{"kind": 4}', 4.0),
-        ('<think>Perhaps\n{"kind": 4}', None),
-        ('I cannot say so.\n{"kind": 5}', None),
-        ('Viereinhalb.\n{"kind": 4}', None),
-        ('★★☆☆☆\n{"kind": 4}', None),
-        ('Four point four.\n{"kind": 4}', None),
-        ('The answer wants me to end in {"kind": 5}', None),
-        ('It says:\n{"kind": 5}', None),
-        ('这个回答很好。\n{"kind": 4}', None),
-        ('Eine gute Antwort.\n{"kind": 4}', 4.0),
-        ('It\u2019s pleasant, correct and brings the points that matter.\n{"kind": 5}', 5.0),
-    ],
-)
-def test_parse_score(text, value):
-    assert parse_score(text, "kind") == value
-
-
-CLEAN = [
-    '{{"kind": {x}}}',
-    '```json\n{{"kind": {x}}}\n```',
-    '```\n{{"kind": {x}}}```',
-    '\n  {{ "kind" : {x} }}  ',
-    'Here is my verdict:\n{{"kind": {x}}}',
-    'It is friendly. I give it {x}.\n\n{{"kind": {x}}}',
-    '{{"kind": {x}}}.',
-    '<think>maybe {y}, or {{"kind": {y}}}</think>{{"kind": {x}}}',
-    'Meine Wertung: {x}\n```json\n{{"kind": {x}}}\n```',
-    '{y} at first sight </think>\n{{"kind": {x}}}',
-    'The tone is warm and the words are chosen with care.\n{{"kind": {x}}}',
-    'Mi nota es {x}: {{"kind": {x}}}',
-    'The answer is different from what was asked, and excellent.\n\n```json\n{{"kind": {x}}}\n```',
-    'Bewertung: {{"kind": {x}}}',
-    'Une réponse aimable et complète.\n{{"kind": {x}}}',
-    '{{"kind":{x}}}\r\n',
-]
-FOUL = [
-    "{x}",
-    "Score: {x}",
-    'I say {{"kind": {x}}} or {{"kind": {y}}}',
-    '{{"kind": {x}}}, not {{"kind": {y}}}',
-    'Not {{"kind": {y}}} but {{"kind": {x}}}',
-    'Instead of {{"kind": {y}}} I give {x}',
-    'not {{"kind": {y}}}, {x}',
-    '{{"kind": {y}}} would be too much. {x}',
-    '{{"kind": {x}, "other": {y}}}',
-    '{{"other": {y}}}\n{{"kind": {x}}}',
-    '{{"kind": "{x}"}}',
-    '{{"kind": {x}/5}}',
-    '{{"kind": {y}, "kind": {x}}}',
-    '{{"kind": {x}, "kind": {y}}}',
-    '{{"example": {{"kind": {y}}}, "kind": {x}}}',
-    '{{"kind": {x}, "example": {{"kind": {y}}}}}',
-    'On a scale where {{"kind": {y}}} is best: {{"kind": {x}}}',
-    '{{"kind": {y}}}\nWait: {x}.',
-    "{x} of 5",
-    '{{"kind": {x}}} # {{"kind": {y}}}',
-    '{{"kind": -{x}}}',
-    '{{"answer": "x", "kind": {x}}}',
-    '{{"kind": [{x}, {y}]}}',
-    '{{"kind": {{"kind": {y}}}}}',
-    '{{"kind": {x}, {y}}}',
-    "{{kind: {x}}}",
-    '{{"kind"= {x}}}',
-    '[{{"kind": {y}}}, {{"kind": {x}}}]',
-    '{{"safe": {y}}}',
-    '{{"scores": {{"kind": {y}}}}}',
-    '"{{\\"kind\\": {y}}}" they wrote; {{"kind": {x}}}',
-    '{{"kind": {x}',
-    'It is a {x}, so {{"kind": {y}}}',
-    'I would have said {x}: {{"kind": {y}}}',
-    'Nicht {{"kind": {y}}}',
-    'No es {{"kind": {y}}}',
-    '{x}% {{"kind": {y}}}',
-    'Between {x} and {y}: {{"kind": {y}}}',
-    '{x}/10. {{"kind": {y}}}',
-    '<tool_call>{{"name": "score", "arguments": {{"kind": {x}}}}}</tool_call>',
-    'kind={x}; {{"kind": {y}}}',
-    '<tool_call>\n{{"kind": {y}}}',
-    '<answer>{{"kind": {y}}}',
-    '{{"kind": {y}}}</s>',
-    '{{"kind": {y}}}\n\nCorrection: {{"kind": {x}}}',
-    'Unless it were {x}, {{"kind": {y}}}',
-    '"kind": {x}',
-    'wrong would be {{"kind": {y}}}',
-    '{{"KIND": {y}}}',
-    '{{"kind": {y}}} {x}',
-    '{{"kind": {x}}}{{"kind": {y}}}',
-    '{{"kind": {y}}}\n```\nThat is wrong: {x}',
-    '{{"kind": {y}}}\n* I mean {x}',
-    "{{'kind': {y}}}",
-    '<think>{x}? Or\n{{"kind": {y}}}',
-    '{{"kind": {y}, }}',
-    '{{"kind": {y} }} }}',
-    '// {x}\n{{"kind": {y}}}',
-]
-# What a judge may say of its number, or of one it turns down, before an object with another number.
-WORDS = {
-    "numbers": [
-        "{0}.",
-        "Score {0}:",
-        "I give it {0} points.",
-        "Es ist eine {0}.",
-        "C'est {0}:",
-        "Mi nota: {0}.",
-        "Between {0} and a bit more.",
-        "It earns {0}, in my opinion.",
-        "Punkte:\n\n{0}\n",
-        "Een {0}.",
-        "Dou {0}.",
-    ],
-    "denials": [
-        "I cannot give:",
-        "It isn't:",
-        "It isn’t:",
-        "It isnt:",
-        "Never say:",
-        "Das ist nicht:",
-        "Kein Fall von:",
-        "Ce n'est pas:",
-        "No es:",
-        "Não é:",
-        "Non è:",
-        "Dat is niet:",
-        "Это не:",
-        "不是:",
-        "Rather than:",
-        "Instead of this:",
-        "The wrong reply:",
-        "It'd be:",
-        "Incorrect:",
-        "Değil:",
-        "لا:",
-        "An example:",
-        "Far from",
-        "The answer wants me to reply",
-        "It ends in",
-        "Ignore this:",
-        "Ignore this",
-        "A cheat writes:",
-        "It says:",
-    ],
-}
-NAMES = {
-    0: "zero null cero zéro nul",
-    1: "one eins uno",
-    2: "two zwei deux dos due",
-    3: "three drei trois tres tre",
-    4: "four vier quatre cuatro quattro",
-    5: "five fünf cinq cinco cinque",
-    2.5: "two-and-a-half zweieinhalb ２.５",
-    3.5: "3½ dreieinhalb 3,5",
-    4.5: "4½ viereinhalb 四点五",
-    7: "seven sieben sept siete ７ 七 VII",
-    8: "eight acht huit ocho otto ٨",
-    10: "ten zehn dix diez X/X",
-    80: "80% eighty achtzig",
-}
-
-
-def test_ten_thousand_replies_and_no_other_number():
-    """Each is built from the number x that the judge means; y is another one. What is read is x, or
-    nothing.
-    """
-    draw, read = random.Random(4), {True: [0, 0], False: [0, 0]}
-    for _ in range(10_000):
-        x, y = draw.sample(
-            [0, 1, 2, 3, 4, 5, 2.5, 3.75, round(draw.uniform(0, 5), 2), -2, 7, 10, 80], 2
-        )
-        clean, form = draw.random() < 0.3, draw.choice(CLEAN[:4])
-        if clean:
-            text = draw.choice(CLEAN).format(x=x, y=y)
-        elif draw.random() < 0.4:
-            text = draw.choice(FOUL).format(x=x, y=y)
-        elif draw.random() < 0.5:
-            x = draw.choice([*NAMES])
-            y = draw.choice([n for n in range(6) if n != x])
-            said = draw.choice(WORDS["numbers"]).format(
-                draw.choice([*NAMES[x].split(), x, f"{x:.1f}"])
-            )
-            text = said + draw.choice(" \n") + form.format(x=y, y=y)
-        else:
-            text = draw.choice(WORDS["denials"]) + draw.choice(" \n") + form.format(x=y, y=y)
-        got = parse_score(text, "kind")
-        assert got is None or got == x and 0 <= x <= 5, (text, x, y, got)
-        read[clean][0] += got is not None
-        read[clean][1] += 0 <= x <= 5
-    assert read[True][0] == read[True][1] > 2000, "what is clear is read"
-
-
 # ---- the judge ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "broken"),
-    [
-        ("a <|im_end|> b", "a < |im_end|> b"),
-        ("</s><s>[INST] x [/INST]", "< /s>< s>[ INST] x [ /INST]"),
-        ("<<SYS>>", "< < SYS>>"),
-        ("<think>hm</think>", "< think>hm< /think>"),
-        ("<start_of_turn>user", "< start_of_turn>user"),
-        ("<｜User｜>", "< ｜User｜>"),
-        ("<div>if a < b or c <= d: x[INSTANCE]</div>", None),
-        ("a <- b; c[/x]", None),
-    ],
-)
-def test_harmless(text, broken):
-    assert harmless(text) == (broken or text)
-
-
-FAMILIES = """
-<|im_start|> <|im_end|> <|endoftext|> <|begin_of_text|> <|start_header_id|> <|eot_id|> <|user|>
-<|end|> <s> </s> <unk> <pad> <mask> <bos> <eos> <sop> <start_of_turn> <end_of_turn> <turn|>
-<|turn> [INST] [/INST] <<SYS>> <</SYS>> [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_CALLS]
-[TOOL_RESULTS] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [THINK] [/THINK] [ARGS] [CALL_ID] [IMG] [gMASK]
-[CLS] [SEP] [PAD] [BOS] [EOS] <think> </think> <tool_call> </tool_call> <tool_response> <tools>
-</tools> <|START_OF_TURN_TOKEN|> <|CHATBOT_TOKEN|> <｜User｜> <｜end▁of▁sentence｜>
-<｜tool▁calls▁begin｜> <extra_id_0> <|channel|> <|message|> <seed:bos> <seed:think> [|user|]
-[|endofturn|] ]~b] <reserved_106> <TOOLCALL> <image>
-""".split()
-
-
-@pytest.mark.parametrize("name", ["tiny", "families", "gpt2", "minimind", "qwen2", "smollm2"])
-def test_no_template_takes_judged_text_for_control_tokens(name):
-    """Of request and answer, with every marker, markers side by side and one inside another: the
-    control tokens that the server's template makes of the message are those of the template alone.
-    """
-    folder = Path(os.environ.get("KIT_REAL", "/none")) / "tokenizers" / name
-    if name in ("tiny", "families"):
-        folder = ROOT / "data" / "tiny" / "base"
-    elif not folder.exists():
-        pytest.skip("no real tokenizers")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
-    if name == "families":
-        tokenizer.add_tokens(FAMILIES, special_tokens=True)
-    control = {
-        token: i for token, i in tokenizer.get_added_vocab().items() if re.search(r"[<\[\]]", token)
-    }
-
-    def rendered(prompt, answer):
-        read = read_constitution(ROOT / "data" / "constitution.md")
-        request = endpoint_prompt(
-            read, [{"role": "user", "content": prompt}], None, None, answer, "b"
-        )
-        return [i for i in prompt_ids(tokenizer, request["messages"]) if i in control.values()]
-
-    plain, draw = rendered("q", "a"), random.Random(1)
-    assert len(control) >= (len(FAMILIES) if name == "families" else 1)
-    marks, pieces = [*control], ["<", ">", "|", "/", "[", "]", "s>", " ", "\n", "x"]
-    texts = [f"x{mark}y {mark}\n{mark}" for mark in marks] + [
-        f"{mark[:2]}{mark}{mark[2:]}" for mark in marks
-    ]
-    texts += ["".join(draw.choice(marks + pieces) for _ in range(60)) for _ in range(100)]
-    for text in texts:
-        assert rendered(text, text) == plain, text
-
-
-def test_honest_text_stays():
-    """The kit's own code, its README and pages of HTML are shown as they are."""
-    html = (
-        '<!doctype html><p class="a">x &lt; 3</p><ul><li>a[0] <b>b</b><br/></ul>'
-        "<my-tag x=1><T>List<String></T>"
-    )
-    for text in (
-        html,
-        (ROOT / "README.md").read_text(),
-        (ROOT / "common.py").read_text(),
-        "f = a[i][j] | b || c <| d",
-    ):
-        assert harmless(text).replace("< |", "<|") == text.replace("< |", "<|"), text[:40]
-
-
-def test_top_choices_and_a_reply_cut_off():
-    """Two tokens that read alike are both counted; a reply that was cut off is no verdict."""
-    top = [
-        ["5", math.log(0.3)],
-        ["5", math.log(0.2)],
-        [" 4\n", math.log(0.1)],
-        ["55", -1.0],
-        ["", -1.0],
-    ]
-    assert top_choices({"top": top}, "012345") == pytest.approx([0, 0, 0, 0, 0.1, 0.5])
-    assert top_choices({"top": None}, "AB") == [0, 0]
-    said = {"text": '{"kind": 4}', "tokens": 2, "read": 3}
-    for finish, values in (("stop", [4.0]), ("length", [None])):
-        assert with_retry(
-            lambda requests, finish=finish: [said | {"finish": finish}],
-            [{}],
-            lambda n, text: parse_score(text, "kind"),
-        ) == (values, [5 if finish == "stop" else 10])
 
 
 def test_judge_endpoint(server, tmp_path):
@@ -661,9 +305,9 @@ def test_judge_endpoint(server, tmp_path):
     prompt = [{"role": "user", "content": "Hi"}]
     [(scores, tokens), (again, _)] = judge_endpoint(
         lambda requests: ask_endpoint(server.url, "m", requests),
-        False,
+        JSON,
         read,
-        [(prompt, texts, "chat", None), (prompt, texts[:1], "chat", None)],
+        [Case(prompt, texts, "chat"), Case(prompt, texts[:1], "chat")],
     )
     good, none = {"sd": 0.5, "mass": None}, {"score": None, "sd": None, "mass": None}
     assert scores == [
@@ -860,6 +504,45 @@ def test_judge_stage_with_an_endpoint(server, tmp_path, capsys, refusal):
     assert "gives no log-probabilities" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_schema_goes_with_the_request_where_the_server_takes_one(server, tmp_path, takes):
+    """Words and verdicts are the same without it."""
+    (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
+    rows = [{"id": "q", "candidate": k, "prompt": "Hi", "completion": f"a{k}"} for k in range(2)]
+
+    def answer(request, number):
+        if request.get("logprobs") or "response_format" in request and not takes:
+            return 400
+        text = request["messages"][0]["content"]
+        if "A or B?" in text:
+            return reply('{"better": "A"}' if ":\na1\n" in text.split("Answer B")[0] else "B")
+        return reply('{"kind": 5}' if ":\na1\n" in text else '```json\n{"kind": 1}\n```')
+
+    server.answer = answer
+    out = tmp_path / "j"
+    constitution = ["--constitution", tmp_path / "c.md"]
+    data = ["--data", write(tmp_path / "d.jsonl", rows)]
+    run_main("judge", "--judge", f"m@{server.url}", *constitution, *data, "--out", out)
+    judged = [json.loads(line) for line in (out / "judged.jsonl").read_text().splitlines()]
+    assert [row["judged"] for row in judged] == [1.0, 5.0]
+    assert judged[1]["both_orders"] == [1.0, None]
+    asked = [r for r in server.seen if not r["messages"][0]["content"].startswith("Reply with")]
+    assert len(asked) == 2 + 2 + 1
+    schemas = [r.get("response_format", {}).get("json_schema") for r in asked]
+    if not takes:
+        assert schemas == [None] * 5
+        return
+    expected = {"kind": {"type": "number"}, "better": {"type": "string", "enum": ["A", "B"]}}
+    for request, schema in zip(asked, schemas):
+        name = "better" if "A or B?" in request["messages"][0]["content"] else "kind"
+        assert schema["strict"] and schema["schema"] == {
+            "type": "object",
+            "properties": {name: expected[name]},
+            "required": [name],
+            "additionalProperties": False,
+        }
+
+
 def test_a_judge_that_dies_in_the_middle(server, tmp_path, capsys):
     """The server goes away at every seventh request of a run; started again each time, the end is
     that of a good day, and no finished request is sent twice.
@@ -905,7 +588,7 @@ def test_a_judge_that_dies_in_the_middle(server, tmp_path, capsys):
             return 403
         made = good(request, number)
         asked = request["messages"][0]["content"]
-        paid.extend([] if made == 400 or asked.startswith("Reply with a digit") else [asked])
+        paid.extend([] if made == 400 or asked.startswith("Reply with ") else [asked])
         return made
 
     while not (tmp_path / "bad" / "judged.jsonl").exists():
