@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from common import money
-from posttrain.gating.answers import ROLES
 from posttrain.gating.decision import (
     BASELINE_DRAWS,
     budgets,
@@ -18,7 +17,7 @@ from posttrain.gating.decision import (
     ratio_of,
     win_rate,
 )
-from posttrain.gating.suite import ONCE
+from posttrain.gating.suite import ONCE, ROLES
 from posttrain.run.lineage import returned, story
 
 

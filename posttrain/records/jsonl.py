@@ -14,11 +14,12 @@ MAX_LINE = 1 << 24
 # ---- reading -------------------------------------------------------------------------------------
 
 
-def read_jsonl(path, limit=None):
+def read_jsonl(path, limit=None, *, allow_nan=False):
     """[(line number, row), ...] of a JSONL file.
 
     limit: only so many rows; the rest of the file is not read. Blank lines are skipped, but they
-    count as lines. BadInput names file:line; NaN and Infinity are refused.
+    count as lines. BadInput names file:line; NaN and Infinity are refused, unless allow_nan: then
+    whoever reads a field refuses them there.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,7 +38,7 @@ def read_jsonl(path, limit=None):
                 continue
             if len(rows) == limit:
                 break
-            rows.append((number, _parse(line, place)))
+            rows.append((number, _parse(line, place, allow_nan)))
     return rows
 
 
@@ -47,13 +48,13 @@ def _lines(file):
         yield line
 
 
-def _parse(line, place):
+def _parse(line, place, allow_nan):
     """One line, in bytes -> the JSON object in it."""
     try:
         row = json.loads(line.decode("utf-8-sig"))
         # Python reads NaN, 1e999 and half a surrogate pair without complaint, but no other program
         # would read them.
-        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+        json.dumps(row, ensure_ascii=False, allow_nan=allow_nan).encode()
     except RecursionError:
         raise BadInput(f"{place}: not a JSON object on one line (nested too deeply)") from None
     except ValueError as error:
