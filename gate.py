@@ -39,8 +39,8 @@ from posttrain.gating.rates import power, selftest
 from posttrain.gating.report import html, markdown, terminal
 from posttrain.gating.suite import IN_SLICES, ONCE, RECORDED, at, read_policy, read_suite
 from posttrain.gating.summary import summarise, unscored_slices
+from posttrain.judging.constitution import read_constitution
 from posttrain.judging.judges import Judge
-from posttrain.judging.scoring import read_constitution
 from posttrain.model.load import load_tokenizer
 from posttrain.model.memory import OneInMemory
 from posttrain.model.names import fingerprint
@@ -48,6 +48,7 @@ from posttrain.records.jsonl import write_jsonl, write_whole
 from posttrain.run.file_run import FileRun
 from posttrain.run.forecast import forecast
 from posttrain.verify.checks import verify
+from posttrain.verify.custom import read_checks
 
 EXIT = {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
 
@@ -68,6 +69,7 @@ def parse_args(argv=None):
     policy = "JSONL: margin, min_n, hard per slice; limits of budgets"
     cooler = "another one for --model (a control: cooler)"
     judge = "compares the answers to items of type judge: a model, a reward model or NAME@URL"
+    verifiers = "Python file with checks of your own (data/my_checks.py)"
     run_code = "run unit tests on model-written code, in a sandbox"
     unsafe = "with --run-code: also where no isolation works"
     add("--profile", choices=PROFILES, default="hobby", help=profile)
@@ -78,6 +80,7 @@ def parse_args(argv=None):
     add("--max-tokens", type=at_least(1), default=512, help="longest answer")
     add("--judge", nargs="+", action="extend", help=judge)
     add("--constitution", help="for --judge")
+    add("--verifiers", metavar="FILE", help=verifiers)
     add("--run-code", action="store_true", help=run_code)
     add("--unsafe", action="store_true", help=unsafe)
     add("--latency", type=at_least(5), metavar="N", help="also time N prompts one by one")
@@ -211,9 +214,9 @@ def check_args(args):
         raise BadInput("--judge and --constitution go together")
 
 
-def read_items(args):
+def read_items(args, checks):
     """(items, policies {slice: ...}, limits of budgets) of --suite and --policy."""
-    items = read_suite(args.suite, args.limit)
+    items = read_suite(args.suite, args.limit, checks=checks)
     if not args.judge and any(item["type"] == "judge" for item in items):
         print("note     without --judge, items of type judge are left out")
         items = [item for item in items if item["type"] != "judge"]
@@ -339,7 +342,8 @@ def answers_to_make(items, policies, looks, temperatures, *, lent):
 def inputs_of(args):
     """Files and models that are hashed into the record of the run."""
     judge = None if args.judge and "@http" in args.judge else args.judge
-    paths = [args.suite, args.model, args.baseline, args.policy, args.constitution, judge]
+    paths = [args.suite, args.model, args.baseline, args.policy, args.constitution]
+    paths += [args.verifiers, judge]
     return [path for path in paths if path]
 
 
@@ -394,7 +398,8 @@ def main(args):
 
     # What is compared under which policy, and who is asked for it.
     check_args(args)
-    items, policies, limits = read_items(args)
+    checks = read_checks(args.verifiers)
+    items, policies, limits = read_items(args, checks)
     looks = PROFILES[args.profile]["looks"]
     if args.power:
         return power(items, policies, looks)
@@ -417,7 +422,7 @@ def main(args):
         items,
         sides,
         Sampling(args.max_tokens, args.batch_size, args.seed, args.quantize),
-        check=partial(verify, run_code=args.run_code, unsafe=args.unsafe),
+        check=partial(verify, run_code=args.run_code, unsafe=args.unsafe, checks=checks),
         judge=make_judge(args, run, memory),
         memory=memory,
     )

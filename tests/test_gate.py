@@ -23,7 +23,9 @@ from posttrain.gating.suite import read_suite
 from posttrain.gating.summary import refusal_counts
 from posttrain.generate.local import sample
 from posttrain.hashing import seed_for
-from posttrain.judging.scoring import judge_pairs, read_constitution
+from posttrain.judging.constitution import read_constitution
+from posttrain.judging.digits import judge_pairs
+from posttrain.judging.prompt import Case
 from posttrain.model import memory
 from posttrain.run.file_run import FileRun
 from posttrain.verify.checks import verify
@@ -433,6 +435,7 @@ def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
         c=greedy_items(2, "c", type="canary"),
     )
     assert run_main("gate", *settings(base, suite, tmp_path / "same", "--temperature", 0)) == 0
+    assert run_main("gate", *settings(base, suite, tmp_path / "same", "--temperature", 0)) == 0
     same, kept = report_of(tmp_path / "same"), (tmp_path / "same" / "report.json").read_text()
     for damaged in ("", "{}", "[1]"):
         (tmp_path / "same" / "report.json").write_text(damaged)
@@ -461,6 +464,8 @@ def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
         == 1
     )
     worse = report_of(tmp_path / "worse")
+    again = ["--model", other, *settings(base, suite, tmp_path / "worse", "--temperature", 0)[2:]]
+    assert run_main("gate", *again) == 1, "a finished gate repeats its verdict"
     assert (
         worse["verdict"] == "BLOCK"
         and "canaries" in worse["why"]
@@ -472,7 +477,8 @@ def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
     )
     assert "<title>BLOCK" in (tmp_path / "worse" / "report.html").read_text()
     few = suite_of(tmp_path / "few", a=greedy_items(5, "a"), b=greedy_items(1, "b"))
-    assert run_main("gate", *settings(base, few, tmp_path / "few-out", "--temperature", 0)) == 3
+    for _ in range(2):
+        assert run_main("gate", *settings(base, few, tmp_path / "few-out", "--temperature", 0)) == 3
     report = report_of(tmp_path / "few-out")
     assert report["why"] == "a has 5 prompts and needs 31; b has 1 prompts and needs more"
     assert EXIT == {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
@@ -871,11 +877,10 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
                 tokenizer,
                 read,
                 [
-                    (
+                    Case(
                         [{"role": "user", "content": item["prompt"]}],
                         [[{"role": "assistant", "content": text}] for text in pair],
                         "math",
-                        None,
                     )
                 ],
             )
@@ -1021,10 +1026,11 @@ def test_other_choices_are_another_question(base, tmp_path):
     assert lent == [0, 1, 0]
 
 
-def test_live_logs_and_lm_eval_need_no_model(tmp_path, monkeypatch):
+def test_recorded_outcomes_need_no_model(tmp_path, monkeypatch):
+    """Live traffic, and scores of another program: decided without --model and --baseline."""
     monkeypatch.setattr(gate, "load_tokenizer", None)
     won = ["candidate", "tie", "candidate", "baseline"]
-    rows = [
+    live = [
         {
             "id": f"x{n}",
             "slice": "live",
@@ -1034,28 +1040,20 @@ def test_live_logs_and_lm_eval_need_no_model(tmp_path, monkeypatch):
         }
         for n in range(200)
     ]
-    suite = suite_of(tmp_path / "suite", ab=rows)
-    for side, wrong in (("new", 4), ("old", 5)):
-        (tmp_path / side).mkdir()
-        write(
-            tmp_path / side / "samples_quiz_2026-01-02T03-04-05.6.jsonl",
-            [
-                {
-                    "doc_id": n,
-                    "doc_hash": f"d{n}",
-                    "prompt_hash": f"p{n}",
-                    "target_hash": f"t{n}",
-                    "filter": "none",
-                    "metrics": ["acc"],
-                    "acc": float(n % wrong != 0),
-                }
-                for n in range(100)
-            ],
-        )
-    folders = tmp_path / "new", tmp_path / "old"
-    code = run_main("gate", "--suite", suite, "--lm-eval", *folders, "--out", tmp_path / "out")
+    quiz = [
+        {
+            "id": f"q{n}",
+            "slice": "quiz",
+            "type": "scored",
+            "candidate": float(n % 4 != 0),
+            "baseline": float(n % 5 != 0),
+        }
+        for n in range(100)
+    ]
+    suite = suite_of(tmp_path / "suite", ab=live, quiz=quiz)
+    assert run_main("gate", "--suite", suite, "--out", tmp_path / "out") == 3
     report = report_of(tmp_path / "out")
-    assert code == 3 and report["verdict"] == "NOT ENOUGH DATA"
+    assert report["verdict"] == "NOT ENOUGH DATA"
     live, quiz = report["slices"]["live"], report["slices"]["quiz"]
     assert (live["n"], live["clusters"], live["candidate"], live["baseline"]) == (
         200,
@@ -1064,8 +1062,31 @@ def test_live_logs_and_lm_eval_need_no_model(tmp_path, monkeypatch):
         0.5,
     )
     assert (live["wins"], live["losses"], live["verdict"]) == (100, 50, "CLEAR")
-    assert quiz["candidate"] == 0.75 and quiz["baseline"] == 0.8 and quiz["type"] == "lm-eval"
-    assert report["candidate"] == str(tmp_path / "new") and report["winrate"] is None
+    assert quiz["candidate"] == 0.75 and quiz["baseline"] == 0.8 and quiz["type"] == "scored"
+    assert quiz["k"] is None and report["winrate"] is None and report["returned"] is None
+    assert report["candidate"] == "candidate of unknown name"
+    names = ["--model", "new", "--baseline", "old"]
+    assert run_main("gate", "--suite", suite, "--out", tmp_path / "named", *names) == 3
+    assert report_of(tmp_path / "named")["candidate"] == "new"
+
+
+def test_a_users_own_verifier(scripted, tmp_path):
+    """--verifiers: an item may have the user's field alone; the file is one of the run's inputs."""
+    checks = tmp_path / "my_checks.py"
+    checks.write_text(
+        "def vowels(text, value):\n    return sum(c in 'aeiou' for c in text) == value\n"
+    )
+    rows = [{"id": f"a{n}", "prompt": f"a{n}", "vowels": 2} for n in range(40)]
+    suite = suite_of(tmp_path / "suite", a=rows)
+    gates = scripted(lambda role, prompt, seed: "boo" if role == "baseline" else "baa, baa")
+    with pytest.raises(BadInput, match=r"a.jsonl:1: field 'type': .*something to verify"):
+        gates(suite, tmp_path / "without")
+    assert gates(suite, tmp_path / "out", "--verifiers", checks) == 1
+    assert report_of(tmp_path / "out")["why"].startswith("a fell by 100.0 points")
+    assert str(checks) in json.loads((tmp_path / "out" / "run.json").read_text())["inputs"]
+    checks.write_text(checks.read_text() + "# changed\n")
+    with pytest.raises(BadInput, match=r"other inputs \(.*my_checks.py\)"):
+        gates(suite, tmp_path / "out", "--verifiers", checks)
 
 
 # ---- policies and budgets -------------------------------------------------------------------------------------
@@ -1256,7 +1277,7 @@ def test_bad_suites_are_one_line(base, tmp_path, capsys, rows, words):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--out", "x"], "--suite or --lm-eval"),
+        (["--out", "x"], "--suite is needed"),
         (["--suite", "S"], "--model, --baseline and --out"),
         (["--suite", "S", "--model", "m", "--out", "x"], "--model, --baseline and --out"),
         (["--selftest"], "--selftest takes"),

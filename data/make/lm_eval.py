@@ -23,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent.parent)]
 from posttrain.cli import BadInput, parser, run_stage
 from posttrain.gating.suite import at, need
 from posttrain.records.jsonl import read_jsonl, write_jsonl
-from posttrain.verify.checks import is_number
+from posttrain.verify.values import is_number
 
 METRICS = (
     "acc",

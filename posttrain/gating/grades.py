@@ -7,7 +7,7 @@ candidate's is its mean probability to be the better one, and the baseline's one
 import numpy as np
 
 from posttrain.gating.suite import ROLES
-from posttrain.verify.checks import is_refusal
+from posttrain.verify.refusals import is_refusal
 
 SCORE_OF_WINNER = {"candidate": 1.0, "tie": 0.5, "baseline": 0.0}  # the candidate's
 

@@ -30,7 +30,8 @@ from typing import NamedTuple
 from posttrain.cli import BadInput
 from posttrain.records.jsonl import read_jsonl
 from posttrain.records.layouts import normalise
-from posttrain.verify.checks import FIELDS, check_fields, is_number
+from posttrain.verify.checks import CHECKS, check_fields
+from posttrain.verify.values import is_number
 
 ROLES = ("baseline", "candidate")
 WINNERS = ("candidate", "baseline", "tie")
@@ -72,36 +73,36 @@ def at(place):
 # ---- the types of items --------------------------------------------------------------------------
 
 
-def read_verifiers(item, type_name):
+def read_verifiers(item, type_name, checks):
     """An item that a program can grade."""
-    check_fields(item)
+    check_fields(item, checks=checks)
     need(
-        any(field in item for field in FIELDS),
+        any(field in item for field in checks),
         "type",
-        f"another one, or something to verify ({', '.join(FIELDS)})",
+        f"another one, or something to verify ({', '.join(checks)})",
         type_name,
     )
 
 
-def read_alias(item, type_name, field):
+def read_alias(item, type_name, checks, *, field):
     """An item whose type says which verifier's field it must have."""
     need(field in item, field, f"it in an item of type {type_name}, and it is missing")
-    read_verifiers(item, type_name)
+    read_verifiers(item, type_name, checks)
 
 
-def read_expected(item, type_name):
+def read_expected(item, type_name, checks):
     """An item whose type says what is expected of the answer: to comply, or to refuse."""
     expected = item.setdefault("expected", type_name)
     need(expected == type_name, "expected", f'"{type_name}", as the type', expected)
-    read_verifiers(item, type_name)
+    read_verifiers(item, type_name, checks)
 
 
-def read_ungraded(item, type_name):
+def read_ungraded(item, type_name, checks):
     """An item that no program grades; verifiers' fields may be there, and are well-formed then."""
-    check_fields(item)
+    check_fields(item, checks=checks)
 
 
-def read_choice(item, type_name):
+def read_choice(item, type_name, checks):
     """Multiple choice: the answer becomes an index."""
     item["answer"] = choice_index(item.get("choices"), item.get("answer"))
 
@@ -143,13 +144,13 @@ def choice_index(choices, answer):
     return matches[0]
 
 
-def read_winner(item, type_name):
+def read_winner(item, type_name, checks):
     """A comparison from live traffic."""
     winner = item.get("winner")
     need(winner in WINNERS, "winner", f"one of {', '.join(WINNERS)}", winner)
 
 
-def read_scores(item, type_name):
+def read_scores(item, type_name, checks):
     """Two scores that another program gave."""
     for role in ROLES:
         score = item.get(role)
@@ -165,7 +166,7 @@ class ItemType(NamedTuple):
     """What the `type` of a row means."""
 
     scored_as: str  # the type of its item
-    read: Callable  # (item, name of the type): checks its fields, fills in what follows from them
+    read: Callable  # (item, name of the type, table of verifiers): checks the item and fills it in
 
 
 def alias(field):
@@ -195,12 +196,13 @@ SUITE_TYPES = {
 # ---- suites --------------------------------------------------------------------------------------
 
 
-def read_suite(path, limit=None):
+def read_suite(path, limit=None, *, checks=CHECKS):
     """Items of one file, or of a folder's *.jsonl.
 
     Each has id, slice, cluster (strings) and type (that of the table's scored_as); those with a
     prompt have it as messages, mc items their answer as index.
-    limit: only so many rows of each file; the rest is not read.
+    limit: only so many rows of each file; the rest is not read. checks: the table of verifiers,
+    whose fields an item may have.
     BadInput: file:line, field and what was expected.
     """
     path = Path(path)
@@ -217,7 +219,7 @@ def read_suite(path, limit=None):
         stem = file.stem.encode("utf-8", "replace").decode()
         for number, row in rows:
             with at(f"{file}:{number}"):
-                item = suite_item(row, stem, number)
+                item = suite_item(row, stem, number, checks=checks)
                 is_new = item["id"] not in items
                 need(is_new, "id", "one that no other item of the suite has", item["id"])
                 check_slice(item, type_of_slice)
@@ -238,7 +240,7 @@ def check_slice(item, type_of_slice):
     )
 
 
-def suite_item(row, stem, number):
+def suite_item(row, stem, number, *, checks=CHECKS):
     """One row of a suite -> the checked item. stem: the name of its file."""
     type_name = "verify" if row.get("type") is None else row["type"]
     need(
@@ -260,7 +262,7 @@ def suite_item(row, stem, number):
         is_name = isinstance(item[field], str) and item[field].strip() not in ("", "*")
         need(is_name, field, "a name", item[field])
 
-    item_type.read(item, type_name)
+    item_type.read(item, type_name, checks)
     return item
 
 

@@ -15,7 +15,12 @@ MAX_LINE = 1 << 24
 
 
 def read_jsonl(path, limit=None, *, allow_nan=False):
-    """[(line number, row), ...] of a JSONL file.
+    """[(line number, row), ...] of a JSONL file: stream_jsonl, held in memory."""
+    return list(stream_jsonl(path, limit, allow_nan=allow_nan))
+
+
+def stream_jsonl(path, limit=None, *, allow_nan=False):
+    """Yield (line number, row) of a JSONL file, so that one row is in memory at a time.
 
     limit: only so many rows; the rest of the file is not read. Blank lines are skipped, but they
     count as lines. BadInput names file:line; NaN and Infinity are refused, unless allow_nan: then
@@ -26,7 +31,7 @@ def read_jsonl(path, limit=None, *, allow_nan=False):
         why = "a folder or device, expected a file" if path.exists() else "no such file"
         raise BadInput(f"{path}: {why}")
 
-    rows = []
+    rows = 0
     with open(path, "rb") as file:
         for number, line in enumerate(_lines(file), 1):
             place = f"{path}:{number}"
@@ -36,10 +41,10 @@ def read_jsonl(path, limit=None, *, allow_nan=False):
                 )
             if not line.strip():
                 continue
-            if len(rows) == limit:
+            if rows == limit:
                 break
-            rows.append((number, _parse(line, place, allow_nan)))
-    return rows
+            rows += 1
+            yield number, _parse(line, place, allow_nan)
 
 
 def _lines(file):
