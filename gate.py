@@ -46,19 +46,12 @@ from posttrain.gating.answers import (
     time_requests,
 )
 from posttrain.gating.contamination import contaminated
-from posttrain.gating.decision import (
-    BASELINE_DRAWS,
-    PROFILES,
-    assumed,
-    differences,
-    promises,
-    repeat,
-    sequential,
-)
-from posttrain.gating.rates import power, selftest
+from posttrain.gating.measures import differences
+from posttrain.gating.rates import expected_answers, power_lines, promise_lines, selftest_lines
 from posttrain.gating.report import html, markdown, terminal
+from posttrain.gating.rule import BASELINE_DRAWS, PROFILES, sequential
 from posttrain.gating.suite import ONCE, at, read_lm_eval, read_policy, read_suite
-from posttrain.gating.summary import summarise, unscored_slices
+from posttrain.gating.summary import Evidence, summarise, unscored_slices
 from posttrain.hashing import seed_for
 from posttrain.judging.scoring import open_judge, read_constitution
 from posttrain.model.load import load_model, load_tokenizer
@@ -284,8 +277,8 @@ def draws_of(heat, k):
 
 
 def gather(args, out, record, key, items, asked, policies, names, heat, tokenizers, ids):
-    """Ask both models until the rule has decided -> {"rows": scores, "found", "ks", "failed", "fallen": see sequential,
-    "canaries", "unjudged": rows of budget items, "tokens": read and written}. asked: the items that models answer; ids
+    """Ask both models until the rule has decided -> {"rows": scores, "decision": see sequential, "canaries",
+    "unjudged": rows of budget items, "tokens": read and written}. asked: the items that models answer; ids
     {role: {item: prompt ids}}; key: of the baseline's answers, for borrowing."""
     begin, looks, held = (
         time.perf_counter() - record["seconds"],
@@ -457,9 +450,7 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
         unjudged,
         {role: [(n, heat[role]) for n in range(draws_of(heat, looks[0])[role])] for role in ROLES},
     )
-    found, ks, failed, fallen = (
-        sequential(policies, looks, draw) if policies else ({}, {}, [], False)
-    )
+    decision = sequential(policies, looks, draw)
     if args.latency and "timed" not in record:
         some = [asked[n * len(asked) // args.latency]["id"] for n in range(args.latency)]
         record["timed"] = {
@@ -473,10 +464,7 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
         }
     return {
         "rows": [row for own in scored.values() for row in own],
-        "found": found,
-        "ks": ks,
-        "failed": failed,
-        "fallen": fallen,
+        "decision": decision,
         "canaries": canaries,
         "unjudged": scores(unjudged, looks[0]),
         "tokens": tokens.total(),
@@ -485,17 +473,19 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
 
 def main(args):
     if args.selftest and args.simulate:
-        lines, kept = promises()
+        lines, kept = promise_lines()
         print("\n".join(lines))
         return 0 if kept else 1
     if args.selftest or args.simulate:
         if not args.selftest or not args.out:
             raise BadInput("--selftest takes the --out of a finished gate, or --simulate")
-        return selftest(args.out)
+        print("\n".join(selftest_lines(args.out)))
+        return 0
     check_args(args)
     (items, policies, limits), looks = read_items(args), PROFILES[args.profile]["looks"]
     if args.power:
-        return power(items, policies, looks)
+        print("\n".join(power_lines(items, policies, looks)))
+        return 0
     asked = [item for item in items if item["type"] not in ("ab", "lm-eval")]
     names = {
         "candidate": args.model or (args.lm_eval or [None])[0],
@@ -525,9 +515,7 @@ def main(args):
         Counter(item["slice"] for item in asked if item["type"] in ("verify", "judge")),
         sum(draws_of(heat, looks[0]).values()),
     )
-    expected = repeat(
-        100, 0, assumed(sizes), {}, {name: policies[name] for name in sizes}, looks, {}
-    )["answers"]
+    expected = expected_answers(sizes, policies, looks)
     rounds, total = (
         expected / looks[0] / max(sizes.total(), 1),
         sizes.total(),
@@ -596,7 +584,7 @@ def main(args):
         return EXIT[record["verdict"]]
     got = gather(args, out, record, key, items, asked, policies, names, heat, tokenizers, ids)
     summary = summarise(
-        got,
+        Evidence(got["decision"], got["rows"], got["unjudged"], got["canaries"]),
         items,
         policies,
         limits,
