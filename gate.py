@@ -34,11 +34,11 @@ from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.gating.answers import key_of, keys_of, lendable
 from posttrain.gating.collect import AnswerCollector, Sampling, Side, draws_of, evenly, of_type
 from posttrain.gating.contamination import contaminated
-from posttrain.gating.decision import PROFILES, assumed, promises, repeat, sequential
-from posttrain.gating.rates import power, selftest
+from posttrain.gating.rates import expected_answers, power_lines, promise_lines, selftest_lines
 from posttrain.gating.report import html, markdown, terminal
+from posttrain.gating.rule import PROFILES, sequential
 from posttrain.gating.suite import IN_SLICES, ONCE, RECORDED, at, read_policy, read_suite
-from posttrain.gating.summary import summarise, unscored_slices
+from posttrain.gating.summary import Evidence, summarise, unscored_slices
 from posttrain.judging.constitution import read_constitution
 from posttrain.judging.judges import Judge
 from posttrain.model.load import load_tokenizer
@@ -327,11 +327,8 @@ def answers_to_make(items, policies, looks, temperatures, *, lent):
     borrowed}. How often the rule will look is simulated, with pass rates as they are assumed.
     """
     sizes = Counter(item["slice"] for item in items if item["type"] in ("verify", "judge"))
-    sampled = {name: policies[name] for name in sizes}
-    simulated = repeat(100, 0, assumed(sizes), {}, sampled, looks, {})["answers"]
-
     # An item gets `rounds` times the answers of the first look, in the mean.
-    rounds = simulated / looks[0] / max(sizes.total(), 1)
+    rounds = expected_answers(sizes, policies, looks) / looks[0] / max(sizes.total(), 1)
     first_look = draws_of(temperatures, looks[0])
     borrowed = sum(min(count, rounds * first_look["baseline"]) for count in lent.values())
     expected = rounds * sum(first_look.values()) * sizes.total() - borrowed
@@ -388,11 +385,12 @@ def write_report(folder, rows, report):
 def main(args):
     # How often this gate is wrong: in made worlds, or on the answers of a finished gate.
     if args.selftest and args.simulate:
-        lines, are_kept = promises()
+        lines, are_kept = promise_lines()
         print("\n".join(lines))
         return 0 if are_kept else 1
     if args.selftest and args.out:
-        return selftest(args.out)
+        print("\n".join(selftest_lines(args.out)))
+        return 0
     if args.selftest or args.simulate:
         raise BadInput("--selftest takes the --out of a finished gate, or --simulate")
 
@@ -402,7 +400,8 @@ def main(args):
     items, policies, limits = read_items(args, checks)
     looks = PROFILES[args.profile]["looks"]
     if args.power:
-        return power(items, policies, looks)
+        print("\n".join(power_lines(items, policies, looks)))
+        return 0
     asked_items = items_for_models(args, items)
     sides = read_sides(args, asked_items)
 
@@ -430,19 +429,16 @@ def main(args):
         collector.borrow(key)
     canaries = of_type(asked_items, "canary")
     collector.ask_greedily(canaries + (of_type(asked_items, "verify") if args.greedy else []))
-    got = {
-        "canaries": collector.canaries(canaries),
-        "unjudged": collector.unjudged(of_type(asked_items, "budget"), looks[0]),
-    }
-    outcome = sequential(policies, looks, collector.look)
-    got |= dict(zip(("found", "ks", "failed", "fallen"), outcome))
-    got["rows"] = collector.all_rows()
+    canary_reports = collector.canaries(canaries)
+    unjudged = collector.unjudged(of_type(asked_items, "budget"), looks[0])
+    decision = sequential(policies, looks, collector.look)
     if args.latency:
         collector.time_requests(evenly(asked_items, args.latency))
+    evidence = Evidence(decision, collector.all_rows(), unjudged, canary_reports)
 
     # The verdict and the report.
     summary = summarise(
-        got,
+        evidence,
         items,
         policies,
         limits,
@@ -468,7 +464,7 @@ def main(args):
     measures = {"tokens": collector.tokens, "seconds": run.seconds()}
     measures["cost"] = money(seconds=measures["seconds"], price_gpu_hour=args.price_gpu_hour)
     report = {"verdict": verdict, "why": why, "contaminated": witness} | summary | measures
-    write_report(run.folder, got["rows"], report)
+    write_report(run.folder, evidence.rows, report)
     run.finish(forecast=plan, verdict=verdict, **measures)
     print("\n".join(terminal(report)))
     print(f"result   {verdict}; {cost_line(report)} -> {run.folder / 'report.html'}")

@@ -15,10 +15,11 @@ import gate
 from gate import EXIT, decide
 from posttrain.chat.encode import encode, prompt_ids
 from posttrain.cli import BadInput, run_stage
-from posttrain.gating import collect, decision
+from posttrain.gating import collect
 from posttrain.gating.answers import Answer
 from posttrain.gating.collect import AnswerCollector, Sampling, Side
 from posttrain.gating.grades import grade
+from posttrain.gating.rates import promise_lines
 from posttrain.gating.suite import read_suite
 from posttrain.gating.summary import refusal_counts
 from posttrain.generate.local import sample
@@ -1370,7 +1371,7 @@ def test_plan_power_and_limit(base, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     needs = [
         int(need)
-        for need in re.findall(r" k \d+: (\d+)", re.search("^a +40 +10%.*", said, re.M)[0])
+        for need in re.findall(r" k \d+: (\d+)", re.search("^a +40 +10 points.*", said, re.M)[0])
     ]
     assert 110 < needs[0] < 130 and needs == sorted(needs, reverse=True) and needs[-1] >= 31
     assert "blocked after a drop" in said
@@ -1400,8 +1401,8 @@ def test_selftest_of_a_gate(scripted, tmp_path, capsys):
 
 
 def test_simulate(monkeypatch, capsys):
-    monkeypatch.setattr(gate, "promises", lambda: decision.promises(100))
+    monkeypatch.setattr(gate, "promise_lines", lambda: promise_lines(100))
     assert run_main("gate", "--selftest", "--simulate") in (0, 1)
     assert capsys.readouterr().out.count("promised") == 6
-    monkeypatch.setattr(gate, "promises", lambda: (["one"], False))
+    monkeypatch.setattr(gate, "promise_lines", lambda: (["one"], False))
     assert run_main("gate", "--selftest", "--simulate") == 1

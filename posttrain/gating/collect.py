@@ -20,8 +20,9 @@ import torch
 from posttrain.chat.encode import encode
 from posttrain.cli import BadInput
 from posttrain.gating.answers import Answer, answer_of, borrow, read_answers
-from posttrain.gating.decision import BASELINE_DRAWS, differences
 from posttrain.gating.grades import grade
+from posttrain.gating.measures import differences
+from posttrain.gating.rule import BASELINE_DRAWS
 from posttrain.gating.suite import IN_SLICES, RECORDED, ROLES
 from posttrain.generate.local import generation_batches, sample
 from posttrain.hashing import seed_for
