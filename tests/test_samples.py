@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-from posttrain.gating.decision import PROFILES
+from posttrain.gating.rule import PROFILES
 from posttrain.gating.suite import TYPES, read_policy, read_suite
 from posttrain.verify.calls import check_call, parse_call
 from posttrain.verify.checks import check_fields, verify
