@@ -123,21 +123,39 @@ def parse_training(p, argv):
     return args
 
 
+def missing_library(error):
+    """The library that a ModuleNotFoundError has missed, and how to install it; else None.
+
+    Libraries that few need are imported where they are used.
+    """
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    library = error.name.split(".")[0]
+    return f"{library}, which is not installed: pip install {library}"
+
+
 def run_stage(main, args):
     """Call a stage's main(args) and exit with its code.
 
     Bad input becomes one line on stderr and exit code 2; so does an OSError (a folder where a file
-    should be, no permission, a full disk). A crash exits with 70, as 1 is a verdict of the gate.
+    should be, no permission, a full disk) and a library that is not installed. A crash exits with
+    70, as 1 is a verdict of the gate.
     """
+    script = Path(sys.argv[0]).name
     try:
         code = main(args)
     except (BadInput, OSError) as error:
-        print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{script}: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("\ninterrupted: the same command continues", file=sys.stderr)
         code = 130
-    except Exception:
-        traceback.print_exc()
-        code = 70
+    except Exception as error:
+        library = missing_library(error)
+        if library:
+            print(f"{script}: this needs {library}", file=sys.stderr)
+            code = 2
+        else:
+            traceback.print_exc()
+            code = 70
     sys.exit(code)

@@ -8,13 +8,16 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+from posttrain.cli import missing_library
+
 
 def curves(out):
     """Draw out/log.jsonl as out/curves.png; a failure is only printed: it must not cost a run."""
     try:
         draw(out)
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error)[:100]}"
+        library = missing_library(error)
+        reason = f"it needs {library}" if library else f"{type(error).__name__}: {str(error)[:100]}"
         print(f"WARNING  {out}/curves.png could not be drawn ({reason})")
 
 
