@@ -31,15 +31,29 @@ def plant(source, mutant):
         return source.replace(mutant.pattern, mutant.replacement)
     tree = ast.parse(source)
     pattern, replacement = nodes_of(mutant)
-    found = find(tree, mutant.function, pattern)
-    check_once(len(found), mutant)
-    before, after = around(source, found[0])
-    wanted = shape(Exchange(found[0], replacement).visit(tree))
-    for text in ways_to_write(mutant.replacement, found[0]):
-        changed = before + text + after
-        if shape_of_source(changed) == wanted:
+    places = find(tree, mutant.function, pattern)
+    check_once(len(places), mutant)
+    changed = put(source, tree, places[0], replacement, mutant.replacement)
+    if changed is None:
+        raise ValueError(
+            f"{mutant.file}: {mutant.replacement!r} cannot stand for {mutant.pattern!r}"
+        )
+    return changed
+
+
+def put(source, tree, nodes, replacement, text):
+    """The source with `text` where `nodes` stand; None where that would be other code.
+
+    tree: that of the source; it is changed. nodes: one expression, or statements that follow each
+    other. replacement: the nodes that `text` stands for.
+    """
+    before, after = around(source, nodes)
+    expected = shape(Exchange(nodes, replacement).visit(tree))
+    for written in ways_to_write(text, nodes):
+        changed = before + written + after
+        if shape_of_source(changed) == expected:
             return changed
-    raise ValueError(f"{mutant.file}: {mutant.replacement!r} cannot stand for {mutant.pattern!r}")
+    return None
 
 
 def check_once(count, mutant):
