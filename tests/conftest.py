@@ -4,11 +4,12 @@ import importlib
 import json
 import os
 import shutil
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from forker import Forker
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -216,17 +217,22 @@ def run_main(script, *argv):
     return stage.main(stage.parse_args([str(word) for word in argv]))
 
 
-def run_script(script, *argv, code=None):
-    """The script in a process of its own. `code` replaces the script: Python text that gets the same arguments."""
-    command = [sys.executable] + (["-c", code] if code else [str(ROOT / f"{script}.py")])
+FORKER = Forker()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def forker():
+    """What run_script starts scripts with; it ends with the tests."""
+    yield FORKER
+    FORKER.close()
+
+
+def run_script(script, *argv):
+    """The script in a process of its own, whose libraries are loaded already."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *(str(word) for word in argv)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
+    with tempfile.TemporaryDirectory() as scrap:
+        started = FORKER.start([ROOT / f"{script}.py", *argv], scrap, environment=environment)
+        return started.wait()
 
 
 def log_lines(out, without=("seconds",)):

@@ -109,7 +109,18 @@ SUMS = {
 # Functions that may be left out around their first argument.
 WRAPPERS = {"abs", "sorted", "round", "int", "float", "list", "set", "max", "min", "reversed"}
 # Methods that may be left out behind what they are called on.
-TIDIES = {"strip", "rstrip", "lower", "detach", "clone", "float", "double", "abs", "copy", "resolve"}
+TIDIES = {
+    "strip",
+    "rstrip",
+    "lower",
+    "detach",
+    "clone",
+    "float",
+    "double",
+    "abs",
+    "copy",
+    "resolve",
+}
 
 
 def with_fields(node, **fields):

@@ -29,7 +29,7 @@ def pytest_configure(config):
 
 
 def function_of(code):
-    """"file::function" of a code object of this tree, named as planting.walk does; else None."""
+    """ "file::function" of a code object of this tree, named as planting.walk does; else None."""
     file = Path(code.co_filename)
     if not file.is_relative_to(ROOT) or "site-packages" in file.parts:
         return None
