@@ -22,7 +22,7 @@ from pathlib import Path
 
 from equivalent_faults import EQUIVALENT
 from random_faults import faults_at, plant_fault
-from run_mutants import ROOT, Trial, caught, forget_own_modules, run_trials
+from run_mutants import ROOT, WORKERS, Trial, caught, forget_own_modules, run_trials
 
 MAPS = ROOT / ".pytest_cache" / "who_runs"
 # Seconds of tests for one fault: what the nearest and quickest miss, the rest would hardly notice.
@@ -38,6 +38,7 @@ def parse_args(argv=None):
     p.add_argument("--files", nargs="+", default=[""], metavar="WORD", help="where, by name")
     p.add_argument("--tests", nargs="+", default=["tests"], help="tests that may notice")
     p.add_argument("--at-least", type=float, default=0.95, help="share to catch (default: 0.95)")
+    p.add_argument("--jobs", type=int, default=WORKERS, help="at a time (default: 2)")
     p.add_argument("--list", action="store_true", help="print the faults; run nothing")
     return p.parse_args(argv)
 
@@ -105,24 +106,24 @@ def is_fresh(file):
     return path.exists() and json.loads(path.read_text())["hash"] == hash_of(file)
 
 
-def read_runs(files):
+def read_runs(files, jobs):
     """[{"test", "seconds", "functions"}, ...] of all tests in these files.
 
     Files that have changed since they were last looked at are run. SystemExit when tests fail."""
     stale = [file for file in files if not is_fresh(file)]
     if stale:
         print(f"looking which functions the tests of {len(stale)} files run", flush=True)
-        record(stale)
+        record(stale, jobs)
     runs = []
     for file in files:
         runs += json.loads(map_of(file).read_text())["runs"]
     return runs
 
 
-def record(files):
+def record(files, jobs):
     """Run these files of tests once and keep which functions each test runs."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-n", "2"]
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-n", str(jobs)]
         command += ["--dist", "loadfile", "-p", "who_runs", "--who-runs", folder, *files]
         environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
         ended = subprocess.run(command, cwd=ROOT, env=environment)
@@ -206,7 +207,7 @@ def main(args):
         for fault, _ in faults:
             print(f"{fault}: {shortened(fault.before)} -> {shortened(fault.after)}")
         return 0
-    runs = read_runs(test_files(args.tests))
+    runs = read_runs(test_files(args.tests), args.jobs)
     forget_own_modules()
 
     trials = []
@@ -217,7 +218,7 @@ def main(args):
             unseen.append(str(fault))
         else:
             trials.append(trial)
-    results = run_trials(trials)
+    results = run_trials(trials, args.jobs)
 
     survivors = [trial.label for trial, verdict in results if verdict != "caught"]
     for line in survivors:

@@ -137,14 +137,14 @@ def finish_one(running):
     return trial, verdict
 
 
-def run_trials(trials):
-    """[(trial, verdict), ...] as they end, two at a time."""
+def run_trials(trials, workers=WORKERS):
+    """[(trial, verdict), ...] as they end, so many at a time."""
     running, results = {}, []
     for trial in trials:
         begin = time.perf_counter()
         pid, folder = start_trial(trial)
         running[pid] = (folder, trial, begin)
-        if len(running) == WORKERS:
+        if len(running) == workers:
             results.append(finish_one(running))
     while running:
         results.append(finish_one(running))
