@@ -22,7 +22,7 @@ from pathlib import Path
 
 from equivalent_faults import EQUIVALENT
 from random_faults import faults_at, plant_fault
-from run_mutants import ROOT, WORKERS, Trial, caught, forget_own_modules, run_trials
+from run_mutants import ROOT, WORKERS, Trial, caught, run_trials
 
 MAPS = ROOT / ".pytest_cache" / "who_runs"
 # Seconds of tests for one fault: what the nearest and quickest miss, the rest would hardly notice.
@@ -208,7 +208,6 @@ def main(args):
             print(f"{fault}: {shortened(fault.before)} -> {shortened(fault.after)}")
         return 0
     runs = read_runs(test_files(args.tests), args.jobs)
-    forget_own_modules()
 
     trials = []
     unseen = []

@@ -60,6 +60,7 @@ def start(tree, tests, seconds, plugins=()):
         code = 3
         try:
             signal.alarm(seconds)
+            forget_own_modules()
             os.chdir(tree)
             log = os.open("pytest.log", os.O_CREAT | os.O_WRONLY)
             os.dup2(log, 1)
@@ -186,5 +187,4 @@ def main(words):
 
 
 if __name__ == "__main__":
-    forget_own_modules()
     sys.exit(main(sys.argv[1:]))
