@@ -72,6 +72,17 @@ def test_held_out_prompts_are_not_trained_on():
     assert hold_out(two, 0.05, 0) == (two, []), "a prompt of 100 rows is too much for ten"
 
 
+@pytest.mark.parametrize(
+    ("count", "share", "expected"),
+    [(16, 0.5, 8), (14, 0.5, 0), (160, 0.05, 8), (140, 0.05, 0), (128, 0.5, 64), (140, 0.5, 64)],
+)
+def test_eight_rows_are_held_out_at_least_and_64_at_most(count, share, expected):
+    rows = [{"prompt": f"q{n}"} for n in range(count)]
+    train, held = hold_out(rows, share, 0)
+    assert (len(train), len(held)) == (count - expected, expected)
+    assert [row for row in rows if row in held] == held, "both keep the order of the data"
+
+
 def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
     """eval_loss of the last line = the saved adapter on the held-out rows, from the start."""
     words, out = watched
