@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+JOBS ?= 2
 
 .PHONY: help setup demo test slow mutants lint clean
 
@@ -24,13 +25,14 @@ demo: setup
 	@$(PY) demo.py
 
 test: $(VENV)/.ready-dev
-	$(PY) -m pytest -q -m "not slow" tests
+	$(PY) -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile tests
 
 slow: $(VENV)/.ready-dev
 	$(PY) -m pytest -q -m slow $(if $(PART),--part $(PART)) tests
 
 mutants: $(VENV)/.ready-dev
 	$(PY) tests/run_mutants.py
+	$(PY) tests/random_mutants.py --count 40 --seed $(or $(shell git rev-list --count HEAD 2>/dev/null),0)
 
 lint: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff check .

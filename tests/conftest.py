@@ -3,11 +3,13 @@
 import importlib
 import json
 import os
-import subprocess
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from forker import Forker
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -70,6 +72,21 @@ def make_tokenizer():
     return tokenizer
 
 
+def begin_with_bos(folder, path):
+    """A copy of a model folder whose tokenizer puts a token before every text by itself, as those of Llama, Gemma and
+    Mistral do. The chat template begins with the same token, so a second one would stand at the start."""
+    from tokenizers.processors import TemplateProcessing
+
+    shutil.copytree(folder, path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
 def make_model(seed=0):
     """Two layers of width 64 with weights ten times the usual size: log-probabilities differ clearly between tokens."""
     torch.manual_seed(seed)
@@ -104,10 +121,24 @@ def no_drawing():
     training_run.curves = lambda out: None
 
 
+@pytest.fixture(autouse=True, scope="session")
+def short_answers_while_training():
+    """What the policy says while it trains is most of a tiny run's time: eight tokens of it do."""
+    from posttrain.train import watch
+
+    watch.SAMPLE_TOKENS = 8
+
+
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
     """Path of a model folder: tiny model and tokenizer."""
     return save_folder(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="session")
+def bos_base(base, tmp_path_factory):
+    """The same model, whose tokenizer puts a token before every text by itself."""
+    return begin_with_bos(base, tmp_path_factory.mktemp("models") / "begins")
 
 
 @pytest.fixture(scope="session")
@@ -186,17 +217,22 @@ def run_main(script, *argv):
     return stage.main(stage.parse_args([str(word) for word in argv]))
 
 
-def run_script(script, *argv, code=None):
-    """The script in a process of its own. `code` replaces the script: Python text that gets the same arguments."""
-    command = [sys.executable] + (["-c", code] if code else [str(ROOT / f"{script}.py")])
+FORKER = Forker()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def forker():
+    """What run_script starts scripts with; it ends with the tests."""
+    yield FORKER
+    FORKER.close()
+
+
+def run_script(script, *argv):
+    """The script in a process of its own, whose libraries are loaded already."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *(str(word) for word in argv)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
+    with tempfile.TemporaryDirectory() as scrap:
+        started = FORKER.start([ROOT / f"{script}.py", *argv], scrap, environment=environment)
+        return started.wait()
 
 
 def log_lines(out, without=("seconds",)):

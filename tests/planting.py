@@ -31,15 +31,36 @@ def plant(source, mutant):
         return source.replace(mutant.pattern, mutant.replacement)
     tree = ast.parse(source)
     pattern, replacement = nodes_of(mutant)
-    found = find(tree, mutant.function, pattern)
-    check_once(len(found), mutant)
-    before, after = around(source, found[0])
-    wanted = shape(Exchange(found[0], replacement).visit(tree))
-    for text in ways_to_write(mutant.replacement, found[0]):
-        changed = before + text + after
-        if shape_of_source(changed) == wanted:
+    places = find(tree, mutant.function, pattern)
+    check_once(len(places), mutant)
+    changed = put(source, tree, places[0], replacement, mutant.replacement)
+    if changed is None:
+        raise ValueError(
+            f"{mutant.file}: {mutant.replacement!r} cannot stand for {mutant.pattern!r}"
+        )
+    return changed
+
+
+def put(source, tree, nodes, replacement, text):
+    """The source with `text` where `nodes` stand; None where that would be other code.
+
+    tree: that of the source; it is changed. nodes: one expression, or statements that follow each
+    other. replacement: the nodes that `text` stands for.
+    """
+    before, after = around(source, nodes)
+    # Whatever the text is, it leaves the statements of the file before and behind it alone.
+    tops = tree.body
+    first = max(n for n, top in enumerate(tops) if top.lineno <= nodes[0].lineno)
+    behind = sum(top.lineno > nodes[-1].end_lineno for top in tops)
+
+    around_nodes = ast.Module(tops[first : len(tops) - behind], [])
+    expected = shape(Exchange(nodes, replacement).visit(around_nodes))
+    for written in ways_to_write(text, nodes):
+        changed = before + written + after
+        body = parsed(changed).body
+        if shape(ast.Module(body[first : len(body) - behind], [])) == expected:
             return changed
-    raise ValueError(f"{mutant.file}: {mutant.replacement!r} cannot stand for {mutant.pattern!r}")
+    return None
 
 
 def check_once(count, mutant):
@@ -72,16 +93,19 @@ def shape(node):
     return re.sub(r"ctx=(Load|Store|Del)\(\)", "", ast.dump(node))
 
 
-def walk(node, function=""):
-    """(name of the innermost function or class, node) for all nodes below but parts of f-strings.
+def walk(node, within, function=""):
+    """(name of the innermost function or class, node) for the nodes below but parts of f-strings.
 
+    within: the name of a function. Others that do not hold it are left out, but for their own node.
     The decorators and arguments of a function belong to it."""
     for child in ast.iter_child_nodes(node):
         yield function, child
         if isinstance(child, SCOPES):
-            yield from walk(child, f"{function}.{child.name}" if function else child.name)
+            name = f"{function}.{child.name}" if function else child.name
+            if f"{within}.".startswith(f"{name}."):
+                yield from walk(child, within, name)
         elif not isinstance(child, ast.JoinedStr):
-            yield from walk(child, function)
+            yield from walk(child, within, function)
 
 
 def find(tree, function, pattern):
@@ -89,7 +113,7 @@ def find(tree, function, pattern):
     if isinstance(pattern[0], ast.stmt):
         return find_statements(tree, function, pattern)
     found = []
-    for name, node in walk(tree):
+    for name, node in walk(tree, function):
         if name == function and type(node) is type(pattern[0]) and shape(node) == shape(pattern[0]):
             found.append([node])
     return found
@@ -97,9 +121,9 @@ def find(tree, function, pattern):
 
 def find_statements(tree, function, pattern):
     wanted, found = [shape(node) for node in pattern], []
-    names = {node: name for name, node in walk(tree)}
-    for block in blocks(tree):
-        if names[block[0]] != function:
+    names = {node: name for name, node in walk(tree, function)}
+    for block in blocks([tree, *names]):
+        if names.get(block[0]) != function:
             continue
         shapes = [shape(node) for node in block]
         for start in range(len(shapes) - len(wanted) + 1):
@@ -108,9 +132,9 @@ def find_statements(tree, function, pattern):
     return found
 
 
-def blocks(tree):
-    """Every list of statements: bodies, else branches and so on."""
-    for node in ast.walk(tree):
+def blocks(nodes):
+    """Every list of statements of these nodes: bodies, else branches and so on."""
+    for node in nodes:
         for _, value in ast.iter_fields(node):
             if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
                 yield value
@@ -150,8 +174,9 @@ def ways_to_write(text, nodes):
     return [text, f"({text})"]
 
 
-def shape_of_source(source):
+def parsed(source):
+    """The tree of a source; one without statements where it has none."""
     try:
-        return shape(ast.parse(source))
+        return ast.parse(source)
     except SyntaxError:
-        return None
+        return ast.Module([], [])

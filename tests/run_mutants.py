@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,23 +53,36 @@ def copy_tree(folder):
     return copy
 
 
-def start(tree, tests, seconds):
+def start(tree, tests, seconds, plugins=()):
     """pytest on `tests` in a fork, inside `tree` -> process number; its exit code is pytest's."""
     pid = os.fork()
     if pid == 0:
         code = 3
         try:
             signal.alarm(seconds)
+            forget_own_modules()
             os.chdir(tree)
             log = os.open("pytest.log", os.O_CREAT | os.O_WRONLY)
             os.dup2(log, 1)
             os.dup2(log, 2)
             sys.path[:0] = [str(tree), str(tree / "tests")]
-            options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(tree / "tmp")]
-            code = int(pytest.main([*options, *tests]))
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+            options += ["--basetemp", str(tree / "tmp")]
+            code = int(pytest.main([*options, *tests], plugins=plugins))
         finally:
             os._exit(code)
     return pid
+
+
+class Trial(NamedTuple):
+    """A file with a fault in it, and the tests of which one should fail."""
+
+    label: str
+    file: str
+    changed: str  # its text
+    tests: list  # as on pytest's command line
+    seconds: int = SECONDS
+    plugins: tuple = ()
 
 
 def choose(words):
@@ -104,44 +118,56 @@ def verdict_of(status):
     return "SURVIVED" if code == 0 else f"BROKEN {code}"
 
 
-def start_mutant(mutant):
-    """-> (process number, folder of its copy); ValueError when the fault does not fit."""
-    source = (ROOT / mutant.file).read_text(encoding="utf-8")
-    changed = plant(source, mutant)
+def start_trial(trial):
+    """-> (process number, folder of its copy of the tree)."""
     folder = tempfile.mkdtemp()
     tree = copy_tree(folder)
-    (tree / mutant.file).write_text(changed, encoding="utf-8")
-    return start(tree, mutant.tests, SECONDS), folder
+    (tree / trial.file).write_text(trial.changed, encoding="utf-8")
+    return start(tree, trial.tests, trial.seconds, trial.plugins), folder
 
 
 def finish_one(running):
-    """Wait for one of the forks {process number: (folder, label, begin)}; was its fault caught?"""
+    """Wait for one of the forks {process number: (folder, trial, begin)} -> (trial, verdict)."""
     pid, status = os.wait()
-    folder, label, begin = running.pop(pid)
+    folder, trial, begin = running.pop(pid)
     verdict = verdict_of(status)
-    print(f"{verdict:8} {label} ({time.perf_counter() - begin:.1f} s)", flush=True)
+    print(f"{verdict:8} {trial.label} ({time.perf_counter() - begin:.1f} s)", flush=True)
     if verdict.startswith("BROKEN"):
         print((Path(folder) / "tree" / "pytest.log").read_text()[-1500:])
     shutil.rmtree(folder, ignore_errors=True)
-    return verdict == "caught"
+    return trial, verdict
 
 
-def run_all(chosen):
-    """How many of the faults are caught."""
-    running, caught = {}, 0
+def run_trials(trials, workers=WORKERS):
+    """[(trial, verdict), ...] as they end, so many at a time."""
+    running, results = {}, []
+    for trial in trials:
+        begin = time.perf_counter()
+        pid, folder = start_trial(trial)
+        running[pid] = (folder, trial, begin)
+        if len(running) == workers:
+            results.append(finish_one(running))
+    while running:
+        results.append(finish_one(running))
+    return results
+
+
+def caught(results):
+    """How many of [(trial, verdict), ...] are caught."""
+    return sum(verdict == "caught" for _, verdict in results)
+
+
+def trials_of(chosen):
+    """The trials of planted faults [(number, mutant), ...]; those that do not fit are named."""
+    trials = []
     for number, mutant in chosen:
-        label, begin = label_of(number, mutant), time.perf_counter()
+        label = label_of(number, mutant)
+        source = (ROOT / mutant.file).read_text(encoding="utf-8")
         try:
-            pid, folder = start_mutant(mutant)
+            trials.append(Trial(label, mutant.file, plant(source, mutant), mutant.tests))
         except ValueError as error:
             print(f"STALE    {label}: {error}", flush=True)
-            continue
-        running[pid] = (folder, label, begin)
-        if len(running) == WORKERS:
-            caught += finish_one(running)
-    while running:
-        caught += finish_one(running)
-    return caught
+    return trials
 
 
 def main(words):
@@ -155,11 +181,10 @@ def main(words):
         return 1
     seconds = time.perf_counter() - begin
     print(f"{len(tests)} tests pass without a fault ({seconds:.0f} s)", flush=True)
-    caught = run_all(chosen)
-    print(f"{caught} of {len(chosen)} caught in {time.perf_counter() - begin:.0f} s")
-    return 0 if caught == len(chosen) else 1
+    count = caught(run_trials(trials_of(chosen)))
+    print(f"{count} of {len(chosen)} caught in {time.perf_counter() - begin:.0f} s")
+    return 0 if count == len(chosen) else 1
 
 
 if __name__ == "__main__":
-    forget_own_modules()
     sys.exit(main(sys.argv[1:]))

@@ -2,15 +2,13 @@
 
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT, ROWS, write
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "kto"])
-def test_a_trainer_runs_from_a_copy_in_another_folder(base, tmp_path, stage):
+def test_a_trainer_runs_from_a_copy_in_another_folder(base, forker, tmp_path, stage):
     copy, elsewhere = tmp_path / "copy", tmp_path / "elsewhere"
     copy.mkdir()
     elsewhere.mkdir()
@@ -22,14 +20,9 @@ def test_a_trainer_runs_from_a_copy_in_another_folder(base, tmp_path, stage):
     write(elsewhere / "data.jsonl", ROWS[stage](9))
     words = ["--model", base, "--data", "data.jsonl", "--out", "run", "--lora-r", "2"]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    ended = subprocess.run(
-        [sys.executable, str(copy / f"{stage}.py"), *words],
-        cwd=elsewhere,
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    environment["OMP_NUM_THREADS"] = "1"
+    argv = [copy / f"{stage}.py", *words]
+    ended = forker.start(argv, tmp_path, folder=elsewhere, environment=environment).wait()
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert (elsewhere / "run/adapter_model.safetensors").is_file()
     assert (elsewhere / "run/curves.png").is_file()

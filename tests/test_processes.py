@@ -9,30 +9,21 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import ROOT, adapter_of, label_rows, log_lines, pair_rows, run_main, sft_rows, write
+from conftest import ROOT, ROWS, adapter_of, log_lines, run_script, write
 
 from posttrain import processes
 from posttrain.cli import BadInput
 
-MAKE = {"sft": sft_rows, "dpo": pair_rows, "kto": label_rows}
+
+def free_port():
+    return random.SystemRandom().randrange(20000, 60000)
 
 
 def launch(config, stage, *words):
     """`accelerate launch` of a stage, two processes on a CPU, by data/accelerate/<config>.yaml."""
-    file, port = (
-        ROOT / f"data/accelerate/{config}.yaml",
-        random.SystemRandom().randrange(20000, 60000),
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        file,
-        "--main_process_port",
-        port,
-    ]
-    command += [ROOT / f"{stage}.py", *words]
+    file = ROOT / f"data/accelerate/{config}.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]
+    command += ["--main_process_port", free_port(), ROOT / f"{stage}.py", *words]
     return subprocess.run(
         [str(word) for word in command],
         capture_output=True,
@@ -42,89 +33,95 @@ def launch(config, stage, *words):
     )
 
 
-@pytest.mark.parametrize(
-    ("stage", "config", "quantize"),
-    [
-        ("sft", "ddp", "none"),
-        ("dpo", "fsdp", "nf4"),
-        ("kto", "fsdp", "none"),
-        pytest.param("dpo", "ddp", "none", marks=pytest.mark.slow),
-        pytest.param("kto", "ddp", "none", marks=pytest.mark.slow),
-    ],
-)
-def test_two_processes_train_as_one(base, tmp_path, stage, config, quantize):
-    """Log and adapter of one process, to rounding; with FSDP each holds half the weights."""
-    rows = [row | {"slice": "abc"[n % 3]} for n, row in enumerate(MAKE[stage](11))]
-    words = [
-        "--model",
-        base,
-        "--data",
-        write(tmp_path / "d.jsonl", rows),
-        "--batch-size",
-        5,
-        "--lora-r",
-        2,
-    ]
-    words += ["--lr", 0.01, "--pack-tokens", 70, "--eval-every", 1, "--quantize", quantize]
-    assert run_main(stage, *words, "--out", tmp_path / "one/run") == 0
+def start_two(forker, folder, argv, **more):
+    """Two processes with the environment that `accelerate launch` gives them -> their ends."""
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = []
+    for rank in ("0", "1"):
+        environment = os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank} | more
+        environment["PYTHONPATH"] = str(ROOT)
+        started.append(forker.start(argv, folder / f"process{rank}", environment=environment))
+    return [process.wait() for process in started]
+
+
+CASES = [("sft", "ddp", "none"), ("dpo", "fsdp", "nf4"), ("kto", "fsdp", "none")]
+MORE_CASES = [("dpo", "ddp", "none"), ("kto", "ddp", "none")]
+
+
+def training_words(base, tmp_path, stage, quantize):
+    """A command of three steps in packs of a few rows, without --out."""
+    rows = [row | {"slice": "abc"[n % 3]} for n, row in enumerate(ROWS[stage](11))]
+    words = ["--model", base, "--data", write(tmp_path / "d.jsonl", rows), "--batch-size", 5]
+    words += ["--lora-r", 2, "--lr", 0.01, "--pack-tokens", 70, "--eval-every", 1]
+    return [*words, "--quantize", quantize]
+
+
+@pytest.mark.parametrize(("stage", "config", "quantize"), CASES)
+def test_two_processes_train_as_one(base, forker, tmp_path, stage, config, quantize):
+    words = training_words(base, tmp_path, stage, quantize)
+    argv = [ROOT / f"{stage}.py", *words, "--out", tmp_path / "two/run"]
+    fsdp = {"ACCELERATE_USE_FSDP": "true"} if config == "fsdp" else {}
+    first, second = start_two(forker, tmp_path, argv, **fsdp)
+    assert first.returncode == second.returncode == 0, first.stderr[-2000:] + second.stderr[-2000:]
+    assert "result " in first.stdout and not second.stdout
+    assert run_script(stage, *words, "--out", tmp_path / "one/run").returncode == 0
+    check_two_are_one(tmp_path, config, first.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "config", "quantize"), CASES + MORE_CASES)
+def test_accelerate_launch_trains_as_one(base, tmp_path, stage, config, quantize):
+    words = training_words(base, tmp_path, stage, quantize)
     ended = launch(config, stage, *words, "--out", tmp_path / "two/run")
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert ended.stdout.count("result ") == 1
-    parts = re.findall(r"fsdp +([\d.]+) of ([\d.]+) MiB", ended.stdout)
-    assert [2 * float(part) for part, _ in parts] == pytest.approx(
-        [float(all_) for _, all_ in parts], abs=0.2
-    )
+    assert run_script(stage, *words, "--out", tmp_path / "one/run").returncode == 0
+    check_two_are_one(tmp_path, config, ended.stdout)
+
+
+def check_two_are_one(folder, config, printed):
+    """Log and adapter of one process, to rounding; with FSDP each holds half the weights."""
+    parts = re.findall(r"fsdp +([\d.]+) of ([\d.]+) MiB", printed)
     assert len(parts) == (config == "fsdp")
-    one, two = log_lines(tmp_path / "one/run"), log_lines(tmp_path / "two/run")
+    for part, whole in parts:
+        assert 2 * float(part) == pytest.approx(float(whole), abs=0.2)
+    one, two = log_lines(folder / "one/run"), log_lines(folder / "two/run")
     assert len(one) == len(two) == 3
     for a, b in zip(one, two):
         assert a.keys() == b.keys()
         for name in a.keys() - {"slices"}:
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-5), name
-    tensors = adapter_of(tmp_path / "one/run"), adapter_of(tmp_path / "two/run")
-    assert (
-        max((tensors[0][name] - tensors[1][name]).abs().max() for name in tensors[0]) < 1e-4
-    )  # steps of 1e-2
+    tensors = adapter_of(folder / "one/run"), adapter_of(folder / "two/run")
+    differences = [(tensors[0][name] - tensors[1][name]).abs().max() for name in tensors[0]]
+    assert max(differences) < 1e-4  # after steps of 1e-2
 
 
-def in_two_processes(tmp_path, code):
-    """Run Python text in two processes that know each other -> [(exit code, output), ...]."""
+def in_two_processes(forker, folder, code):
+    """Run Python text in two processes that know each other -> their ends."""
     start = """if 1:
         import atexit, sys, torch, torch.distributed as dist
         from collections import Counter
         from posttrain.cli import BadInput, run_stage
         from posttrain.processes import *
         atexit.register(dist.destroy_process_group)  # as join_processes does
-        place = "file://" + sys.argv[1]
-        dist.init_process_group("gloo", init_method=place, rank=int(sys.argv[2]), world_size=2)
+        dist.init_process_group("gloo")
 """
-    command = [sys.executable, "-c", start + code, tmp_path / "store"]
-    started = [
-        subprocess.Popen(
-            [*command, str(rank)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=ROOT,
-        )
-        for rank in range(2)
-    ]
-    printed = [process.communicate(timeout=120)[0] for process in started]
-    return [(process.returncode, text) for process, text in zip(started, printed)]
+    return start_two(forker, folder, ["-c", start + code])
 
 
-def test_no_process_waits_for_one_that_refuses(tmp_path):
+def test_no_process_waits_for_one_that_refuses(forker, tmp_path):
     """The first alone opens the run record; when it refuses, all do."""
     code = """
         def refuse():
             raise BadInput(f"process {dist.get_rank()} refuses")
         print(from_first(lambda: dist.get_rank() + 5))
         run_stage(lambda args: from_first(refuse), None)"""
-    for returned, printed in in_two_processes(tmp_path, code):
-        assert returned == 2 and "5\n" in printed and "process 0 refuses" in printed
+    for ended in in_two_processes(forker, tmp_path, code):
+        assert ended.returncode == 2 and "process 0 refuses" in ended.stderr
+        assert "5\n" in ended.stdout
 
 
-def test_sums_over_processes(tmp_path):
+def test_sums_over_processes(forker, tmp_path):
     """Counters with sums below zero, lists in order, gradients that one process lacks; shares."""
     code = """
         mine = rank()
@@ -136,9 +133,9 @@ def test_sums_over_processes(tmp_path):
             parameters[1].grad = torch.ones(1)
         sum_gradients(parameters)
         print([parameter.grad.tolist() for parameter in parameters])"""
-    for number, (returned, printed) in enumerate(in_two_processes(tmp_path, code)):
-        assert returned == 0, printed
-        sums, place, gradients = printed.splitlines()[-3:]
+    for number, ended in enumerate(in_two_processes(forker, tmp_path, code)):
+        assert ended.returncode == 0, ended.stderr
+        sums, place, gradients = ended.stdout.splitlines()[-3:]
         share = [[0, 2, 4], [1, 3, -4]][number]
         assert sums == f"Counter({{'b': 1, 'a': -6.0}}) [0, 7, 1, 7] {share}"
         assert place == f"{number == 0} 2"

@@ -12,7 +12,7 @@ import sys
 
 import density
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT
 
 TRAINERS = ("sft", "dpo", "kto")
 NO_STAGES = ("common", "demo")
@@ -361,7 +361,8 @@ def test_commands_parse(where, words, capsys):
 
 
 def test_help_works_in_a_process_of_its_own():
-    ended = run_script("gate", "--help")
+    command = [sys.executable, ROOT / "gate.py", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0 and not ended.stderr
     assert "--baseline" in ended.stdout and "(default: hobby)" in " ".join(ended.stdout.split())
 

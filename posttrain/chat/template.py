@@ -34,8 +34,11 @@ def render(tokenizer, messages, tools=None, generation_prompt=False):
     generation_prompt: end with the opening of an assistant turn, which the model then writes.
     Thinking is switched off where a template can (else judge digits and verifiers would meet
     <think>), and the date is a fixed one: a run that continues tomorrow must see the tokens of
-    today. BadInput where the template refuses the messages.
+    today. BadInput where the template refuses the messages, or where there are none: an assistant
+    turn that opens a conversation answers nothing.
     """
+    if not messages:
+        raise BadInput("the conversation begins with an assistant turn, which answers nothing")
     template = _template_text(tokenizer)
     if "tool_calls" not in template:
         messages = _write_calls_as_text(messages)

@@ -211,8 +211,12 @@ def _read_prompt(row):
             "field 'prompt' is missing (a string, or messages up to the user's last turn)"
         )
     row["prompt"] = as_messages(row["prompt"], "user", "prompt")
-    if row["prompt"][-1]["role"] not in ("user", "tool"):
-        raise BadInput("field 'prompt': the last message must be a user or tool turn")
+    last_role = row["prompt"][-1]["role"]
+    if last_role not in ("user", "tool"):
+        raise BadInput(
+            f"field 'prompt': the last message must be a user or tool turn, got {last_role} (an "
+            "answer stands in a field of its own)"
+        )
 
 
 def _cut_prompt_from_answers(row, answer_fields):

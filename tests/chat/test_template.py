@@ -69,3 +69,44 @@ def test_tools_join_the_system_turn_that_is_there(tokenizer):
     text = render(plain, [system, *USER], tools)
     assert text.startswith(f"<|im_start|>system\nBe brief.\n\n{told}<|im_end|>\n<|im_start|>user")
     assert render(plain, USER, tools).startswith(f"<|im_start|>system\n{told}<|im_end|>")
+
+
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+
+
+@pytest.mark.parametrize("tools", [None, TOOLS])
+@pytest.mark.parametrize("all_turns", [True, False])
+def test_an_assistant_turn_that_opens_a_conversation(tokenizer, tools, all_turns):
+    """It answers nothing, so it is not trained on: the row is left out and counted with the reason."""
+    greeting = [{"role": "assistant", "content": "Welcome!"}]
+    if all_turns:
+        with pytest.raises(BadInput, match="begins with an assistant turn, which answers nothing"):
+            encode(tokenizer, greeting + USER, ANSWER, tools, all_turns=True)
+    else:
+        row = encode(tokenizer, greeting + USER, ANSWER, tools)
+        assert "Welcome!" in tokenizer.decode(row["ids"])
+        trained = [token for token, mark in zip(row["ids"], row["mask"]) if mark]
+        assert tokenizer.decode(trained) == "It is 4.<|im_end|>"
+
+
+def test_a_tokenizer_without_an_end_of_sequence_token(tokenizer):
+    """The template's own stop token ends an answer; where it writes none, the model could not learn to stop."""
+    copy = with_template(
+        tokenizer, TURN + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    copy.eos_token = None
+    assert stop_ids(copy) == [2]
+    row = encode(copy, USER, ANSWER)
+    assert row["ids"][-1] == 2 and row["mask"][-1] == 1
+    copy.chat_template = TURN.replace("<|im_end|>", "")
+    with pytest.raises(BadInput, match="no end-of-sequence token"):
+        stop_ids(copy)
+
+
+def test_stops_are_the_templates_first(tokenizer):
+    """Text behind an answer is no stop token, nor is a second special token; the tokenizer's own is the other one."""
+    copy = with_template(tokenizer, TURN.replace("<|im_end|>", " a<|pad|><|im_start|>"))
+    assert stop_ids(copy) == [0, 2]
+    copy.chat_template = TURN.replace("<|im_end|>", " a")
+    assert stop_ids(copy) == [2]
+    assert stop_ids(tokenizer) == [2]

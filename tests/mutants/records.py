@@ -144,4 +144,19 @@ MUTANTS = [
         "prompts * n * prompt_len",
         ["tests/test_cost.py::test_generation_reads_a_prompt_once_and_writes_n_answers"],
     ),
+    # a prompt's last turn
+    Mutant(
+        "posttrain/records/layouts.py",
+        "_read_prompt",
+        "last_role not in ('user', 'tool')",
+        "last_role == 'system'",
+        ["tests/records/test_layouts.py::test_a_prompt_ends_where_the_assistant_begins"],
+    ),
+    Mutant(
+        "posttrain/records/layouts.py",
+        "_read_prompt",
+        "last_role not in ('user', 'tool')",
+        "last_role == 'assistant'",
+        ["tests/records/test_layouts.py::test_a_prompt_ends_where_the_assistant_begins"],
+    ),
 ]

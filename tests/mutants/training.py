@@ -595,4 +595,130 @@ MUTANTS = [
         "False",
         ["tests/train/test_losses.py::test_rewards_without_a_reference_are_what_the_loss_compares"],
     ),
+    # what every trainer promises, asked of each; limits at their edges
+    Mutant(
+        "sft.py",
+        "main",
+        "watched_prompts(held or rows, model, args.max_kl)",
+        "watched_prompts(held or rows, model)",
+        [
+            "tests/train/test_every_trainer.py::test_a_limit_that_could_never_be_measured_is_refused[sft]"
+        ],
+    ),
+    Mutant(
+        "sft.py",
+        "main",
+        "hold_out(rows, args.holdout, args.seed)",
+        "hold_out(rows, 0.05, args.seed)",
+        ["tests/train/test_every_trainer.py::test_held_out_rows[sft]"],
+    ),
+    Mutant(
+        "sft.py",
+        "main",
+        "read_mixture(args.data, 'sft', args.limit, args.slice_weight)",
+        "read_mixture(args.data, 'sft', args.limit)",
+        ["tests/train/test_every_trainer.py::test_weight_of_a_slice[sft]"],
+    ),
+    Mutant(
+        "dpo.py",
+        "main",
+        "watched_prompts(held or rows, model, args.max_kl)",
+        "watched_prompts(held or rows, model)",
+        [
+            "tests/train/test_every_trainer.py::test_a_limit_that_could_never_be_measured_is_refused[dpo]"
+        ],
+    ),
+    Mutant(
+        "dpo.py",
+        "main",
+        "hold_out(rows, args.holdout, args.seed)",
+        "hold_out(rows, 0.05, args.seed)",
+        ["tests/train/test_every_trainer.py::test_held_out_rows[dpo]"],
+    ),
+    Mutant(
+        "dpo.py",
+        "main",
+        "read_mixture(args.data, 'pairs', args.limit, args.slice_weight)",
+        "read_mixture(args.data, 'pairs', None, args.slice_weight)",
+        ["tests/train/test_every_trainer.py::test_limit[dpo]"],
+    ),
+    Mutant(
+        "kto.py",
+        "main",
+        "watched_prompts(held or rows, model, args.max_kl)",
+        "watched_prompts(held or rows, model)",
+        [
+            "tests/train/test_every_trainer.py::test_a_limit_that_could_never_be_measured_is_refused[kto]"
+        ],
+    ),
+    Mutant(
+        "kto.py",
+        "main",
+        "hold_out(rows, args.holdout, args.seed)",
+        "hold_out(rows, 0.05, args.seed)",
+        ["tests/train/test_every_trainer.py::test_held_out_rows[kto]"],
+    ),
+    Mutant(
+        "kto.py",
+        "main",
+        "read_mixture(args.data, 'labels', args.limit, args.slice_weight)",
+        "read_mixture(args.data, 'labels', args.limit)",
+        ["tests/train/test_every_trainer.py::test_weight_of_a_slice[kto]"],
+    ),
+    Mutant(
+        "posttrain/train/rows.py",
+        "prepare",
+        "lost > max_dropped * len(rows)",
+        "lost >= max_dropped * len(rows)",
+        ["tests/train/test_every_trainer.py::test_dropped_rows"],
+    ),
+    Mutant(
+        "posttrain/train/training_run.py",
+        "too_far",
+        "kl <= limit",
+        "kl < limit",
+        ["tests/train/test_watch.py::test_the_limit_itself_is_not_passed"],
+    ),
+    Mutant(
+        "posttrain/train/training_run.py",
+        "TrainingRun.open",
+        "return False",
+        "return True",
+        ["tests/train/test_every_trainer.py::test_a_finished_run_is_left_as_it_is"],
+    ),
+    Mutant(
+        "posttrain/train/training_run.py",
+        "TrainingRun.open",
+        "self.checkpoint_path().unlink(missing_ok=True)",
+        "pass",
+        ["tests/train/test_every_trainer.py::test_a_finished_run_is_left_as_it_is"],
+    ),
+    Mutant(
+        "posttrain/train/training_run.py",
+        "TrainingRun.log",
+        "self.track(metrics, step + 1)",
+        "self.track(metrics, step)",
+        ["tests/train/test_every_trainer.py::test_a_tracker_gets_every_step"],
+    ),
+    Mutant(
+        "posttrain/train/checks.py",
+        "check_start",
+        "0.05",
+        "0.1",
+        ["tests/train/test_training.py::test_the_tolerance_of_the_check_before_step_1"],
+    ),
+    Mutant(
+        "posttrain/train/checks.py",
+        "check_start",
+        "tolerance * max(1.0, expected)",
+        "tolerance",
+        ["tests/train/test_training.py::test_the_tolerance_of_the_check_before_step_1"],
+    ),
+    Mutant(
+        "dpo.py",
+        "parse_args",
+        "args.soft_labels and args.label_smoothing",
+        "False",
+        ["tests/train/test_watch.py::test_soft_labels_leave_no_room_for_smoothing"],
+    ),
 ]

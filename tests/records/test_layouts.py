@@ -1,8 +1,10 @@
 """One record: nothing of it is lost in silence, and the values of its fields are checked in order."""
 
 import pytest
+from conftest import write
 
 from posttrain.cli import BadInput
+from posttrain.records.files import read_records
 from posttrain.records.layouts import normalise
 
 USER = [{"role": "user", "content": "What is 2+2?"}]
@@ -54,6 +56,46 @@ def test_null_is_no_value_but_in_the_labels_of_a_pair():
         "extra": None,
         "label_rejected": None,
     } | {"completion": [{"role": "assistant", "content": "Hello"}]}
+
+
+ANSWERS = {
+    "prompts": {},
+    "sft": {"completion": "Yo"},
+    "candidates": {"completion": "Yo"},
+    "labels": {"completion": "Yo", "label": True},
+    "pairs": {"chosen": "Yo", "rejected": "No"},
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("last_role", ["assistant", "system"])
+def test_a_prompt_ends_where_the_assistant_begins(tmp_path, kind, last_role):
+    """Else the model would be trained, asked or judged on an answer to an answer."""
+    good = {"prompt": USER} | ANSWERS[kind]
+    bad = {"prompt": [*USER, {"role": last_role, "content": "Hm"}]} | ANSWERS[kind]
+    path = write(tmp_path / "d.jsonl", [good, bad | {"id": "b"}])
+    with pytest.raises(BadInput) as refused:
+        read_records(path, kind)
+    assert str(refused.value).startswith(f"{path}:2: field 'prompt': the last message must be a ")
+    assert f"got {last_role}" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["prompts", "sft", "candidates", "labels"])
+def test_the_end_of_a_conversation_is_the_answer(kind):
+    """Of two assistant turns at the end only the last is one: what is left is no prompt."""
+    more = {"label": True} if kind == "labels" else {}
+    read = normalise({"messages": USER + ANSWER} | more, kind)
+    assert (read["prompt"], read["completion"]) == (USER, ANSWER)
+    with pytest.raises(BadInput, match="field 'prompt': the last message"):
+        normalise({"messages": USER + ANSWER + ANSWER} | more, kind)
+
+
+def test_pairs_of_whole_conversations_end_in_one_answer():
+    whole = USER + ANSWER
+    with pytest.raises(BadInput, match="field 'prompt': the last message"):
+        normalise({"chosen": whole + ANSWER, "rejected": whole + USER}, "pairs")
+    with pytest.raises(BadInput, match="field 'prompt' is missing"):
+        normalise({"chosen": ANSWER, "rejected": ANSWER}, "pairs")
 
 
 def test_the_first_of_several_faults_is_named():

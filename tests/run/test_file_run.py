@@ -61,15 +61,20 @@ def test_names_of_a_run_into_a_file(tmp_path):
     assert start(tmp_path / "made.jsonl").finished
 
 
-def test_seconds_count_on_behind_a_kill(tmp_path):
+def test_seconds_count_on_behind_a_kill(tmp_path, monkeypatch):
+    """By a clock of the test's own, which is another one in the process that continues."""
+    clock = [1000.0]
+    monkeypatch.setattr("posttrain.run.file_run.time.perf_counter", lambda: clock[0])
     run = start(tmp_path / "run")
-    run.record["seconds"] = 100.0
     (tmp_path / "run/x.jsonl").write_text("{}\n")
-    run.save()  # seconds() counts from this run's own beginning
-    assert run.record["seconds"] < 100.0
-    run.record["seconds"] = 100.0
+    clock[0] += 20
+    run.save()
+    clock[0] += 10  # lost: killed before it is written
+    clock[0] = 3.0
+    run = start(tmp_path / "run")
+    clock[0] += 5
+    assert run.seconds() == 25.0
     run.finish()
-    (tmp_path / "run/run.json").write_text(
-        (tmp_path / "run/run.json").read_text().replace('"finished": true', '"finished": false')
+    assert json.loads((tmp_path / "run/run.json").read_text())["seconds"] == 20.0, (
+        "those of the last batch"
     )
-    assert start(tmp_path / "run").seconds() >= 100.0

@@ -4,6 +4,8 @@ import json
 import math
 import shutil
 from collections import Counter
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ from posttrain.cli import BadInput
 from posttrain.model.load import load_tokenizer
 from posttrain.model.names import resolve_model
 from posttrain.records.mixture import Source
-from posttrain.train import training_run
+from posttrain.train import checks, training_run
 from posttrain.train.checks import check_start
 from posttrain.train.order import batches
 from posttrain.train.packs import cut_packs, pack_logps
@@ -560,6 +562,34 @@ def test_check_start(model, capsys):
         ):
             with pytest.raises(BadInput, match=cause):
                 check_start("DPO", losses_of(value), packs, 0.693147, model=model)
+
+
+def get(value, *args):
+    return value
+
+
+@pytest.mark.parametrize(
+    ("device", "expected", "tolerance"),
+    [("cpu", 0.693147, 0.001), ("cpu", 25.0, 0.025), ("cuda", 0.693147, 0.05), ("cuda", 4.0, 0.2)],
+)
+def test_the_tolerance_of_the_check_before_step_1(monkeypatch, device, expected, tolerance):
+    """A thousandth on a CPU, a twentieth on a GPU, where bf16 rounds; of losses above 1 a share."""
+    model = SimpleNamespace(device=torch.device(device))
+    packs = [[{"weight": 1.0}, {"weight": 3.0}], [{"weight": 0.5}]]
+
+    def check(value):
+        def losses_of(packs):
+            return [(torch.tensor(value * weight), None) for weight in (4.0, 0.5)]
+
+        check_start("DPO", losses_of, packs, expected, model=model)
+
+    for sign in (1, -1):
+        check(expected + sign * 0.95 * tolerance)
+        for share, cause in ((0.9, "policy and reference agree"), (1.1, "not the policy")):
+            ratio = share * tolerance / max(1.0, expected)
+            monkeypatch.setattr(checks, "largest_ratio", partial(get, ratio))
+            with pytest.raises(BadInput, match=cause):
+                check(expected + sign * 1.05 * tolerance)
 
 
 def test_the_check_before_step_1_leaves_out_the_nll(base, tmp_path, capsys):
