@@ -130,7 +130,9 @@ def test_language():
         and language("Это хороший вопрос") == "ru"
     )
     assert language("Le chat est dans la maison et il ne veut pas sortir.") == "fr"
-    assert language("東京は日本の首都です。人口約千四百万人。") == "ja", "few kana among many others"
+    assert language("東京は日本の首都です。人口約千四百万人。") == "ja", (
+        "few kana among many others"
+    )
     assert language("x = 3 * y") is language("Paris") is language("") is None
 
 

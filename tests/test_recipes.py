@@ -9,8 +9,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT
@@ -53,19 +51,15 @@ def steps(block):
     return commands
 
 
-def run(command, folder):
+def run(command, folder, forker, scrap):
     """A command of a recipe in a copy of the tree -> what it printed."""
-    assert command.startswith("python "), command
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    python, *argv = shlex.split(command)
+    assert python == "python", command
+    if argv[:2] == ["-m", "pytest"]:
+        argv = ["-c", "import pytest, sys; sys.exit(pytest.main())", *argv[2:]]
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("PYTHONPATH", None)
-    ended = subprocess.run(
-        [sys.executable, *shlex.split(command)[1:]],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    ended = forker.start(argv, scrap, folder=folder, environment=environment).wait()
     printed = ended.stdout + ended.stderr
     assert ended.returncode == 0, f"{command}\n{printed[-3000:]}"
     return printed
@@ -87,14 +81,14 @@ def test_recipes_are_read():
 
 
 @pytest.mark.parametrize("title", RECIPES)
-def test_a_recipe_works_as_it_is_written(title, tmp_path):
+def test_a_recipe_works_as_it_is_written(title, forker, tmp_path):
     skip = shutil.ignore_patterns(".git", ".venv", "runs", "__pycache__", ".*_cache")
     folder = tmp_path / "copy of the kit"
     shutil.copytree(ROOT, folder, ignore=skip)
     for sentence, kind, block in RECIPES[title]:
         if kind == "console":
             for command, expected in steps(block):
-                printed = run(command, folder)
+                printed = run(command, folder, forker, tmp_path)
                 for line in expected:
                     assert line in printed, f"{command}\nprints no {line!r}:\n{printed[-3000:]}"
         elif found := INSERT.search(sentence):
@@ -104,6 +98,8 @@ def test_a_recipe_works_as_it_is_written(title, tmp_path):
                 encoding="utf-8",
             )
         elif found := SAVE.search(sentence):
-            (folder / found[1]).write_text(block, encoding="utf-8")
+            path = folder / found[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block, encoding="utf-8")
         else:
             raise AssertionError(f"what to do with the block under {sentence!r}?")
