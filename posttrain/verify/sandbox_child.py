@@ -118,8 +118,8 @@ def encode(value, lines, shared, refer):
 def decode(lines, shared, resolve):
     """The value that the next lines spell. Text that spells none raises some Exception.
 
-    shared: gets the collections that can change, in order. What `refer` wrote, resolve(letter, rest)
-    reads.
+    shared: gets the collections that can change, in order. What `refer` wrote,
+    resolve(letter, rest) reads.
     """
     line = next(lines, "")
     letter, rest = line[:1], line[1:]
