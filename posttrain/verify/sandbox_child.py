@@ -464,14 +464,14 @@ def exception_of(verb, name, arguments):
     return kind(*arguments)
 
 
-def call_back(token, number, args, kwargs):
+def call_back(token, number, arguments, named):
     """The solution calls a function that the test passed to it.
 
     An assert that fails there fails the test.
     """
     lines = [token, "value"]
     try:
-        encode(callbacks[abs(number)](*args, **kwargs), lines, {}, tester_refer)
+        encode(callbacks[abs(number)](*arguments, **named), lines, {}, tester_refer)
     except Exception as error:
         if isinstance(error, AssertionError):
             state["failed"] = "an assert failed in a function that the solution called"
