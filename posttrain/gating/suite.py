@@ -30,6 +30,7 @@ from posttrain.verify.checks import CHECKS, check_fields
 from posttrain.verify.values import is_number
 
 SCORED = ("verify", "mc", "judge", "ab")
+ONCE = ("mc", "ab", "lm-eval")  # types with one deterministic outcome
 TYPES, WINNERS = (*SCORED, "canary", "budget"), ("candidate", "baseline", "tie")
 ALIASES = {
     "math": "answer",

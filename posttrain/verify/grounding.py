@@ -87,7 +87,7 @@ def numbers_of(text):
 
 
 def parts_of_number(digits):
-    """The number in digits, commas and points, or those in it: "1,234" is one, "1.2.3" are three."""
+    """The number in digits, commas and points, or its parts: "1,234" is one, "1.2.3" are three."""
     if THOUSANDS.fullmatch(digits):
         digits = digits.replace(",", "")
     if "," in digits or digits.count(".") > 1:
