@@ -35,7 +35,7 @@ MODULE = "__verifiers__"
 RESERVED = frozenset(
     """
     id prompt messages conversations response slice tools entry_point evidence weight source
-    completion candidate generator family temperature system seed tokens read finish
+    completion answers candidate generator family temperature system seed tokens read finish
     chosen rejected score_chosen score_rejected margin p label scores
     score judged sd mass verify flags judge constitution judge_tokens both_orders votes contaminated
     type choices winner cluster baseline budget limit hard min_n
