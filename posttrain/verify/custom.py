@@ -67,6 +67,20 @@ def read_checks(path=None):
     return CHECKS | checks
 
 
+def refuse_unused(checks, rows):
+    """BadInput when no row has the field of any check beside the kit's: a misspelt field?
+
+    checks: as of read_checks.
+    """
+    custom = checks.keys() - CHECKS.keys()
+    if custom and not any(custom & row.keys() for row in rows):
+        names = ", ".join(name for name in checks if name in custom)
+        raise BadInput(
+            f"--verifiers: no row has a field that it checks ({names}); name the fields of the "
+            "rows as the functions, or leave --verifiers out"
+        )
+
+
 # ---- the file ------------------------------------------------------------------------------------
 
 

@@ -324,4 +324,11 @@ MUTANTS = [
         "checks",
         ["tests/verify/test_custom.py::test_the_sample"],
     ),
+    Mutant(
+        "posttrain/verify/custom.py",
+        "refuse_unused",
+        "any(custom & row.keys() for row in rows)",
+        "True",
+        ["tests/verify/test_custom.py::test_a_file_that_checks_no_row"],
+    ),
 ]

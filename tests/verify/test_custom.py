@@ -10,7 +10,7 @@ from posttrain.cli import BadInput
 from posttrain.records.jsonl import read_jsonl
 from posttrain.verify import checks, constraints
 from posttrain.verify.checks import CHECKS, check_fields, verify
-from posttrain.verify.custom import RESERVED, read_checks
+from posttrain.verify.custom import RESERVED, read_checks, refuse_unused
 
 IMPORTS = "import re\nfrom posttrain.verify.values import Verdict, any_value\n"
 
@@ -184,6 +184,16 @@ def test_the_names_that_records_have():
                 fields |= row.keys()
     assert len(fields) > 30 and fields | {"ok", "why", "facts"} <= RESERVED | {*CHECKS}
     assert not RESERVED & {*CHECKS}
+
+
+def test_a_file_that_checks_no_row():
+    table = read_checks(ROOT / "data" / "my_checks.py")
+    with pytest.raises(
+        BadInput, match=r"no row has a field that it checks \(regex, shorter\); name"
+    ):
+        refuse_unused(table, [{"answer": 4}, {"regexp": "a"}])
+    refuse_unused(table, [{"answer": 4}, {"regex": "a"}])
+    refuse_unused(CHECKS, [{"prompt": "x"}])
 
 
 @pytest.mark.parametrize(
