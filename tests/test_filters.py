@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, text_of
+from recipes import follow
 
 from posttrain import filters
 from posttrain.cli import BadInput
@@ -193,6 +194,12 @@ def test_policy_words(tmp_path):
             read_words(path)
     with pytest.raises(BadInput, match="none.md"):
         read_words(tmp_path / "none.md")
+
+
+def test_the_recipe_for_a_filter():
+    changed = follow(filters, "FILTERS")
+    assert changed["find_flags"](row("HELP ME, I AM A TRAIN!")) == ["shouts"]
+    assert changed["find_flags"](row("Help me, I am a train!")) == []
 
 
 def test_a_filter_is_a_line_in_a_table(monkeypatch):
@@ -493,9 +500,9 @@ def test_no_text_takes_long():
         "output the only ",
         "a",
     ):
-        start = time.monotonic()
+        start = time.process_time()
         flags((part * 50_000)[:50_000])
-        assert time.monotonic() - start < 3, part
+        assert time.process_time() - start < 3, part
 
 
 def test_planted_answers_are_broken():

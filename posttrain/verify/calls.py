@@ -16,7 +16,7 @@ from posttrain.verify.grounding import invented, spoken
 from posttrain.verify.values import Verdict, need, plain, strict_json
 
 LONGEST_ARGUMENTS = 10_000  # characters of JSON, for a grounded call
-# Words of JSON Schema with regular expressions in them: hostile text could keep those busy for ever.
+# Words of JSON Schema with regular expressions, which hostile text could keep busy for ever.
 PATTERN_WORDS = ("pattern", "patternProperties", "format")
 # Words of JSON Schema under which the keys are names of the user's.
 NAME_WORDS = ("properties", "$defs", "definitions")

@@ -323,8 +323,8 @@ def run_tests(code, tests, entry_point=None, timeout=5.0, *, unsafe=False):
     """Run model-written Python (`code`, or a text with ``` fences) against tests.
 
     {"ok", "passed", "total", "why"}. All tests together have `timeout` seconds of wall time; each
-    process 512 MB. BadInput: a test that cannot fail, or no isolation works here and `unsafe` is not
-    set (with it there are only the limits and a temporary folder).
+    process 512 MB. BadInput: a test that cannot fail, or no isolation works here and `unsafe` is
+    not set (with it there are only the limits and a temporary folder).
     """
     parsed = [parse_test(test, number, entry_point) for number, test in enumerate(tests)]
     command = find_sandbox()

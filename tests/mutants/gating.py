@@ -55,7 +55,7 @@ MUTANTS = [
     Mutant(
         "posttrain/gating/suite.py",
         "suite_item",
-        "{*FIELDS}",
+        "{*CHECKS}",
         '{*FIELDS, "evidence"}',
         ["tests/gating/test_suite.py::test_a_bad_row_is_named_with_its_place_and_field"],
     ),

@@ -173,6 +173,12 @@ def test_a_result_counts_and_says_why():
     assert verify({"tests": TESTS}, SQUARE) == {"ok": None, "tests": None}
 
 
+def test_what_cannot_be_passed_fails_its_own_test_alone():
+    result = run_tests(SQUARE, ["assert f(object())", *TESTS], timeout=PATIENCE)
+    why = "assert f(object()) raised Broken: the test's object cannot be passed to the solution"
+    assert result == {"ok": False, "passed": 3, "total": 4, "why": why}
+
+
 def test_wrong_values_are_wrong():
     for value, wrong in [
         ("(1,)", "[1]"),
