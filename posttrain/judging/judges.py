@@ -135,8 +135,11 @@ class Judge:
 
 
 def kind_of(name):
-    """The class of JUDGE_KINDS for a judge's name."""
-    return next(kind for kind in JUDGE_KINDS.values() if kind.takes(name))
+    """The class of JUDGE_KINDS for a judge's name; what no other kind takes is a causal model."""
+    for kind in JUDGE_KINDS.values():
+        if kind is not DigitJudge and kind.takes(name):
+            return kind
+    return DigitJudge
 
 
 # ---- votes ---------------------------------------------------------------------------------------
@@ -402,7 +405,7 @@ class DigitJudge(LocalJudge):
 
     @staticmethod
     def takes(name):
-        return True
+        return True  # the last choice, see kind_of
 
     def load(self):
         return load_judge(self.judge.name, self.judge.quantize)
@@ -439,7 +442,6 @@ def sample_rubrics(constitution, cases):
     return [rubric_for(constitution, case.slice, case.prompt)[1] for case in sample]
 
 
-# A judge is of the first kind that takes its name.
 JUDGE_KINDS = {
     "random": RandomJudge,
     "endpoint": EndpointJudge,
