@@ -20,6 +20,7 @@ from posttrain.judging.prompt import (
     harmless,
     judge_ids,
     pair_ids,
+    reward_ids,
     signature,
     transcript,
 )
@@ -237,3 +238,33 @@ def test_honest_text_stays():
         "f = a[i][j] | b || c <| d",
     ):
         assert harmless(text).replace("< |", "<|") == text.replace("< |", "<|"), text[:40]
+
+
+class Begins:
+    """A tokenizer that puts a token of its own before every text unless it is told not to, as Llama's does."""
+
+    chat_template = "{{ messages[0]['content'] }}"
+
+    def __call__(self, text, add_special_tokens=True, split_special_tokens=False):
+        ids = [ord(letter) for letter in text]
+        return transformers.BatchEncoding({"input_ids": [1, *ids] if add_special_tokens else ids})
+
+    def apply_chat_template(self, messages, tools, **_):
+        return "".join(m["content"] for m in messages)
+
+    def get_added_vocab(self):
+        return {"|": 124}
+
+
+def test_no_piece_of_a_prompt_begins_with_a_token_of_its_own(constitution):
+    """A prompt is tokenised in pieces: none of them may begin as a text does. The template brings what is meant."""
+    read = read_constitution(constitution)
+    prompt = [{"role": "user", "content": "a|b"}]
+    case = Case(prompt, [message("c|d"), message("e")])
+    prefix, answers, tails = judge_ids(Begins(), read, case)
+    _, orders, tail = pair_ids(Begins(), read, case)
+    pieces = [prefix, *answers, *tails.values(), *orders, tail]
+    pieces.append(reward_ids(Begins(), case, message("c|d")))
+    for ids in pieces:
+        assert ids and 1 not in ids
+    assert "".join(map(chr, pieces[-1])) == "a|bc|d"
