@@ -11,7 +11,7 @@ from conftest import ROOT, text_of
 
 from posttrain.cli import BadInput
 from posttrain.filters import BROKEN, find_flags, finds_injection, flag_groups, language, read_words
-from posttrain.judging.scoring import fenced
+from posttrain.judging.prompt import fenced
 
 GERMAN = "Das ist eine gute Frage, und die Antwort ist nicht so einfach, wie man denkt."
 
