@@ -135,11 +135,8 @@ class Judge:
 
 
 def kind_of(name):
-    """The class of JUDGE_KINDS for a judge's name; what no other kind takes is a causal model."""
-    for kind in JUDGE_KINDS.values():
-        if kind is not DigitJudge and kind.takes(name):
-            return kind
-    return DigitJudge
+    """The class of JUDGE_KINDS for a judge's name: the first that takes it."""
+    return next(kind for kind in JUDGE_KINDS.values() if kind.takes(name))
 
 
 # ---- votes ---------------------------------------------------------------------------------------
@@ -405,7 +402,7 @@ class DigitJudge(LocalJudge):
 
     @staticmethod
     def takes(name):
-        return True  # the last choice, see kind_of
+        return True
 
     def load(self):
         return load_judge(self.judge.name, self.judge.quantize)
@@ -442,6 +439,8 @@ def sample_rubrics(constitution, cases):
     return [rubric_for(constitution, case.slice, case.prompt)[1] for case in sample]
 
 
+# A judge is of the first kind that takes its name. The last takes any name, the one before it any
+# model of this machine or the hub: a new kind stands above them.
 JUDGE_KINDS = {
     "random": RandomJudge,
     "endpoint": EndpointJudge,

@@ -47,6 +47,11 @@ def test_a_name_tells_the_kind(digit_judge, reward_judge):
         assert kind_of(name) is JUDGE_KINDS[kind], name
 
 
+def test_those_that_take_any_model_come_last():
+    """A kind behind them would never have its turn."""
+    assert list(JUDGE_KINDS)[-2:] == ["reward model", "causal model"]
+
+
 def test_another_kind_is_a_class_and_a_line(constitution, monkeypatch):
     class Short:
         """Short answers are good."""
@@ -63,7 +68,7 @@ def test_another_kind_is_a_class_and_a_line(constitution, monkeypatch):
         def score(self, groups):
             return [judges.vote({}, [], 0) | {"score": 1.0} for rows in groups for _ in rows]
 
-    monkeypatch.setitem(JUDGE_KINDS, "short", Short)
+    monkeypatch.setattr(judges, "JUDGE_KINDS", {"short": Short, **JUDGE_KINDS})
     judge = Judge("short", constitution, OneInMemory())
     assert [vote["score"] for vote in judge.score([answers_to("q", "a", "b")])] == [1.0, 1.0]
     assert not judge.compares

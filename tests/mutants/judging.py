@@ -310,9 +310,9 @@ MUTANTS = [
     Mutant(
         "posttrain/judging/judges.py",
         "kind_of",
-        "kind is not DigitJudge and kind.takes(name)",
-        "kind.takes(name)",
-        ["tests/judging/test_judges.py::test_another_kind_is_a_class_and_a_line"],
+        "JUDGE_KINDS.values()",
+        "reversed(JUDGE_KINDS.values())",
+        ["tests/judging/test_judges.py::test_a_name_tells_the_kind"],
     ),
     Mutant(
         "posttrain/judging/judges.py",
