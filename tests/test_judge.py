@@ -24,12 +24,16 @@ from judge import (
     certainty,
     confirm,
     grade,
+    judge_names,
     keep_surest,
     make_labels,
     make_pair,
+    means_of_votes,
     pick_pair,
     preference,
     why_more,
+    with_chosen,
+    with_orders,
 )
 from posttrain.cli import BadInput
 from posttrain.judging.constitution import overall_score, read_constitution
@@ -381,6 +385,53 @@ def test_calibrate():
         "they contradict each other, on the scale of the first"
     )
     assert calibrate([[0.0, 5.0, 5.0]] * 2, [False, False]) == pytest.approx([0.0, 5.0, 5.0])
+
+
+def test_calibrate_at_its_edges():
+    """No score at all; all alike; far above and below: never outside of 0-5."""
+    assert calibrate([[None, None], [1.0, 2.0]], [False, False]) == [None, None]
+    assert calibrate([[3.0, 3.0], [700.0, 700.0]], [False, True]) == [3.0, 3.0]
+    assert calibrate([[2.0, 2.0]], [True]) == [2.5, 2.5]
+    far = [5.0] * 50 + [0.0]
+    spread_out = calibrate([far, [x * 900 for x in far]], [False, True])
+    assert spread_out[0] == pytest.approx(5.0) and spread_out[-1] == pytest.approx(0.0, abs=1e-9)
+    low = [0.1] * 50 + [5.0]
+    both = calibrate([low, low, [-x for x in far]], [False, False, True])
+    assert all(0.0 <= score <= 5.0 for score in both) and 5.0 in both
+
+
+def votes_for(*scores, raw=False):
+    return [
+        {"score": s, "scores": {"a": s}, "sd": 0.5, "mass": m, "raw": raw, "tokens": 1}
+        for s, m in scores
+    ]
+
+
+def test_means_of_votes():
+    [low, high, none] = votes_for((1.0, 0.9), (4.0, 0.7), (None, 0.2))
+    assert means_of_votes([low]) == {"scores": {"a": 1.0}, "sd": 0.5, "mass": 0.9}
+    assert means_of_votes([low, high]) == {"scores": {"a": 2.5}, "sd": None, "mass": 0.7}
+    assert means_of_votes([low, none]) == {"scores": {"a": None}, "sd": None, "mass": 0.2}
+    reward = {"score": 7.0, "scores": {}, "sd": None, "mass": None, "raw": True, "tokens": 1}
+    assert means_of_votes([reward, high]) == {"scores": {"a": 4.0}, "sd": None, "mass": 0.7}
+    assert means_of_votes([reward]) == {"scores": {}, "sd": None, "mass": None}
+
+
+def test_the_orders_of_a_jury():
+    """The mean of the judges; one without a verdict leaves none; both cost tokens."""
+    pick = pick_of(answer(4.0, 0, judge_tokens=5), answer(1.0, 1))
+    replies = [{"p": [0.9, 0.7], "tokens": 10}, {"p": [0.5, None], "tokens": 20}]
+    asked = with_orders(pick, replies)
+    assert asked.both_orders == asked.chosen["both_orders"] == [pytest.approx(0.7), None]
+    assert asked.chosen["judge_tokens"] == 35 and pick.chosen["judge_tokens"] == 5
+    assert asked.rejected is pick.rejected
+    assert with_chosen([pick.rejected, pick.chosen], asked) == [pick.rejected, asked.chosen]
+    assert with_chosen([pick.rejected, pick.chosen], pick) == [pick.rejected, pick.chosen]
+
+
+def test_judges_at_an_endpoint():
+    assert judge_names(["a", "random"], None) == ["a", "random"]
+    assert judge_names(["a", "random"], "http://x/v1") == ["a@http://x/v1", "random"]
 
 
 def test_ask_more():
@@ -805,6 +856,26 @@ def test_forecast_counts_what_is_read(judge_folder, constitution, tmp_path):
     assert expected == judge_tokens(
         6, 4, len(ids) + sum(map(len, tails.values())), 0, rubric_len=len(prefix)
     )
+
+
+def test_the_cost_of_a_kept_pair_has_that_of_its_candidates(constitution, tmp_path, capsys):
+    """Of those files that have a run record beside them."""
+    rows = candidate_rows(12)
+    first = write(tmp_path / "a.jsonl", rows[:18])
+    second = write(tmp_path / "b.jsonl", rows[18:])
+    record = {"script": "gen_candidates.py", "finished": True, "cost": 30.0}
+    (tmp_path / "a.run.json").write_text(json.dumps(record))
+    command = ["--judge", "random", "--constitution", constitution, "--min-margin", 0]
+    run_main("judge", *command, "--data", first, second, "--out", tmp_path / "j")
+    report = json.loads((tmp_path / "j" / "report.json").read_text())
+    assert report["cost_per_kept_pair"] == pytest.approx(30 / report["pairs"])
+    assert (
+        f"({30 / report['pairs']:.6f} a kept pair with its candidates)" in capsys.readouterr().out
+    )
+    run_main("judge", *command[:-1], 5, "--data", first, "--out", tmp_path / "k")
+    report = json.loads((tmp_path / "k" / "report.json").read_text())
+    assert report["pairs"] == 0 and report["cost_per_kept_pair"] is None
+    assert "a kept pair" not in capsys.readouterr().out
 
 
 def random_judge(constitution, data, out, *more):

@@ -6,8 +6,10 @@ from judge_samples import TEXT, message, save_judge, save_reward_model
 
 from posttrain.cli import BadInput
 from posttrain.judging import digits, judges
-from posttrain.judging.constitution import read_constitution
+from posttrain.judging.constitution import read_constitution, rubric_for
 from posttrain.judging.judges import JUDGE_KINDS, Judge, kind_of
+from posttrain.judging.prompt import case_of, judge_ids
+from posttrain.judging.verdicts import JSON, score_requests
 from posttrain.model.memory import OneInMemory
 from posttrain.packed.trees import tree_logits
 
@@ -124,6 +126,68 @@ def test_votes_count_the_tokens_of_a_prompt_once(constitution, digit_judge):
     assert [vote["tokens"] > 0 for vote in votes] == [True, False, False, True]
 
 
+def test_a_vote_by_hand():
+    criteria = [
+        {"name": "a", "weight": 3.0, "veto": None},
+        {"name": "b", "weight": 1.0, "veto": 1.0},
+    ]
+    scores = {
+        "a": {"score": 4.0, "sd": 0.5, "mass": 0.9},
+        "b": {"score": 2.0, "sd": 1.0, "mass": 0.6},
+    }
+    assert judges.vote(scores, criteria, 7) == {
+        "score": 3.5,
+        "scores": {"a": 4.0, "b": 2.0},
+        "sd": pytest.approx((1.5**2 + 1.0**2) ** 0.5 / 4),
+        "mass": 0.6,
+        "raw": False,
+        "tokens": 7,
+    }
+    unsure = judges.vote(scores | {"b": {"score": None, "sd": None, "mass": 0.1}}, criteria, 0)
+    assert (unsure["score"], unsure["sd"], unsure["mass"]) == (None, None, 0.1)
+    written = {name: {"score": 1.0, "sd": 0.5, "mass": None} for name in "ab"}
+    assert judges.vote(written, criteria, 0)["mass"] is None
+    assert judges.vote({}, criteria, 0)["score"] is judges.vote({}, criteria, 0)["sd"] is None
+
+
+def test_what_a_judge_will_read(constitution, digit_judge):
+    """A pair costs its prefix, and both answers twice; at an endpoint four characters are a token."""
+    tokenizer = make_tokenizer()
+    prompts = [answers_to("q", "ab cd", "ab cd"), answers_to("q", "ab cd")]
+    prefix, answers, tails = judge_ids(tokenizer, constitution, case_of(prompts[0]))
+    answer = len(answers[0]) + sum(len(tail) for tail in tails.values())
+    judge = Judge(digit_judge, constitution, OneInMemory())
+    tokens, rubric = judge.forecast(prompts, 0)
+    assert tokens == 2 * len(prefix) + 3 * answer
+    assert judge.forecast(prompts, 3)[0] - tokens == 3 * (len(prefix) + 4 * answer)
+    _, text = rubric_for(constitution, "chat", prompts[0][0]["prompt"])
+    assert rubric == len(tokenizer(text).input_ids)
+
+    served = Judge("m@http://localhost:1/v1", constitution, OneInMemory())
+    tokens, rubric = served.forecast(prompts, 3)
+    requests = [r for rows in prompts for r in score_requests(constitution, case_of(rows), JSON)]
+    assert len(requests) == 3 * 2 and rubric == len(text) // 4
+    assert tokens == sum(len(r["messages"][0]["content"]) // 4 + 20 for r in requests)
+
+
+def test_a_judge_is_loaded_as_it_is_told(constitution, digit_judge, reward_judge, monkeypatch):
+    loaded = []
+
+    class Stop(Exception):
+        pass
+
+    def load(name, quantize, **more):
+        loaded.append((name, quantize, more))
+        raise Stop
+
+    monkeypatch.setattr(digits, "load_model", load)
+    monkeypatch.setattr(judges, "load_model", load)
+    for name in (digit_judge, reward_judge):
+        with pytest.raises(Stop):
+            Judge(name, constitution, OneInMemory(), quantize="nf4").score([answers_to("q", "a")])
+    assert loaded == [(digit_judge, "nf4", {}), (reward_judge, "nf4", {"classifier": True})]
+
+
 # ---- reward models -------------------------------------------------------------------------------
 
 
@@ -205,7 +269,7 @@ def test_the_messages_shown_are_those_that_are_sent(constitution, monkeypatch):
         sent = []
 
         def reply(url, name, requests, concurrency, kept=None, gives=gives, sent=sent):
-            assert (url, name) == ("http://localhost:1/v1", "m")
+            assert (url, name, concurrency) == ("http://localhost:1/v1", "m", 3)
             if "logprobs" in requests[0] and not gives:
                 raise BadInput("refused")
             sent += [request["messages"][0]["content"] for request in requests]
@@ -215,7 +279,8 @@ def test_the_messages_shown_are_those_that_are_sent(constitution, monkeypatch):
             )
 
         monkeypatch.setattr(judges, "ask_endpoint", reply)
-        judge = Judge("m@http://localhost:1/v1", constitution, OneInMemory())
+        name = "m@http://localhost:1/v1"
+        judge = Judge(name, constitution, OneInMemory(), concurrency=3)
         judge.score([answers])
         judge.compare([answers])
         sent = [text for text in sent if not text.startswith("Reply with")]
