@@ -23,7 +23,7 @@ from posttrain.filters import (
     language,
     read_words,
 )
-from posttrain.judging.scoring import fenced
+from posttrain.judging.prompt import fenced
 
 GERMAN = "Das ist eine gute Frage, und die Antwort ist nicht so einfach, wie man denkt."
 

@@ -164,8 +164,8 @@ def contents(folder):
 @pytest.mark.parametrize("name", ["gen_candidates", "judge", "judge-random", "gate", "gate-beside"])
 def test_killed_at_any_point_it_ends_the_same(base, tmp_path, name):
     from conftest import save_folder, text_of, write
+    from judge_samples import TEXT, candidate_rows, save_judge
     from test_gate import noisy_items
-    from test_judge import TEXT, candidate_rows, save_judge
 
     stage, _, beside = name.partition("-")
     (tmp_path / "c.md").write_text(TEXT)

@@ -135,7 +135,7 @@ class Judge:
 
 
 def kind_of(name):
-    """The class of JUDGE_KINDS for a judge's name."""
+    """The class of JUDGE_KINDS for a judge's name: the first that takes it."""
     return next(kind for kind in JUDGE_KINDS.values() if kind.takes(name))
 
 
@@ -439,7 +439,8 @@ def sample_rubrics(constitution, cases):
     return [rubric_for(constitution, case.slice, case.prompt)[1] for case in sample]
 
 
-# A judge is of the first kind that takes its name.
+# A judge is of the first kind that takes its name. The last takes any name, the one before it any
+# model of this machine or the hub: a new kind stands above them.
 JUDGE_KINDS = {
     "random": RandomJudge,
     "endpoint": EndpointJudge,

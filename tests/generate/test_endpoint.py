@@ -21,7 +21,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, run_main, text_of, write
-from test_judge import TEXT
+from judge_samples import TEXT
 
 import gen_candidates
 from posttrain.cli import BadInput, run_stage

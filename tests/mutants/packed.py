@@ -166,7 +166,7 @@ MUTANTS = [
         "lay_out_tree",
         "builder.add_segment(row[common:], common, seen)",
         "builder.add_segment(row[common:], 0, seen)",
-        ["tests/test_judge.py::test_tree_logits_equal_one_by_one"],
+        ["tests/judging/test_digits.py::test_tree_logits_equal_one_by_one"],
     ),
     Mutant(
         "posttrain/packed/trees.py",
