@@ -15,7 +15,7 @@ Both models answer every prompt and are compared prompt by prompt, clusters kept
 slice is CLEAR, and is asked no more, when its lower bound lies above minus the margin (--profile hobby: 10 points, 30
 prompts; release: 5, 100; --policy FILE: yours, per slice). It FAILs when its drop is significant over all slices and
 looks. One failed slice, a significant drop of the mean of all, a canary that the baseline passes and the candidate does
-not, or a budget overdrawn (tokens, truncation, latency, cost): BLOCK. All clear: SHIP. gating/decision.py has the rule;
+not, or a budget overdrawn (tokens, truncation, latency, cost): BLOCK. All clear: SHIP. gating/rule.py has the rule;
 --power says what a suite can show before anything is spent, --selftest how often this gate is wrong on this suite.
 What to look at: the forest plot in report.html, then the worst flips. A gain that a cooler baseline has, too (--model
 BASE --model-temperature 0.3), or that --greedy does not show, is only sharpening.
@@ -48,7 +48,7 @@ from posttrain.gating.answers import (
 from posttrain.gating.contamination import contaminated
 from posttrain.gating.measures import differences
 from posttrain.gating.rates import expected_answers, power_lines, promise_lines, selftest_lines
-from posttrain.gating.report import html, markdown, terminal
+from posttrain.gating.report import html, markdown
 from posttrain.gating.rule import BASELINE_DRAWS, PROFILES, sequential
 from posttrain.gating.suite import ONCE, at, read_lm_eval, read_policy, read_suite
 from posttrain.gating.summary import Evidence, summarise, unscored_slices
@@ -574,9 +574,7 @@ def main(args):
     out, begin = Path(args.out), time.perf_counter() - record["seconds"]
     if record["finished"]:
         try:
-            print(
-                "\n".join(terminal(json.loads((out / "report.json").read_text(encoding="utf-8"))))
-            )
+            print(markdown(json.loads((out / "report.json").read_text(encoding="utf-8"))))
         except (OSError, ValueError, KeyError, TypeError):
             raise BadInput(
                 f"{out}: this gate is finished, but report.json is damaged: take another --out"
@@ -631,7 +629,7 @@ def main(args):
         cost=report["cost"],
         **measures,
     )
-    print("\n".join(terminal(report)))
+    print(markdown(report))
     print(f"result   {report['verdict']}; {cost_line(report)} -> {out / 'report.html'}")
     return EXIT[report["verdict"]]
 
