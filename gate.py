@@ -1,266 +1,212 @@
-"""Step 5: the release gate. Did the candidate improve on the baseline without regressing any slice?
+"""Step 5: the release gate. Did the candidate improve on the baseline without a slice getting worse?
 
-Reads   a suite (*.jsonl; gating/suite.py has the types of its items), or the sample logs of lm-evaluation-harness.
-Writes  a folder: the answers of both models, items.jsonl (their scores), report.json, .md and .html, run.json.
+Reads   a suite (*.jsonl; posttrain/gating/suite.py has the types of its items).
+Writes  a folder: the answers of both models, items.jsonl (their scores), report.json, .md and
+        .html, run.json.
 Exits   0 SHIP, 1 BLOCK, 3 NOT ENOUGH DATA (and how much more is needed), 2 bad input.
 
     python gate.py --model runs/dpo --baseline runs/sft --suite data/tiny/gate --out runs/gate-dpo
-    python gate.py --model runs/sft --baseline runs/sft --suite data/tiny/gate --out runs/gate-same --profile release
-    python gate.py --model runs/dpo --baseline runs/sft --suite data/gate --out runs/gate-judged --judge runs/judge \\
-        --constitution data/constitution.md --policy data/policy.jsonl
+    python gate.py --model runs/dpo --baseline runs/sft --suite data/gate --out runs/gate-judged \\
+        --judge runs/judge --constitution data/constitution.md --policy data/policy.jsonl
     python gate.py --power --suite data/tiny/gate
     python gate.py --selftest --out runs/gate-dpo
 
-Both models answer every prompt and are compared prompt by prompt, clusters kept whole, after 2, 4, 8 and 16 answers. A
-slice is CLEAR, and is asked no more, when its lower bound lies above minus the margin (--profile hobby: 10 points, 30
-prompts; release: 5, 100; --policy FILE: yours, per slice). It FAILs when its drop is significant over all slices and
-looks. One failed slice, a significant drop of the mean of all, a canary that the baseline passes and the candidate does
-not, or a budget overdrawn (tokens, truncation, latency, cost): BLOCK. All clear: SHIP. gating/rule.py has the rule;
---power says what a suite can show before anything is spent, --selftest how often this gate is wrong on this suite.
-What to look at: the forest plot in report.html, then the worst flips. A gain that a cooler baseline has, too (--model
-BASE --model-temperature 0.3), or that --greedy does not show, is only sharpening.
-Left out on purpose: one score for everything. A slice that falls is not made good by one that rises.
+Both models answer every prompt and are compared prompt by prompt, clusters kept whole, after 2, 4,
+8 and 16 answers. A slice is CLEAR, and is asked no more, when its lower bound lies above minus the
+margin (--profile hobby: 10 points, 30 prompts; release: 5, 100; --policy FILE: yours, per slice).
+It FAILs when its drop is significant over all slices and looks. One failed slice, a significant
+drop of the mean of all, a canary that the baseline passes and the candidate does not, or a budget
+overdrawn (tokens, truncation, latency, cost): BLOCK. All clear: SHIP. --power says what a suite can
+show before anything is spent, --selftest how often this gate is wrong on this suite.
+What to look at: the forest plot in report.html, then the worst flips. A gain that a cooler baseline
+has, too (--model BASE --model-temperature 0.3), or that --greedy does not show, is only sharpening.
+Left out on purpose: one score for all. A slice that falls is not made good by one that rises.
 """
 
 import json
-import time
 from collections import Counter
 from functools import partial
-from itertools import product
-from pathlib import Path
 
 from common import cost_line, money
 from posttrain.chat.encode import prompt_ids
 from posttrain.chat.stops import stop_ids
 from posttrain.cli import BadInput, at_least, parser, run_stage
-from posttrain.gating.answers import (
-    ROLES,
-    borrow,
-    choose,
-    compare,
-    grade,
-    key_of,
-    keys_of,
-    lendable,
-    make_answers,
-    time_requests,
-)
+from posttrain.gating.answers import key_of, keys_of, lendable
+from posttrain.gating.collect import AnswerCollector, Sampling, Side, draws_of, evenly, of_type
 from posttrain.gating.contamination import contaminated
-from posttrain.gating.measures import differences
 from posttrain.gating.rates import expected_answers, power_lines, promise_lines, selftest_lines
 from posttrain.gating.report import html, markdown
-from posttrain.gating.rule import BASELINE_DRAWS, PROFILES, sequential
-from posttrain.gating.suite import ONCE, at, read_lm_eval, read_policy, read_suite
+from posttrain.gating.rule import PROFILES, sequential
+from posttrain.gating.suite import IN_SLICES, ONCE, RECORDED, at, read_policy, read_suite
 from posttrain.gating.summary import Evidence, summarise, unscored_slices
-from posttrain.hashing import seed_for
-from posttrain.judging.scoring import open_judge, read_constitution
-from posttrain.model.load import load_model, load_tokenizer
-from posttrain.model.memory import free_memory
+from posttrain.judging.constitution import read_constitution
+from posttrain.judging.judges import Judge
+from posttrain.model.load import load_tokenizer
+from posttrain.model.memory import OneInMemory
 from posttrain.model.names import fingerprint
 from posttrain.records.jsonl import write_jsonl, write_whole
-from posttrain.run.folder import save_run, start_run
+from posttrain.run.file_run import FileRun
 from posttrain.run.forecast import forecast
 from posttrain.verify.checks import verify
+from posttrain.verify.custom import read_checks
 
 EXIT = {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
 
 
 def parse_args(argv=None):
     p = parser(__doc__)
-    # files
-    p.add_argument("--model", help="candidate: hub name, model folder or run folder")
-    p.add_argument("--baseline", help="what is in use today")
-    p.add_argument("--suite", help="folder of *.jsonl, or one file")
-    p.add_argument(
-        "--lm-eval",
-        nargs=2,
-        metavar=("CANDIDATE", "BASELINE"),
-        help="folders of lm_eval --log_samples: their tasks are slices, too",
-    )
-    p.add_argument("--out", help="folder to write")
-    p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
-    # the method
-    p.add_argument(
-        "--profile",
-        choices=PROFILES,
-        default="hobby",
-        help="margin and prompts per slice: see above",
-    )
-    p.add_argument(
-        "--policy", metavar="FILE", help="JSONL: margin, min_n, hard per slice; limits of budgets"
-    )
-    p.add_argument(
-        "--temperature",
-        type=at_least(0, float),
-        default=0.7,
-        help="of the answers; canaries are greedy",
-    )
-    p.add_argument(
-        "--model-temperature",
-        type=at_least(0, float),
-        help="another one for --model (a control: cooler)",
-    )
-    p.add_argument(
-        "--greedy", action="store_true", help="one greedy answer more per prompt, reported beside"
-    )
-    p.add_argument("--max-tokens", type=at_least(1), default=512, help="longest answer")
-    p.add_argument(
-        "--judge",
-        nargs="+",
-        action="extend",
-        help="compares the answers to items of type judge: a model, a reward model or NAME@URL",
-    )
-    p.add_argument("--constitution", help="for --judge")
-    p.add_argument(
-        "--run-code", action="store_true", help="run unit tests on model-written code, in a sandbox"
-    )
-    p.add_argument(
-        "--unsafe", action="store_true", help="with --run-code: also where no isolation works"
-    )
-    p.add_argument(
-        "--latency",
-        type=at_least(5),
-        metavar="N",
-        help="also time N prompts one by one, both models",
-    )
-    p.add_argument(
-        "--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU"
-    )
-    p.add_argument("--batch-size", type=at_least(1), default=64, help="answers sampled at once")
-    p.add_argument(
-        "--concurrency",
-        type=at_least(1),
-        default=8,
-        help="requests at a judge's endpoint at the same time",
-    )
-    p.add_argument(
-        "--seed", type=int, default=0, help="candidate and baseline draw from different streams"
-    )
-    # look before you pay
-    p.add_argument(
-        "--power", action="store_true", help="what this --suite can show; load no model; exit"
-    )
-    p.add_argument(
-        "--selftest",
-        action="store_true",
-        help="error rates on the answers of a finished --out; exit",
-    )
-    p.add_argument(
-        "--simulate",
-        action="store_true",
-        help="with --selftest: in made worlds of 8 slices, no --out",
-    )
-    p.add_argument(
-        "--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit"
-    )
-    p.add_argument(
-        "--answer-len",
-        type=at_least(1),
-        help="expected tokens per answer, for the forecast (--max-tokens)",
-    )
-    p.add_argument(
-        "--tokens-per-second",
-        type=at_least(1e-9, float),
-        help="for the forecast (default: an earlier run)",
-    )
-    p.add_argument(
-        "--price-gpu-hour",
-        type=at_least(0, float),
-        default=0.0,
-        help="price of the machine per hour",
-    )
+    heat, price = at_least(0, float), at_least(0, float)
+
+    add = p.add_argument_group("files").add_argument
+    add("--model", help="candidate: hub name, model folder or run folder")
+    add("--baseline", help="what is in use today")
+    add("--suite", help="folder of *.jsonl, or one file")
+    add("--out", help="folder to write")
+    add("--limit", type=at_least(1), help="only the first rows of each file")
+
+    add = p.add_argument_group("the method").add_argument
+    profile = "margin and prompts per slice: see above"
+    policy = "JSONL: margin, min_n, hard per slice; limits of budgets"
+    cooler = "another one for --model (a control: cooler)"
+    judge = "compares the answers to items of type judge: a model, a reward model or NAME@URL"
+    verifiers = "Python file with checks of your own (data/my_checks.py)"
+    run_code = "run unit tests on model-written code, in a sandbox"
+    unsafe = "with --run-code: also where no isolation works"
+    add("--profile", choices=PROFILES, default="hobby", help=profile)
+    add("--policy", metavar="FILE", help=policy)
+    add("--temperature", type=heat, default=0.7, help="of the answers; canaries are greedy")
+    add("--model-temperature", type=heat, help=cooler)
+    add("--greedy", action="store_true", help="one greedy answer more per prompt, reported beside")
+    add("--max-tokens", type=at_least(1), default=512, help="longest answer")
+    add("--judge", nargs="+", action="extend", help=judge)
+    add("--constitution", help="for --judge")
+    add("--verifiers", metavar="FILE", help=verifiers)
+    add("--run-code", action="store_true", help=run_code)
+    add("--unsafe", action="store_true", help=unsafe)
+    add("--latency", type=at_least(5), metavar="N", help="also time N prompts one by one")
+
+    add = p.add_argument_group("how it runs").add_argument
+    quantize = ["auto", "nf4", "none"]
+    requests = "requests at a judge's endpoint at the same time"
+    add("--quantize", choices=quantize, default="auto", help="auto = nf4 on a GPU")
+    add("--batch-size", type=at_least(1), default=64, help="answers sampled at once")
+    add("--concurrency", type=at_least(1), default=8, help=requests)
+    add("--seed", type=int, default=0, help="both models draw from it, each its own stream")
+
+    add = p.add_argument_group("look before you pay, and after").add_argument
+    plan = "print tokens, seconds, cost; load no model; exit"
+    rates = "error rates on the answers of a finished --out; exit"
+    length = "expected tokens per answer, for the forecast (--max-tokens)"
+    speed = "for the forecast (default: an earlier run)"
+    add("--power", action="store_true", help="what this --suite can show; load no model; exit")
+    add("--selftest", action="store_true", help=rates)
+    add("--simulate", action="store_true", help="with --selftest: in made worlds of 8 slices")
+    add("--plan", action="store_true", help=plan)
+    add("--answer-len", type=at_least(1), help=length)
+    add("--tokens-per-second", type=at_least(1e-9, float), help=speed)
+    add("--price-gpu-hour", type=price, default=0.0, help="price of the machine per hour")
     return p.parse_args(argv)
 
 
-# ---- the method -----------------------------------------------------------------------------------------------
+# ---- the method ----------------------------------------------------------------------------------
+
+SHOWN = 3  # failed slices with their numbers in the sentence; the others by name
+BUDGET_SENTENCES = {
+    "tokens": "right answers take {ratio:.2f} times the tokens [{low:.2f}, {high:.2f}], "
+    "limit {limit:.2f}",
+    "slice_tokens": "right answers in {slice} take {ratio:.2f} times the tokens [{low:.2f}, "
+    "{high:.2f}], limit {limit:.2f}",
+    "truncated": "{ratio:.1%} more answers are cut off [{low:.1%}, {high:.1%}], limit {limit:.0%}",
+    "latency": "an answer takes {ratio:.2f} times as long [{low:.2f}, {high:.2f}], limit {limit}",
+    "cost": "a request costs {ratio:.2f} times as much, limit {limit}",
+}
 
 
-def decide(slices, overall, canaries, spent=None, unscored=()):
-    """(verdict, one sentence of why), the worst first. canaries: [{"id", "candidate", "baseline", "confirmed"}]; spent:
-    budgets; unscored: slices where too many items have no score (unit tests without --run-code): they cannot ship."""
-    hard = {name: s for name, s in slices.items() if s.get("hard", True)}
-    failed = sorted(
-        (name for name, s in hard.items() if s["verdict"] == "FAIL"),
-        key=lambda name: hard[name]["delta"],
-    )
-    reasons = [
-        f"{name} fell by {-100 * hard[name]['delta']:.1f} points (p = {hard[name]['p_drop']:.1g}"
-        + (f"; {hard[name]['note']})" if hard[name].get("note") else ")")
-        for name in failed[:3]
-    ]
-    if len(failed) > 3:
-        reasons[0] = f"{len(failed)} of {len(hard)} slices fell: {reasons[0]}"
-        reasons[2] += f"; and {', '.join(failed[3:])}"
-    broken = [
-        c["id"]
-        for c in canaries
-        if c["baseline"] and not c["candidate"] and c.get("confirmed", True)
-    ]
+def decide(slices, overall, canaries, budgets=None, *, unscored=()):
+    """(verdict, one sentence of why).
+
+    slices, overall, canaries, budgets: as in report.json; unscored: slices where too many items
+    have no score (unit tests without --run-code), which cannot ship.
+    """
+    hard = {name: numbers for name, numbers in slices.items() if numbers.get("hard", True)}
+
+    fallen = falls(hard)
+    reasons = list(fallen)
+    broken = [canary["id"] for canary in canaries if is_broken(canary)]
     if broken:
         reasons.append(f"canaries that the baseline passes fail: {', '.join(broken[:5])}")
-    if overall and overall["fail"] and not failed:
+    if overall and overall["fail"] and not fallen:
         reasons.append(f"the mean over all slices fell by {-100 * overall['delta']:.1f} points")
-    words = {
-        "tokens": "right answers take {ratio:.2f} times the tokens [{low:.2f}, {high:.2f}], limit {limit:.2f}",
-        "slice_tokens": "right answers in {slice} take {ratio:.2f} times the tokens [{low:.2f}, {high:.2f}], "
-        "limit {limit:.2f}",
-        "truncated": "{ratio:.1%} more answers are cut off [{low:.1%}, {high:.1%}], limit {limit:.0%}",
-        "latency": "an answer takes {ratio:.2f} times as long [{low:.2f}, {high:.2f}], limit {limit}",
-        "cost": "a request costs {ratio:.2f} times as much, limit {limit}",
-    }
-    reasons += [
-        words[name].format(**one)
-        for name, one in (spent or {}).items()
-        if one
-        and one["fail"]
-        and not (name == "slice_tokens" and spent["tokens"] and spent["tokens"]["fail"])
-    ]
+    reasons += overdrawn(budgets or {})
     if reasons:
         return "BLOCK", "; ".join(reasons)
-    needs = [
-        f"{name} has {s['clusters']} {'clusters' if s['clusters'] != s.get('n', s['clusters']) else 'prompts'} "
-        f"and needs {'more' if s['need'] is None else s['need']}"
-        for name, s in hard.items()
-        if s["verdict"] == "UNSURE"
-    ]
+
+    needs = [need_of(name, hard[name]) for name in hard if hard[name]["verdict"] == "UNSURE"]
     needs += [f"{name} has too many items without a score" for name in unscored]
     if needs or not hard:
-        more = [f"and {len(needs) - 4} slices more"] if len(needs) > 5 else needs[4:]
-        return "NOT ENOUGH DATA", "; ".join(needs[:4] + more) or "the suite has no comparable slice"
-    gain = "{delta:+.1%} over all slices [{low:+.1%}, {high:+.1%}]".format(**overall)
-    soft = [name for name, s in slices.items() if name not in hard and s["verdict"] != "CLEAR"]
-    return "SHIP", (
-        f"no slice fell; {'improved' if overall['low'] > 0 else 'no improvement shown'}: {gain}"
-        + (f"; not clear, but soft: {', '.join(soft)}" if soft else "")
-    )
+        return "NOT ENOUGH DATA", at_most_five(needs) or "the suite has no comparable slice"
+
+    sentence = "no slice fell; no improvement shown"
+    if overall["low"] > 0:
+        sentence = "no slice fell; improved"
+    sentence += ": {delta:+.1%} over all slices [{low:+.1%}, {high:+.1%}]".format(**overall)
+    soft = [name for name in slices if name not in hard and slices[name]["verdict"] != "CLEAR"]
+    if soft:
+        sentence += f"; not clear, but soft: {', '.join(soft)}"
+    return "SHIP", sentence
 
 
-# ---- the run --------------------------------------------------------------------------------------------------
+def falls(slices):
+    """Sentences on the slices that failed, the worst first."""
+    failed = [name for name in slices if slices[name]["verdict"] == "FAIL"]
+    failed.sort(key=lambda name: slices[name]["delta"])
+    sentences = []
+    for name in failed[:SHOWN]:
+        numbers = slices[name]
+        note = f"; {numbers['note']}" if numbers.get("note") else ""
+        points = -100 * numbers["delta"]
+        sentences.append(f"{name} fell by {points:.1f} points (p = {numbers['p_drop']:.1g}{note})")
+    if len(failed) > SHOWN:
+        sentences[0] = f"{len(failed)} of {len(slices)} slices fell: {sentences[0]}"
+        sentences[-1] += f"; and {', '.join(failed[SHOWN:])}"
+    return sentences
 
 
-def read_items(args):
-    """(items, policies {slice: ...}, limits of budgets) of --suite, --lm-eval and --policy."""
-    items = read_suite(args.suite, args.limit) if args.suite else []
-    items += (
-        read_lm_eval(*args.lm_eval, taken={item["slice"] for item in items}) if args.lm_eval else []
-    )
-    if not args.judge and any(item["type"] == "judge" for item in items):
-        print("note     without --judge, items of type judge are left out")
-        items = [item for item in items if item["type"] != "judge"]
-    compared = {
-        item["slice"]: item["type"] for item in items if item["type"] not in ("canary", "budget")
-    }
-    policies, limits = read_policy(args.policy, [*compared], PROFILES[args.profile])
-    greedy = args.temperature == 0 and args.model_temperature in (None, 0)
-    for name, policy in policies.items():
-        policy["once"] = greedy or compared[name] in ONCE
-    return items, policies, limits
+def is_broken(canary):
+    """Does the candidate fail, twice, what the baseline passes?"""
+    return canary["baseline"] and not canary["candidate"] and canary.get("confirmed", True)
+
+
+def overdrawn(budgets):
+    """Sentences on the budgets that failed; growth in one slice is part of growth in all."""
+    failed = [name for name, budget in budgets.items() if budget and budget["fail"]]
+    if "tokens" in failed and "slice_tokens" in failed:
+        failed.remove("slice_tokens")
+    return [BUDGET_SENTENCES[name].format(**budgets[name]) for name in failed]
+
+
+def need_of(name, numbers):
+    """What an undecided slice lacks. Where clusters are not single prompts, they are named so."""
+    clusters = numbers["clusters"]
+    unit = "prompts" if numbers.get("n", clusters) == clusters else "clusters"
+    need = "more" if numbers["need"] is None else numbers["need"]
+    return f"{name} has {clusters} {unit} and needs {need}"
+
+
+def at_most_five(needs):
+    """Needs as one sentence: the first five, or four and how many are left."""
+    if len(needs) > 5:
+        needs = [*needs[:4], f"and {len(needs) - 4} slices more"]
+    return "; ".join(needs)
+
+
+# ---- the run -------------------------------------------------------------------------------------
 
 
 def check_args(args):
     """One line for what does not go together; the judge as one name."""
-    if not args.suite and not args.lm_eval:
-        raise BadInput("--suite or --lm-eval: one of them is needed")
+    if not args.suite:
+        raise BadInput("--suite is needed: a folder of *.jsonl, or one file")
     if args.judge and (len(args.judge) > 1 or args.judge == ["random"]):
         raise BadInput("--judge: the gate takes one judge, and no random one")
     args.judge = args.judge[0] if args.judge else None
@@ -268,370 +214,261 @@ def check_args(args):
         raise BadInput("--judge and --constitution go together")
 
 
-def draws_of(heat, k):
-    """Answers of each role that count at the look of k; greedy ones are all the same. heat {role: temperature}."""
-    return {
-        "candidate": k if heat["candidate"] else 1,
-        "baseline": k * BASELINE_DRAWS if heat["baseline"] else 1,
-    }
+def read_items(args, checks):
+    """(items, policies {slice: ...}, limits of budgets) of --suite and --policy."""
+    items = read_suite(args.suite, args.limit, checks=checks)
+    if not args.judge and any(item["type"] == "judge" for item in items):
+        print("note     without --judge, items of type judge are left out")
+        items = [item for item in items if item["type"] != "judge"]
+
+    type_of_slice = {item["slice"]: item["type"] for item in items if item["type"] in IN_SLICES}
+    policies, limits = read_policy(args.policy, [*type_of_slice], PROFILES[args.profile])
+    is_greedy = args.temperature == 0 and args.model_temperature in (None, 0)
+    for name, policy in policies.items():
+        policy["once"] = is_greedy or type_of_slice[name] in ONCE
+    return items, policies, limits
 
 
-def gather(args, out, record, key, items, asked, policies, names, heat, tokenizers, ids):
-    """Ask both models until the rule has decided -> {"rows": scores, "decision": see sequential, "canaries",
-    "unjudged": rows of budget items, "tokens": read and written}. asked: the items that models answer; ids
-    {role: {item: prompt ids}}; key: of the baseline's answers, for borrowing."""
-    begin, looks, held = (
-        time.perf_counter() - record["seconds"],
-        PROFILES[args.profile]["looks"],
-        [],
-    )
-    constitution = read_constitution(args.constitution) if args.constitution else None
-    speed, tokens = record.setdefault("speed", {role: [0, 0.0] for role in ROLES}), Counter()
-    made, scored = {role: {item["id"]: {} for item in asked} for role in ROLES}, {}
-    if asked:
-        record["baseline_key"] = key
-        for row in borrow(out, key, keys_of(asked, ids["baseline"])):
-            made["baseline"][row["id"]][row["sample"]] = row
-
-    def at_work(name):
-        """The model of this name, alone in memory; of "judge" its functions (score, pair)."""
-        if held[:1] != [name]:
-            held.clear()
-            free_memory()
-            held.extend(
-                (
-                    name,
-                    open_judge(
-                        args.judge,
-                        constitution,
-                        args.quantize,
-                        args.concurrency,
-                        args.seed,
-                        out / "kept.jsonl",
-                        record.setdefault("logprobs", {}),
-                    )
-                    if name == "judge"
-                    else load_model(name, args.quantize),
-                )
-            )
-        return held[1]
-
-    def tally(role=None, *spent):
-        """A batch is done: keep the time, and of sampling the role's answers and seconds."""
-        if role:
-            speed[role] = [a + b for a, b in zip(speed[role], spent)]
-        save_run(record, seconds=time.perf_counter() - begin)
-
-    def ask(label, some, samples):
-        """Make what some items lack of samples {role: [(sample, temperature)]}; the model in memory goes first."""
-        for role in sorted(samples if some else (), key=lambda role: names[role] not in held[:1]):
-            jobs = [
-                (
-                    item,
-                    ids[role][item["id"]],
-                    [
-                        (n, t, seed_for(args.seed, role, item["id"], n))
-                        for n, t in samples[role]
-                        if n not in made[role][item["id"]]
-                    ],
-                )
-                for item in some
-            ]
-            jobs = [job for job in jobs if job[2]]
-            for row in make_answers(
-                out / f"answers-{role}-{label}.jsonl",
-                jobs,
-                partial(at_work, names[role]),
-                tokenizers[role],
-                args.max_tokens,
-                args.batch_size,
-                partial(tally, role),
-            ):
-                made[role][row["id"]][row["sample"]] = row
-                tokens[role] += row["tokens"]
-            tokens[role] += sum(len(prompt) for _, prompt, _ in jobs)
-
-    def scores(some, k):
-        """Rows of items.jsonl; None where a score is missing."""
-        return [
-            grade(
-                item,
-                {role: made[role].get(item["id"]) for role in ROLES},
-                draws_of(heat, k),
-                args.run_code,
-                args.unsafe,
-            )
-            for item in some
-        ]
-
-    def draw(slices, k):
-        """The next look: answers to the items of these slices and their scores -> differences for decision.py."""
-        own = [
-            item
-            for item in items
-            if item["slice"] in slices
-            and item["type"] not in ("canary", "budget")
-            and (item["id"] in made["baseline"] or item["type"] in ("ab", "lm-eval"))
-        ]  # the rest has no score
-        some, counts = [item for item in own if item["id"] in made["baseline"]], draws_of(heat, k)
-        ask(
-            k,
-            [item for item in some if item["type"] != "mc"],
-            {role: [(n, heat[role]) for n in range(counts[role])] for role in ROLES},
-        )
-        for role in ROLES if some else ():
-            jobs = [
-                (item, ids[role][item["id"]])
-                for item in some
-                if item["type"] == "mc" and "mc" not in made[role][item["id"]]
-            ]
-            for row in choose(
-                out / f"choices-{role}.jsonl", jobs, partial(at_work, names[role]), tokenizers[role]
-            ):
-                made[role][row["id"]]["mc"] = row
-                tokens[role] += row["tokens"]
-        pairs = [
-            (
-                item,
-                made["candidate"][item["id"]][n],
-                made["baseline"][item["id"]][n % counts["baseline"]],
-            )
-            for item in some
-            if item["type"] == "judge"
-            for n in range(counts["candidate"])
-        ]
-        tokens["judge"] += compare(
-            out / f"judged-{k}.jsonl",
-            [pair for pair in pairs if "p" not in pair[1]],
-            partial(at_work, "judge"),
-            tally,
-        )
-        for name in slices:
-            scored[name] = [
-                row for row in scores([item for item in own if item["slice"] == name], k) if row
-            ]
-        return {name: differences(scored[name]) for name in slices if scored[name]}
-
-    def passes(role, item, sample):
-        return verify(item, made[role][item["id"]][sample]["text"], args.run_code, args.unsafe)[
-            "ok"
-        ]
-
-    canaries, unjudged = (
-        [item for item in asked if item["type"] == kind] for kind in ("canary", "budget")
-    )
-    ask(
-        "greedy",
-        canaries + [item for item in asked if item["type"] == "verify" and args.greedy],
-        {role: [("greedy", 0.0)] for role in ROLES},
-    )
-    passed = {
-        item["id"]: {role: passes(role, item, "greedy") for role in ROLES} for item in canaries
-    }
-    broken = [
-        item for item in canaries if passed[item["id"]] == {"baseline": True, "candidate": False}
-    ]
-    ask(
-        "again", broken, {"candidate": [(n, heat["candidate"] or 0.7) for n in range(2)]}
-    )  # a failure is confirmed
-    canaries = [
-        {
-            "id": item["id"],
-            "text": made["candidate"][item["id"]]["greedy"]["text"],
-            "confirmed": None
-            if item not in broken
-            else not all(passes("candidate", item, n) for n in range(2)),
-        }
-        | passed[item["id"]]
-        for item in canaries
-    ]
-    ask(
-        "budget",
-        unjudged,
-        {role: [(n, heat[role]) for n in range(draws_of(heat, looks[0])[role])] for role in ROLES},
-    )
-    decision = sequential(policies, looks, draw)
-    if args.latency and "timed" not in record:
-        some = [asked[n * len(asked) // args.latency]["id"] for n in range(args.latency)]
-        record["timed"] = {
-            role: time_requests(
-                at_work(names[role]),
-                tokenizers[role],
-                [ids[role][one] for one in some],
-                args.max_tokens,
-            )
-            for role in ROLES
-        }
-    return {
-        "rows": [row for own in scored.values() for row in own],
-        "decision": decision,
-        "canaries": canaries,
-        "unjudged": scores(unjudged, looks[0]),
-        "tokens": tokens.total(),
-    }
-
-
-def main(args):
-    if args.selftest and args.simulate:
-        lines, kept = promise_lines()
-        print("\n".join(lines))
-        return 0 if kept else 1
-    if args.selftest or args.simulate:
-        if not args.selftest or not args.out:
-            raise BadInput("--selftest takes the --out of a finished gate, or --simulate")
-        print("\n".join(selftest_lines(args.out)))
-        return 0
-    check_args(args)
-    (items, policies, limits), looks = read_items(args), PROFILES[args.profile]["looks"]
-    if args.power:
-        print("\n".join(power_lines(items, policies, looks)))
-        return 0
-    asked = [item for item in items if item["type"] not in ("ab", "lm-eval")]
-    names = {
-        "candidate": args.model or (args.lm_eval or [None])[0],
-        "baseline": args.baseline or (args.lm_eval or [None])[-1],
-    }
-    if not args.out or None in ((args.model, args.baseline) if asked else names.values()):
+def items_for_models(args, items):
+    """Items that both models answer."""
+    items = [item for item in items if item["type"] not in RECORDED]
+    if not args.out or (items and None in (args.model, args.baseline)):
         raise BadInput(
-            "--model, --baseline and --out are needed (--power, --selftest and --lm-eval alone do without)"
+            "--model, --baseline and --out are needed (--power and --selftest do without; a suite "
+            "of recorded outcomes needs --out alone)"
         )
-    if any("tests" in item for item in asked) and not args.run_code:
+    if not args.run_code and any("tests" in item for item in items):
         print("note     without --run-code, items with unit tests have no score")
-        asked = [item for item in asked if "tests" not in item]
-    if args.latency and args.latency > len(asked):
-        raise BadInput(f"--latency {args.latency}: the suite has {len(asked)} prompts")
-    heat = {"baseline": args.temperature, "candidate": args.model_temperature}
-    heat["candidate"] = (
-        args.temperature if args.model_temperature is None else args.model_temperature
-    )
-    tokenizers = {role: load_tokenizer(names[role]) for role in ROLES} if asked else {}
+        items = [item for item in items if "tests" not in item]
+    if args.latency and args.latency > len(items):
+        raise BadInput(f"--latency {args.latency}: the suite has {len(items)} prompts")
+    return items
+
+
+def temperatures_of(args):
+    """{role: temperature} of the answers."""
+    candidate = args.model_temperature
+    if candidate is None:
+        candidate = args.temperature
+    return {"baseline": args.temperature, "candidate": candidate}
+
+
+def model_names(args, items):
+    """{role: its name}. Without the flag it is what scored items say, or that nothing says it."""
+    names = {}
+    for role, name in (("candidate", args.model), ("baseline", args.baseline)):
+        recorded = dict.fromkeys(item["models"][role] for item in items if "models" in item)
+        names[role] = name or ", ".join(recorded) or f"{role} of unknown name"
+    return names
+
+
+def read_sides(args, items):
+    """{role: Side}: whom to ask, and the tokens of every prompt; {} when no model is asked."""
     if args.judge and "@http" not in args.judge:
-        load_tokenizer(args.judge)  # a wrong name is said before anything is asked
-    ids = {role: {} for role in tokenizers}
-    for role, item in product(tokenizers, asked):
-        with at(f"{names[role]}, id {item['id']!r}"):
-            ids[role][item["id"]] = prompt_ids(tokenizers[role], item["prompt"], item.get("tools"))
-    sizes, a_look = (
-        Counter(item["slice"] for item in asked if item["type"] in ("verify", "judge")),
-        sum(draws_of(heat, looks[0]).values()),
+        load_tokenizer(args.judge)  # a wrong name is told before anything is asked
+    if not items:
+        return {}
+    names = {"baseline": args.baseline, "candidate": args.model}
+    sides = {}
+    for role, temperature in temperatures_of(args).items():
+        name = names[role]
+        tokenizer = load_tokenizer(name)
+        prompts = {}
+        for item in items:
+            with at(f"{name}, id {item['id']!r}"):
+                prompts[item["id"]] = prompt_ids(tokenizer, item["prompt"], item.get("tools"))
+        sides[role] = Side(name, tokenizer, temperature, prompts, keys_of(items, prompts))
+    return sides
+
+
+def lending_key(args, sides):
+    """What two gates must share, so that one may borrow the baseline's answers of the other.
+
+    None when no model is asked.
+    """
+    if not sides:
+        return None
+    # The template also says where an answer ends.
+    tokenizer = sides["baseline"].tokenizer
+    ends = key_of({}, [str(tokenizer.chat_template), stop_ids(tokenizer)])
+    weights = fingerprint(args.baseline, args.quantize)
+    return [weights, ends, args.temperature, args.max_tokens, args.seed]
+
+
+def plan_run(args, items, asked_items, policies, *, sides, key):
+    """Print what the run is going to take -> the forecast."""
+    lent = Counter()
+    if sides:
+        lent.update(row["id"] for row in lendable(args.out, key, sides["baseline"].keys))
+    expected, at_most = answers_to_make(
+        asked_items, policies, PROFILES[args.profile]["looks"], temperatures_of(args), lent=lent
     )
-    expected = expected_answers(sizes, policies, looks)
-    rounds, total = (
-        expected / looks[0] / max(sizes.total(), 1),
-        sizes.total(),
-    )  # of the first look, for each item
-    key, lent = None, Counter()
-    if asked:  # the template also says where an answer ends
-        ends = key_of(
-            {}, [str(tokenizers["baseline"].chat_template), stop_ids(tokenizers["baseline"])]
-        )
-        key = [
-            fingerprint(args.baseline, args.quantize),
-            ends,
-            args.temperature,
-            args.max_tokens,
-            args.seed,
-        ]
-        lent = Counter(
-            row["id"] for row in lendable(args.out, key, keys_of(asked, ids["baseline"]))
-        )
-    count = round(
-        rounds * a_look * total
-        - sum(min(n, rounds * draws_of(heat, looks[0])["baseline"]) for n in lent.values())
-    )
-    read = sum(len(one) for own in ids.values() for one in own.values())
+    tokens = expected * (args.answer_len or args.max_tokens)
+    for side in sides.values():
+        tokens += sum(len(ids) for ids in side.prompts.values())
     plan = forecast(
         args.out,
         "gate.py",
-        read + count * (args.answer_len or args.max_tokens),
+        tokens,
         args.tokens_per_second,
         price_gpu_hour=args.price_gpu_hour,
     )
     print(
-        f"plan     {len(items)} items, {len(policies)} slices, about {count:,} answers if nothing changed, at most "
-        f"{sum(sizes.values()) * sum(draws_of(heat, looks[-1]).values()):,}: {cost_line(plan)}"
+        f"plan     {len(items)} items, {len(policies)} slices, about {expected:,} answers if nothing "
+        f"changed, at most {at_most:,}: {cost_line(plan)}"
     )
+    return plan
+
+
+def answers_to_make(items, policies, looks, temperatures, *, lent):
+    """(answers that both models make if nothing changed, answers that they make at most).
+
+    items: those that models answer. lent {item: how many of the baseline's answers can be
+    borrowed}. How often the rule will look is simulated, with pass rates as they are assumed.
+    """
+    sizes = Counter(item["slice"] for item in items if item["type"] in ("verify", "judge"))
+    # An item gets `rounds` times the answers of the first look, in the mean.
+    rounds = expected_answers(sizes, policies, looks) / looks[0] / max(sizes.total(), 1)
+    first_look = draws_of(temperatures, looks[0])
+    borrowed = sum(min(count, rounds * first_look["baseline"]) for count in lent.values())
+    expected = rounds * sum(first_look.values()) * sizes.total() - borrowed
+    last_look = draws_of(temperatures, looks[-1])
+    return round(expected), sizes.total() * sum(last_look.values())
+
+
+def inputs_of(args):
+    """Files and models that are hashed into the record of the run."""
+    judge = None if args.judge and "@http" in args.judge else args.judge
+    paths = [args.suite, args.model, args.baseline, args.policy, args.constitution]
+    paths += [args.verifiers, judge]
+    return [path for path in paths if path]
+
+
+def show_again(run):
+    """Print the report of a finished gate once more -> its exit code."""
+    try:
+        report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
+        print(markdown(report))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadInput(
+            f"{run.folder}: this gate is finished, but report.json is damaged: take another --out"
+        ) from None
+    return EXIT[run.record["verdict"]]
+
+
+def make_judge(args, run, memory):
+    """The judge, which is loaded when it is first asked; None without --judge."""
+    if not args.judge:
+        return None
+    return Judge(
+        args.judge,
+        read_constitution(args.constitution),
+        memory,
+        quantize=args.quantize,
+        concurrency=args.concurrency,
+        seed=args.seed,
+        kept=run.replies,
+        logprobs=run.record.setdefault("logprobs", {}),
+    )
+
+
+def write_report(folder, rows, report):
+    """items.jsonl, and the report: its numbers, its text and its page."""
+    # The texts of a row are for the report; they stand in the files of the answers.
+    rows = [{key: value for key, value in row.items() if key != "texts"} for row in rows]
+    write_jsonl(folder / "items.jsonl", rows)
+    write_whole(folder / "report.json", json.dumps(report, indent=1) + "\n")
+    write_whole(folder / "report.md", markdown(report))
+    write_whole(folder / "report.html", html(report))
+
+
+def main(args):
+    # How often this gate is wrong: in made worlds, or on the answers of a finished gate.
+    if args.selftest and args.simulate:
+        lines, are_kept = promise_lines()
+        print("\n".join(lines))
+        return 0 if are_kept else 1
+    if args.selftest and args.out:
+        print("\n".join(selftest_lines(args.out)))
+        return 0
+    if args.selftest or args.simulate:
+        raise BadInput("--selftest takes the --out of a finished gate, or --simulate")
+
+    # What is compared under which policy, and who is asked for it.
+    check_args(args)
+    checks = read_checks(args.verifiers)
+    items, policies, limits = read_items(args, checks)
+    looks = PROFILES[args.profile]["looks"]
+    if args.power:
+        print("\n".join(power_lines(items, policies, looks)))
+        return 0
+    asked_items = items_for_models(args, items)
+    sides = read_sides(args, asked_items)
+
+    # The plan, before a model is loaded; then the run, begun or continued.
+    key = lending_key(args, sides)
+    plan = plan_run(args, items, asked_items, policies, sides=sides, key=key)
     if args.plan:
         return 0
-    record = start_run(
-        args.out,
-        "gate.py",
-        vars(args),
-        [
-            path
-            for path in (
-                args.suite,
-                args.model,
-                args.baseline,
-                args.policy,
-                args.constitution,
-                *(args.lm_eval or []),
-                args.judge if args.judge and "@http" not in args.judge else None,
-            )
-            if path
-        ],
+    run = FileRun(args.out, "gate.py", vars(args), inputs_of(args))
+    if run.finished:
+        return show_again(run)
+
+    # The answers: canaries, and what is only counted; then look by look what the rule asks for.
+    memory = OneInMemory()
+    collector = AnswerCollector(
+        run,
+        items,
+        sides,
+        Sampling(args.max_tokens, args.batch_size, args.seed, args.quantize),
+        check=partial(verify, run_code=args.run_code, unsafe=args.unsafe, checks=checks),
+        judge=make_judge(args, run, memory),
+        memory=memory,
     )
-    out, begin = Path(args.out), time.perf_counter() - record["seconds"]
-    if record["finished"]:
-        try:
-            print(markdown(json.loads((out / "report.json").read_text(encoding="utf-8"))))
-        except (OSError, ValueError, KeyError, TypeError):
-            raise BadInput(
-                f"{out}: this gate is finished, but report.json is damaged: take another --out"
-            ) from None
-        return EXIT[record["verdict"]]
-    got = gather(args, out, record, key, items, asked, policies, names, heat, tokenizers, ids)
+    if sides:
+        collector.borrow(key)
+    canaries = of_type(asked_items, "canary")
+    collector.ask_greedily(canaries + (of_type(asked_items, "verify") if args.greedy else []))
+    canary_reports = collector.canaries(canaries)
+    unjudged = collector.unjudged(of_type(asked_items, "budget"), looks[0])
+    decision = sequential(policies, looks, collector.look)
+    if args.latency:
+        collector.time_requests(evenly(asked_items, args.latency))
+    evidence = Evidence(decision, collector.all_rows(), unjudged, canary_reports)
+
+    # The verdict and the report.
     summary = summarise(
-        Evidence(got["decision"], got["rows"], got["unjudged"], got["canaries"]),
+        evidence,
         items,
         policies,
         limits,
-        names=names,
+        names=model_names(args, items),
         sampling={
             "profile": args.profile,
-            "temperature": heat["baseline"],
-            "model_temperature": heat["candidate"],
+            "temperature": args.temperature,
+            "model_temperature": temperatures_of(args)["candidate"],
             "looks": looks,
         },
-        record=record,
+        record=run.record,
         price_gpu_hour=args.price_gpu_hour,
     )
+    unscored = unscored_slices(items, summary["missing"], policies)
     verdict, why = decide(
         summary["slices"],
         summary["overall"],
         summary["canaries"],
         summary["budgets"],
-        unscored_slices(items, summary["missing"], policies),
+        unscored=unscored,
     )
-    report = {
-        "verdict": verdict,
-        "why": why,
-        "contaminated": contaminated(args.judge, args.model) if summary["winrate"] else None,
-    } | summary
-    measures = {"tokens": got["tokens"], "seconds": time.perf_counter() - begin}
-    report |= measures | {
-        "cost": money(seconds=measures["seconds"], price_gpu_hour=args.price_gpu_hour)
-    }
-    write_jsonl(
-        out / "items.jsonl", [{k: v for k, v in row.items() if k != "texts"} for row in got["rows"]]
-    )
-    for name, text in (
-        ("report.json", json.dumps(report, indent=1) + "\n"),
-        ("report.md", markdown(report)),
-        ("report.html", html(report)),
-    ):
-        write_whole(out / name, text)
-    save_run(
-        record,
-        finished=True,
-        forecast=plan,
-        verdict=report["verdict"],
-        cost=report["cost"],
-        **measures,
-    )
+    witness = contaminated(args.judge, args.model) if summary["winrate"] else None
+    measures = {"tokens": collector.tokens, "seconds": run.seconds()}
+    measures["cost"] = money(seconds=measures["seconds"], price_gpu_hour=args.price_gpu_hour)
+    report = {"verdict": verdict, "why": why, "contaminated": witness} | summary | measures
+    write_report(run.folder, evidence.rows, report)
+    run.finish(forecast=plan, verdict=verdict, **measures)
     print(markdown(report))
-    print(f"result   {report['verdict']}; {cost_line(report)} -> {out / 'report.html'}")
-    return EXIT[report["verdict"]]
+    print(f"result   {verdict}; {cost_line(report)} -> {run.folder / 'report.html'}")
+    return EXIT[verdict]
 
 
 if __name__ == "__main__":

@@ -15,14 +15,20 @@ import gate
 from gate import EXIT, decide
 from posttrain.chat.encode import encode, prompt_ids
 from posttrain.cli import BadInput, run_stage
-from posttrain.gating import answers
-from posttrain.gating.answers import grade
+from posttrain.gating import collect
+from posttrain.gating.answers import Answer
+from posttrain.gating.collect import AnswerCollector, Sampling, Side
+from posttrain.gating.grades import grade
 from posttrain.gating.rates import promise_lines
 from posttrain.gating.suite import read_suite
 from posttrain.gating.summary import refusal_counts
 from posttrain.generate.local import sample
 from posttrain.hashing import seed_for
-from posttrain.judging.scoring import judge_pairs, read_constitution
+from posttrain.judging.constitution import read_constitution
+from posttrain.judging.digits import judge_pairs
+from posttrain.judging.prompt import Case
+from posttrain.model import memory
+from posttrain.run.file_run import FileRun
 from posttrain.verify.checks import verify
 
 # ---- verdicts and scores --------------------------------------------------------------------------------------
@@ -193,7 +199,7 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
     ],
 )
 def test_decide(slices, overall, canaries, spent, verdict, why):
-    assert decide({"a": piece("CLEAR")}, CALM, [], {}, ["z"]) == (
+    assert decide({"a": piece("CLEAR")}, CALM, [], {}, unscored=["z"]) == (
         "NOT ENOUGH DATA",
         "z has too many items without a score",
     )
@@ -205,32 +211,25 @@ def test_decide(slices, overall, canaries, spent, verdict, why):
     assert got == verdict and re.search(why, sentence), sentence
 
 
-def answer(text, ok=None, tokens=3, finish="stop", **more):
-    return (
-        {"text": text, "tokens": tokens, "finish": finish}
-        | ({} if ok is None else {"ok": ok})
-        | more
-    )
+def answer(text, ok=None, tokens=3, finish="stop", p=None):
+    return Answer(text, tokens, finish, verdict={"ok": ok}, p=p)
 
 
-def test_grade(monkeypatch):
+def test_grade():
     """Shares over the answers that count; what has no score on one side has none; tokens of right answers alone."""
-    monkeypatch.setattr(
-        answers, "verify", lambda item, text, *_: {"ok": None if text == "?" else "good" in text}
-    )
     item = {"id": "a", "slice": "s", "cluster": "7", "type": "verify", "answer": 1}
     made = {
         "candidate": {
-            0: answer("good", tokens=5),
-            1: answer("bad", tokens=1),
-            2: answer("good"),
-            "greedy": answer("good"),
+            0: answer("good", True, tokens=5),
+            1: answer("bad", False, tokens=1),
+            2: answer("good", True),
+            "greedy": answer("good", True),
         },
         "baseline": {
-            n: answer("good" * (n < 3), tokens=n + 2, finish="length" if n else "stop")
+            n: answer("good" * (n < 3), n < 3, tokens=n + 2, finish="length" if n else "stop")
             for n in range(4)
         }
-        | {"greedy": answer("bad")},
+        | {"greedy": answer("bad", False)},
     }
     row = grade(item, made, {"candidate": 2, "baseline": 4})
     assert row.pop("texts") == {"candidate": "bad", "baseline": "good"}
@@ -251,15 +250,14 @@ def test_grade(monkeypatch):
         "greedy_baseline": 0.0,
         "answers": {"candidate": 2, "baseline": 4},
     }
-    made["baseline"][1] = answer("?")
+    made["baseline"][1] = answer("?", None)
     assert grade(item, made, {"candidate": 2, "baseline": 4}) is None
     assert grade(item, made, {"candidate": 3, "baseline": 1})["candidate"] == pytest.approx(2 / 3)
-    monkeypatch.setattr(answers, "verify", lambda item, text, *_: {"ok": True})
-    empty = {role: {0: answer(" ", tokens=1)} for role in ("candidate", "baseline")}
+    empty = {role: {0: answer(" ", True, tokens=1)} for role in ("candidate", "baseline")}
     assert "right_tokens_candidate" not in grade(item, empty, {"candidate": 1, "baseline": 1})
     refusing = {
-        "candidate": {0: answer("I cannot help with that."), 1: answer("Sure.")},
-        "baseline": {0: answer("Yes")},
+        "candidate": {0: answer("I cannot help with that.", False), 1: answer("Sure.", True)},
+        "baseline": {0: answer("Yes", True)},
     }
     row = grade(item | {"expected": "comply"}, refusing, {"candidate": 2, "baseline": 1})
     assert (row["refused_candidate"], row["refused_baseline"], row["expected"]) == (1, 0, "comply")
@@ -275,9 +273,9 @@ def test_grade_other_types():
     for winner, score in (("candidate", 1.0), ("tie", 0.5), ("baseline", 0.0)):
         row = grade(item | {"type": "ab", "winner": winner}, {}, one)
         assert (row["candidate"], row["baseline"]) == (score, 0.5)
-    row = grade(item | {"type": "lm-eval", "candidate": 0.25, "baseline": 1.0}, {}, one)
+    row = grade(item | {"type": "scored", "candidate": 0.25, "baseline": 1}, {}, one)
     assert (row["candidate"], row["baseline"]) == (0.25, 1.0)
-    made = {"candidate": {"mc": {"choice": 1}}, "baseline": {"mc": {"choice": 0}}}
+    made = {"candidate": {"mc": answer("y", True)}, "baseline": {"mc": answer("x", False)}}
     row = grade(item | {"type": "mc", "choices": ["x", "y"], "answer": 1}, made, one)
     assert (row["candidate"], row["baseline"], row["texts"]) == (
         1.0,
@@ -418,9 +416,10 @@ def scripted(monkeypatch, base, other):
                 )
             return made
 
-        monkeypatch.setattr(answers, "sample", sample)
+        monkeypatch.setattr(collect, "sample", sample)
+        monkeypatch.setattr(memory, "free_memory", lambda: None)  # half a second for nothing
         monkeypatch.setattr(
-            gate, "load_model", lambda name, *_: {base: "baseline", other: "candidate"}[name]
+            collect, "load_model", lambda name, *_: {base: "baseline", other: "candidate"}[name]
         )
         return lambda suite, out, *more: run_main(
             "gate", "--model", other, *settings(base, suite, out, *more)[2:]
@@ -436,6 +435,7 @@ def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
         b=greedy_items(32, "b"),
         c=greedy_items(2, "c", type="canary"),
     )
+    assert run_main("gate", *settings(base, suite, tmp_path / "same", "--temperature", 0)) == 0
     assert run_main("gate", *settings(base, suite, tmp_path / "same", "--temperature", 0)) == 0
     same, kept = report_of(tmp_path / "same"), (tmp_path / "same" / "report.json").read_text()
     for damaged in ("", "{}", "[1]"):
@@ -465,6 +465,8 @@ def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
         == 1
     )
     worse = report_of(tmp_path / "worse")
+    again = ["--model", other, *settings(base, suite, tmp_path / "worse", "--temperature", 0)[2:]]
+    assert run_main("gate", *again) == 1, "a finished gate repeats its verdict"
     assert (
         worse["verdict"] == "BLOCK"
         and "canaries" in worse["why"]
@@ -476,7 +478,8 @@ def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
     )
     assert "<title>BLOCK" in (tmp_path / "worse" / "report.html").read_text()
     few = suite_of(tmp_path / "few", a=greedy_items(5, "a"), b=greedy_items(1, "b"))
-    assert run_main("gate", *settings(base, few, tmp_path / "few-out", "--temperature", 0)) == 3
+    for _ in range(2):
+        assert run_main("gate", *settings(base, few, tmp_path / "few-out", "--temperature", 0)) == 3
     report = report_of(tmp_path / "few-out")
     assert report["why"] == "a has 5 prompts and needs 31; b has 1 prompts and needs more"
     assert EXIT == {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
@@ -641,9 +644,13 @@ def test_greedy_beside_and_a_cooler_candidate(base, tmp_path):
 
 def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch, capsys):
     """By weights, sampling and prompts: a second gate asks the candidate alone; what it finds does not depend on it."""
-    suite, loaded, load = suite_of(tmp_path / "suite", a=noisy_items(20, "a")), [], gate.load_model
+    suite, loaded, load = (
+        suite_of(tmp_path / "suite", a=noisy_items(20, "a")),
+        [],
+        collect.load_model,
+    )
     monkeypatch.setattr(
-        gate, "load_model", lambda name, *more: loaded.append(name) or load(name, *more)
+        collect, "load_model", lambda name, *more: loaded.append(name) or load(name, *more)
     )
     run_main("gate", *settings(base, suite, tmp_path / "runs" / "one"))
     assert set(loaded) == {base}
@@ -734,49 +741,107 @@ def test_nothing_stale_is_borrowed(base, tmp_path, monkeypatch):
             run_main("gate", *settings(base, swapped, out))
 
 
-def test_resume_after_a_cut_at_any_byte(base, other, tmp_path, monkeypatch):
+class StubJudge:
+    """Prefers the longer answer; shares memory with nobody."""
+
+    def compare(self, pairs):
+        texts = [[row["completion"][0]["content"] for row in pair] for pair in pairs]
+        return [{"p": [len(a) / (len(a) + len(b))] * 2, "tokens": 7} for a, b in texts]
+
+
+def cuts_of(whole):
+    """Lengths to which a kill may leave a file: nothing, a torn line first, amid and last, whole lines, all."""
+    ends = [n + 1 for n, byte in enumerate(whole) if byte == ord("\n")]
+    middle = ends[len(ends) // 2]
+    return sorted({0, 5, ends[0], middle - 9, middle, len(whole) - 1, len(whole)})
+
+
+def test_resume_after_a_cut_at_any_byte(scripted, base, tmp_path, monkeypatch):
+    """Every file, cut as kills cut it, with those before it whole and none behind it: all goes on to the same bytes.
+
+    Models, judge and report are stubs: what is tested is which answers are made again and which are kept."""
     suite = suite_of(
         tmp_path / "suite",
-        a=noisy_items(34, "a"),
-        b=greedy_items(2, "b", type="canary"),
+        a=[{"id": f"a{n}", "prompt": text_of(n, 2 + n % 5), "answer": 4} for n in range(34)],
+        b=[
+            {"id": f"b{n}", "prompt": f"canary {n}", "type": "canary", "answer": 4}
+            for n in range(3)
+        ],
+        j=[{"id": f"j{n}", "prompt": f"judged {n}", "type": "judge"} for n in range(5)],
         m=[
             {"id": f"m{n}", "prompt": f"m{n}", "type": "mc", "choices": ["one", "two"], "answer": 0}
-            for n in range(4)
+            for n in range(9)
         ],
+        u=[{"id": f"u{n}", "prompt": f"u{n}", "type": "budget"} for n in range(2)],
     )
-    command = ["--model", other, *settings(base, suite, tmp_path / "out")[2:]]
-    models = {name: gate.load_model(name) for name in (base, other)}
-    monkeypatch.setattr(gate, "load_model", lambda name, *_: models[name])
-    run_main("gate", *command)
-    out, expected = tmp_path / "out", report_of(tmp_path / "out")
+
+    def say(role, prompt, seed):
+        wrong = random.Random(seed).random() < 0.4 or ("canary" in prompt and role == "candidate")
+        return "well " * (seed % 3) + ("3" if wrong else "4")
+
+    def seq_logps(model, rows):
+        return [torch.tensor([-float(sum(row["ids"]) % 13) for row in rows])]
+
+    gates = scripted(say)
+    monkeypatch.setattr(collect, "reads_lines", lambda model: True)
+    monkeypatch.setattr(collect, "seq_logps", seq_logps)
+    monkeypatch.setattr(collect, "READ_AT_ONCE", 4)
+    tokenizer = gate.load_tokenizer(base)
+    monkeypatch.setattr(gate, "load_tokenizer", lambda name: tokenizer)
+    monkeypatch.setattr(gate, "make_judge", lambda *_: StubJudge())
+    monkeypatch.setattr(gate, "read_constitution", lambda path: {})
+    monkeypatch.setattr(gate, "answers_to_make", lambda *_, **__: (0, 0))
+    for name in ("markdown", "html"):
+        monkeypatch.setattr(gate, name, lambda report: "")
+    monkeypatch.setattr(gate, "terminal", lambda report: [])
+    collected, summaries, order = [], [], []
+
+    def summarise(answers, *more, **named):
+        if not collected:
+            collected.append(answers)
+            summaries.append(gate_summarise(answers, *more, **named))
+        assert answers == collected[0]
+        return summaries[0]
+
+    def extend(run, path, *more):
+        order.append(path.name)
+        run_extend(run, path, *more)
+
+    gate_summarise, run_extend = gate.summarise, FileRun.extend
+    monkeypatch.setattr(gate, "summarise", summarise)
+    (tmp_path / "c.md").write_text(TEXT)
+    more = ["--judge", base, "--constitution", tmp_path / "c.md", "--greedy"]
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(FileRun, "extend", extend)
+        code = gates(suite, out, *more)
     kept = {file.name: file.read_bytes() for file in out.iterdir()}
-    record = json.loads(kept["run.json"]) | {"finished": False}
-    order = [
-        name
-        for name, _ in sorted(
-            ((file.name, file.stat().st_mtime_ns) for file in out.glob("*-*.jsonl")),
-            key=lambda one: one[1],
-        )
-    ]
-    starts = [sum(len(kept[name]) for name in order[:n]) for n in range(len(order) + 1)]
-    for cut in sorted(
-        {*starts, *(start + len(kept[name]) // 2 for start, name in zip(starts, order))}
-    ):
-        for file in out.iterdir():
-            file.unlink()
-        (out / "run.json").write_text(json.dumps(record))
-        (out / "borrowed.jsonl").write_bytes(kept["borrowed.jsonl"])
-        left = cut
-        for name in order:
-            if left > 0:
-                (out / name).write_bytes(kept[name][:left])
-            left -= len(kept[name])
-        run_main("gate", *command)
-        for name in (*order, "items.jsonl"):
-            assert (out / name).read_bytes() == kept[name], (cut, name)
-        assert report_of(out) == expected
+    whole_run = json.loads(kept["run.json"])
+    record = whole_run | {"finished": False}
+    assert len(order) == len({*order}) >= 14, order
+    assert {"choices-candidate.jsonl", "judged-2.jsonl", "answers-candidate-again.jsonl"} <= {
+        *order
+    }
+
+    for number, name in enumerate(order):
+        for cut in cuts_of(kept[name]):
+            for file in out.iterdir():
+                file.unlink()
+            (out / "run.json").write_text(json.dumps(record))
+            (out / "borrowed.jsonl").write_bytes(kept["borrowed.jsonl"])
+            for earlier in order[:number]:
+                (out / earlier).write_bytes(kept[earlier])
+            (out / name).write_bytes(kept[name][:cut])
+            assert gates(suite, out, *more) == code
+            for file in (*order, "items.jsonl"):
+                assert (out / file).read_bytes() == kept[file], (name, cut, file)
+            again = json.loads((out / "run.json").read_text())
+            assert (again["tokens"], again["verdict"]) == (
+                whole_run["tokens"],
+                whole_run["verdict"],
+            )
     with pytest.raises(BadInput, match="other arguments.*temperature"):
-        run_main("gate", *command, "--temperature", 0.9)
+        gates(suite, out, *more, "--temperature", 0.9)
 
 
 # ---- types of items -------------------------------------------------------------------------------------------
@@ -813,11 +878,10 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
                 tokenizer,
                 read,
                 [
-                    (
+                    Case(
                         [{"role": "user", "content": item["prompt"]}],
                         [[{"role": "assistant", "content": text}] for text in pair],
                         "math",
-                        None,
                     )
                 ],
             )
@@ -840,16 +904,11 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
     [*kept] = ((path, path.read_bytes()) for path in sorted(out.glob("judged-*.jsonl")))
     assert kept and report["contaminated"] is None
     for path, whole in kept:
-        for cut in (0, len(whole) // 2, len(whole) - 1):
+        for cut in (len(whole) // 2,):
             path.write_bytes(whole[:cut])
             unfinish(out)
             run_main("gate", *command)
             assert path.read_bytes() == whole and report_of(out) == report
-    same = answer("same")
-    assert (
-        answers.compare(tmp_path / "x.jsonl", [(items[0], same, answer("same"))], None, None) == 0
-    )
-    assert same["p"] == [0.5, 0.5]
     capsys.readouterr()
     run_main("gate", *settings(base, suite, tmp_path / "none"))
     assert "items of type judge are left out" in capsys.readouterr().out
@@ -860,9 +919,17 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
 
 
 def test_equal_answers_are_a_tie_unasked(tmp_path):
-    own, base = answer("same"), answer("same")
-    assert answers.compare(tmp_path / "judged.jsonl", [({"id": "a"}, own, base)], None, None) == 0
-    assert own["p"] == [0.5, 0.5] and not (tmp_path / "judged.jsonl").exists()
+    item = {"id": "a", "type": "judge", "slice": "s", "prompt": []}
+    sides = {role: Side(role, None, 0.7, {"a": [1]}, {}) for role in ("baseline", "candidate")}
+    run = FileRun(tmp_path / "out", "gate.py", {}, [])
+    collector = AnswerCollector(
+        run, [item], sides, Sampling(8, 8, 0), check=None, judge=None, memory=None
+    )
+    for role, count in (("candidate", 2), ("baseline", 4)):
+        collector.answers[role]["a"] = {n: answer("same") for n in range(count)}
+    collector.compare(2, [item])
+    assert [one.p for one in collector.answers["candidate"]["a"].values()] == [[0.5, 0.5]] * 2
+    assert not (tmp_path / "out" / "judged-2.jsonl").exists() and collector.tokens == 0
 
 
 def test_a_judge_that_made_the_training_data_is_named(base, other, judge_folder, tmp_path):
@@ -960,10 +1027,11 @@ def test_other_choices_are_another_question(base, tmp_path):
     assert lent == [0, 1, 0]
 
 
-def test_live_logs_and_lm_eval_need_no_model(tmp_path, monkeypatch):
+def test_recorded_outcomes_need_no_model(tmp_path, monkeypatch):
+    """Live traffic, and scores of another program: decided without --model and --baseline."""
     monkeypatch.setattr(gate, "load_tokenizer", None)
     won = ["candidate", "tie", "candidate", "baseline"]
-    rows = [
+    live = [
         {
             "id": f"x{n}",
             "slice": "live",
@@ -973,28 +1041,20 @@ def test_live_logs_and_lm_eval_need_no_model(tmp_path, monkeypatch):
         }
         for n in range(200)
     ]
-    suite = suite_of(tmp_path / "suite", ab=rows)
-    for side, wrong in (("new", 4), ("old", 5)):
-        (tmp_path / side).mkdir()
-        write(
-            tmp_path / side / "samples_quiz_2026-01-02T03-04-05.6.jsonl",
-            [
-                {
-                    "doc_id": n,
-                    "doc_hash": f"d{n}",
-                    "prompt_hash": f"p{n}",
-                    "target_hash": f"t{n}",
-                    "filter": "none",
-                    "metrics": ["acc"],
-                    "acc": float(n % wrong != 0),
-                }
-                for n in range(100)
-            ],
-        )
-    folders = tmp_path / "new", tmp_path / "old"
-    code = run_main("gate", "--suite", suite, "--lm-eval", *folders, "--out", tmp_path / "out")
+    quiz = [
+        {
+            "id": f"q{n}",
+            "slice": "quiz",
+            "type": "scored",
+            "candidate": float(n % 4 != 0),
+            "baseline": float(n % 5 != 0),
+        }
+        for n in range(100)
+    ]
+    suite = suite_of(tmp_path / "suite", ab=live, quiz=quiz)
+    assert run_main("gate", "--suite", suite, "--out", tmp_path / "out") == 3
     report = report_of(tmp_path / "out")
-    assert code == 3 and report["verdict"] == "NOT ENOUGH DATA"
+    assert report["verdict"] == "NOT ENOUGH DATA"
     live, quiz = report["slices"]["live"], report["slices"]["quiz"]
     assert (live["n"], live["clusters"], live["candidate"], live["baseline"]) == (
         200,
@@ -1003,8 +1063,31 @@ def test_live_logs_and_lm_eval_need_no_model(tmp_path, monkeypatch):
         0.5,
     )
     assert (live["wins"], live["losses"], live["verdict"]) == (100, 50, "CLEAR")
-    assert quiz["candidate"] == 0.75 and quiz["baseline"] == 0.8 and quiz["type"] == "lm-eval"
-    assert report["candidate"] == str(tmp_path / "new") and report["winrate"] is None
+    assert quiz["candidate"] == 0.75 and quiz["baseline"] == 0.8 and quiz["type"] == "scored"
+    assert quiz["k"] is None and report["winrate"] is None and report["returned"] is None
+    assert report["candidate"] == "candidate of unknown name"
+    names = ["--model", "new", "--baseline", "old"]
+    assert run_main("gate", "--suite", suite, "--out", tmp_path / "named", *names) == 3
+    assert report_of(tmp_path / "named")["candidate"] == "new"
+
+
+def test_a_users_own_verifier(scripted, tmp_path):
+    """--verifiers: an item may have the user's field alone; the file is one of the run's inputs."""
+    checks = tmp_path / "my_checks.py"
+    checks.write_text(
+        "def vowels(text, value):\n    return sum(c in 'aeiou' for c in text) == value\n"
+    )
+    rows = [{"id": f"a{n}", "prompt": f"a{n}", "vowels": 2} for n in range(40)]
+    suite = suite_of(tmp_path / "suite", a=rows)
+    gates = scripted(lambda role, prompt, seed: "boo" if role == "baseline" else "baa, baa")
+    with pytest.raises(BadInput, match=r"a.jsonl:1: field 'type': .*something to verify"):
+        gates(suite, tmp_path / "without")
+    assert gates(suite, tmp_path / "out", "--verifiers", checks) == 1
+    assert report_of(tmp_path / "out")["why"].startswith("a fell by 100.0 points")
+    assert str(checks) in json.loads((tmp_path / "out" / "run.json").read_text())["inputs"]
+    checks.write_text(checks.read_text() + "# changed\n")
+    with pytest.raises(BadInput, match=r"other inputs \(.*my_checks.py\)"):
+        gates(suite, tmp_path / "out", "--verifiers", checks)
 
 
 # ---- policies and budgets -------------------------------------------------------------------------------------
@@ -1104,7 +1187,7 @@ def test_latency_and_items_that_are_only_counted(scripted, tmp_path, monkeypatch
         b=[{"id": f"b{n}", "prompt": f"b {n}", "type": "budget"} for n in range(6)],
     )
     clock = {"now": 0.0}
-    monkeypatch.setattr(answers.time, "perf_counter", lambda: clock["now"])
+    monkeypatch.setattr(collect.time, "perf_counter", lambda: clock["now"])
 
     def say(role, prompt, seed):
         clock["now"] += (2.0 if role == "candidate" else 1.0) * (1 + len(prompt) % 2 / 1000)
@@ -1195,7 +1278,7 @@ def test_bad_suites_are_one_line(base, tmp_path, capsys, rows, words):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--out", "x"], "--suite or --lm-eval"),
+        (["--out", "x"], "--suite is needed"),
         (["--suite", "S"], "--model, --baseline and --out"),
         (["--suite", "S", "--model", "m", "--out", "x"], "--model, --baseline and --out"),
         (["--selftest"], "--selftest takes"),
@@ -1248,7 +1331,7 @@ def test_plan_power_and_limit(base, tmp_path, monkeypatch, capsys):
     suite = suite_of(
         tmp_path / "suite", a=noisy_items(40, "a"), c=greedy_items(2, "c", type="canary")
     )
-    monkeypatch.setattr(gate, "load_model", None)
+    monkeypatch.setattr(collect, "load_model", None)
     for limit in (40, 3):
         assert (
             run_main(

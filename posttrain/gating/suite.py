@@ -1,27 +1,31 @@
-"""What the gate compares: suites, A/B logs, policies and the sample logs of lm-evaluation-harness, as checked items.
+"""What the gate compares: suites and policies, read from JSONL as checked items.
 
-A suite is a *.jsonl file, or a folder of them; a row is an item {"id", "slice", "type", "prompt", ...}. Where absent,
-id is the file's name with the line, slice the file's name, type "verify" and `cluster` the id: items of a cluster (one
-passage, one template, one user) count as one draw.
+A suite is a *.jsonl file, or a folder of them. A row is an item {"id", "slice", "type", "prompt", ...}.
+Where they are absent, id is the file's name with the line, slice the file's name, type "verify",
+and `cluster` the id: items of a cluster (one passage, one template, one user) count as one draw.
 
     verify   the answers are graded by verify/checks.py; the row has at least one of its fields
     math exact code tool sql format comply refuse
-             verify, and the row must have its field: answer, answer, tests, call, sql, constraints; the last two say
-             what is `expected`
-    mc       `choices`, 2 to 10 different texts; `answer`, the right one: its index from 0, its letter, or its text
+             verify, and the row must have its field: answer, answer, tests, call, sql, constraints;
+             the last two say what is `expected`
+    mc       `choices`, 2 to 10 different texts; `answer`, the right one: its index from 0, its
+             letter, or its text
     judge    an AI judge compares both models' answers
     canary   as verify, but it must pass; it counts in no slice
     budget   only the tokens and the time of its answers count
     ab       no prompt; `winner`: "candidate", "baseline" or "tie", from live traffic
+    scored   no prompt; `candidate` and `baseline`, their scores from 0 to 1, from another program;
+             `models`, if it is there, says whose they are: {"candidate": NAME, "baseline": NAME}
 
-A slice is scored in one way: verify, mc, judge and ab items cannot share one. What can be wrong in a file is said in
-one line, with its place. Left out on purpose: grading, and statistics.
+A slice is scored in one way: verify, mc, judge, ab and scored items cannot share one. What can be
+wrong in a file is one line, with its place. Left out on purpose: grading, and statistics.
 """
 
 import contextlib
-import re
-from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from posttrain.cli import BadInput
 from posttrain.records.jsonl import read_jsonl
@@ -29,44 +33,32 @@ from posttrain.records.layouts import normalise
 from posttrain.verify.checks import CHECKS, check_fields
 from posttrain.verify.values import is_number
 
-SCORED = ("verify", "mc", "judge", "ab")
-ONCE = ("mc", "ab", "lm-eval")  # types with one deterministic outcome
-TYPES, WINNERS = (*SCORED, "canary", "budget"), ("candidate", "baseline", "tie")
-ALIASES = {
-    "math": "answer",
-    "exact": "answer",
-    "code": "tests",
-    "tool": "call",
-    "sql": "sql",
-    "format": "constraints",
-    "comply": "expected",
-    "refuse": "expected",
-}  # type -> the verifier field that it demands
-METRICS = (
-    "acc",
-    "exact_match",
-    "acc_norm",
-    "pass@1",
-    "pass_at_1",
-    "prompt_level_strict_acc",
-    "em",
-    "f1",
-)
+ROLES = ("baseline", "candidate")
+WINNERS = ("candidate", "baseline", "tie")
+LETTERS = "ABCDEFGHIJ"  # of choices
+
+# Types of items, as they are scored.
+IN_SLICES = ("verify", "mc", "judge", "ab", "scored")  # the others count in no slice
+ONCE = ("mc", "ab", "scored")  # with one deterministic outcome
+RECORDED = ("ab", "scored")  # the outcome stands in the item: no model is asked
+
+# The largest ratio to the baseline (of truncated: the largest extra share) without a policy.
 BUDGETS = {
     "tokens": 1.10,
     "slice_tokens": 1.25,
     "truncated": 0.05,
     "latency": None,
     "cost": None,
-}  # without a policy
+}
+MOST_ITEMS = 10**9
 
 
 def need(good, field, expected, got=""):
     """BadInput that names the field and what it is, unless `good`."""
-    if not good:
-        raise BadInput(
-            f"field '{field}': expected {expected}{'' if got == '' else f', got {str(got)[:60]!r}'}"
-        )
+    if good:
+        return
+    value = "" if got == "" else f", got {str(got)[:60]!r}"
+    raise BadInput(f"field '{field}': expected {expected}{value}")
 
 
 @contextlib.contextmanager
@@ -78,331 +70,289 @@ def at(place):
         raise BadInput(f"{place}: {error}") from None
 
 
-# ---- suites ---------------------------------------------------------------------------------------------------
+# ---- the types of items --------------------------------------------------------------------------
 
 
-def read_suite(path, limit=None):
-    """Items of a folder's *.jsonl, or of one file; `limit`: of each file only the first rows, the rest is not read.
-
-    Each has id, slice, cluster (strings) and type (of TYPES); those with a prompt have it as messages, mc items their
-    answer as index. BadInput: file:line, field and what was expected."""
-    path = Path(path)
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files:
-        raise BadInput(f"{path}: no *.jsonl in this folder")
-    items, types = {}, {}
-    for file in files:
-        rows = read_jsonl(file, limit)
-        if not rows:
-            raise BadInput(f"{file}: no records")
-        for number, row in rows:
-            with at(f"{file}:{number}"):
-                item = suite_item(row, file.stem.encode("utf-8", "replace").decode(), number)
-                need(
-                    item["id"] not in items,
-                    "id",
-                    "one that no other item of the suite has",
-                    item["id"],
-                )
-                kind = (
-                    types.setdefault(item["slice"], item["type"])
-                    if item["type"] in SCORED
-                    else item["type"]
-                )
-                need(
-                    kind == item["type"],
-                    "slice",
-                    f"one for items of type {item['type']}, not {kind}",
-                    item["slice"],
-                )
-            items[item["id"]] = item
-    return [*items.values()]
-
-
-def suite_item(row, stem, number):
-    """One row of a suite -> the checked item. stem: the name of its file."""
-    kind = "verify" if row.get("type") is None else row["type"]
+def read_verifiers(item, type_name, checks):
+    """An item that a program can grade."""
+    check_fields(item, checks=checks)
     need(
-        isinstance(kind, str) and kind in (*TYPES, *ALIASES),
+        any(field in item for field in checks),
         "type",
-        f"one of {', '.join((*TYPES, *ALIASES))}",
-        kind,
+        f"another one, or something to verify ({', '.join(checks)})",
+        type_name,
     )
-    row = normalise({"prompt": "-"} | row if kind == "ab" else row, "prompts")
-    item = (
-        {"id": f"{stem}-{number}", "slice": stem}
-        | row
-        | {"type": "verify" if kind in ALIASES else kind}
-    )
-    cluster = item["id"] if item.get("cluster") is None else item["cluster"]
-    item["cluster"] = str(cluster) if type(cluster) is int else cluster
-    for field in ("id", "slice", "cluster"):
-        need(
-            isinstance(item[field], str) and item[field].strip() not in ("", "*"),
-            field,
-            "a name",
-            item[field],
-        )
-    if kind == "ab":
-        del item["prompt"]
-        need(
-            item.get("winner") in WINNERS,
-            "winner",
-            f"one of {', '.join(WINNERS)}",
-            item.get("winner"),
-        )
-    elif kind == "mc":
-        item["answer"] = choice_index(item.get("choices"), item.get("answer"))
-    else:
-        if kind in ("comply", "refuse"):
-            need(
-                item.setdefault("expected", kind) == kind,
-                "expected",
-                f'"{kind}", as the type',
-                item["expected"],
-            )
-        need(
-            ALIASES.get(kind, "id") in item,
-            ALIASES.get(kind),
-            f"it in an item of type {kind}, and it is missing",
-        )
-        check_fields(item)
-        need(
-            item["type"] in ("judge", "budget") or {*CHECKS} & item.keys(),
-            "type",
-            f"another one, or something to verify ({', '.join(CHECKS)})",
-            kind,
-        )
-    return item
+
+
+def read_alias(item, type_name, checks, *, field):
+    """An item whose type says which verifier's field it must have."""
+    need(field in item, field, f"it in an item of type {type_name}, and it is missing")
+    read_verifiers(item, type_name, checks)
+
+
+def read_expected(item, type_name, checks):
+    """An item whose type says what is expected of the answer: to comply, or to refuse."""
+    expected = item.setdefault("expected", type_name)
+    need(expected == type_name, "expected", f'"{type_name}", as the type', expected)
+    read_verifiers(item, type_name, checks)
+
+
+def read_ungraded(item, type_name, checks):
+    """An item that no program grades; verifiers' fields may be there, and are well-formed then."""
+    check_fields(item, checks=checks)
+
+
+def read_choice(item, type_name, checks):
+    """Multiple choice: the answer becomes an index."""
+    item["answer"] = choice_index(item.get("choices"), item.get("answer"))
 
 
 def choice_index(choices, answer):
-    """Index of the right one of `choices`; `answer` is that index, its letter ("A" is the first) or its text."""
-    texts = (
-        [c.strip() for c in choices if isinstance(c, str) and c.strip()]
-        if isinstance(choices, list)
-        else []
-    )
+    """Index of the right one of `choices`.
+
+    answer: that index, its letter ("A" is the first) or its text.
+    """
+    texts = []
+    if isinstance(choices, list):
+        texts = [text.strip() for text in choices if isinstance(text, str) and text.strip()]
     need(
-        2 <= len(texts) == len({*texts}) == len(choices) <= 10,
+        2 <= len(texts) == len({*texts}) == len(choices) <= len(LETTERS),
         "choices",
         "2 to 10 different texts",
         choices,
     )
-    said = answer.strip() if isinstance(answer, str) else None
-    meant = (
-        [answer]
-        if type(answer) is int
-        else [n for n, text in enumerate(texts) if said in (text, "ABCDEFGHIJ"[n])]
-    )
+
+    matches = []
+    if type(answer) is int:
+        matches = [answer]
+    elif isinstance(answer, str):
+        for index, text in enumerate(texts):
+            if answer.strip() in (text, LETTERS[index]):
+                matches.append(index)
     need(
-        len(meant) < 2,
+        len(matches) < 2,
         "answer",
         "an index: this is the letter of one choice and the text of another",
         answer,
     )
     need(
-        meant and meant[0] in range(len(texts)),
+        matches and matches[0] in range(len(texts)),
         "answer",
         f"index (up to {len(texts) - 1}), letter or text",
         answer,
     )
-    return meant[0]
+    return matches[0]
 
 
-# ---- policies -------------------------------------------------------------------------------------------------
+def read_winner(item, type_name, checks):
+    """A comparison from live traffic."""
+    winner = item.get("winner")
+    need(winner in WINNERS, "winner", f"one of {', '.join(WINNERS)}", winner)
+
+
+def read_scores(item, type_name, checks):
+    """Two scores that another program gave."""
+    for role in ROLES:
+        score = item.get(role)
+        need(is_number(score) and 0 <= score <= 1, role, "a score from 0 to 1", score)
+    models = item.get("models")
+    if models is not None:
+        are_names = isinstance(models, dict) and models.keys() == {*ROLES}
+        are_names = are_names and all(isinstance(name, str) and name for name in models.values())
+        need(are_names, "models", '{"candidate": NAME, "baseline": NAME}', models)
+
+
+class ItemType(NamedTuple):
+    """What the `type` of a row means."""
+
+    scored_as: str  # the type of its item
+    read: Callable  # (item, name of the type, table of verifiers): checks the item and fills it in
+
+
+def alias(field):
+    """A type that is scored as verify and must have a verifier's field."""
+    return ItemType("verify", partial(read_alias, field=field))
+
+
+SUITE_TYPES = {
+    "verify": ItemType("verify", read_verifiers),
+    "mc": ItemType("mc", read_choice),
+    "judge": ItemType("judge", read_ungraded),
+    "ab": ItemType("ab", read_winner),
+    "scored": ItemType("scored", read_scores),
+    "canary": ItemType("canary", read_verifiers),
+    "budget": ItemType("budget", read_ungraded),
+    "math": alias("answer"),
+    "exact": alias("answer"),
+    "code": alias("tests"),
+    "tool": alias("call"),
+    "sql": alias("sql"),
+    "format": alias("constraints"),
+    "comply": ItemType("verify", read_expected),
+    "refuse": ItemType("verify", read_expected),
+}
+
+
+# ---- suites --------------------------------------------------------------------------------------
+
+
+def read_suite(path, limit=None, *, checks=CHECKS):
+    """Items of one file, or of a folder's *.jsonl.
+
+    Each has id, slice, cluster (strings) and type (that of the table's scored_as); those with a
+    prompt have it as messages, mc items their answer as index.
+    limit: only so many rows of each file; the rest is not read. checks: the table of verifiers,
+    whose fields an item may have.
+    BadInput: file:line, field and what was expected.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise BadInput(f"{path}: no *.jsonl in this folder")
+
+    items = {}
+    type_of_slice = {}
+    for file in files:
+        rows = read_jsonl(file, limit)
+        if not rows:
+            raise BadInput(f"{file}: no records")
+        stem = file.stem.encode("utf-8", "replace").decode()
+        for number, row in rows:
+            with at(f"{file}:{number}"):
+                item = suite_item(row, stem, number, checks=checks)
+                is_new = item["id"] not in items
+                need(is_new, "id", "one that no other item of the suite has", item["id"])
+                check_slice(item, type_of_slice)
+            items[item["id"]] = item
+    return list(items.values())
+
+
+def check_slice(item, type_of_slice):
+    """BadInput unless all items of a slice are scored alike. type_of_slice: so far; filled here."""
+    if item["type"] not in IN_SLICES:
+        return
+    type_here = type_of_slice.setdefault(item["slice"], item["type"])
+    need(
+        type_here == item["type"],
+        "slice",
+        f"one for items of type {item['type']}, not {type_here}",
+        item["slice"],
+    )
+
+
+def suite_item(row, stem, number, *, checks=CHECKS):
+    """One row of a suite -> the checked item. stem: the name of its file."""
+    type_name = "verify" if row.get("type") is None else row["type"]
+    need(
+        isinstance(type_name, str) and type_name in SUITE_TYPES,
+        "type",
+        f"one of {', '.join(SUITE_TYPES)}",
+        type_name,
+    )
+    item_type = SUITE_TYPES[type_name]
+    read_row = row_without_prompt if item_type.scored_as in RECORDED else row_with_prompt
+    item = {"id": f"{stem}-{number}", "slice": stem} | read_row(row)
+    item["type"] = item_type.scored_as
+
+    cluster = item.get("cluster")
+    if cluster is None:
+        cluster = item["id"]
+    item["cluster"] = str(cluster) if type(cluster) is int else cluster
+    for field in ("id", "slice", "cluster"):
+        is_name = isinstance(item[field], str) and item[field].strip() not in ("", "*")
+        need(is_name, field, "a name", item[field])
+
+    item_type.read(item, type_name, checks)
+    return item
+
+
+def row_with_prompt(row):
+    """A row that models are asked: its prompt as messages, which end where the answer begins."""
+    return normalise(row, "prompts")
+
+
+def row_without_prompt(row):
+    """A row with an outcome. Its `candidate` is a score, elsewhere the number of an answer."""
+    scores = {role: row[role] for role in ROLES if role in row}
+    others = {field: value for field, value in row.items() if field not in scores}
+    read = normalise(others | {"prompt": "-"}, "prompts")
+    del read["prompt"]
+    return read | scores
+
+
+# ---- policies ------------------------------------------------------------------------------------
 
 
 def read_policy(path, slices, defaults):
-    """({slice: {"margin", "min_n", "hard"}} for all of `slices`, {budget: limit or None}). path None: `defaults`
-    {"margin", "min_n"}, hard slices and BUDGETS.
+    """({slice: {"margin", "min_n", "hard"}} for all of `slices`, {budget: limit or None}).
 
-    A policy is JSONL: {"slice": NAME or "*", "margin": 0..1, "min_n": clusters, "hard": does its fall block?} and
-    {"budget": "tokens", "slice_tokens", "latency" or "cost", "limit": ratio to the baseline from 1} or {"budget":
-    "truncated", "limit": extra share of cut answers, 0..1}; null: no limit. A slice's own line outdoes "*". BadInput
-    names file:line."""
-    lines = {}
+    path None: `defaults` {"margin", "min_n"}, hard slices and BUDGETS. A policy is JSONL:
+        {"slice": NAME or "*", "margin": 0..1, "min_n": clusters, "hard": does its fall block?}
+        {"budget": "tokens", "slice_tokens", "latency" or "cost", "limit": ratio to the baseline}
+        {"budget": "truncated", "limit": extra share of cut answers, 0..1}
+    A limit of null is no limit; ratios are 1 or more. A slice's own line outdoes "*". BadInput
+    names file:line.
+    """
+    lines = {}  # ("slice" or "budget", its name) -> what the line says of it
     for number, row in read_jsonl(path) if path is not None else []:
         with at(f"{path}:{number}"):
-            need(
-                ("slice" in row) != ("budget" in row),
-                "slice",
-                'either "slice" or "budget" in a line',
-                [*row],
-            )
-            field = "slice" if "slice" in row else "budget"
-            allowed = ("*", *slices) if field == "slice" else (*BUDGETS,)
-            need(row[field] in allowed, field, f"one of {', '.join(allowed)[:300]}", row[field])
+            field = policy_field(row, slices)
             need((field, row[field]) not in lines, field, "one line for each", row[field])
-            keys = {"slice", "margin", "min_n", "hard"} if field == "slice" else {"budget", "limit"}
-            need(
-                {field} < row.keys() <= keys,
-                field,
-                f"beside it some of {', '.join(sorted(keys - {field}))}",
-                [*row],
-            )
-            margin, least, limit = row.get("margin", 1), row.get("min_n", 1), row.get("limit")
-            need(
-                is_number(margin) and 0 < margin <= 1,
-                "margin",
-                "a share above 0, at most 1",
-                margin,
-            )
-            need(
-                type(least) is int and 1 <= least <= 10**9,
-                "min_n",
-                "a number of items from 1",
-                least,
-            )
-            need(isinstance(row.get("hard", True), bool), "hard", "true or false", row.get("hard"))
-            low, high = (0, 1) if row[field] == "truncated" else (1, 1000)
-            need(
-                limit is None or is_number(limit) and low <= limit <= high,
-                "limit",
-                f"{low} to {high}, null",
-                limit,
-            )
+            check_keys(row, field)
+            check_values(row, field)
         lines[field, row[field]] = {key: row[key] for key in row if key != field}
-    base = {"margin": defaults["margin"], "min_n": defaults["min_n"], "hard": True} | lines.get(
-        ("slice", "*"), {}
+
+    base = {"margin": defaults["margin"], "min_n": defaults["min_n"], "hard": True}
+    base |= lines.get(("slice", "*"), {})
+    policies = {name: base | lines.get(("slice", name), {}) for name in slices}
+    limits = {}
+    for name, limit in BUDGETS.items():
+        limits[name] = lines.get(("budget", name), {"limit": limit})["limit"]
+    return policies, limits
+
+
+def policy_field(row, slices):
+    """What a line of a policy speaks of: "slice" or "budget"."""
+    need(
+        ("slice" in row) != ("budget" in row),
+        "slice",
+        'either "slice" or "budget" in a line',
+        [*row],
     )
-    return (
-        {name: base | lines.get(("slice", name), {}) for name in slices},
-        {
-            name: lines.get(("budget", name), {"limit": limit})["limit"]
-            for name, limit in BUDGETS.items()
-        },
-    )
+    if "slice" in row:
+        field = "slice"
+        names = ("*", *slices)
+    else:
+        field = "budget"
+        names = tuple(BUDGETS)
+    need(row[field] in names, field, f"one of {', '.join(names)[:300]}", row[field])
+    return field
 
 
-# ---- lm-evaluation-harness --------------------------------------------------------------------------------------
+def check_keys(row, field):
+    """BadInput for a line of a policy that says nothing, or something unknown."""
+    keys = {"slice": {"margin", "min_n", "hard"}, "budget": {"limit"}}[field]
+    says_something = row.keys() > {field}
+    is_known = row.keys() <= keys | {field}
+    need(says_something and is_known, field, f"beside it some of {', '.join(sorted(keys))}", [*row])
 
 
-def read_lm_eval(candidate, baseline, taken=()):
-    """Items {"id", "slice": task, "cluster", "type": "lm-eval", "candidate", "baseline": 0..1} of two runs of
+def check_values(row, field):
+    """BadInput for a value in a line of a policy that is none."""
+    margin = row.get("margin", 1)
+    is_share = is_number(margin) and 0 < margin <= 1
+    need(is_share, "margin", "a share above 0, at most 1", margin)
+    least = row.get("min_n", 1)
+    is_count = type(least) is int and 1 <= least <= MOST_ITEMS
+    need(is_count, "min_n", "a number of items from 1", least)
+    hard = row.get("hard", True)
+    need(isinstance(hard, bool), "hard", "true or false", hard)
 
-    lm_eval run --model hf --model_args pretrained=BASE,peft=runs/dpo --tasks gsm8k --log_samples --output_path FOLDER
-
-    (without peft= for BASE itself); each path is such a FOLDER, or one of its samples_*.jsonl.
-    Documents are joined by doc_hash within a task; its score is the first of METRICS that all rows have, under the
-    first filter, or the first whose name has "strict". What was taken is printed. taken: names of the suite's slices.
-    BadInput: no shared task, other prompts or targets for one document, less than 95 % of a side's documents joined."""
-    sides = [sample_files(Path(candidate)), sample_files(Path(baseline))]
-    shared, alone = (
-        sorted(sides[0].keys() & sides[1].keys()),
-        sorted(sides[0].keys() ^ sides[1].keys()),
-    )
-    if not shared:
-        raise BadInput(
-            f"{candidate} and {baseline} share no task of lm-eval ({', '.join(alone)[:200]})"
-        )
-    if {*shared} & {*taken}:
-        raise BadInput(
-            f"{candidate}: the suite has a slice {min({*shared} & {*taken})}, too: rename it there"
-        )
-    if alone:
-        print(f"lm-eval  left out, for one side only has it: {', '.join(alone)}")
-    return [item for task in shared for item in join_task(task, sides[0][task], sides[1][task])]
-
-
-def sample_files(path):
-    """{task: newest file} of the samples_TASK_TIME.jsonl in a folder of lm-eval, or of one such file."""
-    found, name = {}, re.compile(r"samples_(.+)_(\d{4}-\d\d-\d\dT[\d.-]+)\.jsonl")
-    for file in path.rglob("*.jsonl") if path.is_dir() else [path]:
-        if match := name.fullmatch(file.name):
-            found.setdefault(match[1], []).append((match[2], file))
-    if not found or not path.exists():
-        raise BadInput(
-            f"{path}: no samples_TASK_TIME.jsonl; run lm_eval with --log_samples and --output_path"
-        )
-    for task, files in found.items():
-        (_, old), (_, new) = min(files), max(files)
-        if len({file.parent for _, file in files}) > 1:
-            raise BadInput(
-                f"{path}: task {task} is in {old.parent} and in {new.parent}: name one of them"
-            )
-        if new != old:
-            print(f"lm-eval  {task}: of {len(files)} files the newest, {new.name}")
-        found[task] = new
-    return found
-
-
-def join_task(task, *files):
-    """Items of one task from the candidate's file and the baseline's."""
-    read = [
-        [row | {"where": f"{file}:{number}"} for number, row in read_jsonl(file)] for file in files
-    ]
-    for row in read[0] + read[1]:
-        with at(row["where"]):
-            for field in ("doc_hash", "prompt_hash", "target_hash", "filter", "doc_id"):
-                kind = int if field == "doc_id" else str
-                need(
-                    type(row.get(field)) is kind,
-                    field,
-                    f"what lm-eval 0.4 logs ({kind.__name__})",
-                    row.get(field),
-                )
-    names = [dict.fromkeys(row["filter"] for row in rows) for rows in read]
-    filters = [name for name in names[0] if name in names[1]]
-    chosen = min(
-        filters, key=lambda name: "strict" not in name, default=None
-    )  # the first strict one, or the first
-    read = [[row for row in rows if row["filter"] == chosen] for rows in read]
-    metric = next((name for name in METRICS if all(name in row for row in read[0] + read[1])), None)
-    if chosen is None or metric is None:
-        raise BadInput(
-            f"{files[0]}: with {files[1]} no shared filter, or no shared metric of {', '.join(METRICS)}"
-        )
-    again = {
-        name
-        for rows in read
-        for name, n in Counter(row["doc_hash"] for row in rows).items()
-        if n > 1
-    }
-    sides = []
-    for rows in read:
-        ids = Counter(row["doc_id"] for row in rows)
-        for row in rows:
-            value = row[metric]
-            with at(row["where"]):
-                need(
-                    ids[row["doc_id"]] == 1,
-                    "doc_id",
-                    f"a document once under the filter {chosen}",
-                    row["doc_id"],
-                )
-                need(
-                    (isinstance(value, bool) or is_number(value)) and 0 <= value <= 1,
-                    metric,
-                    "0 to 1",
-                    value,
-                )
-        sides.append(
-            {(row["doc_hash"], row["doc_hash"] in again and row["doc_id"]): row for row in rows}
-        )
-    pairs = [(row, sides[1][key]) for key, row in sides[0].items() if key in sides[1]]
-    for one, other in pairs:
-        for field in ("prompt_hash", "target_hash"):
-            with at(one["where"]):
-                need(
-                    one[field] == other[field],
-                    field,
-                    f"that of {other['where']} (same task, shots, chat template)",
-                )
-    counts = f"{len(pairs)} documents of {len(read[0])} and {len(read[1])}"
-    if len(pairs) < 0.95 * max(map(len, read)):
-        raise BadInput(
-            f"{files[0]}: with {files[1]} only {counts}: run both on the same data with the same --limit"
-        )
-    print(f"lm-eval  {task}: {metric}, filter {chosen} (of {len(filters)}), {counts}")
-    return [
-        {
-            "id": f"{task}:{one['doc_id']}",
-            "slice": task,
-            "cluster": one["doc_hash"],
-            "type": "lm-eval",
-            "candidate": float(one[metric]),
-            "baseline": float(other[metric]),
-        }
-        for one, other in pairs
-    ]
+    limit = row.get("limit")
+    low = 1
+    high = 1000
+    if row[field] == "truncated":  # a difference of shares, not a ratio
+        low = 0
+        high = 1
+    is_limit = limit is None or (is_number(limit) and low <= limit <= high)
+    need(is_limit, "limit", f"{low} to {high}, null", limit)

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from common import money
-from posttrain.gating.answers import ROLES
 from posttrain.gating.measures import budgets, differences, limit_of, ratio_of, win_rate
 from posttrain.gating.rates import known_rates
 from posttrain.gating.rule import BASELINE_DRAWS, Decision, describe, describe_mean
-from posttrain.gating.suite import ONCE
+from posttrain.gating.suite import ONCE, ROLES
 from posttrain.run.lineage import returned, story
 
 KNOWN_RATES_RUNS = 300

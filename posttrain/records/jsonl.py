@@ -14,16 +14,17 @@ MAX_LINE = 1 << 24
 # ---- reading -------------------------------------------------------------------------------------
 
 
-def read_jsonl(path, limit=None):
+def read_jsonl(path, limit=None, *, allow_nan=False):
     """[(line number, row), ...] of a JSONL file: stream_jsonl, held in memory."""
-    return list(stream_jsonl(path, limit))
+    return list(stream_jsonl(path, limit, allow_nan=allow_nan))
 
 
-def stream_jsonl(path, limit=None):
+def stream_jsonl(path, limit=None, *, allow_nan=False):
     """Yield (line number, row) of a JSONL file, so that one row is in memory at a time.
 
     limit: only so many rows; the rest of the file is not read. Blank lines are skipped, but they
-    count as lines. BadInput names file:line; NaN and Infinity are refused.
+    count as lines. BadInput names file:line; NaN and Infinity are refused, unless allow_nan: then
+    whoever reads a field refuses them there.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,7 +44,7 @@ def stream_jsonl(path, limit=None):
             if rows == limit:
                 break
             rows += 1
-            yield number, _parse(line, place)
+            yield number, _parse(line, place, allow_nan)
 
 
 def _lines(file):
@@ -52,13 +53,13 @@ def _lines(file):
         yield line
 
 
-def _parse(line, place):
+def _parse(line, place, allow_nan):
     """One line, in bytes -> the JSON object in it."""
     try:
         row = json.loads(line.decode("utf-8-sig"))
         # Python reads NaN, 1e999 and half a surrogate pair without complaint, but no other program
         # would read them.
-        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+        json.dumps(row, ensure_ascii=False, allow_nan=allow_nan).encode()
     except RecursionError:
         raise BadInput(f"{place}: not a JSON object on one line (nested too deeply)") from None
     except ValueError as error:

@@ -38,7 +38,7 @@ RESERVED = frozenset(
     completion candidate generator family temperature system seed tokens read finish
     chosen rejected score_chosen score_rejected margin p label scores
     score judged sd mass verify flags judge constitution judge_tokens both_orders votes contaminated
-    type choices winner cluster baseline budget limit hard min_n
+    type choices winner cluster baseline models budget limit hard min_n
     ok why facts
     """.split()
 )

@@ -131,7 +131,7 @@ def full(text="The answer is 12.", name="runs/dpo"):
                 tokens_candidate=None,
                 greedy_candidate=0.75,
                 greedy_baseline=0.7,
-                type="lm-eval",
+                type="scored",
                 low=-0.11,
             ),
         },
@@ -450,10 +450,17 @@ def test_the_text_shows_the_first_flips():
     assert "report.html has" not in room.markdown(report)
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    """The figures of a report with everything, which show no text."""
+    return room.figures_of(full())
+
+
 @pytest.mark.parametrize(
     "text", ["a" * 10**6, "\u202e" * 10**5, "<\"&'>" * 10**5, "😀" * 10**5, "\n" * 10**5]
 )
-def test_the_page_stays_small(text):
+def test_the_page_stays_small(text, drawn, monkeypatch):
+    monkeypatch.setattr(room, "figures_of", lambda report: drawn)
     report = full(text) | {"missing": ["m"] * 10**4, "provenance": [["arguments", text]]}
     report["canaries"] *= 100
     report["flips"] = [flip | {"id": text} for flip in report["flips"]]
@@ -465,9 +472,10 @@ def test_the_page_stays_small(text):
 
 
 def test_equal_reports_give_equal_bytes(pages):
-    assert room.html(full()) == pages["full"][1] and room.html(full(HOSTILE)) == room.html(
-        full(HOSTILE)
-    )
+    for name in ("full", "hostile"):
+        report, page = pages[name]
+        assert room.html(report) == page
+    assert full() == pages["full"][0], "showing it leaves it as it is"
 
 
 def luminance(color):

@@ -1,4 +1,4 @@
-"""Suites, policies, A/B logs, lm-eval samples and converted benchmarks: what reads well, and what is refused where."""
+"""Suites, policies, A/B logs and converted benchmarks: what reads well, and what is refused where."""
 
 import copy
 import json
@@ -10,7 +10,8 @@ from conftest import ROOT, write
 from junk import JUNK, TEXT_DAMAGE, check_message, places
 
 from posttrain.cli import BadInput
-from posttrain.gating.suite import BUDGETS, choice_index, read_lm_eval, read_policy, read_suite
+from posttrain.gating.grades import GRADERS
+from posttrain.gating.suite import BUDGETS, SUITE_TYPES, choice_index, read_policy, read_suite
 from posttrain.records import jsonl as jsonl_room
 from posttrain.records.files import hub_rows
 from posttrain.verify.checks import verify
@@ -41,6 +42,7 @@ VALID = [
     {"id": "g", "slice": "live", "type": "ab", "winner": "tie"},
     {"id": "h", "slice": "s", "type": "tool", "prompt": "Hi", "tools": [TOOL], "call": None},
     {"id": "i", "slice": "s", "type": "refuse", "prompt": USER},
+    {"id": "k", "slice": "quiz", "type": "scored", "candidate": 0.25, "baseline": 1},
 ]
 
 
@@ -59,6 +61,7 @@ def test_every_type_reads_to_one_form(tmp_path):
         "ab",
         "verify",
         "verify",
+        "scored",
     ]
     assert (
         items["a"]["prompt"] == USER
@@ -67,6 +70,7 @@ def test_every_type_reads_to_one_form(tmp_path):
     )
     assert items["c"]["answer"] == 1 and items["i"]["expected"] == "refuse"
     assert items["g"] == {"id": "g", "slice": "live", "type": "ab", "winner": "tie", "cluster": "g"}
+    assert items["k"] == VALID[-1] | {"cluster": "k"}
     (plain,) = read_suite(
         write(
             tmp_path / "plain.jsonl", [{"prompt": "Hi", "answer": "x", "cluster": 7, "type": None}]
@@ -96,6 +100,8 @@ def test_the_answer_of_a_choice(answer, index):
 
 
 MC = {"prompt": "Hi", "type": "mc", "choices": ["x", "y"], "answer": 0}
+SCORED = {"type": "scored", "slice": "s", "candidate": 0.5, "baseline": 0}
+ANSWER = {"role": "assistant", "content": "Yes"}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +120,15 @@ MC = {"prompt": "Hi", "type": "mc", "choices": ["x", "y"], "answer": 0}
         ({"prompt": "Hi", "answer": 1, "cluster": [1]}, "cluster", "a name"),
         ({"type": "ab", "slice": "s", "winner": "both"}, "winner", "'both'"),
         ({"type": "ab", "slice": "s"}, "winner", "tie"),
+        (SCORED | {"candidate": 1.01}, "candidate", "from 0 to 1, got '1.01'"),
+        (SCORED | {"baseline": -0.01}, "baseline", "from 0 to 1"),
+        (SCORED | {"baseline": True}, "baseline", "from 0 to 1"),
+        (SCORED | {"candidate": None}, "candidate", "from 0 to 1"),
+        (SCORED | {"models": {"candidate": "a"}}, "models", "NAME"),
+        (SCORED | {"models": {"candidate": "a", "baseline": 2}}, "models", "NAME"),
+        ({"prompt": [*USER, ANSWER], "answer": 4}, "prompt", "must be a user or tool turn"),
+        ({"prompt": [ANSWER], "answer": 4}, "prompt", "must be a user or tool turn"),
+        ({"messages": [*USER, ANSWER, ANSWER], "answer": 4}, "prompt", "must be a user or tool"),
         (MC | {"choices": ["x"]}, "choices", "2 to 10"),
         (MC | {"choices": ["x", "x "]}, "choices", "different"),
         (MC | {"choices": ["x", ""]}, "choices", "2 to 10"),
@@ -146,7 +161,7 @@ def test_ids_and_types_are_checked_across_files(tmp_path):
     write(tmp_path / "b.jsonl", [{"id": "d", "prompt": "Hi", "answer": 3}])
     with pytest.raises(BadInput, match=r"b.jsonl:1: field 'id': .* got 'd'"):
         read_suite(tmp_path)
-    for other in ("j", "live", "m"):
+    for other in ("j", "live", "m", "quiz"):
         write(tmp_path / "b.jsonl", [{"id": "z", "prompt": "Hi", "answer": 3, "slice": other}])
         with pytest.raises(
             BadInput, match=rf"b.jsonl:1: field 'slice': .*of type verify, not .*got '{other}'"
@@ -156,7 +171,7 @@ def test_ids_and_types_are_checked_across_files(tmp_path):
         tmp_path / "b.jsonl",
         [{"id": "z", "type": "canary", "prompt": "Hi", "answer": 3, "slice": "j"}],
     )
-    assert len(read_suite(tmp_path)) == 10  # a canary counts in no slice
+    assert len(read_suite(tmp_path)) == 11  # a canary counts in no slice
 
 
 def test_places_that_are_no_suite(tmp_path):
@@ -180,6 +195,13 @@ def test_a_huge_file_is_not_read_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(jsonl_room, "MAX_LINE", 1000)
     with pytest.raises(BadInput, match=r"huge.jsonl:11: a line of more than"):
         read_suite(path)
+
+
+def test_types_of_items_are_a_table():
+    """An item is read by its type's line; a type without one is refused by name (test above)."""
+    assert {"verify", "mc", "judge", "ab", "scored", "canary", "budget", "math"} <= {*SUITE_TYPES}
+    scored_as = {entry.scored_as for entry in SUITE_TYPES.values()}
+    assert scored_as == {*GRADERS, "canary"}, "each is graded, and canaries pass or fail"
 
 
 def test_the_shipped_suites_read():
@@ -296,140 +318,6 @@ def test_a_bad_policy(tmp_path, row, field):
     with pytest.raises(BadInput, match=f"policy.jsonl:2: field '{field}'") as refused:
         read_policy(path, ["a", "b"], DEFAULTS)
     check_message(refused.value, path)
-
-
-# ---- lm-evaluation-harness ------------------------------------------------------------------------------------
-
-FIRST, LATER = "2026-01-02T03-04-05.678901", "2026-01-03T03-04-05.678901"
-
-
-def samples(folder, rows, task="sums", time=FIRST):
-    """A folder as lm-eval 0.4 leaves it; rows: {doc_id: fields that differ from the usual ones}."""
-    (folder / "my__model").mkdir(parents=True, exist_ok=True)
-    usual = {
-        "doc": {},
-        "target": "4",
-        "arguments": {},
-        "resps": [["4"]],
-        "filtered_resps": ["4"],
-        "filter": "none",
-        "metrics": ["acc", "acc_norm"],
-        "prompt_hash": "p",
-        "target_hash": "t",
-        "acc": 1.0,
-        "acc_norm": 0.0,
-    }
-    write(
-        folder / f"my__model/samples_{task}_{time}.jsonl",
-        [{"doc_id": n, "doc_hash": f"h{n}"} | usual | row for n, row in rows],
-    )
-    return folder
-
-
-def plain(count, **fields):
-    return [(n, fields) for n in range(count)]
-
-
-def test_two_runs_are_joined(tmp_path, capsys):
-    one = samples(tmp_path / "one", [(0, {"acc": 0.0}), *plain(40)[1:]])
-    two = samples(tmp_path / "two", plain(41)[::-1])  # in another order, one more
-    samples(two, plain(3), task="other")
-    items = read_lm_eval(one, two)
-    assert len(items) == 40 and items[0] == {
-        "id": "sums:0",
-        "slice": "sums",
-        "cluster": "h0",
-        "type": "lm-eval",
-        "candidate": 0.0,
-        "baseline": 1.0,
-    }
-    said = capsys.readouterr().out
-    assert "sums: acc, filter none (of 1), 40 documents of 40 and 41" in said
-    assert "left out, for one side only has it: other" in said
-    file = next(one.rglob("*.jsonl"))
-    assert read_lm_eval(file, file)[0]["candidate"] == 0.0
-    with pytest.raises(BadInput, match="the suite has a slice sums, too"):
-        read_lm_eval(one, two, taken=["math", "sums"])
-
-
-def test_strict_filters_and_the_order_of_metrics(tmp_path, capsys):
-    rows = [
-        (n, {"filter": f, "exact_match": value, "metrics": ["f1", "exact_match"]})
-        for n in range(3)
-        for f, value in (("flexible-extract", 1.0), ("strict-match", False))
-    ]
-    for name in ("one", "two"):
-        samples(tmp_path / name, rows)
-        for file in (tmp_path / name).rglob("*.jsonl"):  # without acc
-            write(
-                file,
-                [
-                    {k: v for k, v in json.loads(line).items() if not k.startswith("acc")}
-                    | {"f1": 0.5}
-                    for line in file.read_text().splitlines()
-                ],
-            )
-    items = read_lm_eval(tmp_path / "one", tmp_path / "two")
-    assert [item["candidate"] for item in items] == [0.0] * 3
-    assert "exact_match, filter strict-match (of 2)" in capsys.readouterr().out
-
-
-def test_the_newest_file_of_a_task_and_only_one_model(tmp_path, capsys):
-    one = samples(samples(tmp_path / "one", plain(5, acc=0.0)), plain(5), time=LATER)
-    assert read_lm_eval(one, one)[0]["candidate"] == 1.0
-    assert f"of 2 files the newest, samples_sums_{LATER}.jsonl" in capsys.readouterr().out
-    samples(one / "deeper", plain(5))
-    with pytest.raises(BadInput, match="name one of them"):
-        read_lm_eval(one, one)
-
-
-def test_the_same_document_twice_is_joined_by_number(tmp_path):
-    rows = [(0, {"doc_hash": "h", "acc": 0.0}), (1, {"doc_hash": "h"}), (2, {})]
-    items = read_lm_eval(samples(tmp_path / "one", rows), samples(tmp_path / "two", rows[::-1]))
-    assert [(i["cluster"], i["candidate"], i["baseline"]) for i in items] == [
-        ("h", 0, 0),
-        ("h", 1, 1),
-        ("h2", 1, 1),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("rows", "says"),
-    [
-        (plain(20, prompt_hash="q"), r"\.jsonl:1: field 'prompt_hash'.*chat template"),
-        (plain(20, target_hash="u"), r"\.jsonl:1: field 'target_hash'"),
-        (plain(18), "18 documents of 18 and 20: run both on the same data"),
-        ([(n + 2, {}) for n in range(20)], "only 18 documents of 20 and 20"),
-        (plain(20, acc=1.5), r"\.jsonl:1: field 'acc': expected 0 to 1, got '1.5'"),
-        (plain(20, acc=None), "field 'acc'"),
-        (plain(20, acc="1"), "field 'acc'"),
-        (plain(20, acc=[1]), "field 'acc'"),
-        (plain(20, acc=float("nan")), r"\.jsonl:1: not a JSON object"),
-        (plain(20, filter="other"), "no shared filter"),
-        (plain(20, filter=3), "field 'filter'"),
-        (plain(20, doc_hash=None), "field 'doc_hash'"),
-        (plain(20, doc_id="1"), "field 'doc_id'"),
-        ([*plain(20), (3, {})], r"\.jsonl:4: field 'doc_id': expected a document once"),
-        ([], "no shared filter"),
-    ],
-)
-def test_runs_that_cannot_be_compared(tmp_path, rows, says):
-    one, two = samples(tmp_path / "one", rows), samples(tmp_path / "two", plain(20))
-    with pytest.raises(BadInput, match=says) as refused:
-        read_lm_eval(one, two)
-    assert "\n" not in str(refused.value) and str(refused.value).startswith(str(one))
-
-
-def test_no_task_in_common(tmp_path):
-    one, two = (
-        samples(tmp_path / "one", plain(3)),
-        samples(tmp_path / "two", plain(3), task="other"),
-    )
-    with pytest.raises(BadInput, match=r"share no task of lm-eval \(other, sums\)"):
-        read_lm_eval(one, two)
-    for path in (tmp_path / "absent", write(tmp_path / "x.jsonl", VALID)):
-        with pytest.raises(BadInput, match="run lm_eval with --log_samples"):
-            read_lm_eval(one, path)
 
 
 # ---- benchmarks -----------------------------------------------------------------------------------------------
@@ -624,24 +512,19 @@ BENCHMARKS = {
 }
 
 
-def test_bad_policies_samples_and_benchmarks_are_refused_in_one_line(tmp_path):
+def test_bad_policies_and_benchmarks_are_refused_in_one_line(tmp_path):
     def written(path, *rows):
         path.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode())
         return path
 
-    rng, refused = random.Random(3), [0, 0, 0]
-    good = next(samples(tmp_path / "good", plain(2)).rglob("*.jsonl"))
-    rows = [json.loads(line) for line in good.read_text().splitlines()]
-    for number in range(1500):
+    rng, refused = random.Random(3), [0, 0]
+    for number in range(1000):
         layout = rng.choice([*BENCHMARKS])
         try:
-            if number % 3 == 0:
+            if number % 2 == 0:
                 read_policy(
                     written(tmp_path / "x.jsonl", damaged(rng.choice(POLICY), rng)), ["a"], DEFAULTS
                 )
-            elif number % 3 == 1:
-                bad = written(tmp_path / good.name, damaged(rows[0], rng), rows[1])
-                assert all(0 <= item["candidate"] <= 1 for item in read_lm_eval(bad, good))
             else:
                 converted(
                     tmp_path,
@@ -649,7 +532,7 @@ def test_bad_policies_samples_and_benchmarks_are_refused_in_one_line(tmp_path):
                     str(written(tmp_path / "x.jsonl", damaged(BENCHMARKS[layout], rng))),
                 )
         except BadInput as error:
-            refused[number % 3] += 1
+            refused[number % 2] += 1
             check_message(error, tmp_path, where=False)
             assert str(error).startswith(str(tmp_path))
     assert all(200 < count < 500 for count in refused)
