@@ -4,6 +4,7 @@ from . import (
     chat,
     data,
     filters,
+    gate,
     gating,
     generate,
     judging,
@@ -14,5 +15,18 @@ from . import (
     verify,
 )
 
-TOPICS = [records, chat, training, packed, models, generate, verify, filters, judging, gating, data]
+TOPICS = [
+    records,
+    chat,
+    training,
+    packed,
+    models,
+    generate,
+    verify,
+    filters,
+    judging,
+    gate,
+    gating,
+    data,
+]
 MUTANTS = [mutant for topic in TOPICS for mutant in topic.MUTANTS]
