@@ -10,9 +10,11 @@ from . import (
     models,
     packed,
     records,
+    rule,
     training,
     verify,
 )
 
-TOPICS = [records, chat, training, packed, models, generate, verify, filters, judging, gating, data]
+TOPICS = [records, chat, training, packed, models, generate, verify, filters, judging, gating]
+TOPICS += [rule, data]
 MUTANTS = [mutant for topic in TOPICS for mutant in topic.MUTANTS]
