@@ -179,10 +179,10 @@ def canary_part(canaries):
     """What must pass. Three in n bounds the rate of failures where none was seen (rule of three)."""
     if not canaries:
         return Part("Canaries", ["Not measured: the suite has no canaries."])
-    broken_ones = [c for c in canaries if c["baseline"] and not c["candidate"]]
+    broken = [c for c in canaries if c["baseline"] and not c["candidate"]]
     kinds = {
-        "failed": [c for c in broken_ones if c["confirmed"]],
-        "flaky": [c for c in broken_ones if not c["confirmed"]],
+        "failed": [c for c in broken if c["confirmed"]],
+        "flaky": [c for c in broken if not c["confirmed"]],
         "quarantined": [c for c in canaries if not c["baseline"]],
     }
     meaning = {
@@ -191,8 +191,8 @@ def canary_part(canaries):
         "quarantined": "the baseline fails them, too",
     }
     count = len(canaries) - len(kinds["quarantined"])
-    sentence = f"{count - len(broken_ones)} of {count} pass"
-    if count and not broken_ones:
+    sentence = f"{count - len(broken)} of {count} pass"
+    if count and not broken:
         bound = min(3 / count, 1)
         sentence += f"; with 95 % the true rate of failures is at most 3/n = {bound:.1%}"
     lines = [f"{sentence}."]

@@ -5,28 +5,17 @@ from . import (
     data,
     filters,
     gate,
-    gating,
     generate,
     judging,
+    lineage,
     models,
     packed,
     records,
+    rule,
     training,
     verify,
 )
 
-TOPICS = [
-    records,
-    chat,
-    training,
-    packed,
-    models,
-    generate,
-    verify,
-    filters,
-    judging,
-    gate,
-    gating,
-    data,
-]
+TOPICS = [records, chat, training, packed, models, generate, verify, filters, judging]
+TOPICS += [gate, rule, lineage, data]
 MUTANTS = [mutant for topic in TOPICS for mutant in topic.MUTANTS]
