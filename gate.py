@@ -35,7 +35,7 @@ from posttrain.gating.answers import key_of, keys_of, lendable
 from posttrain.gating.collect import AnswerCollector, Sampling, Side, draws_of, evenly, of_type
 from posttrain.gating.contamination import contaminated
 from posttrain.gating.rates import expected_answers, power_lines, promise_lines, selftest_lines
-from posttrain.gating.report import html, markdown, terminal
+from posttrain.gating.report import html, markdown
 from posttrain.gating.rule import PROFILES, sequential
 from posttrain.gating.suite import IN_SLICES, ONCE, RECORDED, at, read_policy, read_suite
 from posttrain.gating.summary import Evidence, summarise, unscored_slices
@@ -348,7 +348,7 @@ def show_again(run):
     """Print the report of a finished gate once more -> its exit code."""
     try:
         report = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
-        print("\n".join(terminal(report)))
+        print(markdown(report))
     except (OSError, ValueError, KeyError, TypeError):
         raise BadInput(
             f"{run.folder}: this gate is finished, but report.json is damaged: take another --out"
@@ -373,7 +373,7 @@ def make_judge(args, run, memory):
 
 
 def write_report(folder, rows, report):
-    """items.jsonl, and the report in its three forms."""
+    """items.jsonl, and the report: its numbers, its text and its page."""
     # The texts of a row are for the report; they stand in the files of the answers.
     rows = [{key: value for key, value in row.items() if key != "texts"} for row in rows]
     write_jsonl(folder / "items.jsonl", rows)
@@ -466,7 +466,7 @@ def main(args):
     report = {"verdict": verdict, "why": why, "contaminated": witness} | summary | measures
     write_report(run.folder, evidence.rows, report)
     run.finish(forecast=plan, verdict=verdict, **measures)
-    print("\n".join(terminal(report)))
+    print(markdown(report))
     print(f"result   {verdict}; {cost_line(report)} -> {run.folder / 'report.html'}")
     return EXIT[verdict]
 

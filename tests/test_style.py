@@ -177,12 +177,8 @@ def test_every_flag_is_read(name):
 
 # ---- how it reads ----------------------------------------------------------------------------------
 
-# Rewritten to be read. The others wait for their turn, and leave this list then.
-DENSE = ("gate.py", "gating")
-REWRITTEN = [path for path in SOURCES if path.name not in DENSE and room_of(path) not in DENSE]
 
-
-@pytest.mark.parametrize("path", REWRITTEN, ids=short)
+@pytest.mark.parametrize("path", SOURCES, ids=short)
 def test_a_file_is_not_dense(path):
     """Figures that formatting does not change; `python tests/density.py` prints them."""
     source = tree(path)
@@ -194,8 +190,8 @@ def test_a_file_is_not_dense(path):
     assert density.clever(source) == []
 
 
-def test_the_rewritten_house_is_not_dense():
-    measured = density.total([density.density(tree(path)) for path in REWRITTEN])
+def test_the_house_is_not_dense():
+    measured = density.total([density.density(tree(path)) for path in SOURCES])
     assert measured.per_statement() <= 7.2, measured
     assert 1000 * measured.heavy <= 10 * measured.statements, measured
     assert 1000 * measured.crowded <= 4 * measured.statements, measured

@@ -25,6 +25,7 @@ from posttrain.gating.rule import (
     enough,
     sequential,
 )
+from posttrain.gating.suite import IN_SLICES
 from posttrain.records.jsonl import read_jsonl, write_whole
 
 # Mean and concentration of the Beta from which pass rates are drawn where nothing was measured:
@@ -429,7 +430,7 @@ def clusters_of(items, policies):
     """{slice: number of clusters} of the items that count in a slice."""
     clusters = {name: set() for name in policies}
     for item in items:
-        if item["type"] not in ("canary", "budget"):
+        if item["type"] in IN_SLICES:
             clusters[item["slice"]].add(item["cluster"])
     return {name: len(names) for name, names in clusters.items()}
 

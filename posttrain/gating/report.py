@@ -1,595 +1,467 @@
-"""A finished gate report (the dict of report.json) as lines for a terminal, as Markdown and as one HTML file.
+"""A finished gate's report (the dict of report.json) as text and as a page.
 
-Nothing is computed here: `parts` says the numbers in the order in which people read them, and the three forms lay the
-same parts out. Prompts and answers are hostile until shown: characters that hide or reorder text become visible codes,
-long texts lose their middle, and each form escapes what is left. The page runs no script and loads nothing; equal
-reports give equal bytes.
+`parts` says the numbers in the order in which people read them. `markdown` lays them out for a
+terminal and for report.md, `html` for a browser, with figures and whole texts; nothing is computed
+here. Prompts and answers are hostile until shown: text.py makes every character visible, long texts
+lose their middle, and each form escapes what is left. The page runs no script and loads nothing;
+equal reports give equal bytes.
 """
 
-import io
 import json
 import re
-import textwrap
-import unicodedata
-import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-SHOWN, LARGEST, WIDE = (
-    2000,
-    300_000,
-    120,
-)  # characters of a text, bytes of the page, columns of a terminal
-INK = "#010203"  # stands for the colour of the text, which the page knows
-# Okabe and Ito's blue and vermillion: at least 3:1 against the light and the dark page. The shapes say the same.
-LOOK = {"CLEAR": ("●", "#0072b2", "o"), "FAIL": ("◆", "#d55e00", "D"), "UNSURE": ("□", INK, "s")}
+from posttrain.gating.figures import LOOKS, figures_of
+from posttrain.gating.text import (
+    COLUMNS,
+    between,
+    cut,
+    fit,
+    flat,
+    listed,
+    outcome,
+    points,
+    share,
+    tables_that_fit,
+    times,
+    visible,
+    wrapped,
+)
 
+# Characters of a text that are shown: on the page, in the terminal, of a canary's answer, of a name.
+PAGE_SHOWS = 2000
+TEXT_SHOWS = 600
+CANARY_SHOWS = 300
+NAME_SHOWS = 24
+LARGEST_PAGE = 300_000  # bytes
 
-# ---- texts and numbers ---------------------------------------------------------------------------------------
+TEXT_FLIPS = 5  # that the terminal shows
+CANARIES_LISTED = 20
 
-
-def visible(text):
-    """Text in which no character can hide, reorder the line or move a cursor: controls, bidirectional marks, zero-width
-    characters and lone surrogates become codes such as ⟨U+202E⟩. Joiners stay: emoji and scripts need them."""
-    return "".join(
-        f"⟨U+{ord(c):04X}⟩"
-        if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t\u200c\u200d"
-        else c
-        for c in str(text).replace("\r\n", "\n")
-    )
-
-
-def cut(text, most):
-    """Visible text whose middle is left out, and the left-out characters counted, beyond `most` characters."""
-    text = str(text)
-    far = max(len(text) - 2 * most, 0)  # shown to nobody, so not even looked at
-    text = visible(text[:most] + text[-most:] if far else text)
-    gone = far + len(text) - most
-    return (
-        text
-        if gone <= 0
-        else f"{text[: most // 2]} [… {gone:,} characters cut …] {text[-(most // 2) :]}"
-    )
+# Later lines of a paragraph begin with so many blanks that a text cannot begin a heading, a list
+# or a rule there.
+INDENT = " " * 4
+INDENT_IN_LIST = " " * 6
 
 
-def one_line(text):
-    return re.sub(r"\s+", " ", visible(text))
+class Part(NamedTuple):
+    """A chapter of the report."""
 
+    title: str
+    lines: list = []  # sentences
+    rows: list = []  # [{head: cell}] of a table
+    is_wide: bool = False  # the table has sentences in its last column
+    flips: list = []  # {"id", "slice", "prompt", "baseline", "candidate", and their scores}
 
-def some(names, most=20):
-    return ", ".join(map(str, names[:most])) + (
-        f" and {len(names) - most} more" if len(names) > most else ""
-    )
-
-
-def share(value):
-    return f"{value:.1%}"
-
-
-def points(value):
-    return f"{100 * value:+z.1f}"
-
-
-def between(low, high, form=points):
-    return f"[{form(low)}, {form(high)}]"
-
-
-def outcome(s):
-    return s["verdict"] + ("" if s["hard"] else " (soft)")
+    @property
+    def head(self):
+        """What stands above the columns."""
+        return list(self.rows[0])
 
 
 def title(report):
-    return report["verdict"] + (
-        f" - CONTAMINATED: {report['contaminated']}" if report["contaminated"] else ""
-    )
+    """The verdict, and whether it can be believed."""
+    return report["verdict"] + (" - CONTAMINATED" if report["contaminated"] else "")
 
 
-# ---- the parts, in reading order -----------------------------------------------------------------------------
+def reasons(report):
+    """Sentences below the title."""
+    sentences = [f"Candidate {report['candidate']} against {report['baseline']}: {report['why']}."]
+    if report["contaminated"]:
+        sentences.append(f"No independent witness: {report['contaminated']}.")
+    return sentences
 
 
-def parts(report, most=SHOWN):
-    """What follows the title -> [{"title", "lines": [sentences], "head": [...], "rows": [[cells]], "flips": [...]}],
-    every text visible and cut to `most` characters. What was not measured says so."""
-    found = [
-        ("Slices", slice_part(report["slices"], report["overall"])),
-        ("Worst flips", flip_part(report["flips"], most)),
-        ("Canaries", canary_part(report["canaries"])),
-        ("Win-rate", winrate_part(report["winrate"])),
-        ("Refusals", refusal_part(report["refusals"])),
-        ("Budgets", budget_part(report["budgets"], report["returned"])),
-        ("Not seen by this gate", blind_part(report)),
-        ("Provenance", provenance_part(report)),
+def one_line(report, name=None):
+    """Verdict, name (of the candidate, if there is none) and reason, as one line of a terminal."""
+    return fit(flat(f"{title(report)} {name or report['candidate']}: {report['why']}"), COLUMNS)
+
+
+# ---- the parts, in reading order -----------------------------------------------------------------
+
+
+def parts(report, most=PAGE_SHOWS):
+    """What follows the title, every text visible and cut to `most` characters.
+
+    What was not measured is said.
+    """
+    chapters = [
+        slice_part(report["slices"], report["overall"]),
+        flip_part(report["flips"], most),
+        canary_part(report["canaries"]),
+        winrate_part(report["winrate"]),
+        refusal_part(report["refusals"]),
+        budget_part(report["budgets"], report["returned"]),
+        blind_part(report),
+        provenance_part(report),
     ]
-    return [
-        {
-            "title": name,
-            "head": part.get("head", []),
-            "flips": part.get("flips", []),
-            "lines": [cut(line, most) for line in part.get("lines", [])],
-            "rows": [[cut(cell, most) for cell in row] for row in part.get("rows", [])],
-        }
-        for name, part in found
-    ]
+    shown = []
+    for part in chapters:
+        lines = [cut(line, most) for line in part.lines]
+        rows = []
+        for row in part.rows:
+            rows.append({head: cut(cell, most) for head, cell in row.items()})
+        shown.append(part._replace(lines=lines, rows=rows))
+    return shown
 
 
 def slice_part(slices, overall):
-    def both(s, kind, form):
-        pair = s[f"{kind}_baseline"], s[f"{kind}_candidate"]
-        return "-" if None in pair else " -> ".join(map(form, pair))
-
-    head = [
-        "slice",
-        "verdict",
-        "baseline",
-        "candidate",
-        "delta [95 %]",
-        "margin",
-        "wins:losses",
-        "n",
-        "k",
-        "p of a drop",
-        "type",
-        "tokens",
-        "greedy",
-    ]
-    rows = [
-        [
-            name,
-            outcome(s),
-            share(s["baseline"]),
-            share(s["candidate"]),
-            f"{points(s['delta'])} {between(s['low'], s['high'])}",
-            f"{100 * s['margin']:.3g}",
-            f"{s['wins']}:{s['losses']}",
-            f"{s['n']}" + f" ({s['clusters']} clusters)" * (s["clusters"] != s["n"]),
-            s["k"] or "-",
-            f"{s['p_drop']:.2g}",
-            s["type"],
-            both(s, "tokens", "{:.1f}".format),
-            both(s, "greedy", share),
-        ]
-        for name, s in slices.items()
-    ]
-    lines = [] if rows else ["No slice could be compared."]
+    """What decides: each slice's difference, and the mean's."""
+    lines = [] if slices else ["No slice could be compared."]
     if overall:
+        as_a_whole = "; a drop as a whole" if overall["fail"] else ""
         lines.append(
-            f"All slices together: {points(overall['delta'])} {between(overall['low'], overall['high'])} "
-            f"points; p of a drop {overall['p_drop']:.3g}, of a gain {overall['p_gain']:.3g}"
-            + "; a drop as a whole" * overall["fail"]
-            + "."
+            f"All slices together: {points(overall['delta'])} "
+            f"{between(overall['low'], overall['high'])} points; p of a drop "
+            f"{overall['p_drop']:.3g}, of a gain {overall['p_gain']:.3g}{as_a_whole}."
         )
-    if not all(s["hard"] for s in slices.values()):
+    if not all(numbers["hard"] for numbers in slices.values()):
         lines.append("(soft): this slice may fall without blocking.")
-    return {"lines": lines, "head": head, "rows": rows}
+    rows = [slice_row(name, numbers) for name, numbers in slices.items()]
+    return Part("Slices", lines, rows)
+
+
+def slice_row(name, numbers):
+    """Shares are in per cent, differences and the margin in points."""
+    row = {
+        "slice": name,
+        "verdict": outcome(numbers),
+        "baseline": share(numbers["baseline"]),
+        "candidate": share(numbers["candidate"]),
+    }
+    interval = between(numbers["low"], numbers["high"])
+    row["delta, points [95 %]"] = f"{points(numbers['delta'])} {interval}"
+    row["margin"] = f"{100 * numbers['margin']:.3g}"
+    row["p of a drop"] = f"{numbers['p_drop']:.2g}"
+    row["wins:losses"] = f"{numbers['wins']}:{numbers['losses']}"
+    row["n"] = str(numbers["n"])
+    if numbers["clusters"] != numbers["n"]:
+        row["n"] += f" ({numbers['clusters']} clusters)"
+    row["k"] = numbers["k"] or "-"
+    row["type"] = numbers["type"]
+    row["tokens"] = change(numbers, "tokens", "{:.1f}".format)
+    row["greedy"] = change(numbers, "greedy", share)
+    return row
+
+
+def change(numbers, measure, form):
+    """From the baseline's value to the candidate's."""
+    pair = [numbers[f"{measure}_baseline"], numbers[f"{measure}_candidate"]]
+    if None in pair:
+        return "-"
+    return " -> ".join(form(value) for value in pair)
 
 
 def flip_part(flips, most):
-    def said(messages):
-        return "\n".join(
-            f"{m['role']}: "
-            + cut(m.get("content") or json.dumps(m.get("tool_calls")), most // len(messages))
-            for m in messages
-        )
+    """The worst items with their texts."""
+    if not flips:
+        return Part("Worst flips", ["None."])
+    shown = []
+    for flip in flips:
+        texts = {key: cut(flip[key], most) for key in ("id", "slice", "baseline", "candidate")}
+        shown.append(flip | texts | {"prompt": prompt_text(flip["prompt"], most)})
+    lines = ["Items that lost most, worst first; one answer of each model."]
+    return Part("Worst flips", lines, flips=shown)
 
-    return {
-        "lines": ["Items that lost most, worst first; one answer of each model."]
-        if flips
-        else ["None."],
-        "flips": [
-            flip
-            | {key: cut(flip[key], most) for key in ("id", "slice", "baseline", "candidate")}
-            | {"prompt": said(flip["prompt"])}
-            for flip in flips
-        ],
-    }
+
+def prompt_text(messages, most):
+    """A prompt, a paragraph a message."""
+    paragraphs = []
+    for message in messages:
+        content = message.get("content") or json.dumps(message.get("tool_calls"))
+        paragraphs.append(f"{message['role']}: {cut(content, most // len(messages))}")
+    return "\n".join(paragraphs)
 
 
 def canary_part(canaries):
+    """What must pass. Three in n bounds the rate of failures where none was seen (rule of three)."""
     if not canaries:
-        return {"lines": ["Not measured: the suite has no canaries."]}
+        return Part("Canaries", ["Not measured: the suite has no canaries."])
     broken = [c for c in canaries if c["baseline"] and not c["candidate"]]
     kinds = {
-        "failed": ("again when asked once more", [c for c in broken if c["confirmed"]]),
-        "flaky": ("failed once, not again", [c for c in broken if not c["confirmed"]]),
-        "quarantined": ("the baseline fails them, too", [c for c in canaries if not c["baseline"]]),
+        "failed": [c for c in broken if c["confirmed"]],
+        "flaky": [c for c in broken if not c["confirmed"]],
+        "quarantined": [c for c in canaries if not c["baseline"]],
     }
-    asked = len(canaries) - len(kinds["quarantined"][1])
-    bound = (
-        f"; with 95 % the true rate of failures is at most 3/n = {min(3 / asked, 1):.1%}"
-        if asked
-        else ""
+    meaning = {
+        "failed": "again when asked once more",
+        "flaky": "failed once, not again",
+        "quarantined": "the baseline fails them, too",
+    }
+    count = len(canaries) - len(kinds["quarantined"])
+    sentence = f"{count - len(broken)} of {count} pass"
+    if count and not broken:
+        bound = min(3 / count, 1)
+        sentence += f"; with 95 % the true rate of failures is at most 3/n = {bound:.1%}"
+    lines = [f"{sentence}."]
+    rows = []
+    for kind, members in kinds.items():
+        if members:
+            names = listed([c["id"] for c in members])
+            lines.append(f"{kind.capitalize()} ({meaning[kind]}): {names}.")
+        for c in members:
+            answer = flat(cut(c["text"], CANARY_SHOWS))
+            rows.append({"canary": kind, "id": c["id"], "candidate's answer": answer})
+    return Part("Canaries", lines, rows[:CANARIES_LISTED], is_wide=True)
+
+
+def winrate_part(winrate):
+    """What the judge prefers, as it is and at equal lengths."""
+    if not winrate:
+        return Part("Win-rate", ["Not measured: nothing was judged head to head."])
+    sentence = (
+        f"Decided wins:losses:ties {winrate['wins']}:{winrate['losses']}:{winrate['ties']}; the "
+        f"candidate's answers have {winrate['length_ratio']:.2f} times the tokens (median)"
     )
-    lines = [f"{asked - len(broken)} of {asked} pass" + ("" if broken else bound) + "."]
-    lines += [
-        f"{kind.capitalize()} ({why}): {some([c['id'] for c in own])}."
-        for kind, (why, own) in kinds.items()
-        if own
+    if winrate["outside_support"]:
+        sentence += (
+            "; outside support: too far for the length-controlled rate, which is extrapolated and "
+            "decides nothing"
+        )
+    rows = [
+        winrate_row("raw", winrate["raw"], winrate["low"], winrate["high"]),
+        winrate_row(
+            "length-controlled",
+            winrate["length_controlled"],
+            winrate["lc_low"],
+            winrate["lc_high"],
+        ),
     ]
-    shown = [(kind, c) for kind, (_, own) in kinds.items() for c in own][:20]
-    return {
-        "lines": lines,
-        "head": ["canary", "id", "candidate's answer"],
-        "rows": [[kind, c["id"], one_line(cut(c["text"], 300))] for kind, c in shown],
-    }
+    return Part("Win-rate", [f"{sentence}."], rows)
 
 
-def winrate_part(w):
-    if not w:
-        return {"lines": ["Not measured: nothing was judged head to head."]}
-    outside = "; outside support: too far for the length-controlled rate, which is extrapolated and decides nothing"
-    return {
-        "lines": [
-            f"Decided wins:losses:ties {w['wins']}:{w['losses']}:{w['ties']}; the candidate's answers have "
-            f"{w['length_ratio']:.2f} times the tokens (median)"
-            + outside * w["outside_support"]
-            + "."
-        ],
-        "head": ["win-rate", "candidate", "95 %"],
-        "rows": [
-            ["raw", share(w["raw"]), between(w["low"], w["high"], share)],
-            [
-                "length-controlled",
-                *(
-                    ["-", "-"]
-                    if w["length_controlled"] is None
-                    else [share(w["length_controlled"]), between(w["lc_low"], w["lc_high"], share)]
-                ),
-            ],
-        ],
-    }
+def winrate_row(name, rate, low, high):
+    """A rate with its interval, or dashes."""
+    if rate is None:
+        return {"win-rate": name, "candidate": "-", "95 %": "-"}
+    return {"win-rate": name, "candidate": share(rate), "95 %": between(low, high, share)}
 
 
 def refusal_part(refusals):
+    """Who is refused what."""
     if not refusals:
-        return {"lines": ["Not measured: no item expects a refusal, or none expects an answer."]}
-    return {
-        "head": ["refused", "harmful requests", "harmless requests"],
-        "rows": [
-            [role]
-            + [
-                f"{a} of {n}" + (f" ({a / n:.1%})" if n else "")
-                for a, n in (refusals[role]["harmful"], refusals[role]["harmless"])
-            ]
-            for role in ("baseline", "candidate")
-        ],
-    }
+        sentence = "Not measured: no item expects a refusal, or none expects an answer."
+        return Part("Refusals", [sentence])
+    rows = []
+    for role in ("baseline", "candidate"):
+        row = {"refused": role}
+        for kind in ("harmful", "harmless"):
+            refused, answers = refusals[role][kind]
+            in_per_cent = f" ({refused / answers:.1%})" if answers else ""
+            row[f"{kind} requests"] = f"{refused} of {answers}{in_per_cent}"
+        rows.append(row)
+    return Part("Refusals", rows=rows)
+
+
+class BudgetForm(NamedTuple):
+    """How a budget is written."""
+
+    name: str
+    value: Callable  # of a model's value
+    ratio: Callable  # of what is compared to the limit
+    unit: str = ""  # of the ratio
+
+
+BUDGET_FORMS = {
+    "tokens": BudgetForm("tokens per answer", "{:.1f}".format, times),
+    "slice_tokens": BudgetForm("most in a slice", "{:.1f}".format, times),
+    "truncated": BudgetForm("truncated answers", share, points, " points"),
+    "latency": BudgetForm("seconds, median", "{:.3g}".format, times),
+    "cost": BudgetForm("cost of 1,000 requests", "{:.4g}".format, times),
+}
+BESIDE_LATENCY = {"p95": "seconds, 95th percentile", "tokens_per_second": "tokens per second"}
+RETURNS = {
+    "points": "verified points",
+    "points_per_money": "points per unit of money",
+    "points_per_hour": "points per GPU-hour",
+    "winrate_points": "points of win-rate",
+    "winrate_per_money": "points of win-rate per unit of money",
+}
 
 
 def budget_part(budgets, returned):
+    """What the answers take, and what the training brought for its cost."""
     rows = []
-    for key, name, cell, form in (
-        ("tokens", "tokens per answer", "{:.1f}", "{:.3g}x"),
-        ("slice_tokens", "most in a slice: {slice}", "{:.1f}", "{:.3g}x"),
-        ("truncated", "truncated answers", "{:.1%}", "{:+z.1%}"),
-        ("latency", "seconds, median", "{:.3g}", "{:.3g}x"),
-        ("cost", "cost of 1,000 requests", "{:.4g}", "{:.3g}x"),
-    ):
-        if b := budgets.get(key):
-            at, own = form.format, b["p50"] if key == "latency" else b
-            limit = (
-                ["none", "-"]
-                if b["limit"] is None
-                else [at(b["limit"]), "FAIL" if b["fail"] else "ok"]
-            )
-            name = name.replace("{slice}", cut(str(b.get("slice")), 24))
-            rows.append(
-                [
-                    name,
-                    cell.format(own["baseline"]),
-                    cell.format(own["candidate"]),
-                    at(b["ratio"])
-                    + (f" {between(b['low'], b['high'], at)}" if b.get("low") is not None else ""),
-                    *limit,
-                ]
-            )
-        if b and key == "latency":
-            rows += [
-                [
-                    name,
-                    cell.format(b[part]["baseline"]),
-                    cell.format(b[part]["candidate"]),
-                    "",
-                    "",
-                    "",
-                ]
-                for part, name in (
-                    ("p95", "seconds, 95th percentile"),
-                    ("tokens_per_second", "tokens per second"),
-                )
-            ]
+    for key, form in BUDGET_FORMS.items():
+        budget = budgets.get(key)
+        if not budget:
+            continue
+        rows.append(budget_row(budget, form))
+        if key == "latency":
+            for measure, name in BESIDE_LATENCY.items():
+                rows.append(budget_cells(name, budget[measure], form))
     lines = [] if rows else ["Not measured."]
-    if r := returned:
-        gains = [
-            f"{r[key]:+z.2f} {unit}"
-            for key, unit in (
-                ("points", "verified points"),
-                ("points_per_money", "points per unit of money"),
-                ("points_per_hour", "points per GPU-hour"),
-                ("winrate_points", "points of win-rate"),
-                ("winrate_per_money", "points of win-rate per unit of money"),
-            )
-            if r[key] is not None
-        ]
+    if returned:
+        gains = []
+        for key, unit in RETURNS.items():
+            if returned[key] is not None:
+                gains.append(f"{returned[key]:+z.2f} {unit}")
         lines.append(
-            f"Return: the candidate's runs cost {r['spent']:.2f} of money and {r['gpu_hours']:.2f} GPU-hours: "
-            f"{', '.join(gains)}."
+            f"Return: the candidate's runs cost {returned['spent']:.2f} of money and "
+            f"{returned['gpu_hours']:.2f} GPU-hours: {', '.join(gains)}."
         )
+    return Part("Budgets", lines, rows)
+
+
+def budget_row(budget, form):
+    """Both models' values, their ratio and its limit."""
+    name = form.name
+    if "slice" in budget:
+        name = f"{name}: {cut(budget['slice'], NAME_SHOWS)}"
+    row = budget_cells(name, budget.get("p50", budget), form)
+    ratio = form.ratio(budget["ratio"]) + form.unit
+    if budget.get("low") is not None:
+        ratio += f" {between(budget['low'], budget['high'], form.ratio)}"
+    row["ratio [95 %]"] = ratio
+    row["limit"] = "none"
+    row["result"] = "-"
+    if budget["limit"] is not None:
+        row["limit"] = form.ratio(budget["limit"]) + form.unit
+        row["result"] = "FAIL" if budget["fail"] else "ok"
+    return row
+
+
+def budget_cells(name, pair, form):
+    """A row with both models' values alone."""
     return {
-        "lines": lines,
-        "head": ["budget", "baseline", "candidate", "ratio [95 %]", "limit", "result"],
-        "rows": rows,
+        "budget": name,
+        "baseline": form.value(pair["baseline"]),
+        "candidate": form.value(pair["candidate"]),
+        "ratio [95 %]": "",
+        "limit": "",
+        "result": "",
     }
 
 
 def blind_part(report):
-    lost = (
-        [f"Without a score and left out: {some(report['missing'])}."] if report["missing"] else []
-    )
-    return {
-        "lines": report["blind"] + lost,
-        "head": [
-            "slice",
-            "n",
-            "k",
-            "smallest drop caught 4 times in 5 (points)",
-            "prompts that would decide",
-        ],
-        "rows": [
-            [name, s["n"], s["k"] or "-", f"{100 * s['mde']:.1f}", s["need"] or "-"]
-            for name, s in report["slices"].items()
-        ],
-    }
+    """What this gate could not see, and how much it would take."""
+    lines = list(report["blind"])
+    if report["missing"]:
+        lines.append(f"Without a score and left out: {listed(report['missing'])}.")
+    rows = []
+    for name, numbers in report["slices"].items():
+        row = {"slice": name, "n": numbers["n"], "k": numbers["k"] or "-"}
+        row["smallest drop caught 4 times in 5 (points)"] = f"{100 * numbers['mde']:.1f}"
+        row["prompts that would decide"] = numbers["need"] or "-"
+        rows.append(row)
+    return Part("Not seen by this gate", lines, rows)
 
 
 def provenance_part(report):
-    cooler = report["model_temperature"]
-    sampled = (
-        f"profile {report['profile']}; temperature {report['temperature']}"
-        + f", the candidate at {cooler}" * (cooler != report["temperature"])
-        + f"; looks after {some(report['looks'])} answers; baseline draws: {report['baseline_draws']}"
+    """Where everything comes from."""
+    sampling = f"profile {report['profile']}; temperature {report['temperature']}"
+    if report["model_temperature"] != report["temperature"]:
+        sampling += f", the candidate at {report['model_temperature']}"
+    sampling += (
+        f"; looks after {listed(report['looks'])} answers; "
+        f"baseline draws: {report['baseline_draws']}"
     )
     spent = f"{report['tokens']:,} tokens, {report['seconds']:.1f} s, {report['cost']:.2f} of money"
-    return {
-        "head": ["what", "which"],
-        "rows": [
-            ["candidate", report["candidate"]],
-            ["baseline", report["baseline"]],
-            ["sampling", sampled],
-            *report["provenance"],
-            ["this gate spent", spent],
-        ],
-    }
+    lines = [
+        ["candidate", report["candidate"]],
+        ["baseline", report["baseline"]],
+        ["sampling", sampling],
+        *report["provenance"],
+        ["this gate spent", spent],
+    ]
+    rows = [{"what": what, "which": which} for what, which in lines]
+    return Part("Provenance", rows=rows, is_wide=True)
 
 
-# ---- terminal and Markdown -----------------------------------------------------------------------------------
-
-
-def columns(table):
-    """Rows of cells -> aligned lines of at most WIDE columns; first cells too long for that are cut."""
-
-    def width(text):
-        return sum(
-            0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
-            for c in text
-        )
-
-    table, lines = [[one_line(cell) for cell in row] for row in table], []
-    widths = [max(map(width, column)) for column in zip(*table)]
-    widths[0] = min(widths[0], max(WIDE - sum(w + 2 for w in widths[1:]), 8))
-    for first, *others in table:
-        while width(first) > widths[0]:
-            first = first[:-2] + "…"
-        cells = zip([first, *others], widths)
-        lines.append("  ".join(cell + " " * (w - width(cell)) for cell, w in cells).rstrip())
-    return lines
-
-
-def terminal(report):
-    """What decides, and what was measured beside it, as lines of at most 120 columns."""
-
-    def wrapped(word, text):
-        return textwrap.wrap(
-            one_line(text), WIDE, initial_indent=f"{word:<9}", subsequent_indent=" " * 9
-        )
-
-    lines = wrapped("verdict", f"{title(report)}: {report['why']}.")
-    for part in parts(report):
-        answers = part["title"] == "Canaries"  # too long for a terminal
-        measured = report["canaries"] if answers else part["rows"]
-        if measured and part["title"] in ("Slices", "Canaries", "Win-rate", "Refusals", "Budgets"):
-            table = [] if answers else columns([row[:9] for row in [part["head"], *part["rows"]]])
-            lines += [
-                "",
-                *table,
-                *(
-                    line
-                    for number, sentence in enumerate(part["lines"])
-                    for line in wrapped("" if number else part["title"].lower(), sentence)
-                ),
-            ]
-    return lines
+# ---- text ----------------------------------------------------------------------------------------
 
 
 def markdown(report):
-    """The report as Markdown."""
-
-    def plain(text):  # no markup, no link, no border of a cell that a text could write
-        return re.sub(r"([\\`*|<]|(?<=\])\()", r"\\\1", one_line(text))
-
-    def fenced(text):
-        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
-        return ["", fence + "text", text, fence]
-
-    lines = [
-        f"# {plain(title(report))}",
-        "",
-        plain(f"{report['candidate']} against {report['baseline']}: {report['why']}."),
-    ]
-    for part in parts(report):
-        lines += ["", f"## {part['title']}", *(f"\n{plain(line)}" for line in part["lines"])]
-        for flip in part["flips"]:
+    """The report as text that reads well in a terminal, no line wider than it, and is Markdown."""
+    lines = [f"# {title(report)}"]
+    for sentence in reasons(report):
+        lines += ["", *wrapped(plain(sentence), INDENT)]
+    for part in parts(report, TEXT_SHOWS):
+        lines += ["", f"## {part.title}"]
+        for sentence in part.lines:
+            lines += ["", *wrapped(plain(sentence), INDENT)]
+        for flip in part.flips[:TEXT_FLIPS]:
+            lines += ["", *flip_lines(flip)]
+        if len(part.flips) > TEXT_FLIPS:
             lines += [
                 "",
-                f"### {plain(flip['id'])} ({plain(flip['slice'])})",
-                *fenced(flip["prompt"]),
+                f"These are {TEXT_FLIPS} of {len(part.flips)}: report.html has the others.",
             ]
-            for role in ("baseline", "candidate"):
-                lines += ["", f"{role}, scored {flip[role + '_score']:.2f}:", *fenced(flip[role])]
-        if part["rows"]:
-            table = [part["head"], ["---"] * len(part["head"]), *part["rows"]]
-            lines += ["", *("| " + " | ".join(map(plain, row)) + " |" for row in table)]
+        if part.rows and part.is_wide:
+            lines += ["", *list_lines(part.rows)]
+        elif part.rows:
+            for table in tables_that_fit(plain_cells(part)):
+                lines += ["", *table]
     return "\n".join(lines) + "\n"
 
 
-# ---- HTML ----------------------------------------------------------------------------------------------------
+def plain(text):
+    """Text on one line that writes no markup, no tag, no link and no border of a cell."""
+    return re.sub(r"([\\`*|]|<(?=[A-Za-z/!?])|(?<=\])\()", r"\\\1", flat(text))
 
 
-def svg(draw, data, height):
-    """draw(axes, data) -> a figure that sits inside a page: its ink is the page's, its letters are text, it scales.
-    It is 380 points wide, as a phone is: there its letters keep their size."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with (
-        matplotlib.rc_context(),
-        warnings.catch_warnings(action="ignore"),
-    ):  # letters that the font lacks
-        matplotlib.rcdefaults()
-        inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-        matplotlib.rcParams.update(
-            {key: INK for key in inked}
-            | {  # the salt keeps names of two figures apart
-                "svg.fonttype": "none",
-                "svg.hashsalt": draw.__name__,
-                "text.parse_math": False,
-                "font.size": 11,
-                "font.sans-serif": ["DejaVu Sans"],
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-            }
-        )
-        figure, file = Figure(figsize=(380 / 72, height / 72), layout="constrained"), io.StringIO()
-        draw(figure.add_subplot(), data)
-        figure.savefig(file, format="svg", transparent=True)
-    text = file.getvalue()[file.getvalue().index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)  # it has the date
-    text = re.sub(r'<g id="\w+(\.\w+)?">', "<g>", text)  # nothing refers to groups
-    text = re.sub(
-        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', text, count=1
-    )
-    return text.replace(INK, "currentColor")
+def plain_cells(part):
+    """The table of a part, its head first."""
+    rows = [part.head, *(row.values() for row in part.rows)]
+    return [[plain(cell) for cell in row] for row in rows]
 
 
-def forest(axes, slices):
-    """One line a slice: the difference with its interval, and the margin that the interval must clear."""
-    axes.axvline(0, color=INK, linewidth=0.8)
-    for row, (name, s) in enumerate(slices.items()):
-        _, color, marker = LOOK[s["verdict"]]
-        low, delta, high = (100 * min(max(s[key], -1), 1) for key in ("low", "delta", "high"))
-        axes.plot([low, high], [row, row], color=color, linewidth=2)
-        axes.plot(
-            delta,
-            row,
-            marker,
-            color=color,
-            markersize=8,
-            markerfacecolor="none" if marker == "s" else color,
-        )
-        axes.plot([-100 * s["margin"]] * 2, [row - 0.25, row + 0.25], ":", color=INK, linewidth=2)
-        name, k = one_line(name), f" · k {s['k']}" if s["k"] else ""
-        label = f"{name if len(name) < 28 else name[:26] + '…'} · n {s['n']}{k} · {outcome(s)}"
-        axes.text(
-            0, row - 0.45, label, transform=axes.get_yaxis_transform(), va="center", in_layout=False
-        )
-    axes.set(ylim=(len(slices) - 0.5, -0.8), yticks=[], xlabel="candidate minus baseline (points)")
-    axes.spines["left"].set_visible(False)
+def list_lines(rows):
+    """Rows as a list: the last cell behind the others."""
+    lines = []
+    for row in rows:
+        *names, value = (plain(cell) for cell in row.values())
+        lines += wrapped(f"- {' '.join(names)}: {value}", INDENT_IN_LIST)
+    return lines
 
 
-def histogram(axes, lengths):
-    axes.hist(
-        [lengths["baseline"], lengths["candidate"]],
-        bins=30,
-        histtype="step",
-        linewidth=1.8,
-        color=[INK, LOOK["CLEAR"][1]],
-        linestyle=["--", "-"],
-        label=["baseline", "candidate"],
-    )
-    axes.set(xlabel="tokens per answer", ylabel="answers")
-    axes.legend(frameon=False)
+def flip_lines(flip):
+    """An item that was lost: its prompt and both answers, their lines behind each other."""
+    lines = [fit(f"### {plain(flip['id'])} ({plain(flip['slice'])})", COLUMNS), ""]
+    texts = {"prompt": flip["prompt"]}
+    for role in ("baseline", "candidate"):
+        texts[f"{role}, scored {flip[role + '_score']:.2f}"] = flip[role]
+    for name, text in texts.items():
+        text = text.strip().replace("\n", " ⏎ ")
+        lines += wrapped(f"- {name}: {plain(text)}", INDENT_IN_LIST)
+    return lines
 
 
-def square(axes, refusals):
-    """Both models between under- and over-refusal; the good corner is the upper left one."""
-    axes.axhline(50, color=INK, linewidth=0.8), axes.axvline(50, color=INK, linewidth=0.8)
-    for x, y, corner in (
-        (25, 75, "good"),
-        (75, 75, "refuses all"),
-        (25, 25, "answers all"),
-        (75, 25, "wrong way"),
-    ):
-        axes.text(x, y, corner, ha="center", va="center")
-    for role, marker, color, fill in (
-        ("baseline", "s", INK, "none"),
-        ("candidate", "o", *[LOOK["CLEAR"][1]] * 2),
-    ):
-        (harmful, n), (harmless, m) = refusals[role]["harmful"], refusals[role]["harmless"]
-        if n and m:
-            axes.plot(
-                100 * harmless / m,
-                100 * harmful / n,
-                marker,
-                color=color,
-                markerfacecolor=fill,
-                markersize=10,
-                label=role,
-                clip_on=False,
-            )
-    axes.set(
-        xlim=(0, 100),
-        ylim=(0, 100),
-        xlabel="harmless requests refused (%)",
-        ylabel="harmful requests refused (%)",
-    )
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+# ---- the page ------------------------------------------------------------------------------------
 
 
 def html(report):
-    """The report as one HTML page below 300 kB: texts that would make it larger are cut shorter."""
+    """The report as one page below 300 kB: texts that would make it larger are cut shorter."""
     import jinja2
 
-    pages = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: value if hasattr(value, "__html__") else visible(value),
+        finalize=shown_on_page,
     )
-    slices, refusals, w, figures = report["slices"], report["refusals"], report["winrate"], {}
-    if slices:
-        figures["Slices"] = (
-            svg(forest, slices, 60 + 42 * len(slices)),
-            "Difference of each slice, 95 % interval",
-        )
-    if w and any(w["lengths"].values()):
-        figures["Win-rate"] = (
-            svg(histogram, w["lengths"], 210),
-            "Histogram of tokens per answer, both models",
-        )
-    if refusals:
-        figures["Refusals"] = (
-            svg(square, refusals, 330),
-            "Harmful and harmless requests refused by both models",
-        )
-    signs = {word: sign for word, (sign, *_) in LOOK.items()}
-    for most in (SHOWN, SHOWN // 2, SHOWN // 4, SHOWN // 10, SHOWN // 40):
-        page = pages.get_template("report.html.j2").render(
-            report=report,
+    template = environment.get_template("report.html.j2")
+    figures = figures_of(report)
+    signs = {verdict: look.sign for verdict, look in LOOKS.items()}
+    for shorter in (1, 2, 4, 10, 40):
+        most = PAGE_SHOWS // shorter
+        page = template.render(
             title=title(report),
+            reasons=reasons(report),
+            report=report,
             figures=figures,
             parts=parts(report, most),
             signs=signs,
             most=most,
         )
-        if len(page.encode()) < LARGEST:
+        if len(page.encode()) < LARGEST_PAGE:
             break
     return page
+
+
+def shown_on_page(value):
+    """A value of the template; what is markup already stays as it is."""
+    return value if hasattr(value, "__html__") else visible(value)

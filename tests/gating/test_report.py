@@ -1,4 +1,4 @@
-"""The gate's report: the same parts in the same order in three forms, and texts that cannot leave their place."""
+"""The gate's report: the same parts in the same order in both forms, and texts that cannot leave their place."""
 
 import html
 import re
@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from posttrain.gating import report as room
+from posttrain.gating.text import width
 
 ORDER = [
     "Slices",
@@ -130,7 +131,7 @@ def full(text="The answer is 12.", name="runs/dpo"):
                 tokens_candidate=None,
                 greedy_candidate=0.75,
                 greedy_baseline=0.7,
-                type="lm-eval",
+                type="scored",
                 low=-0.11,
             ),
         },
@@ -251,8 +252,11 @@ def test_the_parts_come_in_the_order_in_which_people_read(pages):
         report, text = pages[name]
         assert headings(Page(text)) == [room.title(report), *ORDER]
         assert re.findall("^##? (.*)", room.markdown(report), re.M) == [room.title(report), *ORDER]
-    assert room.title(full()) == "BLOCK - CONTAMINATED: runs/dpo judged its own training data"
+    assert room.title(full()) == "BLOCK - CONTAMINATED"
     assert "<title>BLOCK - CONTAMINATED: " in pages["full"][1]
+    for text in (pages["full"][1], room.markdown(full())):
+        assert "No independent witness: runs/dpo judged its own training data." in text
+        assert "Candidate runs/dpo against runs/sft: runs/dpo fell by 12.0 points" in text
 
 
 def test_every_number_is_said(pages):
@@ -266,7 +270,7 @@ def test_every_number_is_said(pages):
         "460",
         "0.0003",
         "4.2",
-        "-5.0 [-8.0, 0.0]",
+        "-5.0 [-8.0, +0.0]",
         "a drop as a whole",
         "the candidate at 0.3",
         "1 of 3 pass",
@@ -282,7 +286,7 @@ def test_every_number_is_said(pages):
         "9 of 50 (18.0%)",
         "1.33x [1.21x, 1.47x]",
         "1.1x",
-        "+2.0% [0.0%, +4.0%]",
+        "+2.0 points [+0.0, +4.0]",
         "1.25x",
         "+2.00 verified points",
         "+0.57 points per unit of money",
@@ -291,8 +295,8 @@ def test_every_number_is_said(pages):
         "123,456 tokens",
         "scored 1.00",
     ):
-        for text in (page, room.markdown(full())):
-            assert said in text.replace("+0.0%", "0.0%").replace("+0.0]", "0.0]"), said
+        for text in (page, " ".join(room.markdown(full()).split())):
+            assert said in text, said
     assert "rate of failures is at most 3/n = 30.0%" in room.markdown(
         bare()
         | {
@@ -310,11 +314,10 @@ def test_a_report_without_parts_says_so(pages):
         text.count("Not measured") == 4 and "No slice could be compared" in text and "None" in text
     )
     assert "<svg" not in pages["bare"][1] and "<table" in pages["bare"][1]
-    assert room.terminal(bare()) == ["verdict  NOT ENOUGH DATA: the suite has no comparable slice."]
 
 
 def test_what_is_empty_or_without_an_end():
-    """One item, no interval, no requests of a kind, answers of one length, no budget with a limit: all three forms."""
+    """One item, no interval, no requests of a kind, answers of one length, no budget with a limit: both forms."""
     report = full()
     report["slices"] = {"one": a_slice(n=1, low=-float("inf"), high=float("nan"), p_drop=0.5)}
     report["refusals"]["candidate"] = {"harmful": [0, 0], "harmless": [0, 0]}
@@ -324,16 +327,17 @@ def test_what_is_empty_or_without_an_end():
         "content": "",
         "tool_calls": [{"function": {"name": "find"}}],
     }
-    for text in (room.html(report), room.markdown(report), "\n".join(room.terminal(report))):
+    for text in (room.html(report), room.markdown(report)):
         assert "0 of 0" in text and "[-inf, +nan]" in text
+        assert "find" in text, "a call is a message, too"
 
 
 def test_a_win_rate_that_length_decides_alone():
-    """Separable answers have no length-controlled rate: said with a dash in all three forms."""
+    """Separable answers have no length-controlled rate: said with a dash in both forms."""
     report = full()
     report["winrate"] |= {"length_controlled": None, "lc_low": None, "lc_high": None}
-    assert "| length-controlled | - | - |" in room.markdown(report) and room.html(report)
-    assert any(line.startswith("length-controlled  -") for line in room.terminal(report))
+    assert "| length-controlled | - " in room.markdown(report)
+    assert 'length-controlled</th><td dir="auto">-</td>' in room.html(report)
 
 
 def test_texts_cannot_leave_their_place(pages):
@@ -360,7 +364,7 @@ def test_texts_cannot_leave_their_place(pages):
 
 def test_nothing_hides_and_nothing_reorders(pages):
     report, page = pages["hostile"]
-    for text in (page, room.markdown(report), "\n".join(room.terminal(report))):
+    for text in (page, room.markdown(report), room.one_line(report)):
         bad = {c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")} - set(
             "\n\u200d"
         )
@@ -369,66 +373,109 @@ def test_nothing_hides_and_nothing_reorders(pages):
     assert "⟨U+202E⟩gnp.exe" in page and "⟨U+0000⟩⟨U+001B⟩[31m" in page and "👩‍👩‍👧" in page
 
 
-def test_markdown_keeps_texts_in_their_blocks():
-    text = room.markdown(full(HOSTILE, HOSTILE[:-2900]))
-    fence, outside = "", []
-    for line in text.split("\n"):
-        if not fence and line.startswith("```"):
-            fence = line.removesuffix("text")
-        elif line == fence:
-            fence = ""
-        elif not fence:
-            outside.append(line)
-    assert not fence and [line[3:] for line in outside if line.startswith("## ")] == ORDER
-    assert not re.search(r"(?<!\\)(<|`)", "\n".join(outside)) and "](" not in "\n".join(outside)
-    tables = [line for line in outside if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {14, 4, 7, 6, 3}
+# What a text could begin a line with: a heading, a rule or the line under a heading, lists, a quote, fences, code.
+BLOCKS = ["# x", "===", "---", "- x", "+ x", "1. x", "> x", "~~~", "```", "| x |", "* * *", "    x"]
+
+
+@pytest.mark.parametrize("text", [HOSTILE, *BLOCKS])
+def test_markdown_keeps_texts_in_their_place(text):
+    """No text begins a block of Markdown, however long the words before it are."""
+    for length in (1, 90, 97, 104, 111, 300):
+        padded = "w" * length + f" {text} " + "v" * length + f"\n{text}\n{text}"
+        lines = room.markdown(full(padded, padded[:2500])).split("\n")
+        headings = [line for line in lines if line.startswith("#")]
+        assert [line[3:] for line in headings if line.startswith("## ")] == ORDER
+        assert [line[:4] for line in headings if line.startswith("# ")] == ["# BL"]
+        assert len(headings) == 1 + len(ORDER) + room.TEXT_FLIPS
+        for line in lines:
+            outside = re.sub(r"\\[\\`*|<(]", "", line)
+            assert not re.search(r"[`*]|<[a-zA-Z/!?]|\]\(", outside), line
+            ours = r"$|#|\| |\|-|    |- |[A-Z(]|\d of |\d canaries"
+            assert re.match(ours, line), "a paragraph begins with a word of ours"
+        cells = [line.count("|") - line.count("\\|") for line in lines if line.startswith("|")]
+        assert set(cells) <= set(range(3, 15))
+
+
+def test_a_tag_is_none_but_an_arrow_is_one():
+    assert room.plain("a <- b < 5 <b> </b> <!-- [a](b) `c` *d* | \\") == (
+        r"a <- b < 5 \<b> \</b> \<!-- [a]\(b) \`c\` \*d\* \| \\"
+    )
+
+
+@pytest.mark.parametrize("name", ["runs/dpo", "x" * 300, "字" * 90, "ab " * 200, HOSTILE])
+def test_no_line_is_wider_than_a_terminal(name):
+    """110 columns, of which East Asian letters take two, however long the names and texts are."""
+    report = full(text=name * 3, name=name)
+    text = room.markdown(report)
+    assert max(width(line) for line in text.split("\n")) <= 110
+    assert width(room.one_line(report)) <= 110
+    words = " ".join(text.split())
+    for said in ("1 of 3 pass", "55.0%", "tokens per answer", "outside support", "48 of 50"):
+        assert said in words
+
+
+@pytest.mark.parametrize("name", ["runs/dpo", "x" * 300, "字" * 90, HOSTILE])
+def test_the_tables_are_aligned(name):
+    """Several of them where one is too wide, and the slices stand in each."""
+    text = room.markdown(full(name=name)).partition("## Worst flips")[0]
+    tables = [block.split("\n") for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) in (2, 3)
+    for table in tables:
+        assert len(table) == 5, "head, rule and three slices"
+        assert len({width(line) for line in table}) == 1
+        assert table[3].startswith("| arithmetic, spelled out ")
+    assert "verdict" in tables[0][0] and "delta, points [95 %]" in tables[0][0]
+    assert "greedy" in tables[-1][0]
+
+
+def test_one_line():
+    assert room.one_line(bare()) == ("NOT ENOUGH DATA runs/dpo: the suite has no comparable slice")
+    assert room.one_line(bare() | {"verdict": "SHIP"}, "kto").startswith("SHIP kto: the suite")
+    long = room.one_line(full() | {"why": "many words " * 30})
+    assert long.startswith("BLOCK - CONTAMINATED runs/dpo: many words") and long.endswith("…")
+    assert len(long) == 110 and "\n" not in long
+
+
+def test_the_text_shows_the_first_flips():
+    """And says how many there are; the page has all of them, with their whole texts."""
+    lines = "\n".join(f"line {n}" for n in range(300))
+    report = full(text=lines)
+    text = room.markdown(report)
+    assert text.count("- baseline, scored 1.00: line 0 ⏎ line 1 ") == 5
+    assert "These are 5 of 10: report.html has the others." in text
+    assert text.count("characters cut") >= 15
+    page = Page(room.html(report))
+    assert page.tags.count("details") == 10 and page.tags.count("pre") == 30
+    report["flips"] = report["flips"][:5]
+    assert "report.html has" not in room.markdown(report)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """The figures of a report with everything, which show no text."""
+    return room.figures_of(full())
 
 
 @pytest.mark.parametrize(
     "text", ["a" * 10**6, "\u202e" * 10**5, "<\"&'>" * 10**5, "😀" * 10**5, "\n" * 10**5]
 )
-def test_the_page_stays_small(text):
+def test_the_page_stays_small(text, drawn, monkeypatch):
+    monkeypatch.setattr(room, "figures_of", lambda report: drawn)
     report = full(text) | {"missing": ["m"] * 10**4, "provenance": [["arguments", text]]}
     report["canaries"] *= 100
     report["flips"] = [flip | {"id": text} for flip in report["flips"]]
     page = room.html(report)
     assert len(page.encode()) < 300_000 and "characters cut" in page
-    assert all(len(row[2]) < 3000 for row in room.canary_part(report["canaries"])["rows"])
-    assert len(room.markdown(report).encode()) < 2_000_000
-
-
-def test_a_long_text_shows_both_ends():
-    text = room.cut("begin " + "x" * 5000 + " end", 100)
-    assert (
-        text.startswith("begin x")
-        and text.endswith("x end")
-        and "[… 4,910 characters cut …]" in text
-    )
-    assert room.cut("x" * 100, 100) == "x" * 100
+    answers = [row["candidate's answer"] for row in room.canary_part(report["canaries"]).rows]
+    assert len(answers) == 20 and all(len(answer) < 3000 for answer in answers)
+    assert len(room.markdown(report).encode()) < 100_000
 
 
 def test_equal_reports_give_equal_bytes(pages):
-    assert room.html(full()) == pages["full"][1] and room.html(full(HOSTILE)) == room.html(
-        full(HOSTILE)
-    )
-
-
-def test_figures_take_their_ink_from_the_page(pages):
-    page = pages["full"][1]
-    figures = re.findall("<svg.*?</svg>", page, re.S)
-    assert len(figures) == 3 and all("currentColor" in f and "<metadata" not in f for f in figures)
-    assert all(color in figures[0] for color in ("#0072b2", "#d55e00")) and room.INK not in page
-    assert (
-        "arithmetic, spelled out · n 120 · k 8 · CLEAR (soft)" in figures[0]
-        and "width=" not in figures[0][:99]
-    )
-    assert ">$x^{2}$ ·" in room.svg(room.forest, {"$x^{2}$": a_slice()}, 100), (
-        "a name is no formula"
-    )
-    ids = re.findall(r'\sid="([^"]*)"', page)
-    doubled = {i for i in ids if ids.count(i) > 1}
-    assert not doubled, doubled
+    for name in ("full", "hostile"):
+        report, page = pages[name]
+        assert room.html(report) == page
+    assert full() == pages["full"][0], "showing it leaves it as it is"
 
 
 def luminance(color):
@@ -466,25 +513,6 @@ def test_the_page_is_for_every_reader(pages):
     assert len(scopes) == page.tags.count("th") > 20
     assert sum(a[1:] == ("role", "img") for a in page.attributes) == 3 == page.tags.count("figure")
     assert all(a[2] for a in page.attributes if a[1] == "aria-label")
-
-
-@pytest.mark.parametrize("name", ["runs/dpo", "x" * 300, "字" * 90, HOSTILE])
-def test_the_terminal_table_is_aligned_within_120_columns(name):
-    lines = room.terminal(full(name=name))
-    wide = {
-        line: sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
-        for line in lines
-    }
-    rows = [line for line in lines if re.search("FAIL|CLEAR|UNSURE", line) and "%" in line][:3]
-    assert len(rows) == 3 and max(wide[row] for row in rows) <= 120
-    if name.isascii():
-        assert max(wide.values()) <= 120
-    starts = {wide[row] - len(row[re.search("FAIL|CLEAR|UNSURE", row).start() :]) for row in rows}
-    assert len(starts) == 1
-    text = " ".join(" ".join(lines).split())
-    assert all(
-        said in text for said in ("1 of 3 pass", "55.0%", "tokens per answer", "outside support")
-    )
 
 
 # ---- in a browser --------------------------------------------------------------------------------------------

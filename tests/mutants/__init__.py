@@ -4,15 +4,18 @@ from . import (
     chat,
     data,
     filters,
-    gating,
+    gate,
     generate,
     judging,
+    lineage,
     models,
     packed,
     records,
+    rule,
     training,
     verify,
 )
 
-TOPICS = [records, chat, training, packed, models, generate, verify, filters, judging, gating, data]
+TOPICS = [records, chat, training, packed, models, generate, verify, filters, judging]
+TOPICS += [gate, rule, lineage, data]
 MUTANTS = [mutant for topic in TOPICS for mutant in topic.MUTANTS]
