@@ -91,4 +91,11 @@ MUTANTS = [
         "pass",
         ["tests/chat/test_template.py::test_tools_join_the_system_turn_that_is_there"],
     ),
+    Mutant(
+        "posttrain/chat/stops.py",
+        "stop_ids",
+        "tokenizer not in _FOUND or _FOUND[tokenizer][0] != depends_on",
+        "tokenizer not in _FOUND",
+        ["tests/chat/test_template.py::test_stop_tokens_follow_a_change_of_the_tokenizer"],
+    ),
 ]
