@@ -133,9 +133,12 @@ def pack_loss(
     scores = logps
     if spec.needs_reference:
         scores = logps - ref_logps(pack, like=logps)
-    rewards = beta * scores.detach()  # for the log: sums, also where the loss gets means per token
+    rewards = beta * scores.detach()  # for the log
     if spec.per_token and ipo_length == "mean":
         scores = scores / tokens
+        # IPO's rewards stay sums, as in DPO; without a reference they are what the loss compares.
+        if not spec.needs_reference:
+            rewards = beta * scores.detach()
 
     p_wrong = label_smoothing
     if soft_labels:

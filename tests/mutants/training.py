@@ -588,4 +588,11 @@ MUTANTS = [
         "pass",
         ["tests/train/test_trouble.py::test_a_sign_is_printed_once"],
     ),
+    Mutant(
+        "dpo.py",
+        "pack_loss",
+        "not spec.needs_reference",
+        "False",
+        ["tests/train/test_losses.py::test_rewards_without_a_reference_are_what_the_loss_compares"],
+    ),
 ]

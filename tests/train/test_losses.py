@@ -73,3 +73,19 @@ def test_a_loss_without_a_reference_pays_for_none(words, tmp_path, monkeypatch, 
     assert "against the reference" not in capsys.readouterr().out, "there is none to fall behind"
     with pytest.raises(SystemExit):
         dpo.parse_args([*map(str, words), "--out", "x", "--loss", "simpo", "--ref", "y"])
+
+
+def test_rewards_without_a_reference_are_what_the_loss_compares(words, tmp_path, monkeypatch):
+    """One pair a step: the loss then follows from the margin in the log."""
+    kind = common.PairLoss(
+        simpo_loss, lambda beta: math.log(2), beta=2.0, per_token=True, needs_reference=False
+    )
+    monkeypatch.setitem(common.PAIR_LOSSES, "simpo", kind)
+    for length in ("mean", "sum"):
+        out = tmp_path / length
+        options = ["--batch-size", 1, "--ipo-length", length, "--max-steps", 3]
+        assert run_main("dpo", *words, *options, "--out", out, "--loss", "simpo") == 0
+        for line in log_lines(out):
+            margin = line["rewards/margins"]
+            assert line["loss"] == pytest.approx(math.log1p(math.exp(-margin)), rel=1e-5)
+            assert line["rewards/chosen"] < 0 < abs(margin)
