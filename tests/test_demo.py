@@ -31,7 +31,7 @@ if out.stem == os.environ.get("STUB_FAILS"):
     sys.exit(5)
 if out.stem == os.environ.get("STUB_SLEEPS"):
     pathlib.Path("pid.txt").write_text(str(os.getpid()))
-    time.sleep(600)
+    time.sleep(100)
 if sys.argv[0].endswith("judge.py"):
     out.mkdir(exist_ok=True)
     lines = ['{"id": 1, "slice": "tool"}', '{"id": 2, "slice": "unsafe"}']

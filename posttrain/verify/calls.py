@@ -9,9 +9,6 @@ import functools
 import json
 import re
 
-import jsonschema
-import referencing
-
 from posttrain.verify.grounding import invented, spoken
 from posttrain.verify.values import Verdict, need, plain, strict_json
 
@@ -78,6 +75,9 @@ def schema_error(schema, *values):
 @functools.lru_cache(4096)
 def cached_schema_error(texts):
     """schema_error of the JSON text of [schema, value, ...]."""
+    import jsonschema  # few prompts have tools
+    import referencing
+
     schema, *values = json.loads(texts)
     try:
         jsonschema.Draft202012Validator.check_schema(schema)

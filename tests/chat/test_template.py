@@ -46,6 +46,20 @@ def test_two_stop_tokens_in_a_row_end_the_answer_at_the_first(tokenizer):
     assert phi.decode([i for i, m in zip(row["ids"], row["mask"]) if m]) == "It is 4.<|im_end|>"
 
 
+def test_stop_tokens_follow_a_change_of_the_tokenizer(tokenizer):
+    """They are remembered, but not beyond a change of the template or of the end token."""
+    changing = with_template(tokenizer, TURN)
+    names = [changing.convert_ids_to_tokens(stop_ids(changing))]
+    changing.eos_token = "<|pad|>"
+    names.append(changing.convert_ids_to_tokens(stop_ids(changing)))
+    changing.chat_template = TURN.replace("<|im_end|>", "<|im_start|>")
+    names.append(changing.convert_ids_to_tokens(stop_ids(changing)))
+    closed, end, opened = "<|im_end|>", "<|pad|>", "<|im_start|>"
+    assert names == [[closed], [closed, end], [opened, end]]
+    stop_ids(changing).clear()
+    assert stop_ids(changing), "whoever gets the list may change it"
+
+
 def test_the_date_in_a_template_does_not_move(tokenizer):
     dated = with_template(tokenizer, "{{ strftime_now('%d %b %Y') }} {{ date_string }}\n" + TURN)
     assert render(dated, USER).startswith("26 Jul 2024 26 Jul 2024\n")

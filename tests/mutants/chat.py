@@ -115,7 +115,7 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/chat/stops.py",
-        "stop_ids",
+        "find_stops",
         "tokenizer(behind_answer, add_special_tokens=False)",
         "tokenizer(behind_answer)",
         ["tests/test_bos.py::test_prompts_answers_and_stops"],
@@ -136,16 +136,23 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/chat/stops.py",
-        "stop_ids",
+        "find_stops",
         "special_behind_answer[:1]",
         "special_behind_answer",
         ["tests/chat/test_template.py::test_stops_are_the_templates_first"],
     ),
     Mutant(
         "posttrain/chat/stops.py",
-        "stop_ids",
+        "find_stops",
         "tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stops",
         "tokenizer.eos_token_id not in stops",
         ["tests/chat/test_template.py::test_a_tokenizer_without_an_end_of_sequence_token"],
+    ),
+    Mutant(
+        "posttrain/chat/stops.py",
+        "stop_ids",
+        "tokenizer not in _FOUND or _FOUND[tokenizer][0] != depends_on",
+        "tokenizer not in _FOUND",
+        ["tests/chat/test_template.py::test_stop_tokens_follow_a_change_of_the_tokenizer"],
     ),
 ]

@@ -1,4 +1,4 @@
-"""Planted faults in the data that ships: the tiny world, benchmarks, the table of a gate."""
+"""Planted faults in the tiny world, benchmarks, the demo and its table, what is installed."""
 
 from planting import Mutant
 
@@ -65,12 +65,12 @@ MUTANTS = [
         'r"[A-Za-z]" if name == "letter_frequency" else r".+"',
         ["tests/gating/test_suite.py::test_instructions"],
     ),
-    # the table of a gate
+    # the table
     Mutant(
         "bench/table.py",
-        "compare",
-        "(gap > 0 for gap in gaps)",
-        "(gap < 0 for gap in gaps)",
+        "count",
+        "gap * sign > 0",
+        "gap * sign < 0",
         ["tests/test_tiny.py::test_table_of_a_gate"],
     ),
     Mutant(
@@ -86,9 +86,9 @@ MUTANTS = [
     ),
     Mutant(
         "bench/table.py",
-        "compare",
-        'type(row["sample"]) is int and TINY_ID.fullmatch(row["id"])',
-        'TINY_ID.fullmatch(row["id"])',
+        "rubric_scores",
+        'type(row["sample"]) is int and HELD_OUT.fullmatch(row["id"])',
+        'HELD_OUT.fullmatch(row["id"])',
         ["tests/test_tiny.py::test_table_of_a_gate"],
     ),
     Mutant(
@@ -97,5 +97,102 @@ MUTANTS = [
         'fmean(score["candidate"]) - fmean(score["baseline"])',
         'sum(score["candidate"]) - sum(score["baseline"])',
         ["tests/test_tiny.py::test_table_of_a_gate"],
+    ),
+    Mutant(
+        "bench/table.py",
+        "cost_per_point",
+        """
+            f"{cost / gain:.4f}"
+        """,
+        """
+            f"{cost:.4f}"
+        """,
+        ["tests/test_tiny.py::test_table_of_a_gate"],
+    ),
+    # the demo
+    Mutant(
+        "demo.py",
+        "Commands.gate",
+        "self.suite",
+        'f"{TINY}/gate"',
+        ["tests/test_demo.py::test_flags_reach_the_commands"],
+    ),
+    Mutant(
+        "demo.py",
+        "phases",
+        'run.train("dpo.py", dpo, run.pairs(2), name="dpo2", method="--lr 5e-4")',
+        'run.train("dpo.py", dpo, run.pairs(1), name="dpo2", method="--lr 5e-4")',
+        ["tests/test_demo.py::test_commands_are_the_recorded_ones"],
+    ),
+    Mutant(
+        "demo.py",
+        "without_slice",
+        "mark not in line",
+        "mark in line",
+        ["tests/test_demo.py::test_slice_is_left_out_byte_for_byte"],
+    ),
+    Mutant(
+        "demo.py",
+        "is_fine",
+        'code in VERDICT_CODES and (gate_folder(command) / "report.json").exists()',
+        "code in VERDICT_CODES",
+        ["tests/test_demo.py::test_a_gate_without_a_report_has_failed"],
+    ),
+    Mutant(
+        "demo.py",
+        "main",
+        "signal.signal(getattr(signal, name), signal.default_int_handler)",
+        "pass",
+        ["tests/test_demo.py::test_killed_it_leaves_no_command_at_work"],
+    ),
+    Mutant(
+        "demo.py",
+        "main",
+        "failure.code if failure.code > 0 else 128 - failure.code",
+        "1",
+        ["tests/test_demo.py::test_a_failed_command_ends_it"],
+    ),
+    Mutant(
+        "demo.py",
+        "take_folder",
+        "os.set_inheritable(file.fileno(), True)",
+        "pass",
+        ["tests/test_demo.py::test_two_cannot_work_in_one_folder"],
+    ),
+    Mutant(
+        "demo.py",
+        "echo",
+        'len(lines[-1]) + 1 + len(chunk) + len(" \\\\") <= WIDTH',
+        "len(lines[-1]) + 1 + len(chunk) <= WIDTH",
+        ["tests/test_demo.py::test_an_echo_can_be_copied"],
+    ),
+    Mutant(
+        "demo.py",
+        "gate_lines",
+        'report["verdict"] == "SHIP"',
+        'report["verdict"] != "BLOCK!"',
+        ["tests/test_demo.py::test_it_runs_to_the_end_in_a_folder_with_a_space"],
+    ),
+    Mutant(
+        "demo.py",
+        "example",
+        'differ(item, ("sft", "dpo"))',
+        "differ(item, texts)",
+        ["tests/test_demo.py::test_texts_of_three_policies"],
+    ),
+    # what is installed
+    Mutant(
+        "posttrain/cli.py",
+        "missing_library",
+        'error.name.split(".")[0]',
+        "error.name",
+        ["tests/test_requirements.py::test_missing_library_of_a_stage"],
+    ),
+    Mutant(
+        "requirements.txt",
+        "",
+        "openai==",
+        "open-ai==",
+        ["tests/test_requirements.py::test_what_is_imported_is_listed"],
     ),
 ]

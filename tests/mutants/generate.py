@@ -212,43 +212,37 @@ MUTANTS = [
     ),
     Mutant(
         "gen_candidates.py",
-        "main",
-        'seed_for(args.seed, job["row"]["id"], k)',
-        'seed_for(0, job["row"]["id"], k)',
+        "make_jobs",
+        'seed_for(seed, row["id"], k)',
+        'seed_for(0, row["id"], k)',
         ["tests/test_gen_candidates.py::test_limit_seed_and_greedy"],
     ),
     Mutant(
         "gen_candidates.py",
-        "main",
-        """
-            candidate_row(
-                job["row"],
-                k,
-                made_by[k],
-                families[made_by[k][0]],
-                seed,
-                answer,
-                answer.get("read", len(job["ids"]) if k == job["numbers"][0] else 0),
-            )
-        """,
-        """
-            candidate_row(
-                job["row"] | {"prompt": job["prompt"]},
-                k,
-                made_by[k],
-                families[made_by[k][0]],
-                seed,
-                answer,
-                answer.get("read", len(job["ids"]) if k == job["numbers"][0] else 0),
-            )
-        """,
+        "candidate_rows",
+        "job.row",
+        'job.row | {"prompt": job.prompt}',
+        ["tests/test_gen_candidates.py::test_rows_are_complete_and_each_answer_is_its_own"],
+    ),
+    Mutant(
+        "gen_candidates.py",
+        "make_jobs",
+        "name == model",
+        "True",
+        ["tests/test_gen_candidates.py::test_rows_are_complete_and_each_answer_is_its_own"],
+    ),
+    Mutant(
+        "gen_candidates.py",
+        "sample_batch",
+        "len(job.ids) if number == 0 else 0",
+        "len(job.ids)",
         ["tests/test_gen_candidates.py::test_rows_are_complete_and_each_answer_is_its_own"],
     ),
     Mutant(
         "gen_candidates.py",
         "main",
-        'row["tokens"] + row["read"]',
-        'row["tokens"]',
+        'sums["tokens"] + sums["read"]',
+        'sums["tokens"]',
         ["tests/test_cost.py::test_run_records_carry_forecast_and_measurement"],
     ),
 ]
