@@ -112,24 +112,26 @@ def find(tree, function, pattern):
     """The places in a function where the pattern's nodes stand, each a list of nodes."""
     if isinstance(pattern[0], ast.stmt):
         return find_statements(tree, function, pattern)
-    found = []
+    places = []
     for name, node in walk(tree, function):
         if name == function and type(node) is type(pattern[0]) and shape(node) == shape(pattern[0]):
-            found.append([node])
-    return found
+            places.append([node])
+    return places
 
 
 def find_statements(tree, function, pattern):
-    wanted, found = [shape(node) for node in pattern], []
+    pattern_shapes = [shape(node) for node in pattern]
+    places = []
     names = {node: name for name, node in walk(tree, function)}
     for block in blocks([tree, *names]):
         if names.get(block[0]) != function:
             continue
         shapes = [shape(node) for node in block]
-        for start in range(len(shapes) - len(wanted) + 1):
-            if shapes[start : start + len(wanted)] == wanted:
-                found.append(block[start : start + len(wanted)])
-    return found
+        for start in range(len(shapes) - len(pattern) + 1):
+            end = start + len(pattern)
+            if shapes[start:end] == pattern_shapes:
+                places.append(block[start:end])
+    return places
 
 
 def blocks(nodes):

@@ -26,7 +26,7 @@ from run_mutants import ROOT, WORKERS, Trial, caught, run_trials
 
 MAPS = ROOT / ".pytest_cache" / "who_runs"
 # Seconds of tests for one fault: what the nearest and quickest miss, the rest would hardly notice.
-BUDGET = 60
+BUDGET = 40
 
 
 def parse_args(argv=None):
@@ -36,6 +36,7 @@ def parse_args(argv=None):
     p.add_argument("--count", type=int, default=40, help="faults (default: 40)")
     p.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
     p.add_argument("--files", nargs="+", default=[""], metavar="WORD", help="where, by name")
+    p.add_argument("--kinds", nargs="+", metavar="KIND", help="operators (default: all)")
     p.add_argument("--tests", nargs="+", default=["tests"], help="tests that may notice")
     p.add_argument("--at-least", type=float, default=0.95, help="share to catch (default: 0.95)")
     p.add_argument("--jobs", type=int, default=WORKERS, help="at a time (default: 2)")
@@ -53,13 +54,16 @@ def source_files(words):
     return [name for name in names if any(word in name for word in words)]
 
 
-def draw_faults(files, count, seed):
-    """[(fault, the changed file), ...]: places drawn evenly over these files, one fault of each."""
+def draw_faults(files, count, seed, kinds=None):
+    """[(fault, the changed file), ...]: places drawn evenly over these files, one fault of each.
+
+    kinds: names of operators; None stands for all."""
     sources = {}
     groups = []
     for file in files:
         sources[file] = (ROOT / file).read_text(encoding="utf-8")
-        groups += faults_at(file, sources[file])
+        for group in faults_at(file, sources[file]):
+            groups.append([fault for fault in group if kinds is None or fault.kind in kinds])
 
     drawing = random.Random(seed)
     drawing.shuffle(groups)
@@ -67,6 +71,8 @@ def draw_faults(files, count, seed):
     for group in groups:
         if len(drawn) == count:
             break
+        if not group:
+            continue
         fault = drawing.choice(group)
         changed = plant_fault(sources[fault.file], fault)
         if changed is not None and not is_equivalent(fault):
@@ -202,7 +208,7 @@ def shortened(text):
 
 
 def main(args):
-    faults = draw_faults(source_files(args.files), args.count, args.seed)
+    faults = draw_faults(source_files(args.files), args.count, args.seed, args.kinds)
     if args.list:
         for fault, _ in faults:
             print(f"{fault}: {shortened(fault.before)} -> {shortened(fault.after)}")

@@ -157,7 +157,9 @@ def test_the_same_seed_draws_the_same_faults():
     assert len(drawn) == 12 and drawn == random_mutants.draw_faults(files, 12, 5)
     assert drawn != random_mutants.draw_faults(files, 12, 6)
     assert drawn[:4] == random_mutants.draw_faults(files, 4, 5)
-    for fault, changed in drawn:
+    few = random_mutants.draw_faults(files, 12, 5, ["sign", "bound"])
+    assert {fault.kind for fault, _ in few} == {"sign", "bound"}
+    for fault, changed in drawn + few:
         assert changed != (ROOT / fault.file).read_text(encoding="utf-8")
 
 

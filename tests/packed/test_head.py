@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from posttrain.packed.head import HeadLogps
+from posttrain.packed.head import HeadLogps, tile_size
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,16 @@ def test_the_head_in_tiles(bias, scale, cap, tile):
     found = HeadLogps.apply(again, *head, target, scale, cap, tile)
     (found * upstream.float()).sum().backward()
     assert (found - expected).abs().max() < 1e-5 and (again.grad - slope).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("words", "on_gpu", "tile"),
+    [
+        (151_936, True, (220, 151_936)),  # 128 MiB of logits in float32
+        (2_097_152, True, (16, 2_097_152)),
+        (4_000_000, True, (16, 4_000_000)),  # however large the vocabulary
+        (151_936, False, (512, 1024)),  # 2 MiB
+    ],
+)
+def test_the_size_of_a_tile(words, on_gpu, tile):
+    assert tile_size(words, on_gpu) == tile
