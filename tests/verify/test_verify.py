@@ -560,6 +560,28 @@ def test_verify():
     )
 
 
+def test_the_longest_that_is_read():
+    one_word = {"constraints": [{"type": "exact_words", "value": 1}]}
+    assert verify(one_word, "a" * MAX_TEXT)["ok"] is True
+    assert verify(one_word, "a" * (MAX_TEXT + 1)) == {
+        "ok": False,
+        "constraints": False,
+        "why": f"constraints: longer than {MAX_TEXT} characters",
+    }
+    assert check_answer("1" * 100, int("1" * 100)) is True
+    assert check_answer("1" * 101, int("1" * 101)) is False
+    assert is_refusal(" " * 386 + "I can't do it.") and not is_refusal(" " * 398 + "I can't do it.")
+    for length, right in ((9_988, True), (9_989, False)):  # {"city": "aaa"} is 12 longer
+        schema = {"properties": {"city": {}}}
+        row = {
+            "prompt": [{"role": "user", "content": "Go."}],
+            "tools": [{"function": {"name": "f", "parameters": schema}}],
+            "call": "grounded",
+        }
+        call = {"name": "f", "arguments": {"city": "a" * length}}
+        assert verify(row, json.dumps(call))["ok"] is right
+
+
 @pytest.mark.parametrize(
     "completion",
     [
