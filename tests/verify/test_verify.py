@@ -13,6 +13,7 @@ from posttrain.verify.checks import MAX_TEXT, check_fields, verify
 from posttrain.verify.constraints import CONSTRAINTS, check_constraint, constraint_shape
 from posttrain.verify.refusals import is_refusal
 from posttrain.verify.sql import check_sql
+from posttrain.verify.values import visible
 
 # ------------------------------------------------------------------------------------------------------------ answers
 
@@ -558,6 +559,21 @@ def test_verify():
         verify({"answer": "b"}, [*say("a"), {"role": "user", "content": "c"}, *say("b")])["ok"]
         is True
     )
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("<think>no</think> yes", "yes"),
+        (" \n<think>no</think>\n\nyes</think>", "yes</think>"),
+        ("<think>cut off", "<think>cut off"),
+        ("so </think> it is", "so </think> it is"),
+        ("I <think>no</think>", "I <think>no</think>"),
+    ],
+)
+def test_thoughts_are_not_shown(text, shown):
+    assert visible(text) == shown
+    assert verify({"answer": shown}, text)["ok"] is True
 
 
 def test_the_longest_that_is_read():
