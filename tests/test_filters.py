@@ -256,6 +256,17 @@ def test_an_announcement_is_empty(text):
     assert flags(text) == ["empty"]
 
 
+def test_limits_from_both_sides():
+    """Each limit is met by one text and missed by the next."""
+    announcement = "Here is what you asked for, and all that you need" + " " * 60
+    assert flags(announcement[:58] + ":" + "-" * 60) == ["empty"], "119 characters"
+    assert flags(announcement[:58] + ":" + "-" * 61) == [], "120 characters"
+    # Runs of four: eight of eleven words, of which four are different, and three.
+    assert flags("a b c d a b c d a b c") == []
+    assert flags("a b c a b c a b c a b") == ["repetition"]
+    assert flags("a b c a b c a b c a") == [], "seven runs are too few"
+
+
 @pytest.mark.parametrize(
     "text",
     [

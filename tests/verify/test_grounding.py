@@ -43,6 +43,8 @@ SCHEMA = {
         ({"people": 45}, "a table for 4 or 5", ["people: 45"]),
         ({"order": "1.2.3"}, "version 1", ["order: 1.2.3"]),
         ({"people": 1234}, "1,234 guests", []),
+        ({"people": 34}, "rooms 12,34", []),
+        ({"people": 1234}, "rooms 12,34", ["people: 1234"]),
         ({"people": 3.0}, "3 of us", []),
         ({"people": 5000}, "about 5k", []),
         ({"people": 0.05}, "a rate of 5%", []),

@@ -13,6 +13,7 @@ from posttrain.verify.checks import MAX_TEXT, check_fields, verify
 from posttrain.verify.constraints import CONSTRAINTS, check_constraint, constraint_shape
 from posttrain.verify.refusals import is_refusal
 from posttrain.verify.sql import check_sql
+from posttrain.verify.values import visible
 
 # ------------------------------------------------------------------------------------------------------------ answers
 
@@ -558,6 +559,43 @@ def test_verify():
         verify({"answer": "b"}, [*say("a"), {"role": "user", "content": "c"}, *say("b")])["ok"]
         is True
     )
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("<think>no</think> yes", "yes"),
+        (" \n<think>no</think>\n\nyes</think>", "yes</think>"),
+        ("<think>cut off", "<think>cut off"),
+        ("so </think> it is", "so </think> it is"),
+        ("I <think>no</think>", "I <think>no</think>"),
+    ],
+)
+def test_thoughts_are_not_shown(text, shown):
+    assert visible(text) == shown
+    assert verify({"answer": shown}, text)["ok"] is True
+
+
+def test_the_longest_that_is_read():
+    one_word = {"constraints": [{"type": "exact_words", "value": 1}]}
+    assert verify(one_word, "a" * MAX_TEXT)["ok"] is True
+    assert verify(one_word, "a" * (MAX_TEXT + 1)) == {
+        "ok": False,
+        "constraints": False,
+        "why": f"constraints: longer than {MAX_TEXT} characters",
+    }
+    assert check_answer("1" * 100, int("1" * 100)) is True
+    assert check_answer("1" * 101, int("1" * 101)) is False
+    assert is_refusal(" " * 386 + "I can't do it.") and not is_refusal(" " * 398 + "I can't do it.")
+    for length, right in ((9_988, True), (9_989, False)):  # {"city": "aaa"} is 12 longer
+        schema = {"properties": {"city": {}}}
+        row = {
+            "prompt": [{"role": "user", "content": "Go."}],
+            "tools": [{"function": {"name": "f", "parameters": schema}}],
+            "call": "grounded",
+        }
+        call = {"name": "f", "arguments": {"city": "a" * length}}
+        assert verify(row, json.dumps(call))["ok"] is right
 
 
 @pytest.mark.parametrize(
