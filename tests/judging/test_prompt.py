@@ -241,12 +241,14 @@ def test_honest_text_stays():
 
 
 class Begins:
-    """A tokenizer that puts a token of its own before every text unless it is told not to, as Llama's does."""
+    """A tokenizer that puts a token of its own before every text unless it is told not to, as Llama's does, and knows a
+    special token that is not among the added ones, as those of SentencePiece do."""
 
     chat_template = "{{ messages[0]['content'] }}"
 
     def __call__(self, text, add_special_tokens=True, split_special_tokens=False):
-        ids = [ord(letter) for letter in text]
+        special = {} if split_special_tokens else {"§": 2}
+        ids = [special.get(letter, ord(letter)) for letter in text]
         return transformers.BatchEncoding({"input_ids": [1, *ids] if add_special_tokens else ids})
 
     def apply_chat_template(self, messages, tools, **_):
@@ -259,12 +261,12 @@ class Begins:
 def test_no_piece_of_a_prompt_begins_with_a_token_of_its_own(constitution):
     """A prompt is tokenised in pieces: none of them may begin as a text does. The template brings what is meant."""
     read = read_constitution(constitution)
-    prompt = [{"role": "user", "content": "a|b"}]
-    case = Case(prompt, [message("c|d"), message("e")])
+    prompt = [{"role": "user", "content": "a|§b"}]
+    case = Case(prompt, [message("c|d§"), message("e")])
     prefix, answers, tails = judge_ids(Begins(), read, case)
     _, orders, tail = pair_ids(Begins(), read, case)
     pieces = [prefix, *answers, *tails.values(), *orders, tail]
-    pieces.append(reward_ids(Begins(), case, message("c|d")))
     for ids in pieces:
-        assert ids and 1 not in ids
-    assert "".join(map(chr, pieces[-1])) == "a|bc|d"
+        assert ids and not {1, 2} & set(ids)
+    rewarded = reward_ids(Begins(), case, message("c|d§"))
+    assert "".join(map(chr, rewarded)) == "a|\x02bc|d§", "its own prompt is trusted"

@@ -29,6 +29,8 @@ from posttrain.judging.verdicts import (
         ('{"kind": 4}\n```', None),
         ('```python\n{"kind": 4}\n```', None),
         ("```", None),
+        ('no {"kind": 4}```', None),
+        ('```{"kind": 4}not', None),
         ('[["kind", 4]]', None),
         ('"kind"', None),
         ('<think>2 or 3, no</think>\n{"kind": 4}', 4.0),

@@ -123,7 +123,7 @@ MUTANTS = [
         "untrusted_ids",
         "tokenizer(text[start:end], add_special_tokens=False, split_special_tokens=True)",
         "tokenizer(text[start:end], add_special_tokens=False)",
-        ["tests/judging/test_prompt.py::test_judged_text_never_becomes_a_control_token"],
+        ["tests/judging/test_prompt.py::test_no_piece_of_a_prompt_begins_with_a_token_of_its_own"],
     ),
     Mutant(
         "posttrain/judging/prompt.py",
@@ -237,7 +237,7 @@ MUTANTS = [
         "read_verdict",
         'text.startswith("```") and text.endswith("```")',
         'text.endswith("```")',
-        ["tests/judging/test_verdicts.py::test_thousands_of_replies_and_no_other_number"],
+        ["tests/judging/test_verdicts.py::test_parse_score"],
     ),
     Mutant(
         "posttrain/judging/verdicts.py",
