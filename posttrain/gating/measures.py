@@ -106,9 +106,7 @@ def half_width(estimate, misses=MISSES):
 
 
 def p_drop(estimate):
-    """One-sided p of "it did not fall"; one half where nothing is known of the error."""
-    if not math.isfinite(estimate.error):
-        return 0.5
+    """One-sided p of "it did not fall"; one half where the error is infinite."""
     return float(student.cdf(estimate.mean / estimate.error, max(estimate.df, 1)))
 
 

@@ -9,9 +9,10 @@ import torch
 
 from common import money
 from posttrain.gating.measures import budgets, differences, limit_of, ratio_of, win_rate
-from posttrain.gating.rates import known_rates
+from posttrain.gating.rates import blocks_of, known_rates
 from posttrain.gating.rule import BASELINE_DRAWS, Decision, describe, describe_mean
 from posttrain.gating.suite import ONCE, ROLES
+from posttrain.gating.text import share
 from posttrain.run.lineage import returned, story
 
 KNOWN_RATES_RUNS = 300
@@ -323,8 +324,7 @@ def blind_spots(slices, rates, canaries):
         f"A drop below {100 * slices[largest]['mde']:.0f} points in {largest} would often pass; "
         "the table has each slice's.",
         f"On this baseline's answers, drawn anew {same['runs']} times, this gate blocks an unchanged "
-        f"model in {same['BLOCK']:.1%} [{same['block_low']:.1%}, {same['block_high']:.1%}] and "
-        f"ships it in {same['SHIP']:.1%}.",
+        f"model in {blocks_of(same)} and ships it in {share(same['SHIP'])}.",
     ]
     if rates["caught"]:
         spots += [caught_sentence(rates, drop) for drop in DROPS_NAMED]
@@ -345,8 +345,8 @@ def caught_sentence(rates, drop):
     everywhere = rates["everywhere"][drop]["BLOCK"]
     caught = {name: by_drop[drop] for name, by_drop in rates["caught"].items()}
     worst = min(caught, key=caught.get)
+    in_one = np.mean(list(caught.values()))
     return (
         f"A planted drop of {100 * drop:.0f} points is blocked in {everywhere:.0%} when in every "
-        f"slice, in {np.mean([*caught.values()]):.0%} when in one (least: {worst}, "
-        f"{caught[worst]:.0%})."
+        f"slice, in {in_one:.0%} when in one (least: {worst}, {caught[worst]:.0%})."
     )
