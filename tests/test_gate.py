@@ -175,6 +175,38 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
             {"a": piece("CLEAR")},
             CALM,
             [],
+            {"tokens": OVER, "slice_tokens": OVER | {"slice": "a"}},
+            "BLOCK",
+            r"^right answers take 1.50 times [^;]*$",
+        ),
+        (
+            {"a": piece("CLEAR")},
+            CALM,
+            [],
+            {"tokens": None, "slice_tokens": OVER | {"slice": "a"}},
+            "BLOCK",
+            r"^right answers in a take 1.50 times [^;]*$",
+        ),
+        (
+            {name: piece("UNSURE") for name in "abcde"},
+            CALM,
+            [],
+            {},
+            "NOT ENOUGH DATA",
+            r"; e has 10 prompts and needs more$",
+        ),
+        (
+            {name: piece("UNSURE") for name in "abcdef"},
+            CALM,
+            [],
+            {},
+            "NOT ENOUGH DATA",
+            r"; d has 10 [^;]*; and 2 slices more$",
+        ),
+        (
+            {"a": piece("CLEAR")},
+            CALM,
+            [],
             {"tokens": OVER | {"fail": False}, "latency": None},
             "SHIP",
             "no slice fell",
@@ -573,7 +605,7 @@ def test_a_model_against_itself_is_not_blocked(base, tmp_path):
     ), "asked again"
 
 
-def test_clear_slices_are_asked_no_more(scripted, tmp_path):
+def test_clear_slices_are_asked_no_more(scripted, tmp_path, monkeypatch):
     """Each look asks the open slices alone; a failure ends the run; the baseline answers twice as often."""
     suite = suite_of(
         tmp_path / "suite",
@@ -586,9 +618,17 @@ def test_clear_slices_are_asked_no_more(scripted, tmp_path):
     def say(role, prompt, seed):
         return "4" if "easy" in prompt or random.Random(seed).random() < 0.75 else "3"
 
-    assert scripted(say)(suite, tmp_path / "out") == 0
+    gates, loaded = scripted(say), []
+    load = collect.load_model
+    monkeypatch.setattr(
+        collect, "load_model", lambda *name: loaded.append(load(*name)) or loaded[-1]
+    )
+    assert gates(suite, tmp_path / "out") == 0
     report = report_of(tmp_path / "out")
     assert report["slices"]["easy"]["k"] == 2 < report["slices"]["noisy"]["k"] == 8
+    assert loaded == ["baseline", "candidate", "baseline", "candidate"], (
+        "who is in memory goes first"
+    )
     for role, draws in (("candidate", 1), ("baseline", 2)):
         for k, more in ((2, 2), (4, 2), (8, 4)):
             asked = read_lines(tmp_path / "out" / f"answers-{role}-{k}.jsonl")
@@ -1202,6 +1242,8 @@ def test_latency_and_items_that_are_only_counted(scripted, tmp_path, monkeypatch
     assert gates(suite, tmp_path / "out", "--latency", 5, "--policy", policy) == 1
     report = report_of(tmp_path / "out")
     assert report["why"].startswith("an answer takes 2.00 times as long")
+    timed = json.loads((tmp_path / "out" / "run.json").read_text())["timed"]
+    assert [len(timed[role]) for role in ("baseline", "candidate")] == [5, 5], "without the warm-up"
     late = report["budgets"]["latency"]
     assert late["p50"] == pytest.approx({"candidate": 2.0, "baseline": 1.0}, rel=1e-3)
     assert late["fail"] and late["limit"] == 1.5

@@ -315,9 +315,11 @@ class AnswerCollector:
 
     def _samples(self, k):
         """{role: [(sample, temperature), ...]} that count at the look of k."""
+        draws = draws_of(self.temperatures, k)
         samples = {}
-        for role, count in draws_of(self.temperatures, k).items():
-            samples[role] = [(number, self.temperatures[role]) for number in range(count)]
+        for role in ROLES:
+            temperature = self.temperatures[role]
+            samples[role] = [(number, temperature) for number in range(draws[role])]
         return samples
 
     def scores(self, items, k):

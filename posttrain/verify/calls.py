@@ -16,7 +16,7 @@ from posttrain.verify.grounding import invented, spoken
 from posttrain.verify.values import Verdict, need, plain, strict_json
 
 LONGEST_ARGUMENTS = 10_000  # characters of JSON, for a grounded call
-# Words of JSON Schema with regular expressions in them: hostile text could keep those busy for ever.
+# Words of JSON Schema with regular expressions, which hostile text could keep busy for ever.
 PATTERN_WORDS = ("pattern", "patternProperties", "format")
 # Words of JSON Schema under which the keys are names of the user's.
 NAME_WORDS = ("properties", "$defs", "definitions")
@@ -26,7 +26,7 @@ OPEN_WORDS = {"patternProperties", "$ref", "allOf", "anyOf", "oneOf"}
 TOOL_SHAPE = '{"type": "function", "function": {"name", "description", "parameters": JSON schema}}'
 
 
-# ---- the prompt record -----------------------------------------------------------------------------
+# ---- the prompt record ---------------------------------------------------------------------------
 
 
 def check_tools(row):
@@ -96,7 +96,7 @@ def cached_schema_error(texts):
     return ""
 
 
-# ---- the call of an answer -------------------------------------------------------------------------
+# ---- the call of an answer -----------------------------------------------------------------------
 
 
 def is_call(value):
@@ -155,7 +155,7 @@ def field_call(tool_calls):
     return {"name": call.get("name"), "arguments": arguments}
 
 
-# ---- the verdict -----------------------------------------------------------------------------------
+# ---- the verdict ---------------------------------------------------------------------------------
 
 
 def call_verdict(answer, call):

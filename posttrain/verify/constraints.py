@@ -21,7 +21,7 @@ from typing import NamedTuple
 from posttrain.cli import BadInput
 from posttrain.verify.values import Verdict, need, strict_json
 
-# ---- what a value can be ---------------------------------------------------------------------------
+# ---- what a value can be -------------------------------------------------------------------------
 
 
 class Shape(NamedTuple):
@@ -88,7 +88,7 @@ TEXT_RANGE = Shape('{"text", "min" and/or "max"}', is_text_range)
 PLACE = Shape('{"number" from 1, "word"}', is_place)
 
 
-# ---- what is counted -------------------------------------------------------------------------------
+# ---- what is counted -----------------------------------------------------------------------------
 
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\**[^\S\n]*\n)+")  # or lines of asterisks alone
 SIX_ASTERISKS = re.compile(r"^[^\S\n]*\*{6}[^\S\n]*$", re.MULTILINE)
@@ -181,7 +181,7 @@ def in_range(count, limits):
     return limits.get("min", 0) <= count <= limits.get("max", math.inf)
 
 
-# ---- one function for each constraint --------------------------------------------------------------
+# ---- one function for each constraint ------------------------------------------------------------
 
 
 def is_json(text, _):
@@ -299,7 +299,7 @@ CONSTRAINTS = {
 }
 
 
-# ---- the field -------------------------------------------------------------------------------------
+# ---- the field -----------------------------------------------------------------------------------
 
 
 def constraints_shape(row, field):

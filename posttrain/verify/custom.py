@@ -35,7 +35,7 @@ MODULE = "__verifiers__"
 RESERVED = frozenset(
     """
     id prompt messages conversations response slice tools entry_point evidence weight source
-    completion candidate generator family temperature system seed tokens read finish
+    completion answers candidate generator family temperature system seed tokens read finish
     chosen rejected score_chosen score_rejected margin p label scores
     score judged sd mass verify flags judge constitution judge_tokens both_orders votes contaminated
     type choices winner cluster baseline models budget limit hard min_n
@@ -67,7 +67,21 @@ def read_checks(path=None):
     return CHECKS | checks
 
 
-# ---- the file --------------------------------------------------------------------------------------
+def refuse_unused(checks, rows):
+    """BadInput when no row has the field of any check beside the kit's: a misspelt field?
+
+    checks: as of read_checks.
+    """
+    custom = checks.keys() - CHECKS.keys()
+    if custom and not any(custom & row.keys() for row in rows):
+        names = ", ".join(name for name in checks if name in custom)
+        raise BadInput(
+            f"--verifiers: no row has a field that it checks ({names}); name the fields of the "
+            "rows as the functions, or leave --verifiers out"
+        )
+
+
+# ---- the file ------------------------------------------------------------------------------------
 
 
 def read_source(path):
@@ -158,7 +172,7 @@ def has_row(path, name, function):
     return "row" in names
 
 
-# ---- the check -------------------------------------------------------------------------------------
+# ---- the check -----------------------------------------------------------------------------------
 
 
 class UserCheck:

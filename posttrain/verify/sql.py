@@ -12,6 +12,9 @@ from posttrain.cli import BadInput
 from posttrain.verify.values import Verdict, is_number, need, plain
 
 KEYS = {"setup", "rows", "ordered"}
+TASK_SHAPE = (
+    '{"setup": SQL text, "rows": [[string, number or null, ...], ...], "ordered": true or false}'
+)
 SECONDS = 1  # for a query
 # A value may have 100 kB; all values together 64 MB, which sqlite counts over the whole process.
 LONGEST_VALUE = 100_000
@@ -34,7 +37,7 @@ def sql_shape(row, field):
     need(
         is_task(row[field]),
         field,
-        '{"setup": SQL text, "rows": [[string, number or null, ...], ...], "ordered": true or false}',
+        TASK_SHAPE,
     )
     open_database(row[field]["setup"]).close()
 

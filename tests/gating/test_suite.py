@@ -260,6 +260,25 @@ def test_two_thousand_bad_suites_read_or_are_refused_in_one_line(tmp_path):
 DEFAULTS = {"margin": 0.1, "min_n": 30}
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"slice": "a", "margin": 1, "min_n": 1},
+        {"slice": "a", "margin": 1e-9, "min_n": 10**9},
+        {"budget": "truncated", "limit": 0},
+        {"budget": "truncated", "limit": 1},
+        {"budget": "tokens", "limit": 1},
+        {"budget": "cost", "limit": 1000},
+    ],
+)
+def test_a_policy_at_its_bounds(tmp_path, row):
+    slices, limits = read_policy(write(tmp_path / "p.jsonl", [row]), ["a"], DEFAULTS)
+    if "slice" in row:
+        assert (slices["a"]["margin"], slices["a"]["min_n"]) == (row["margin"], row["min_n"])
+    else:
+        assert limits[row["budget"]] == row["limit"]
+
+
 def test_a_policy(tmp_path):
     path = write(
         tmp_path / "policy.jsonl",
@@ -308,6 +327,10 @@ def test_a_policy(tmp_path):
         ({"budget": "tokens"}, "budget"),
         ({"budget": "tokens", "limit": 0.9}, "limit"),
         ({"budget": "truncated", "limit": 1.1}, "limit"),
+        ({"budget": "truncated", "limit": -0.1}, "limit"),
+        ({"budget": "cost", "limit": 1001}, "limit"),
+        ({"slice": "a", "min_n": 10**9 + 1}, "min_n"),
+        ({"slice": "a", "margin": 1.01}, "margin"),
         ({"budget": "cost", "limit": True}, "limit"),
         ({"budget": "cost", "limit": "2"}, "limit"),
         ({"budget": "cost", "limit": 2, "hard": True}, "budget"),

@@ -4,9 +4,10 @@ from . import (
     chat,
     data,
     filters,
-    gating,
+    gate,
     generate,
     judging,
+    lineage,
     models,
     packed,
     records,
@@ -15,6 +16,6 @@ from . import (
     verify,
 )
 
-TOPICS = [records, chat, training, packed, models, generate, verify, filters, judging, gating]
-TOPICS += [rule, data]
+TOPICS = [records, chat, training, packed, models, generate, verify, filters, judging]
+TOPICS += [gate, rule, lineage, data]
 MUTANTS = [mutant for topic in TOPICS for mutant in topic.MUTANTS]

@@ -5,84 +5,122 @@ from planting import Mutant
 MUTANTS = [
     Mutant(
         "posttrain/filters.py",
-        "same_answers",
-        '(rows[n].get("verify") or {}).get("ok") or is_refusal(texts[n])',
-        "is_refusal(texts[n])",
+        "may_recur",
+        'is_right or is_refusal(text) or row["completion"][0].get("tool_calls")',
+        'is_refusal(text) or row["completion"][0].get("tool_calls")',
         ["tests/test_filters.py::test_same_answer_to_many_requests"],
     ),
     Mutant(
         "posttrain/filters.py",
-        "language",
-        """
-            (
-                first >= 1.5 * second
-                and first >= 0.1 * words.total()
-                and len(words.keys() & STOP_WORDS[name]) >= 3
-            )
-        """,
-        "first >= 1.5 * second and True",
+        "language_of_words",
+        "is_clear and is_frequent and is_varied",
+        "is_clear",
         ["tests/test_filters.py::test_language"],
     ),
     Mutant(
         "posttrain/filters.py",
-        "find_flags",
-        "calls or ELSEWHERE.search(request)",
-        "calls",
-        ["tests/test_filters.py::test_language_switch"],
-    ),
-    Mutant(
-        "posttrain/filters.py",
-        "find_flags",
-        "(code_free, code_free[len(code_free) // 2 :])",
-        "(code_free,)",
+        "language_of_script",
+        '0.15 if name == "ja" else 0.5',
+        "0.5",
         ["tests/test_filters.py::test_another_language"],
     ),
     Mutant(
         "posttrain/filters.py",
-        "repeats",
-        "(runs, runs[-60:])",
-        "(runs,)",
+        "is_in_another_language",
+        "answer.tool_calls or ELSEWHERE.search(answer.request)",
+        "answer.tool_calls",
+        ["tests/test_filters.py::test_language_switch"],
+    ),
+    Mutant(
+        "posttrain/filters.py",
+        "is_in_another_language",
+        "{language(answer.code_free), language(answer.code_free[half:])}",
+        "{language(answer.code_free)}",
+        ["tests/test_filters.py::test_another_language"],
+    ),
+    Mutant(
+        "posttrain/filters.py",
+        "is_repetitive",
+        "mostly_repeats(runs) or mostly_repeats(runs[-60:])",
+        "mostly_repeats(runs)",
         ["tests/test_filters.py::test_repetition_and_markers"],
     ),
     Mutant(
         "posttrain/filters.py",
-        "same_answers",
-        "max(least, share * len(askers))",
-        "least",
+        "has_policy_words",
+        '("all", answer.row.get("slice", "all"))',
+        '("all",)',
+        ["tests/test_filters.py::test_policy_words"],
+    ),
+    Mutant(
+        "posttrain/filters.py",
+        "alike",
+        "max(SAME_LEAST, SAME_SHARE * len(keys_of_prompt))",
+        "SAME_LEAST",
         ["tests/test_filters.py::test_the_same_answer_now_and_then"],
     ),
     Mutant(
         "posttrain/filters.py",
+        "alike",
+        "(count[hash(run)], run)",
+        "(count[hash(run)], hash(run))",
+        ["tests/test_filters.py::test_templates_are_grouped_alike_in_every_process"],
+    ),
+    Mutant(
+        "posttrain/filters.py",
         "same_answers",
-        """
-            (
-                explained
-                or right
-                or rows[n]["completion"][0].get("tool_calls")
-                or brief
-                and len(said[n]) <= 5
-            )
-        """,
-        'right or rows[n]["completion"][0].get("tool_calls") or brief and len(said[n]) <= 5',
+        "len(groups) > 1",
+        "False",
+        ["tests/test_filters.py::test_the_same_answer_over_slices"],
+    ),
+    Mutant(
+        "posttrain/filters.py",
+        "same_in_group",
+        "is_explained(members, others, requests)",
+        "False",
         ["tests/test_filters.py::test_what_may_be_the_same"],
     ),
     Mutant(
         "posttrain/filters.py",
+        "odd_lengths",
+        "len(logs) < LENGTH_LEAST",
+        "False",
+        ["tests/test_filters.py::test_length_outliers"],
+    ),
+    Mutant(
+        "posttrain/filters.py",
         "finds_injection",
-        "found[0].casefold() not in request",
+        "match[0].casefold() not in request",
         "True",
         ["tests/test_filters.py::test_what_the_request_speaks_of_is_no_injection"],
     ),
     Mutant(
         "posttrain/filters.py",
+        "is_json_verdict",
+        """
+            try:
+                data = json.loads(bare)
+            except (ValueError, RecursionError):
+                return False
+        """,
+        """
+            try:
+                data = json.loads(bare)
+            except (ValueError, RecursionError):
+                return True
+        """,
+        ["tests/test_filters.py::test_find_flags"],
+    ),
+    Mutant(
+        "posttrain/filter_patterns.py",
         "",
-        r'''r"""(?:(?:ai|llm|human|automatic|automated|impartial|fair|strict|expert|neutral|objective|
-        independent) ){0,3}
+        r'''r"""(?:(?:ai|llm|human|automatic|automated|impartial|fair|strict|expert|neutral|
+        objective|independent) ){0,3}
         (?:judges?|graders?|evaluators?|raters?|reviewers?|assessors?|examiners?|scorers?|
         (?:grading|evaluation|judging|scoring|reward|judge) model|
         model (?:that is )?(?:scoring|grading|judging|evaluating|rating))\b"""''',
-        r'''r"""(?:(?:ai|llm|human|automatic|automated|impartial|fair|strict|expert|neutral|objective|
-        independent) )*
+        r'''r"""(?:(?:ai|llm|human|automatic|automated|impartial|fair|strict|expert|neutral|
+        objective|independent) )*
         (?:judges?|graders?|evaluators?|raters?|reviewers?|assessors?|examiners?|scorers?|
         (?:grading|evaluation|judging|scoring|reward|judge) model|
         model (?:that is )?(?:scoring|grading|judging|evaluating|rating))\b"""''',

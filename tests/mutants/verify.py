@@ -21,8 +21,8 @@ MUTANTS = [
     Mutant(
         "posttrain/verify/sandbox_child.py",
         "Handle.__eq__",
-        'self is other or not isinstance(other, Handle) or ask("eq", self, other) is not True',
-        'self is other or ask("eq", self, other) is not True',
+        'not isinstance(other, Handle) or ask("eq", self, other) is not True',
+        'ask("eq", self, other) is not True',
         ["tests/verify/test_sandbox.py::test_a_reward_hack_is_rejected"],
     ),
     Mutant(
@@ -41,14 +41,14 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/verify/sandbox_child.py",
-        "ask",
+        "exception_of",
         'verb != "next"',
         "False",
         ["tests/verify/test_sandbox.py::test_a_reward_hack_is_rejected"],
     ),
     Mutant(
         "posttrain/verify/sandbox_child.py",
-        "ask",
+        "refuse",
         "verb not in VERBS",
         "VERBS[verb] is None",
         ["tests/verify/test_sandbox.py::test_what_is_not_supported_is_never_accepted"],
@@ -62,8 +62,8 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/verify/sandbox_child.py",
-        "ask",
-        'ask("change", *one[2:], now)',
+        "send_attributes",
+        'ask("change", *place, now)',
         "pass",
         ["tests/verify/test_sandbox.py::test_an_honest_solution_is_accepted"],
     ),
@@ -91,20 +91,8 @@ MUTANTS = [
     Mutant(
         "posttrain/verify/sandbox_child.py",
         "Handle.__contains__",
-        """
-            (
-                ask("contains", self, item) is True
-                if made
-                else any(one is item or one == item for one in self)
-            )
-        """,
-        """
-            (
-                ask("contains", self, item) is True
-                if True
-                else any(one is item or one == item for one in self)
-            )
-        """,
+        'self._kind_ == "made"',
+        "True",
         ["tests/verify/test_sandbox.py::test_a_reward_hack_is_rejected"],
     ),
     Mutant(
@@ -130,7 +118,7 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/verify/sandbox_child.py",
-        "ask",
+        "exception_of",
         'kind is StopIteration and verb != "next"',
         "kind is StopIteration",
         ["tests/verify/test_sandbox.py::test_an_honest_solution_is_accepted"],
@@ -145,21 +133,21 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/verify/sandbox.py",
-        "parse_test",
+        "calls_of_definitions",
         "ast.FunctionDef | ast.AsyncFunctionDef",
         "ast.FunctionDef",
         ["tests/verify/test_sandbox.py::test_a_test_that_cannot_fail_is_refused"],
     ),
     Mutant(
         "posttrain/verify/sandbox.py",
-        "find_sandbox",
+        "",
         '"setpriv --pdeathsig KILL unshare -n -m -i -u -p -f --kill-child"',
         '"setpriv --pdeathsig KILL unshare -m -i -u -p -f --kill-child"',
         ["tests/verify/test_sandbox.py::test_no_network"],
     ),
     Mutant(
         "posttrain/verify/sandbox.py",
-        "run_pair",
+        "Pair.kill",
         """
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -176,67 +164,171 @@ MUTANTS = [
     ),
     # constraints and calls
     Mutant(
-        "posttrain/verify/checks.py",
+        "posttrain/verify/unit_tests.py",
         "with_helpers",
-        r"""
-            (
-                brought + test
-                if "candidate" in test
-                and any(re.search(rf"\b{one.name}\b", test) for one in helpers)
-                else test
-            )
-        """,
-        r'test if any(re.search(rf"\b{one.name}\b", test) for one in helpers) else test',
+        "before + test if uses_helper(test, names) else test",
+        "test",
         ["tests/verify/test_verify.py::test_verify"],
     ),
     Mutant(
-        "posttrain/verify/checks.py",
-        "check_constraint",
-        'len({*responses} - {""}) == len(responses)',
+        "posttrain/verify/unit_tests.py",
+        "uses_helper",
+        r'"candidate" in test and any(re.search(rf"\b{name}\b", test) for name in names)',
+        r'any(re.search(rf"\b{name}\b", test) for name in names)',
+        ["tests/verify/test_verify.py::test_verify"],
+    ),
+    Mutant(
+        "posttrain/verify/constraints.py",
+        "count_responses",
+        "len(different) == len(responses)",
         "True",
         ["tests/verify/test_verify.py::test_constraint"],
     ),
     Mutant(
-        "posttrain/verify/checks.py",
+        "posttrain/verify/constraints.py",
+        "constraint_shape",
+        'constraint.keys() <= {"type", "value"}',
+        "True",
+        ["tests/verify/test_verify.py::test_bad_rows_are_refused_by_field"],
+    ),
+    Mutant(
+        "posttrain/verify/constraints.py",
+        "check_constraint",
+        'CONSTRAINTS[constraint["type"]].test(text, constraint.get("value"))',
+        """
+        CONSTRAINTS.get(constraint["type"], CONSTRAINTS["title"]).test(
+            text, constraint.get("value")
+        )
+        """,
+        ["tests/verify/test_custom.py::test_an_unknown_constraint_raises"],
+    ),
+    Mutant(
+        "posttrain/verify/sql.py",
+        "check_sql",
+        "sorted(returned)",
+        "returned",
+        ["tests/verify/test_verify.py::test_sql"],
+    ),
+    Mutant(
+        "posttrain/verify/sql.py",
+        "check_sql",
+        "sorted(expected)",
+        "expected",
+        ["tests/verify/test_verify.py::test_sql"],
+    ),
+    Mutant(
+        "posttrain/verify/calls.py",
         "why_not_grounded",
         '{"additionalProperties": False} | schema',
         "schema",
         ["tests/verify/test_grounding.py::test_hostile_and_unknown_arguments"],
     ),
     Mutant(
-        "posttrain/verify/checks.py",
-        "why_not_grounded.without_patterns",
-        'names or key not in ("pattern", "patternProperties", "format")',
-        'key not in ("pattern", "patternProperties", "format")',
+        "posttrain/verify/calls.py",
+        "without_patterns",
+        "keys_are_names or key not in PATTERN_WORDS",
+        "key not in PATTERN_WORDS",
         ["tests/verify/test_grounding.py::test_a_grounded_call"],
     ),
     # grounding
     Mutant(
         "posttrain/verify/grounding.py",
-        "invented.said",
-        "numbers_of(word) <= known",
-        "numbers_of(word) & known",
+        "Conversation.says_word",
+        "numbers_of(word) <= self.numbers",
+        "numbers_of(word) & self.numbers",
         ["tests/verify/test_grounding.py::test_invented"],
     ),
     Mutant(
         "posttrain/verify/grounding.py",
-        "invented.visit",
-        "any(value == one and type(value) is type(one) for one in given)",
-        "bool(given)",
+        "is_named",
+        "any(type(value) is type(other) and value == other for other in named)",
+        "bool(named)",
         ["tests/verify/test_grounding.py::test_invented"],
     ),
     Mutant(
         "posttrain/verify/grounding.py",
-        "check_facts",
-        "not numbers <= known and known or negated[0] != negated[1]",
-        "not numbers <= known and known",
+        "relation",
+        "has_other_number or is_negated(claim) != is_negated(passage)",
+        "has_other_number",
         ["tests/verify/test_grounding.py::test_facts"],
     ),
     Mutant(
         "posttrain/verify/grounding.py",
-        "check_facts",
-        "covered < least or not names <= there",
-        "covered < least",
+        "is_covered",
+        "not names <= there",
+        "False",
         ["tests/verify/test_grounding.py::test_facts"],
+    ),
+    # what all checks share
+    Mutant(
+        "posttrain/verify/checks.py",
+        "verify",
+        "decided[field] is False and not why",
+        "decided[field] is False",
+        ["tests/verify/test_verify.py::test_verify"],
+    ),
+    Mutant(
+        "posttrain/verify/checks.py",
+        "all_hold",
+        "None in values or not values",
+        "not values",
+        ["tests/verify/test_verify.py::test_verify"],
+    ),
+    # a user's own checks
+    Mutant(
+        "posttrain/verify/custom.py",
+        "UserCheck.__call__",
+        "copy.deepcopy(answer.row)",
+        "answer.row",
+        ["tests/verify/test_custom.py::test_a_check_gets_copies"],
+    ),
+    Mutant(
+        "posttrain/verify/custom.py",
+        "UserCheck.__call__",
+        "result is not None and not isinstance(result, bool)",
+        "False",
+        ["tests/verify/test_custom.py::test_a_check_that_fails_stops_the_run"],
+    ),
+    Mutant(
+        "posttrain/verify/custom.py",
+        "UserCheck.__call__",
+        "(Exception, SystemExit)",
+        "ValueError",
+        ["tests/verify/test_custom.py::test_a_check_that_fails_stops_the_run"],
+    ),
+    Mutant(
+        "posttrain/verify/custom.py",
+        "has_row",
+        "names not in SIGNATURES",
+        "len(names) not in (2, 3)",
+        ["tests/verify/test_custom.py::test_a_bad_file_is_refused"],
+    ),
+    Mutant(
+        "posttrain/verify/custom.py",
+        "refuse_taken",
+        "name in CHECKS",
+        "False",
+        ["tests/verify/test_custom.py::test_a_bad_file_is_refused"],
+    ),
+    Mutant(
+        "posttrain/verify/custom.py",
+        "functions_of",
+        'name not in imported or getattr(value, "__module__", "") == MODULE',
+        "name not in imported",
+        ["tests/verify/test_custom.py::test_what_is_a_check_and_what_is_none"],
+    ),
+    Mutant(
+        "posttrain/verify/custom.py",
+        "read_checks",
+        "CHECKS | checks",
+        "checks",
+        ["tests/verify/test_custom.py::test_the_sample"],
+    ),
+    Mutant(
+        "posttrain/verify/custom.py",
+        "refuse_unused",
+        "any(custom & row.keys() for row in rows)",
+        "True",
+        ["tests/verify/test_custom.py::test_a_file_that_checks_no_row"],
     ),
 ]

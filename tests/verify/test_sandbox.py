@@ -16,10 +16,11 @@ from posttrain.cli import BadInput
 from posttrain.verify import sandbox
 from posttrain.verify import sandbox_child as inside
 from posttrain.verify.checks import verify
-from posttrain.verify.sandbox import find_code, parse_test, run_tests
+from posttrain.verify.sandbox import PROGRAM, find_code, parse_test, run_tests
 
 REAL = os.environ.get("KIT_REAL")
 SQUARE = "def f(x): return x * x"
+# Words in the names of hacks that end by the clock alone: they run out of their time on purpose.
 SLOW = (
     "loop",
     "sleep",
@@ -33,24 +34,22 @@ SLOW = (
     "pieces",
     "doubles",
 )
+PATIENCE = 60  # seconds, for what takes one on an idle machine
 
 
-def processes():
-    return {
-        line
-        for line in subprocess.run(
-            ["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True
-        ).stdout.splitlines()
-        if "marshal.loads(bytes" in line
-    }
+def processes(mark):
+    """Numbers and command lines of the processes with a mark in it."""
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True)
+    return [line for line in listed.stdout.splitlines() if mark in line]
 
 
 @pytest.mark.parametrize("name", HACKS)
 def test_a_reward_hack_is_rejected(name):
     code, tests = HACKS[name]
-    start = time.monotonic()
-    result = run_tests(code, tests, "f", timeout=1 if any(word in name for word in SLOW) else 5)
-    assert result["ok"] is False and time.monotonic() - start < 4, result
+    is_slow = any(word in name for word in SLOW)
+    result = run_tests(code, tests, "f", timeout=1 if is_slow else PATIENCE)
+    assert result["ok"] is False
+    assert is_slow or "no result within" not in result["why"], result
     assert result["why"] and len(result["why"]) < 150 and result["why"].isprintable()
 
 
@@ -81,7 +80,7 @@ def test_what_is_not_supported_is_never_accepted(call):
     test = (
         f"F\ntry:\n    {call}\n    assert False\nexcept (TypeError, ValueError, RuntimeError): pass"
     )
-    result = run_tests(code, [test], timeout=15)
+    result = run_tests(code, [test], timeout=PATIENCE)
     assert not result["ok"] and UNSUPPORTED[call.replace("    ", "")] in result["why"]
 
 
@@ -92,7 +91,7 @@ def test_it_is_a_hack(name):
     ran = subprocess.run(
         [sys.executable, "-I", "-S", "-c", "\n".join([code, *tests])],
         capture_output=True,
-        timeout=20,
+        timeout=PATIENCE,
     )
     assert ran.returncode == 0, ran.stderr.decode()[-300:]
 
@@ -109,7 +108,7 @@ def test_there_are_enough():
 def test_an_honest_solution_is_accepted(name):
     code, tests = HONEST[name]
     total = len(tests)
-    assert run_tests(code, tests, entry_point(code), 15) == {
+    assert run_tests(code, tests, entry_point(code), PATIENCE) == {
         "ok": True,
         "passed": total,
         "total": total,
@@ -123,12 +122,12 @@ def test_humaneval():
     rows = [json.loads(line) for line in open(f"{REAL}/data/eval/humaneval164.jsonl")]
     for row in rows:
         code = row["prompt"] + row["canonical_solution"]
-        result = run_tests(code, [row["test"]], row["entry_point"], 15)
+        result = run_tests(code, [row["test"]], row["entry_point"], PATIENCE)
         assert result["ok"], (row["task_id"], result)
     for row in rows[::8]:
         code, name = row["prompt"] + row["canonical_solution"], row["entry_point"]
         spoilt = f"{code}\n{name} = lambda *a, _f={name}: [_f(*a)]"
-        assert not run_tests(spoilt, [row["test"]], name, 15)["ok"], row["task_id"]
+        assert not run_tests(spoilt, [row["test"]], name, PATIENCE)["ok"], row["task_id"]
 
 
 # ---- what a result says ----------------------------------------------------------------------------------------
@@ -172,6 +171,12 @@ def test_a_result_counts_and_says_why():
         {"tests": TESTS, "entry_point": "f"}, f"```python\n{SQUARE}\n```", run_code=True
     ) == {"ok": True, "tests": True}
     assert verify({"tests": TESTS}, SQUARE) == {"ok": None, "tests": None}
+
+
+def test_what_cannot_be_passed_fails_its_own_test_alone():
+    result = run_tests(SQUARE, ["assert f(object())", *TESTS], timeout=PATIENCE)
+    why = "assert f(object()) raised Broken: the test's object cannot be passed to the solution"
+    assert result == {"ok": False, "passed": 3, "total": 4, "why": why}
 
 
 def test_wrong_values_are_wrong():
@@ -266,10 +271,10 @@ def test_code_is_found():
     assert not run_tests(right + wrong, TESTS, "f")["ok"]
     assert find_code("```\nimport os\n```\n```\nx = 1\n```") == "x = 1\n"
     assert find_code("```\ndef a(): 1\n```\n```\nprint(a())\n```") == "def a(): 1\n"
-    start = time.monotonic()
+    start = time.process_time()
     for part in ("```\n", "`", " ", "def f(", "\n```x\n", "class f\n", "f = "):
         find_code(part * (200_000 // len(part)), "f")
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 # ---- walls -----------------------------------------------------------------------------------------------------
@@ -283,21 +288,24 @@ def test_no_network():
         assert run_tests(code, TESTS)["passed"] == 0
 
 
-def test_no_orphans_and_no_files():
-    before, files = processes(), set(os.listdir("/tmp"))
+def test_no_orphans_and_no_files(monkeypatch):
+    """Whatever the code starts, nothing of it is left; its processes would sleep for minutes."""
+    mark = f"mark{os.urandom(8).hex()}"
+    monkeypatch.setattr(sandbox, "PROGRAM", [*PROGRAM[:-1], f"{PROGRAM[-1]}  # {mark}"])
+    assert run_tests(SQUARE, TESTS, timeout=PATIENCE)["ok"], "the mark does no harm"
     run_tests(
-        "import os, time\nopen('/tmp/left', 'w').write('x')\nif os.fork() == 0:\n    os.setsid()\n"
-        "    if os.fork() == 0: time.sleep(9)\ndef f(x): return 9",
+        f"import os, time\nopen('/tmp/{mark}', 'w').write('x')\nif os.fork() == 0:\n    os.setsid()\n"
+        "    if os.fork() == 0: time.sleep(300)\ndef f(x): return 9",
         TESTS,
         timeout=1,
     )
     stay = "import ctypes, os, time\nctypes.CDLL(None).prctl(1, 0)\nif os.fork() == 0: os.setsid()\nos.fork()\n"
-    run_tests(stay + "time.sleep(60)", TESTS, timeout=1)
-    end = time.monotonic() + 1  # the kernel takes a moment to end a namespace
-    while processes() - before and time.monotonic() < end:
+    run_tests(stay + "time.sleep(300)", TESTS, timeout=1)
+    end = time.monotonic() + PATIENCE  # the kernel takes a moment to end a namespace
+    while processes(mark) and time.monotonic() < end:
         time.sleep(0.02)
-    assert processes() <= before
-    assert not {name for name in set(os.listdir("/tmp")) - files if "left" in name}
+    assert processes(mark) == []
+    assert mark not in os.listdir("/tmp")
 
 
 def test_what_the_code_can_see():
@@ -315,7 +323,12 @@ def h(path): open(path, 'w')"""
         "    except OSError: pass\n    else: assert False",
         "assert g('/tmp') == []",
     ]
-    assert run_tests(code, tests, timeout=15) == {"ok": True, "passed": 3, "total": 3, "why": ""}
+    assert run_tests(code, tests, timeout=PATIENCE) == {
+        "ok": True,
+        "passed": 3,
+        "total": 3,
+        "why": "",
+    }
 
 
 def test_limits():
@@ -323,12 +336,19 @@ def test_limits():
 def f(): return {name: resource.getrlimit(getattr(resource, 'RLIMIT_' + name)) for name in
                  ('AS', 'NPROC', 'FSIZE', 'NOFILE', 'CORE', 'CPU')}
 def g(mb): return len(bytearray(mb << 20))"""
-    limits = {"AS": 512 << 20, "NPROC": 64, "FSIZE": 1 << 20, "NOFILE": 64, "CORE": 0, "CPU": 16}
+    limits = {
+        "AS": 512 << 20,
+        "NPROC": 64,
+        "FSIZE": 1 << 20,
+        "NOFILE": 64,
+        "CORE": 0,
+        "CPU": PATIENCE + 1,
+    }
     tests = [
         f"assert f() == { {name: (most, most) for name, most in limits.items()} }",
         "try:\n    g(600)\nexcept MemoryError: pass\nelse: assert False\nassert g(300)",
     ]
-    assert run_tests(code, tests, timeout=15)["ok"]
+    assert run_tests(code, tests, timeout=PATIENCE)["ok"]
 
 
 def test_the_child_has_no_test_and_the_tester_no_code(monkeypatch):
@@ -366,7 +386,7 @@ def test_several_at_once():
     threads = [
         threading.Thread(
             target=lambda n=n: results.update(
-                {n: run_tests(f"def f(x): return x * x + {n % 2}", TESTS, timeout=20)["ok"]}
+                {n: run_tests(f"def f(x): return x * x + {n % 2}", TESTS, timeout=PATIENCE)["ok"]}
             )
         )
         for n in range(6)

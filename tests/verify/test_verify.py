@@ -10,7 +10,7 @@ from posttrain.cli import BadInput
 from posttrain.verify.answers import check_answer
 from posttrain.verify.calls import check_call
 from posttrain.verify.checks import MAX_TEXT, check_fields, verify
-from posttrain.verify.constraints import check_constraint, constraint_shape
+from posttrain.verify.constraints import CONSTRAINTS, check_constraint, constraint_shape
 from posttrain.verify.refusals import is_refusal
 from posttrain.verify.sql import check_sql
 
@@ -197,12 +197,12 @@ def test_no_schema_is_fetched(monkeypatch):
 
 
 def test_schema_pattern_never_meets_hostile_text():
-    start = time.monotonic()
+    start = time.process_time()
     assert (
         verify({"tools": TOOLS, "call": CALL}, GOOD.replace("Oslo", "a" * 5000 + "!"))["ok"]
         is False
     )
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 # ---------------------------------------------------------------------------------------------------------------- SQL
@@ -217,6 +217,8 @@ SETUP = "CREATE TABLE t (name TEXT, n INT); INSERT INTO t VALUES ('a', 3), ('b',
         ("SELECT name FROM t WHERE n > 1", [["c"], ["a"]], False, True),
         ("SELECT name FROM t ORDER BY n", [["b"], ["c"], ["a"]], True, True),
         ("SELECT name FROM t", [["b"], ["c"], ["a"]], True, False),
+        ("SELECT name FROM t ORDER BY n", [["c"], ["a"], ["b"]], False, True),
+        ("SELECT name FROM t ORDER BY n", [["c"], ["a"], ["a"]], False, False),
         ("```sql\nSELECT avg(n) FROM t;\n```", [[2]], False, True),
         ("SELECT sum(n) / 7.0 FROM t", [[0.857142857142857]], False, True),
         ("SELECT n FROM t WHERE n = 9", [], False, True),
@@ -259,64 +261,68 @@ def test_sql(query, rows, ordered, right):
     ],
 )
 def test_sql_runaway_ends(query):
-    start = time.monotonic()
+    start = time.process_time()
     assert check_sql(query, SETUP, [[1]]) is False
-    assert time.monotonic() - start < 3
+    assert time.process_time() - start < 3
 
 
 # ------------------------------------------------------------------------------------------ constraints and refusals
 
 
-@pytest.mark.parametrize(
-    "kind, value, good, bad",
-    [
-        ("max_words", 2, "one two", "one two three"),
-        ("min_words", 2, "one two", "one"),
-        ("exact_words", 2, " one  two ", "one"),
-        ("exact_lines", 2, "a\n\nb\n", "a"),
-        ("bullets", 2, "Two:\n- a\n* b", "- a\n-b"),
-        ("bullets", 1, "1. a", "1 a"),
-        ("json", None, '[1, {"a": null}]', '{"a": 1,}'),
-        ("json", None, "[]", "NaN"),
-        ("json", None, '"x"', '{"a": 1, "a": 2}'),
-        ("json", None, "0", "[" * 90_000),
-        ("json_keys", ["a", "b"], '{"b": 1, "a": 2}', '{"a": 1}'),
-        ("json_keys", ["a"], '{"a": 1}', '{"a": 1, "b": 2}'),
-        ("json_keys", ["a"], '{"a": {}}', '["a"]'),
-        ("lowercase", None, "grüße, 7!", "Abc"),
-        ("uppercase", None, "ABC 7!", "ABc"),
-        ("lowercase", None, "a", "7!"),
-        ("no_commas", None, "a; b", "a, b"),
-        ("starts_with", "Dear", " Dear Sir", "dear Sir"),
-        ("ends_with", "Bye.", "Well. Bye.\n", "Bye. Well"),
-        ("contains", "Oslo", "in oslo now", "in Rome"),
-        ("not_contains", "oslo", "Rome", "OSLO"),
-        ("max_sentences", 1, "Dr. Lee paid $3.50, e.g. for tea.", "One. Two."),
-        ("max_sentences", 2, 'He said "No!" Then he left...', "A. B! C?"),
-        ("max_sentences", 1, "No end", "a\nb"),
-        ("min_sentences", 2, "A. B.", "Dr. B"),
-        ("paragraphs", 2, "a\nb\n \nc", "a\nb"),
-        ("paragraphs", 2, "a\n***\nb", "a ** b"),
-        ("paragraphs", 3, "a\n\n***\n\nb\n\n\nc", "a\n\n\n\nb"),
-        ("responses", 2, "a\n******\nb", "a\n******\na"),
-        ("responses", 2, "a\n\n ****** \nb", "a\n*****\nb"),
-        ("responses", 2, "a\n******\nb", "a\n******\n"),
-        ("min_highlights", 2, "*a* and **b c**", "*a* and 2 * 3 * 4"),
-        ("min_highlights", 1, "**a**", "* a\n* b"),
-        ("min_placeholders", 2, "Dear [name], see [a place].", "[name] []"),
-        ("title", None, "<<Joy>>\nIt is.", "<< >> x"),
-        ("occurs", {"text": "Rain", "min": 2}, "rain, RAIN", "rain rains"),
-        ("occurs", {"text": "rain", "max": 1}, "rain training", "rain rain"),
-        ("occurs", {"text": "P.S.", "min": 1}, "Bye. P.S. x", "Bye. PS x"),
-        ("occurs", {"text": "C++", "min": 1, "max": 1}, "In C++.", "C++ C++"),
-        ("letters", {"text": "q", "min": 2}, "Quiz quote", "quiz"),
-        ("letters", {"text": "!", "max": 1}, "a!", "a!!"),
-        ("capital_words", {"min": 2}, "NO means NO, I say", "NO I A"),
-        ("capital_words", {"max": 1}, "NO I A", "NO NO"),
-        ("paragraph_starts", {"number": 2, "word": "Well"}, "a\n\n'well, b", "well\n\nb"),
-        ("paragraph_starts", {"number": 1, "word": "a"}, "A b", "ab"),
-    ],
-)
+CASES = [
+    ("max_words", 2, "one two", "one two three"),
+    ("min_words", 2, "one two", "one"),
+    ("exact_words", 2, " one  two ", "one"),
+    ("exact_lines", 2, "a\n\nb\n", "a"),
+    ("bullets", 2, "Two:\n- a\n* b", "- a\n-b"),
+    ("bullets", 1, "1. a", "1 a"),
+    ("json", None, '[1, {"a": null}]', '{"a": 1,}'),
+    ("json", None, "[]", "NaN"),
+    ("json", None, '"x"', '{"a": 1, "a": 2}'),
+    ("json", None, "0", "[" * 90_000),
+    ("json_keys", ["a", "b"], '{"b": 1, "a": 2}', '{"a": 1}'),
+    ("json_keys", ["a"], '{"a": 1}', '{"a": 1, "b": 2}'),
+    ("json_keys", ["a"], '{"a": {}}', '["a"]'),
+    ("lowercase", None, "grüße, 7!", "Abc"),
+    ("uppercase", None, "ABC 7!", "ABc"),
+    ("lowercase", None, "a", "7!"),
+    ("no_commas", None, "a; b", "a, b"),
+    ("starts_with", "Dear", " Dear Sir", "dear Sir"),
+    ("ends_with", "Bye.", "Well. Bye.\n", "Bye. Well"),
+    ("contains", "Oslo", "in oslo now", "in Rome"),
+    ("not_contains", "oslo", "Rome", "OSLO"),
+    ("max_sentences", 1, "Dr. Lee paid $3.50, e.g. for tea.", "One. Two."),
+    ("max_sentences", 2, 'He said "No!" Then he left...', "A. B! C?"),
+    ("max_sentences", 1, "No end", "a\nb"),
+    ("min_sentences", 2, "A. B.", "Dr. B"),
+    ("paragraphs", 2, "a\nb\n \nc", "a\nb"),
+    ("paragraphs", 2, "a\n***\nb", "a ** b"),
+    ("paragraphs", 3, "a\n\n***\n\nb\n\n\nc", "a\n\n\n\nb"),
+    ("responses", 2, "a\n******\nb", "a\n******\na"),
+    ("responses", 2, "a\n\n ****** \nb", "a\n*****\nb"),
+    ("responses", 2, "a\n******\nb", "a\n******\n"),
+    ("min_highlights", 2, "*a* and **b c**", "*a* and 2 * 3 * 4"),
+    ("min_highlights", 1, "**a**", "* a\n* b"),
+    ("min_placeholders", 2, "Dear [name], see [a place].", "[name] []"),
+    ("title", None, "<<Joy>>\nIt is.", "<< >> x"),
+    ("occurs", {"text": "Rain", "min": 2}, "rain, RAIN", "rain rains"),
+    ("occurs", {"text": "rain", "max": 1}, "rain training", "rain rain"),
+    ("occurs", {"text": "P.S.", "min": 1}, "Bye. P.S. x", "Bye. PS x"),
+    ("occurs", {"text": "C++", "min": 1, "max": 1}, "In C++.", "C++ C++"),
+    ("letters", {"text": "q", "min": 2}, "Quiz quote", "quiz"),
+    ("letters", {"text": "!", "max": 1}, "a!", "a!!"),
+    ("capital_words", {"min": 2}, "NO means NO, I say", "NO I A"),
+    ("capital_words", {"max": 1}, "NO I A", "NO NO"),
+    ("paragraph_starts", {"number": 2, "word": "Well"}, "a\n\n'well, b", "well\n\nb"),
+    ("paragraph_starts", {"number": 1, "word": "a"}, "A b", "ab"),
+]
+
+
+def test_every_constraint_has_a_case():
+    assert {kind for kind, *_ in CASES} == {*CONSTRAINTS}
+
+
+@pytest.mark.parametrize("kind, value, good, bad", CASES)
 def test_constraint(kind, value, good, bad):
     constraint = {"type": kind} | ({} if value is None else {"value": value})
     assert check_constraint(good, constraint) is True
@@ -508,6 +514,7 @@ def test_verify():
         True,
         False,
     ) and "max_words" in result["why"]
+    assert verify(both, "5, 6, 7")["why"] == "answer: expected 4"
     code = {"tests": ["assert f(2) == 4"], "entry_point": "f"}
     assert verify(code, "def f(x): return 2 * x") == {"ok": None, "tests": None}
     assert (
@@ -709,6 +716,6 @@ def test_nothing_hangs():
         ],
     }
     for text in texts:
-        start = time.monotonic()
+        start = time.process_time()
         assert verify(row, text)["ok"] is False
-        assert time.monotonic() - start < 6, text[:20]
+        assert time.process_time() - start < 6, text[:20]
