@@ -297,5 +297,5 @@ def budget(pairs, limit, compare, misses=MISSES):
 
 
 def limit_of(low, limit):
-    """{"limit", "fail"}: a limit of None is never overdrawn; otherwise a lower bound above it is."""
+    """{"limit", "fail"}: overdrawn by a lower bound above the limit; a limit of None never is."""
     return {"limit": limit, "fail": limit is not None and low > limit}

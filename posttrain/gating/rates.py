@@ -71,7 +71,7 @@ class MeasuredSlice:
     """Prompts to be drawn anew with their clusters, and pass rates from what their answers show.
 
     A prompt's rate is drawn from Beta(a + right, b + wrong), where Beta(a, b) is the slice's own,
-    see beta_prior. Halves of the answers in place of rates would share prompts and miss their noise.
+    see beta_prior. Halves of the answers in place of rates would share prompts: no noise of theirs.
     """
 
     def __init__(self, right, tried, groups):
@@ -331,7 +331,7 @@ def known_rates(rows, policies, looks, runs):
 
 
 def expected_answers(sizes, policies, looks, runs=100):
-    """Answers of the candidate that a gate needs on average if nothing changed; sizes {slice: n}."""
+    """Answers of the candidate that an unchanged model needs on average. sizes {slice: n}."""
     sampled = {name: policies[name] for name in sizes}
     return SimulatedGate(assumed(sizes), {}, sampled, looks).repeat(runs, 0, {})["answers"]
 
@@ -429,8 +429,8 @@ def power_lines(items, policies, looks):
     gate = SimulatedGate(assumed(sampled), fixed, policies, looks)
     lines += rate_lines(error_rates(gate, POWER_RUNS))
     lines.append(
-        "assumed: pass rates of 70 % in the mean, most of them near 0 or 1; --selftest knows better "
-        "after a gate"
+        "assumed: pass rates of 70 % in the mean, most of them near 0 or 1; --selftest knows "
+        "better after a gate"
     )
     return lines
 

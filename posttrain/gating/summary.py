@@ -100,7 +100,7 @@ def slice_summaries(decision, rows, policies, looks):
 
 
 def slice_summary(rows, policy, k):
-    """What a report says of a slice beside the rule's numbers. rows: its rows; k: answers per item."""
+    """What a report says of a slice beside the rule's numbers. rows: its own; k: answers each."""
     d = differences(rows)[0]
     summary = {
         "type": rows[0]["type"],
@@ -168,7 +168,7 @@ def ids_without_score(items, evidence):
 
 
 def unscored_slices(items, missing, policies):
-    """Slices that cannot ship, for too many of their items have no score. missing: those items' ids.
+    """Slices that cannot ship: too many of their items have no score. missing: the ids of those.
 
     Too many: more than MOST_UNSCORED of a hard slice, or one canary.
     """
@@ -251,7 +251,7 @@ def winrate_summary(rows, policies, looks):
 
 
 def latency_of_requests(timed, limit):
-    """The budget of seconds. timed {role: [(seconds, tokens), ...]} of the same prompts, one by one."""
+    """The budget of seconds. timed {role: [(seconds, tokens), ...]}: the same prompts, in turn."""
     seconds = {}
     speeds = {}
     for role, requests in timed.items():
@@ -323,8 +323,8 @@ def blind_spots(slices, rates, canaries):
     spots = [
         f"A drop below {100 * slices[largest]['mde']:.0f} points in {largest} would often pass; "
         "the table has each slice's.",
-        f"On this baseline's answers, drawn anew {same['runs']} times, this gate blocks an unchanged "
-        f"model in {blocks_of(same)} and ships it in {share(same['SHIP'])}.",
+        f"On this baseline's answers, drawn anew {same['runs']} times, this gate blocks an "
+        f"unchanged model in {blocks_of(same)} and ships it in {share(same['SHIP'])}.",
     ]
     if rates["caught"]:
         spots += [caught_sentence(rates, drop) for drop in DROPS_NAMED]
