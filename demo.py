@@ -517,15 +517,21 @@ def take_folder(out):
     return file
 
 
+def stop_on_signals():
+    """Let other signals that end a program do what Ctrl-C does, but not where nohup ignores them."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
 def main(args):
     began = time.monotonic()
     out = ROOT / args.out
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     lock = take_folder(out)
-    for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C: what is at work is stopped
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+    stop_on_signals()
 
     runner = Runner(logs)
     plan = phases(args)
