@@ -518,7 +518,7 @@ def take_folder(out):
 
 
 def stop_on_signals():
-    """Let other signals that end a program do what Ctrl-C does, but not where nohup ignores them."""
+    """Let other signals end the demo as Ctrl-C does, but not where nohup ignores them."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number and signal.getsignal(number) is not signal.SIG_IGN:

@@ -233,6 +233,15 @@ def test_it_runs_to_the_end_in_a_folder_with_a_space(kit):
     assert (kit / "my runs/x/logs/dpo2.log").exists()
 
 
+def test_other_labels_show_no_texts(kit):
+    """Their policies have other names, and no gate asks the base."""
+    ended = start(kit, "--labels", "random")
+    printed, errors = ended.communicate(timeout=300)
+    assert ended.returncode == 0 and not errors, errors
+    assert "== 5/5  results" in printed and "a tool call" not in printed
+    assert not (kit / "runs/demo/random-judged1/helpful.jsonl").exists()
+
+
 def test_a_failed_command_ends_it(kit):
     ended = start(kit, STUB_FAILS="judged1")
     printed, errors = ended.communicate(timeout=300)
