@@ -63,8 +63,8 @@ LABELS = {
 
 # Slices of the suite whose texts are shown.
 SHOWN = {"tool": "a tool call", "unsafe": "a harmful request", "format": "a format instruction"}
-TEXTS_INTRO = """What they answer to held-out prompts, greedily. Of each kind the first is shown that either
-SFT or DPO gets right; if there is none, the first that any two differ on.
+TEXTS_INTRO = """What they answer to held-out prompts, greedily. Of each kind the first is shown
+that only one of SFT and DPO gets right; if there is none, the first that any two differ on.
 """
 # Policy: the gate that has its answers, and in which role.
 ANSWERED = {
