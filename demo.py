@@ -63,6 +63,9 @@ LABELS = {
 
 # Slices of the suite whose texts are shown.
 SHOWN = {"tool": "a tool call", "unsafe": "a harmful request", "format": "a format instruction"}
+TEXTS_INTRO = """What they answer to held-out prompts, greedily. Of each kind the first is shown
+that only one of SFT and DPO gets right; if there is none, the first that any two differ on.
+"""
 # Policy: the gate that has its answers, and in which role.
 ANSWERED = {
     "base": ("gate-base", "baseline"),
@@ -442,7 +445,7 @@ def print_answers(out, suite):
     for policy, (gate, role) in ANSWERED.items():
         rows = read_jsonl(out / gate / f"answers-{role}-greedy.jsonl")
         texts[policy] = {row["id"]: row["text"] for _, row in rows}
-    print("What they answer: the first held-out prompt of a kind that SFT and DPO differ on\n")
+    print(TEXTS_INTRO)
     for name, title in SHOWN.items():
         items = read_records(suite / f"{name}.jsonl", "prompts")
         print(example(title, items, texts))
@@ -517,15 +520,21 @@ def take_folder(out):
     return file
 
 
+def stop_on_signals():
+    """Let other signals end the demo as Ctrl-C does, but not where nohup ignores them."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
 def main(args):
     began = time.monotonic()
     out = ROOT / args.out
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     lock = take_folder(out)
-    for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C: what is at work is stopped
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+    stop_on_signals()
 
     runner = Runner(logs)
     plan = phases(args)

@@ -84,12 +84,13 @@ def kit(tmp_path):
     return folder
 
 
-def start(kit, *words, **environment):
-    """The demo in a process of its own."""
+def start(kit, *words, signals=None, **environment):
+    """The demo in a process of its own; signals: called in it before it begins."""
     return subprocess.Popen(
         [sys.executable, str(kit / "demo.py"), *words],
         env=os.environ | environment,
         cwd=kit.parent,
+        preexec_fn=signals,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -232,6 +233,15 @@ def test_it_runs_to_the_end_in_a_folder_with_a_space(kit):
     assert (kit / "my runs/x/logs/dpo2.log").exists()
 
 
+def test_other_labels_show_no_texts(kit):
+    """Their policies have other names, and no gate asks the base."""
+    ended = start(kit, "--labels", "random")
+    printed, errors = ended.communicate(timeout=300)
+    assert ended.returncode == 0 and not errors, errors
+    assert "== 5/5  results" in printed and "a tool call" not in printed
+    assert not (kit / "runs/demo/random-judged1/helpful.jsonl").exists()
+
+
 def test_a_failed_command_ends_it(kit):
     ended = start(kit, STUB_FAILS="judged1")
     printed, errors = ended.communicate(timeout=300)
@@ -274,12 +284,22 @@ def is_alive(pid):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_killed_it_leaves_no_command_at_work(kit, number):
-    process = start(kit, STUB_SLEEPS="kto")
+    process = start(kit, signals=lambda: signal.signal(number, signal.SIG_DFL), STUB_SLEEPS="kto")
     wait_for(kit / "pid.txt", process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and "the same command continues" in errors
     assert not is_alive(int((kit / "pid.txt").read_text()))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal")
+def test_nohup_keeps_it_at_work(monkeypatch):
+    handlers = {}
+    ignored = {signal.SIGHUP: signal.SIG_IGN}
+    monkeypatch.setattr(signal, "getsignal", ignored.get)
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    demo.stop_on_signals()
+    assert handlers == {signal.SIGTERM: signal.default_int_handler}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the lock is not inherited there")

@@ -162,7 +162,7 @@ def flags_of(source):
     return names
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", (*STAGES, "demo"))
 def test_every_flag_is_read(name):
     """Each flag of parse_args is read as args.flag somewhere, and nothing else is."""
     source = tree(ROOT / f"{name}.py")
@@ -273,7 +273,7 @@ def flags_by_parser(name, monkeypatch):
 def test_same_flag_same_meaning(monkeypatch):
     """A flag that several scripts have takes the same values in each."""
     meanings = {}
-    for name in STAGES:
+    for name in (*STAGES, "demo"):
         for flag, meaning in flags_by_parser(name, monkeypatch).items():
             meanings.setdefault(flag, set()).add(meaning)
     assert len(meanings) > 50
@@ -365,7 +365,7 @@ def test_help_works_in_a_process_of_its_own():
     assert "--baseline" in ended.stdout and "(default: hobby)" in " ".join(ended.stdout.split())
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", (*STAGES, "demo"))
 def test_help_shows_docstring_and_defaults(name, capsys):
     stage = importlib.import_module(name)
     with pytest.raises(SystemExit) as ended:

@@ -140,8 +140,8 @@ MUTANTS = [
     ),
     Mutant(
         "demo.py",
-        "main",
-        "signal.signal(getattr(signal, name), signal.default_int_handler)",
+        "stop_on_signals",
+        "signal.signal(number, signal.default_int_handler)",
         "pass",
         ["tests/test_demo.py::test_killed_it_leaves_no_command_at_work"],
     ),
