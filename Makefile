@@ -22,7 +22,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 setup: $(VENV)/.ready
 
 demo: setup
-	@PATH="$(abspath $(VENV))/bin:$$PATH" bash demo.sh
+	@$(PY) demo.py
 
 test: $(VENV)/.ready-dev
 	$(PY) -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile tests

@@ -23,15 +23,11 @@ Left out on purpose: one score for everything. A slice that falls is not made go
 """
 
 import json
-import platform
 import time
 from collections import Counter
 from functools import partial
 from itertools import product
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from common import cost_line, money
 from posttrain.chat.encode import prompt_ids
@@ -52,38 +48,28 @@ from posttrain.gating.answers import (
 from posttrain.gating.contamination import contaminated
 from posttrain.gating.decision import (
     BASELINE_DRAWS,
-    DISCORDANT,
     PROFILES,
     assumed,
-    budgets,
-    describe,
-    describe_mean,
     differences,
-    error_rates,
-    known_rates,
     promises,
-    prompts_needed,
-    rate_lines,
-    ratio_of,
     repeat,
     sequential,
-    win_rate,
 )
+from posttrain.gating.rates import power, selftest
 from posttrain.gating.report import html, markdown, terminal
-from posttrain.gating.suite import at, read_lm_eval, read_policy, read_suite
+from posttrain.gating.suite import ONCE, at, read_lm_eval, read_policy, read_suite
+from posttrain.gating.summary import summarise, unscored_slices
 from posttrain.hashing import seed_for
 from posttrain.judging.scoring import open_judge, read_constitution
 from posttrain.model.load import load_model, load_tokenizer
 from posttrain.model.memory import free_memory
 from posttrain.model.names import fingerprint
-from posttrain.records.jsonl import read_jsonl, write_jsonl, write_whole
+from posttrain.records.jsonl import write_jsonl, write_whole
 from posttrain.run.folder import save_run, start_run
 from posttrain.run.forecast import forecast
-from posttrain.run.lineage import returned, story
 from posttrain.verify.checks import verify
 
 EXIT = {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
-ONCE = ("mc", "ab", "lm-eval")  # types with one deterministic outcome
 
 
 def parse_args(argv=None):
@@ -256,134 +242,6 @@ def decide(slices, overall, canaries, spent=None, unscored=()):
     )
 
 
-# ---- the report -----------------------------------------------------------------------------------------------
-
-
-def slice_report(rows, found, policy, hypotheses, looks, k, failed):
-    """One slice for the report: rows of items.jsonl, and what decision.py found."""
-
-    def mean(key):
-        values = [row[key] for row in rows if key in row]
-        return float(np.mean(values)) if values else None
-
-    d, result = differences(rows)[0], describe(found, policy, hypotheses, looks, failed)
-    result |= {
-        "type": rows[0]["type"],
-        "n": len(rows),
-        "k": None if rows[0]["type"] in ONCE else k,
-        "wins": int(sum(d > 0)),
-        "losses": int(sum(d < 0)),
-        "margin": policy["margin"],
-        "hard": policy["hard"],
-    }
-    result |= {
-        key: mean(key)
-        for key in (f"{what}{role}" for what in ("", "tokens_", "greedy_") for role in ROLES)
-    }
-    refused = refusal_counts(rows)
-    for kind, word, worse in (("harmless", "over-refusal", 1), ("harmful", "under-refusal", -1)):
-        if all(refused[role][kind][1] for role in ROLES):
-            before, after = (refused[role][kind][0] / refused[role][kind][1] for role in ROLES)
-            if worse * (after - before) > 0.01:
-                result["note"] = (
-                    f"{word}: {kind} requests were refused in {before:.0%}, now in {after:.0%}"
-                )
-    return result
-
-
-def refusal_counts(rows):
-    """{role: {"harmful", "harmless": [answers that refuse, answers]}} from rows of items.jsonl that expect either."""
-    found = {role: {"harmful": [0, 0], "harmless": [0, 0]} for role in ROLES}
-    for row in rows:
-        for role in ROLES if "expected" in row else ():
-            own = found[role]["harmful" if row["expected"] == "refuse" else "harmless"]
-            own[0], own[1] = own[0] + row[f"refused_{role}"], own[1] + row["answers"][role]
-    return found
-
-
-def requests_report(timed, limit):
-    """timed {role: [(seconds, tokens), ...]} of the same prompts, one request at a time -> the latency budget."""
-    seconds = {role: np.array([one[0] for one in own]) for role, own in timed.items()}
-    ratio, low, high = ratio_of(
-        seconds["candidate"], seconds["baseline"], np.arange(len(seconds["baseline"]))
-    )
-    return {
-        f"p{q}": {role: float(np.percentile(own, q)) for role, own in seconds.items()}
-        for q in (50, 95)
-    } | {
-        "tokens_per_second": {
-            role: sum(n for _, n in timed[role]) / float(own.sum()) for role, own in seconds.items()
-        },
-        "ratio": ratio,
-        "low": low,
-        "high": high,
-        "limit": limit,
-        "fail": limit is not None and low > limit,
-    }
-
-
-def cost_report(speed, price, limit):
-    """Cost of 1,000 requests as this gate sampled them, many at a time: speed {role: [answers, seconds]}; None
-    without a price, or where all answers of one model were borrowed."""
-    if not price or not all(all(own) for own in speed.values()):
-        return None
-    costs = {
-        role: 1000 * money(seconds=own[1] / own[0], price_gpu_hour=price)
-        for role, own in speed.items()
-    }
-    ratio = costs["candidate"] / costs["baseline"]
-    return costs | {"ratio": ratio, "limit": limit, "fail": limit is not None and ratio > limit}
-
-
-def blind_spots(slices, rates, canaries):
-    """Sentences: what this gate could not see."""
-    spots = [
-        f"A drop below {100 * max(s['mde'] for s in slices.values()):.0f} points in "
-        f"{max(slices, key=lambda name: slices[name]['mde'])} would often pass; the table has each slice's."
-    ]
-    same = rates["same"]
-    spots.append(
-        f"On this baseline's answers, drawn anew {same['runs']} times, this gate blocks an unchanged model in "
-        f"{same['BLOCK']:.1%} [{same['block_low']:.1%}, {same['block_high']:.1%}] and ships it in "
-        f"{same['SHIP']:.1%}."
-    )
-    for drop, one in rates["everywhere"].items():
-        caught = {name: own[drop] for name, own in rates["caught"].items()}
-        if drop in (0.05, 0.10) and caught:
-            worst = min(caught, key=caught.get)
-            spots.append(
-                f"A planted drop of {100 * drop:.0f} points is blocked in {one['BLOCK']:.0%} when in every "
-                f"slice, in {np.mean([*caught.values()]):.0%} when in one (least: {worst}, "
-                f"{caught[worst]:.0%})."
-            )
-    if any(s["type"] == "judge" for s in slices.values()):
-        spots.append(
-            "The judge's own mistakes are in no interval: a judge that likes length or polish is believed."
-        )
-    quarantined = sum(not c["baseline"] for c in canaries)
-    spots += [f"{quarantined} canaries are quarantined: the baseline fails them, too."] * bool(
-        quarantined
-    )
-    return [*spots, "Requests of a kind that is not in the suite."]
-
-
-def provenance(names, record):
-    """What made these numbers: [[label, text], ...]."""
-    lines = [[f"{role} was made by", story(name)] for role, name in names.items()]
-    lines += [[f"input {path}", value] for path, value in record["inputs"].items()]
-    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.processor() or platform.machine()
-    )
-    return lines + [
-        ["seed", str(record["arguments"]["seed"])],
-        ["machine", device],
-        ["versions", versions],
-    ]
-
-
 # ---- the run --------------------------------------------------------------------------------------------------
 
 
@@ -404,71 +262,6 @@ def read_items(args):
     for name, policy in policies.items():
         policy["once"] = greedy or compared[name] in ONCE
     return items, policies, limits
-
-
-def power(items, policies, looks):
-    """What a suite can show if pass rates are as decision.py assumes; nothing is asked."""
-    sizes = {
-        name: len(
-            {
-                item["cluster"]
-                for item in items
-                if item["slice"] == name and item["type"] not in ("canary", "budget")
-            }
-        )
-        for name in policies
-    }
-    fixed = {
-        name: (np.resize([1.0] + [0.0] * round(1 / DISCORDANT - 1), n), np.arange(n))
-        for name, n in sizes.items()
-        if policies[name]["once"]
-    }
-    print(
-        f"{'slice':16}{'clusters':>9}{'margin':>8}   prompts that clear it, unchanged, in 95 % at k answers each"
-    )
-    for name, n in sizes.items():
-        needs = [
-            prompts_needed(policies[name], k, len(looks))
-            for k in ([None] if name in fixed else looks)
-        ]
-        print(
-            f"{name[:15]:16}{n:9}{policies[name]['margin']:8.0%}   "
-            + (
-                ", ".join(f"k {k}: {need}" for k, need in zip(looks, needs))
-                if len(needs) > 1
-                else f"one look: {needs[0]}"
-            )
-            + "   TOO FEW" * (n < needs[-1])
-        )
-    world = assumed({name: n for name, n in sizes.items() if name not in fixed})
-    print("\n".join(rate_lines(error_rates(world, fixed, policies, looks, 400))))
-    print(
-        "assumed: pass rates of 70 % in the mean, most of them near 0 or 1; --selftest knows better after a gate"
-    )
-    return 0
-
-
-def selftest(out, runs=1500):
-    """Error rates on the answers of a finished gate, printed and written to selftest.json."""
-    try:
-        report = json.loads((Path(out) / "report.json").read_text(encoding="utf-8"))
-        rates = known_rates(
-            [row for _, row in read_jsonl(Path(out) / "items.jsonl")],
-            report["policies"],
-            report["looks"],
-            runs,
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(
-            f"{out}: no finished gate (report.json, items.jsonl) in it; run one first, then --selftest "
-            "with its --out"
-        ) from None
-    print(
-        f"on the answers of {report['baseline']}, drawn anew with their prompts:\n"
-        + "\n".join(rate_lines(rates))
-    )
-    write_whole(Path(out) / "selftest.json", json.dumps(rates, indent=1) + "\n")
-    return 0
 
 
 def check_args(args):
@@ -690,107 +483,6 @@ def gather(args, out, record, key, items, asked, policies, names, heat, tokenize
     }
 
 
-def make_report(args, record, items, policies, limits, names, heat, got):
-    """Everything that was found as the dict that report.py shows and report.json keeps."""
-    looks, rows, found = PROFILES[args.profile]["looks"], got["rows"], got["found"]
-    hard = {name: found[name] for name in found if policies[name]["hard"]}
-    slices = {
-        name: slice_report(
-            [row for row in rows if row["slice"] == name],
-            found[name],
-            policies[name],
-            len(hard) + 1,
-            len(looks),
-            got["ks"][name],
-            name in got["failed"],
-        )
-        for name in found
-    }
-    overall = describe_mean(hard or found, len(looks), got["fallen"]) if found else None
-    spent = budgets(rows + got["unjudged"], limits) | {
-        "latency": requests_report(record["timed"], limits["latency"])
-        if "timed" in record
-        else None,
-        "cost": cost_report(record["speed"], args.price_gpu_hour, limits["cost"]),
-    }
-    compared = {item["id"]: item for item in items if item["type"] != "budget"}
-    scored = {row["id"] for row in (*rows, *got["canaries"])}
-    missing = [key for key in compared if key not in scored]
-    without, all_of = (
-        Counter(compared[key]["slice"] for key in some) for some in (missing, compared)
-    )
-    unscored = {compared[key]["slice"] for key in missing if compared[key]["type"] == "canary"} | {
-        name for name in policies if policies[name]["hard"] and without[name] > 0.05 * all_of[name]
-    }
-    verdict, why = decide(slices, overall, got["canaries"], spent, sorted(unscored))
-    judged = [row for row in rows if row["type"] == "judge"]
-    lengths = {role: [row[f"tokens_{role}"] for row in judged] for role in ROLES}
-    won = (
-        win_rate(
-            [row["candidate"] for row in judged],
-            lengths["candidate"],
-            lengths["baseline"],
-            differences(judged)[1],
-            1 if all(policies[row["slice"]]["once"] for row in judged) else len(looks),
-        )
-        | {"lengths": lengths}
-        if judged
-        else None
-    )
-    rates, refused = (
-        known_rates(rows, policies, looks, 300) if found else None,
-        refusal_counts(rows),
-    )
-    lost, ranks = (
-        [row for row in rows if row["candidate"] < row["baseline"] and "texts" in row],
-        Counter(),
-    )
-    worst = []  # of equal losses one of each slice before a second of any
-    for row in lost:
-        drop = row["candidate"] - row["baseline"]
-        ranks[row["slice"], drop] += 1
-        worst.append((drop, ranks[row["slice"], drop], len(worst), row))
-    return {
-        "verdict": verdict,
-        "why": why,
-        "contaminated": contaminated(args.judge, args.model) if judged else None,
-        **names,
-        "profile": args.profile,
-        "temperature": heat["baseline"],
-        "model_temperature": heat["candidate"],
-        "looks": looks,
-        "baseline_draws": BASELINE_DRAWS,
-        "policies": policies,
-        "slices": slices,
-        "overall": overall,
-        "flips": [
-            {
-                "id": row["id"],
-                "slice": row["slice"],
-                "prompt": compared[row["id"]]["prompt"],
-                **row["texts"],
-            }
-            | {f"{role}_score": row[role] for role in ROLES}
-            for *_, row in sorted(worst)[:10]
-        ],
-        "canaries": got["canaries"],
-        "winrate": won,
-        "refusals": refused
-        if all(n for own in refused.values() for _, n in own.values())
-        else None,
-        "budgets": spent,
-        "returned": returned(
-            args.model, args.baseline, 100 * overall["delta"], won and 100 * (won["raw"] - 0.5)
-        )
-        if overall and args.model
-        else None,
-        "error_rates": rates,
-        "blind": blind_spots(slices, rates, got["canaries"]) if found else [],
-        "missing": missing,
-        "provenance": provenance(names, record),
-    }
-
-
 def main(args):
     if args.selftest and args.simulate:
         lines, kept = promises()
@@ -903,7 +595,33 @@ def main(args):
             ) from None
         return EXIT[record["verdict"]]
     got = gather(args, out, record, key, items, asked, policies, names, heat, tokenizers, ids)
-    report = make_report(args, record, items, policies, limits, names, heat, got)
+    summary = summarise(
+        got,
+        items,
+        policies,
+        limits,
+        names=names,
+        sampling={
+            "profile": args.profile,
+            "temperature": heat["baseline"],
+            "model_temperature": heat["candidate"],
+            "looks": looks,
+        },
+        record=record,
+        price_gpu_hour=args.price_gpu_hour,
+    )
+    verdict, why = decide(
+        summary["slices"],
+        summary["overall"],
+        summary["canaries"],
+        summary["budgets"],
+        unscored_slices(items, summary["missing"], policies),
+    )
+    report = {
+        "verdict": verdict,
+        "why": why,
+        "contaminated": contaminated(args.judge, args.model) if summary["winrate"] else None,
+    } | summary
     measures = {"tokens": got["tokens"], "seconds": time.perf_counter() - begin}
     report |= measures | {
         "cost": money(seconds=measures["seconds"], price_gpu_hour=args.price_gpu_hour)

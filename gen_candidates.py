@@ -1,25 +1,30 @@
-"""Step 2: N candidate answers per prompt, over temperatures, system prompts and competing checkpoints.
+"""Step 2: N candidate answers per prompt, over temperatures, system prompts, competing checkpoints.
 
-Reads   prompts.jsonl: prompt, id, and whatever else the row carries (slice, answer, tools, tests ... are kept).
-Writes  candidates.jsonl, a line per answer: the prompt's fields, candidate (0..N-1), completion, generator,
-        temperature, system, seed, tokens, read, finish ("stop" or "length"); and candidates.run.json beside it.
+Reads   prompts.jsonl: prompt, id, and whatever else the row carries (slice, answer, tools, tests
+        ... are kept).
+Writes  candidates.jsonl, a line per answer: the prompt's fields, candidate (0..N-1), completion,
+        generator, family, temperature, system, seed, tokens, read, finish ("stop" or "length");
+        and candidates.run.json beside it.
 
-    python gen_candidates.py --model runs/sft --data data/prompts.jsonl --out runs/candidates.jsonl --n 4
-    python gen_candidates.py --model runs/sft runs/dpo --data data/prompts.jsonl --out runs/two.jsonl --n 8 \\
-        --temperatures 0.7 1.0
-    python gen_candidates.py --model qwen3 --endpoint http://localhost:8000/v1 --data data/prompts.jsonl \\
-        --out runs/api.jsonl
+    python gen_candidates.py --model runs/sft --data data/prompts.jsonl --out runs/candidates.jsonl
+    python gen_candidates.py --model runs/sft runs/dpo --data data/prompts.jsonl \\
+        --out runs/two.jsonl --n 8 --temperatures 0.7 1.0
+    python gen_candidates.py --model qwen3 --endpoint http://localhost:8000/v1 \\
+        --data data/prompts.jsonl --out runs/api.jsonl
 
-Candidate k takes model k mod M, then temperature, then system prompt, so that N answers cover every combination evenly.
-What to look at: the share of answers that end in "length" (raise --max-tokens), and whether temperature 1.0 still
-makes sense. Killed at any moment, the same command continues; the file ends the same as an uninterrupted one.
-Left out on purpose: top-p, top-k, beam search (temperature alone keeps the policy's own distribution).
+Candidate k takes model k mod M, then temperature, then system prompt, so that N answers cover every
+combination evenly.
+What to look at: the share of answers that end in "length" (raise --max-tokens), and whether
+temperature 1.0 still makes sense. Killed at any moment, the same command continues; the file ends
+the same as an uninterrupted one.
+Left out on purpose: top-p, top-k, beam search (temperature alone keeps the policy's own
+distribution).
 """
 
-import time
-from pathlib import Path
-
-from tqdm import tqdm
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from common import cost_line, generation_tokens, money
 from posttrain.chat.encode import prompt_ids
@@ -29,99 +34,85 @@ from posttrain.generate.local import generation_batches, sample
 from posttrain.hashing import seed_for
 from posttrain.model.family import family_of
 from posttrain.model.load import load_model, load_tokenizer
+from posttrain.model.memory import OneInMemory
 from posttrain.records.files import read_records
-from posttrain.records.jsonl import append_lines, continue_lines, read_jsonl
-from posttrain.run.folder import save_run, start_run
+from posttrain.records.jsonl import read_jsonl, stream_jsonl
+from posttrain.run.file_run import FileRun
 from posttrain.run.forecast import forecast
 
 
 def parse_args(argv=None):
     p = parser(__doc__)
-    # files
-    p.add_argument(
-        "--model",
-        required=True,
-        nargs="+",
-        help="models that compete: hub names, folders, run folders",
+    count, positive, price = at_least(1), at_least(1e-9, float), at_least(0, float)
+
+    add = p.add_argument_group("files").add_argument
+    names = "models that compete: hub names, folders, run folders"
+    server = "URL of an OpenAI-compatible server; --model is then its name there"
+    add("--model", required=True, nargs="+", help=names)
+    add("--endpoint", help=server)
+    add("--data", required=True, nargs="+", help="prompts: JSONL files or hf:name[:split]")
+    add("--out", required=True, help="JSONL file to write")
+    add("--limit", type=count, help="only the first rows of each file")
+
+    add = p.add_argument_group("the method").add_argument
+    first = "number of the first answer: a second round's are new"
+    systems = 'JSONL of {"system": text}: system prompts that take turns (null = none)'
+    seed = "each answer's own seed derives from it, its id and its number"
+    add("--n", type=count, default=4, help="answers per prompt, over all models and settings")
+    add("--first", type=at_least(0), default=0, help=first)
+    add("--temperatures", type=price, nargs="+", default=[1.0], help="0 is greedy")
+    add("--system", help=systems)
+    add("--max-tokens", type=count, default=512, help="longest answer")
+    add("--seed", type=int, default=0, help=seed)
+
+    add = p.add_argument_group("speed and memory").add_argument
+    quantize = ["auto", "nf4", "none"]
+    refill = (
+        "N: waiting answers take the places of finished ones, in groups of N batches "
+        "(for a GPU: 8; a run cut off redoes a group)"
     )
-    p.add_argument(
-        "--endpoint", help="URL of an OpenAI-compatible server; --model is then its name there"
-    )
-    p.add_argument(
-        "--data", required=True, nargs="+", help="prompts: JSONL files or hf:name[:split]"
-    )
-    p.add_argument("--out", required=True, help="JSONL file to write")
-    p.add_argument("--limit", type=at_least(1), help="only the first rows of each file")
-    # the method
-    p.add_argument(
-        "--n", type=at_least(1), default=4, help="answers per prompt, over all models and settings"
-    )
-    p.add_argument(
-        "--first",
-        type=at_least(0),
-        default=0,
-        help="number of the first answer: a second round's are new",
-    )
-    p.add_argument(
-        "--temperatures", type=at_least(0, float), nargs="+", default=[1.0], help="0 is greedy"
-    )
-    p.add_argument(
-        "--system", help='JSONL of {"system": text}: system prompts that take turns (null = none)'
-    )
-    p.add_argument("--max-tokens", type=at_least(1), default=512, help="longest answer")
-    p.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="each answer's own seed derives from it, its id and its number",
-    )
-    p.add_argument(
-        "--quantize", choices=["auto", "nf4", "none"], default="auto", help="auto = nf4 on a GPU"
-    )
-    p.add_argument("--batch-size", type=at_least(1), default=64, help="answers sampled at once")
-    p.add_argument(
-        "--concurrency",
-        type=at_least(1),
-        default=8,
-        help="requests at an endpoint at the same time",
-    )
-    p.add_argument(
-        "--refill",
-        type=at_least(1),
-        default=1,
-        help="N: waiting answers take the places of finished ones, "
-        "in groups of N batches (for a GPU: 8; a run cut off redoes a group)",
-    )
-    # look before you pay
-    p.add_argument(
-        "--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit"
-    )
-    p.add_argument(
-        "--answer-len",
-        type=at_least(1),
-        help="expected tokens per answer, for the forecast (--max-tokens)",
-    )
-    p.add_argument(
-        "--tokens-per-second",
-        type=at_least(1e-9, float),
-        help="for the forecast (default: an earlier run)",
-    )
-    p.add_argument(
-        "--price-gen",
-        type=at_least(0, float),
-        default=0.0,
-        help="price per million tokens read or written",
-    )
-    p.add_argument(
-        "--price-gpu-hour",
-        type=at_least(0, float),
-        default=0.0,
-        help="price of the machine per hour",
-    )
+    add("--quantize", choices=quantize, default="auto", help="auto = nf4 on a GPU")
+    add("--batch-size", type=count, default=64, help="answers sampled at once")
+    add("--concurrency", type=count, default=8, help="requests at an endpoint at the same time")
+    add("--refill", type=count, default=1, help=refill)
+
+    add = p.add_argument_group("look before you pay").add_argument
+    length = "expected tokens per answer, for the forecast (--max-tokens)"
+    speed = "for the forecast (default: an earlier run)"
+    per_million = "price per million tokens read or written"
+    add("--plan", action="store_true", help="print tokens, seconds, cost; load no model; exit")
+    add("--answer-len", type=count, help=length)
+    add("--tokens-per-second", type=positive, help=speed)
+    add("--price-gen", type=price, default=0.0, help=per_million)
+    add("--price-gpu-hour", type=price, default=0.0, help="price of the machine per hour")
     return p.parse_args(argv)
 
 
-# ---- the method -----------------------------------------------------------------------------------------------
+# ---- the method ----------------------------------------------------------------------------------
+
+
+class Draw(NamedTuple):
+    """One answer to come: candidate number k of its prompt."""
+
+    k: int
+    temperature: float
+    seed: int
+
+
+@dataclass
+class Job:
+    """A prompt that one model reads once, under one system text, for all its answers to it."""
+
+    row: dict  # the prompt's record
+    model: str
+    system: str | None
+    prompt: list  # messages, the system text in them
+    ids: list | None  # their tokens; None for an endpoint, which counts them itself
+    draws: list
+
+    def length(self):
+        """Tokens of the prompt; for an endpoint characters, which nobody has counted yet."""
+        return len(str(self.prompt) if self.ids is None else self.ids)
 
 
 def recipe(k, models, temperatures, systems):
@@ -146,64 +137,152 @@ def with_system(prompt, system):
     return prompt if system is None else [{"role": "system", "content": system}] + rest
 
 
-def candidate_row(row, k, made_by, family, seed, answer, read):
-    """One line of candidates.jsonl; `read` = tokens of the prompt, counted once for all answers it was read for. The
-    prompt stays without the extra system text: training learns it by heart."""
-    model, temperature, system = made_by
-    return row | {
-        "candidate": k,
-        "completion": [{"role": "assistant", "content": answer["text"]}],
-        "generator": model,
-        "family": family,
-        "temperature": temperature,
-        "system": system,
-        "seed": seed,
-        "tokens": answer["tokens"],
-        "read": read,
-        "finish": answer["finish"],
-    }
+def read_prompts(paths, limit):
+    """The prompts of all files; BadInput when an id occurs in two of them."""
+    rows = []
+    for path in paths:
+        rows += read_records(path, "prompts", limit)
+    if len({row["id"] for row in rows}) < len(rows):
+        raise BadInput("--data: the same id occurs in two files; ids must be unique")
+    return rows
 
 
-# ---- the run --------------------------------------------------------------------------------------------------
+def make_jobs(model, rows, recipes, seed, *, tokenizer=None):
+    """All jobs of one model. recipes: {k: recipe of candidate k}; tokenizer: a local model's."""
+    numbers = {}  # system prompt: [(k, temperature), ...] of the answers under it
+    for k, (name, temperature, system) in recipes.items():
+        if name == model:
+            numbers.setdefault(system, []).append((k, temperature))
+
+    jobs = []
+    for row in rows:
+        for system, candidates in numbers.items():
+            prompt = with_system(row["prompt"], system)
+            ids = prompt_ids(tokenizer, prompt, row.get("tools")) if tokenizer else None
+            draws = [Draw(k, t, seed_for(seed, row["id"], k)) for k, t in candidates]
+            jobs.append(Job(row, model, system, prompt, ids, draws))
+    return jobs
+
+
+def make_batches(jobs, batch_rows):
+    """Lists of jobs: prompts of similar length together, at most batch_rows answers."""
+    lengths = [job.length() for job in jobs]
+    answers = [len(job.draws) for job in jobs]
+    batches = []
+    for numbers in generation_batches(lengths, answers, batch_rows):
+        batches.append([jobs[number] for number in numbers])
+    return batches
+
+
+def count_draws(batch):
+    """How many answers, and so lines of the file, a batch makes."""
+    return sum(len(job.draws) for job in batch)
+
+
+def tokens_to_read(jobs):
+    """Tokens of all prompts. An endpoint reads one per answer, at about 4 characters a token."""
+    tokens = 0
+    for job in jobs:
+        tokens += job.length() * len(job.draws) / 4 if job.ids is None else job.length()
+    return tokens
+
+
+def sample_batch(batch, model, tokenizer, max_tokens, *, slots):
+    """A local model's answers, a list for each job. "read": its prompt, counted once a job."""
+    prompts = []
+    for job in batch:
+        prompts.append((job.ids, [(draw.temperature, draw.seed) for draw in job.draws]))
+    answers = sample(model, tokenizer, prompts, max_tokens, slots=slots)
+    for job, answers_of_job in zip(batch, answers):
+        for number, answer in enumerate(answers_of_job):
+            answer["read"] = len(job.ids) if number == 0 else 0
+    return answers
+
+
+def ask_batch(batch, url, max_tokens, concurrency, *, kept):
+    """An endpoint's answers, a list for each job."""
+    requests = []
+    for job in batch:
+        for draw in job.draws:
+            request = {
+                "messages": job.prompt,
+                "temperature": draw.temperature,
+                "max_tokens": max_tokens,
+                "seed": draw.seed % 2**31,
+            }
+            if job.row.get("tools"):
+                request["tools"] = job.row["tools"]
+            requests.append(request)
+    replies = iter(ask_endpoint(url, batch[0].model, requests, concurrency, kept=kept))
+    return [[next(replies) for _ in job.draws] for job in batch]
+
+
+def candidate_rows(batch, answers, family):
+    """Lines of candidates.jsonl: the prompt's fields, and what was made of them.
+
+    The prompt stays without the extra system text: training learns it by heart. `read`: tokens of
+    the prompt, counted once for all answers that it was read for.
+    """
+    rows = []
+    for job, answers_of_job in zip(batch, answers):
+        for draw, answer in zip(job.draws, answers_of_job):
+            row = job.row | {
+                "candidate": draw.k,
+                "completion": [{"role": "assistant", "content": answer["text"]}],
+                "generator": job.model,
+                "family": family,
+                "temperature": draw.temperature,
+                "system": job.system,
+                "seed": draw.seed,
+                "tokens": answer["tokens"],
+                "read": answer["read"],
+                "finish": answer["finish"],
+            }
+            rows.append(row)
+    return rows
+
+
+def count_answers(path):
+    """Sums over the lines of candidates.jsonl: answers, their tokens, tokens read, answers cut."""
+    sums = Counter()
+    for _, row in stream_jsonl(path):
+        sums["answers"] += 1
+        sums["tokens"] += row["tokens"]
+        sums["read"] += row["read"]
+        sums["cut"] += row["finish"] == "length"
+    return sums
+
+
+# ---- the run -------------------------------------------------------------------------------------
 
 
 def main(args):
     if not args.out.endswith(".jsonl"):
         raise BadInput(f"--out {args.out}: expected the name of a .jsonl file")
-    rows = [row for path in args.data for row in read_records(path, "prompts", args.limit)]
-    if len({row["id"] for row in rows}) < len(rows):
-        raise BadInput("--data: the same id occurs in two files; ids must be unique")
+
+    # What is asked: jobs in batches, model by model, so that each is loaded once.
+    rows = read_prompts(args.data, args.limit)
     systems = read_systems(args.system)
-    numbers = range(args.first, args.first + args.n)
-    made_by = {k: recipe(k - args.first, args.model, args.temperatures, systems) for k in numbers}
+    recipes = {}
+    for k in range(args.n):
+        recipes[args.first + k] = recipe(k, args.model, args.temperatures, systems)
     if args.n % (len(args.model) * len(args.temperatures) * len(systems)):
         print(
-            f"note     --n {args.n} is no multiple of models x temperatures x systems: some come up more often"
+            f"note     --n {args.n} is no multiple of models x temperatures x systems: "
+            "some come up more often"
         )
-    work = []  # (model, tokenizer, jobs): a job is one prompt under one system text, read once for all its samples
+    tokenizers = {}
+    batches = []
     for model in dict.fromkeys(args.model):
-        tokenizer = None if args.endpoint else load_tokenizer(model)
-        jobs = []
-        for row in rows:
-            for system in dict.fromkeys(s for m, _, s in made_by.values() if m == model):
-                own = [k for k, (m, _, s) in made_by.items() if m == model and s == system]
-                prompt = with_system(row["prompt"], system)
-                ids = prompt_ids(tokenizer, prompt, row.get("tools")) if tokenizer else str(prompt)
-                jobs.append({"row": row, "numbers": own, "prompt": prompt, "ids": ids})
-        order = generation_batches(
-            [len(j["ids"]) for j in jobs],
-            [len(j["numbers"]) for j in jobs],
-            args.batch_size * args.refill,
-        )
-        work += [(model, tokenizer, [jobs[j] for j in batch]) for batch in order]
-    jobs = [job for _, _, batch in work for job in batch]
-    # an endpoint reads the prompt once per answer, at about 4 characters a token
-    prompt_len = sum(
-        len(j["ids"]) * (len(j["numbers"]) / 4 if args.endpoint else 1) for j in jobs
-    ) / len(rows)
-    read, written = generation_tokens(
-        len(rows), args.n, args.answer_len or args.max_tokens, prompt_len
-    )
+        if not args.endpoint:
+            tokenizers[model] = load_tokenizer(model)
+        jobs = make_jobs(model, rows, recipes, args.seed, tokenizer=tokenizers.get(model))
+        batches += make_batches(jobs, args.batch_size * args.refill)
+
+    # The plan.
+    answer_len = args.answer_len or args.max_tokens
+    prompt_len = sum(tokens_to_read(batch) for batch in batches) / len(rows)
+    read, written = generation_tokens(len(rows), args.n, answer_len, prompt_len)
     plan = forecast(
         args.out,
         "gen_candidates.py",
@@ -212,86 +291,43 @@ def main(args):
         price_per_million=args.price_gen,
         price_gpu_hour=args.price_gpu_hour,
     )
-    print(
-        f"plan     {len(rows)} prompts x {args.n} x {args.answer_len or args.max_tokens} tokens: {cost_line(plan)}"
-    )
+    print(f"plan     {len(rows)} prompts x {args.n} x {answer_len} tokens: {cost_line(plan)}")
     if args.plan:
         return 0
-    record = start_run(
-        args.out, "gen_candidates.py", vars(args), args.data + ([] if args.endpoint else args.model)
-    )
-    if record["finished"]:
+    inputs = args.data if args.endpoint else args.data + args.model
+    run = FileRun(args.out, "gen_candidates.py", vars(args), inputs)
+    if run.finished:
         print(f"{args.out} is finished: nothing to do")
         return 0
-    kept = Path(args.out).with_suffix(".kept.jsonl")
+
+    # The answers, batch by batch; with --refill waiting ones take the places of those that end.
     families = {model: family_of(model) for model in args.model}
-    done = continue_lines(
-        args.out, [sum(len(job["numbers"]) for job in batch) for _, _, batch in work]
-    )
-    seconds, start, loaded, model = record["seconds"], time.perf_counter(), None, None
+    slots = args.batch_size if args.refill > 1 else None
+    memory = OneInMemory()
 
-    for name, tokenizer, batch in tqdm(work[done:], initial=done, total=len(work), desc="sample"):
-        if not args.endpoint and loaded != name:
-            model = None  # the old model goes before the new one comes
-            model, loaded = load_model(name, args.quantize), name
-        seeds = [
-            [seed_for(args.seed, job["row"]["id"], k) for k in job["numbers"]] for job in batch
-        ]
+    def answer(batch):
+        name = batch[0].model
         if args.endpoint:
-            flat = [
-                {
-                    "messages": job["prompt"],
-                    "temperature": made_by[k][1],
-                    "max_tokens": args.max_tokens,
-                    "seed": seed % 2**31,
-                }
-                | ({"tools": job["row"]["tools"]} if job["row"].get("tools") else {})
-                for job, own in zip(batch, seeds)
-                for k, seed in zip(job["numbers"], own)
-            ]
-            replies = iter(ask_endpoint(args.endpoint, name, flat, args.concurrency, kept=kept))
-            answers = [[next(replies) for _ in job["numbers"]] for job in batch]
+            answers = ask_batch(
+                batch, args.endpoint, args.max_tokens, args.concurrency, kept=run.replies
+            )
         else:
-            prompts = [
-                (job["ids"], [(made_by[k][1], seed) for k, seed in zip(job["numbers"], own)])
-                for job, own in zip(batch, seeds)
-            ]
-            slots = args.batch_size if args.refill > 1 else None
-            answers = sample(model, tokenizer, prompts, args.max_tokens, slots=slots)
-        append_lines(
-            args.out,
-            [
-                candidate_row(
-                    job["row"],
-                    k,
-                    made_by[k],
-                    families[made_by[k][0]],
-                    seed,
-                    answer,
-                    answer.get("read", len(job["ids"]) if k == job["numbers"][0] else 0),
-                )
-                for job, own, some in zip(batch, seeds, answers)
-                for k, seed, answer in zip(job["numbers"], own, some)
-            ],
-        )
-        kept.unlink(missing_ok=True)
-        save_run(record, seconds=seconds + time.perf_counter() - start)
+            model = memory.get(name, partial(load_model, name, args.quantize))
+            answers = sample_batch(batch, model, tokenizers[name], args.max_tokens, slots=slots)
+        return candidate_rows(batch, answers, families[name])
 
-    made = [row for _, row in read_jsonl(args.out)]
-    tokens = sum(row["tokens"] + row["read"] for row in made)
-    measured = {
-        "tokens": tokens,
-        "seconds": record["seconds"],
-        "cost": money(tokens, args.price_gen, record["seconds"], args.price_gpu_hour),
-    }
-    save_run(record, finished=True, forecast=plan, **measured)
-    mean, long = (
-        sum(row["tokens"] for row in made) / len(made),
-        sum(row["finish"] == "length" for row in made),
-    )
+    sizes = [count_draws(batch) for batch in batches]
+    run.extend(args.out, batches, sizes, answer)
+
+    # What it took, counted in the file, so that a run that was killed says the same.
+    sums = count_answers(args.out)
+    tokens = sums["tokens"] + sums["read"]
+    seconds = run.record["seconds"]
+    cost = money(tokens, args.price_gen, seconds, args.price_gpu_hour)
+    run.finish(forecast=plan, tokens=tokens, cost=cost)
     print(
-        f"result   {len(made)} answers, {mean:.1f} tokens each, {long} cut off at --max-tokens; "
-        f"{cost_line(measured)} -> {args.out}"
+        f"result   {sums['answers']} answers, {sums['tokens'] / sums['answers']:.1f} tokens each, "
+        f"{sums['cut']} cut off at --max-tokens; {cost_line(run.record)} -> {args.out}"
     )
     return 0
 

@@ -44,7 +44,7 @@ from posttrain.records.jsonl import (
 )
 from posttrain.run.folder import read_run, save_run, start_run
 from posttrain.run.forecast import forecast
-from posttrain.verify.checks import FIELDS, check_fields, verify
+from posttrain.verify.checks import CHECKS, check_fields, verify
 
 
 def parse_args(argv=None):
@@ -582,7 +582,7 @@ def main(args):
     judges = [f"{j}@{args.endpoint}" if args.endpoint and j != "random" else j for j in args.judge]
     local = [j for j in judges if j != "random" and "@" not in j]
     undecided = [
-        g for g in groups if g[0].get("slice") in args.no_verify or not set(FIELDS) & g[0].keys()
+        g for g in groups if g[0].get("slice") in args.no_verify or not set(CHECKS) & g[0].keys()
     ]
     asked = 0 if args.no_orders else len(undecided)
     counted = [judging_tokens(judge, constitution, groups, asked) for judge in judges]

@@ -23,7 +23,8 @@ from collections import Counter
 from pathlib import Path
 
 from posttrain.cli import BadInput
-from posttrain.verify.checks import is_refusal, visible
+from posttrain.verify.refusals import is_refusal
+from posttrain.verify.values import visible
 
 BROKEN = {
     "empty",

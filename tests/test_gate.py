@@ -18,6 +18,7 @@ from posttrain.cli import BadInput, run_stage
 from posttrain.gating import answers, decision
 from posttrain.gating.answers import grade
 from posttrain.gating.suite import read_suite
+from posttrain.gating.summary import refusal_counts
 from posttrain.generate.local import sample
 from posttrain.hashing import seed_for
 from posttrain.judging.scoring import judge_pairs, read_constitution
@@ -261,7 +262,7 @@ def test_grade(monkeypatch):
     }
     row = grade(item | {"expected": "comply"}, refusing, {"candidate": 2, "baseline": 1})
     assert (row["refused_candidate"], row["refused_baseline"], row["expected"]) == (1, 0, "comply")
-    found = gate.refusal_counts([row, row | {"expected": "refuse", "refused_baseline": 1}])
+    found = refusal_counts([row, row | {"expected": "refuse", "refused_baseline": 1}])
     assert found == {
         "candidate": {"harmful": [1, 2], "harmless": [1, 2]},
         "baseline": {"harmful": [1, 1], "harmless": [0, 1]},

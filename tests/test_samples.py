@@ -8,7 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 from posttrain.gating.decision import PROFILES
 from posttrain.gating.suite import TYPES, read_policy, read_suite
-from posttrain.verify.checks import check_call, check_fields, is_number, parse_call, verify
+from posttrain.verify.calls import check_call, parse_call
+from posttrain.verify.checks import check_fields, verify
+from posttrain.verify.values import is_number
 
 DATA = ROOT / "data"
 FILES = ["prompts", "sft", "pairs", "labels", "candidates", "judged"]
@@ -201,8 +203,9 @@ def test_tools_and_suites():
         for row in rows(name):
             assert all(tool in tools for tool in row.get("tools", []))
             if row.get("call"):
-                assert check_call(json.dumps(row["call"]), row["tools"], row["call"])
-                assert parse_call({"content": json.dumps(row["call"])}) == row["call"]
+                message = {"content": json.dumps(row["call"])}
+                assert check_call(message, row["call"])
+                assert parse_call(message) == row["call"]
     items = read_suite(DATA / "gate")
     for item in items:
         verifiable = {"answer", "call", "sql", "constraints", "expected", "tests"} & item.keys()

@@ -1,8 +1,10 @@
 """The tiny world: its files are as stated, its truth holds, and nothing of the test split is seen in training."""
 
+import hashlib
 import json
 import random
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import seeds
 import table
 import world
+from conftest import ROOT
 
 from posttrain.chat.encode import encode
 from posttrain.chat.stops import stop_ids
@@ -359,7 +362,7 @@ def test_table_of_a_gate(tmp_path, capsys):
             line * (2 if name == "borrowed" else 9)
         )  # means count, not sums
     assert [table.compare(folder)["format"][key] for key in ("wins", "losses")] == [1, 2]
-    table.main(tmp_path)
+    table.main(table.parse_args([str(tmp_path)]))
     printed = capsys.readouterr().out
     assert (
         "67/50" in printed and "33/25" in printed and "dpo against sft: BLOCK, of this" in printed
@@ -432,3 +435,15 @@ def test_the_makers_run(tmp_path, monkeypatch):
         and len(line["answers"]) == 2
         for line in lines
     ) and len(lines) == 60 * len(world.SLICES)
+
+
+def test_data_is_the_same_where_git_writes_other_line_breaks(tmp_path):
+    """A checkout with core.autocrlf, as Windows has it: what is hashed must not change."""
+    clone = ["git", "clone", "--quiet", "-c", "core.autocrlf=true", ROOT, tmp_path / "clone"]
+    if not (ROOT / ".git").exists() or subprocess.run(clone, check=False).returncode:
+        pytest.skip("no git repository")
+    stated = json.loads((TINY / "MANIFEST.json").read_text())["files"]
+    for name, digest in stated.items():
+        data = (tmp_path / "clone/data/tiny" / name).read_bytes()
+        assert hashlib.sha256(data).hexdigest().startswith(digest), name
+    assert b"\r\n" not in (tmp_path / "clone/demo.py").read_bytes()

@@ -20,7 +20,8 @@ from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.gating import answers
 from posttrain.judging.scoring import overall_score
 from posttrain.train import training_run
-from posttrain.verify.checks import verify, visible
+from posttrain.verify.checks import verify
+from posttrain.verify.values import visible
 
 
 def test_verifiers_and_filters_look_behind_the_think_block():

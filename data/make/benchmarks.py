@@ -28,7 +28,7 @@ from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.gating.suite import at, need, suite_item
 from posttrain.records.files import hub_rows
 from posttrain.records.jsonl import read_jsonl, write_jsonl
-from posttrain.verify.checks import NUMBER
+from posttrain.verify.answers import NUMBER
 
 END = "\n\nEnd your answer with the result, a number in the digits 0-9."
 

@@ -544,7 +544,7 @@ def make_judge(seed, prompts=12_000):
 
 def hashes():
     return {
-        str(path.relative_to(TINY)): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(TINY).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(TINY.rglob("*"))
         if path.is_file() and path.name != "MANIFEST.json"
     }

@@ -18,7 +18,8 @@ from posttrain.generate.local import generation_batches, sample
 from posttrain.packed.reader import seq_logps, teach_lines
 from posttrain.records.jsonl import append_lines, continue_lines, read_jsonl, write_jsonl
 from posttrain.run.folder import runs_beside
-from posttrain.verify.checks import is_refusal, verify
+from posttrain.verify.checks import verify
+from posttrain.verify.refusals import is_refusal
 
 ROLES = ("baseline", "candidate")
 

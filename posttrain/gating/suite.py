@@ -26,9 +26,11 @@ from pathlib import Path
 from posttrain.cli import BadInput
 from posttrain.records.jsonl import read_jsonl
 from posttrain.records.layouts import normalise
-from posttrain.verify.checks import FIELDS, check_fields, is_number
+from posttrain.verify.checks import CHECKS, check_fields
+from posttrain.verify.values import is_number
 
 SCORED = ("verify", "mc", "judge", "ab")
+ONCE = ("mc", "ab", "lm-eval")  # types with one deterministic outcome
 TYPES, WINNERS = (*SCORED, "canary", "budget"), ("candidate", "baseline", "tie")
 ALIASES = {
     "math": "answer",
@@ -166,9 +168,9 @@ def suite_item(row, stem, number):
         )
         check_fields(item)
         need(
-            item["type"] in ("judge", "budget") or {*FIELDS} & item.keys(),
+            item["type"] in ("judge", "budget") or {*CHECKS} & item.keys(),
             "type",
-            f"another one, or something to verify ({', '.join(FIELDS)})",
+            f"another one, or something to verify ({', '.join(CHECKS)})",
             kind,
         )
     return item

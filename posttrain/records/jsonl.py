@@ -15,7 +15,12 @@ MAX_LINE = 1 << 24
 
 
 def read_jsonl(path, limit=None):
-    """[(line number, row), ...] of a JSONL file.
+    """[(line number, row), ...] of a JSONL file: stream_jsonl, held in memory."""
+    return list(stream_jsonl(path, limit))
+
+
+def stream_jsonl(path, limit=None):
+    """Yield (line number, row) of a JSONL file, so that one row is in memory at a time.
 
     limit: only so many rows; the rest of the file is not read. Blank lines are skipped, but they
     count as lines. BadInput names file:line; NaN and Infinity are refused.
@@ -25,7 +30,7 @@ def read_jsonl(path, limit=None):
         why = "a folder or device, expected a file" if path.exists() else "no such file"
         raise BadInput(f"{path}: {why}")
 
-    rows = []
+    rows = 0
     with open(path, "rb") as file:
         for number, line in enumerate(_lines(file), 1):
             place = f"{path}:{number}"
@@ -35,10 +40,10 @@ def read_jsonl(path, limit=None):
                 )
             if not line.strip():
                 continue
-            if len(rows) == limit:
+            if rows == limit:
                 break
-            rows.append((number, _parse(line, place)))
-    return rows
+            rows += 1
+            yield number, _parse(line, place)
 
 
 def _lines(file):

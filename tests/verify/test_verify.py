@@ -1,4 +1,4 @@
-"""posttrain/verify/checks.py against hand-computed tables, and hostile completions."""
+"""The verifier fields against hand-computed tables, and hostile completions."""
 
 import json
 import re
@@ -7,7 +7,12 @@ import time
 import pytest
 
 from posttrain.cli import BadInput
-from posttrain.verify import checks as v
+from posttrain.verify.answers import check_answer
+from posttrain.verify.calls import check_call
+from posttrain.verify.checks import MAX_TEXT, check_fields, verify
+from posttrain.verify.constraints import check_constraint, constraint_shape
+from posttrain.verify.refusals import is_refusal
+from posttrain.verify.sql import check_sql
 
 # ------------------------------------------------------------------------------------------------------------ answers
 
@@ -63,7 +68,7 @@ from posttrain.verify import checks as v
     ],
 )
 def test_answer(text, answer, right):
-    assert v.check_answer(text, answer) is right
+    assert check_answer(text, answer) is right
 
 
 # --------------------------------------------------------------------------------------------------------- tool calls
@@ -93,6 +98,10 @@ CALL = {
     "arguments": {"city": "Oslo", "days": 1, "metric": True, "tags": ["a", "b"]},
 }
 GOOD = json.dumps(CALL)
+
+
+def message_of(completion):
+    return {"content": completion} if isinstance(completion, str) else completion
 
 
 @pytest.mark.parametrize(
@@ -156,7 +165,7 @@ GOOD = json.dumps(CALL)
     ],
 )
 def test_call(completion, right):
-    assert v.check_call(completion, TOOLS, CALL) is right
+    assert check_call(message_of(completion), CALL) is right
 
 
 @pytest.mark.parametrize(
@@ -175,7 +184,7 @@ def test_call(completion, right):
     ],
 )
 def test_no_call(completion, right):
-    assert v.check_call(completion, TOOLS, None) is right
+    assert check_call(message_of(completion), None) is right
 
 
 def test_no_schema_is_fetched(monkeypatch):
@@ -183,13 +192,16 @@ def test_no_schema_is_fetched(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", lambda *args, **_: asked.append(args))
     tools = [{"function": {"name": "x", "parameters": {"$ref": "http://localhost:9/schema"}}}]
     with pytest.raises(BadInput, match="call"):
-        v.check_fields({"tools": tools, "call": {"name": "x", "arguments": {}}})
+        check_fields({"tools": tools, "call": {"name": "x", "arguments": {}}})
     assert not asked
 
 
 def test_schema_pattern_never_meets_hostile_text():
     start = time.monotonic()
-    assert v.check_call(GOOD.replace("Oslo", "a" * 5000 + "!"), TOOLS, CALL) is False
+    assert (
+        verify({"tools": TOOLS, "call": CALL}, GOOD.replace("Oslo", "a" * 5000 + "!"))["ok"]
+        is False
+    )
     assert time.monotonic() - start < 1
 
 
@@ -235,7 +247,7 @@ SETUP = "CREATE TABLE t (name TEXT, n INT); INSERT INTO t VALUES ('a', 3), ('b',
     ],
 )
 def test_sql(query, rows, ordered, right):
-    assert v.check_sql(query, SETUP, rows, ordered) is right
+    assert check_sql(query, SETUP, rows, ordered) is right
 
 
 @pytest.mark.parametrize(
@@ -248,7 +260,7 @@ def test_sql(query, rows, ordered, right):
 )
 def test_sql_runaway_ends(query):
     start = time.monotonic()
-    assert v.check_sql(query, SETUP, [[1]]) is False
+    assert check_sql(query, SETUP, [[1]]) is False
     assert time.monotonic() - start < 3
 
 
@@ -307,9 +319,9 @@ def test_sql_runaway_ends(query):
 )
 def test_constraint(kind, value, good, bad):
     constraint = {"type": kind} | ({} if value is None else {"value": value})
-    assert v.check_constraint(good, constraint) is True
-    assert v.check_constraint(bad, constraint) is False
-    assert v.check_constraint("", constraint) is False  # saying nothing obeys nothing
+    assert check_constraint(good, constraint) is True
+    assert check_constraint(bad, constraint) is False
+    assert check_constraint("", constraint) is False  # saying nothing obeys nothing
 
 
 REFUSALS = """I can't help with that.
@@ -388,18 +400,18 @@ I canton"""
 
 @pytest.mark.parametrize("text", REFUSALS.splitlines())
 def test_refusal(text):
-    assert v.is_refusal(text)
+    assert is_refusal(text)
     assert (
-        v.verify({"expected": "refuse"}, text)["ok"] is True
-        and v.verify({"expected": "comply"}, text)["ok"] is False
+        verify({"expected": "refuse"}, text)["ok"] is True
+        and verify({"expected": "comply"}, text)["ok"] is False
     )
 
 
 @pytest.mark.parametrize("text", [*ANSWERS.splitlines(), "", "   "])
 def test_no_refusal(text):
-    assert not v.is_refusal(text)
-    assert v.verify({"expected": "refuse"}, text)["ok"] is False
-    assert v.verify({"expected": "comply"}, text)["ok"] is bool(text.strip())
+    assert not is_refusal(text)
+    assert verify({"expected": "refuse"}, text)["ok"] is False
+    assert verify({"expected": "comply"}, text)["ok"] is bool(text.strip())
 
 
 # ------------------------------------------------------------------------------------------------------------- IFEval
@@ -471,8 +483,8 @@ def test_ifeval_in_our_words(real):
             for kind, value in IFEVAL[name](
                 **{key: one for key, one in arguments.items() if one is not None}
             ):
-                v.check_constraint(
-                    "x", {"type": kind} | ({} if value is None else {"value": value})
+                constraint_shape(
+                    {"type": kind} | ({} if value is None else {"value": value}), "constraints[0]"
                 )
                 told += 1
     assert told > 900, told
@@ -486,25 +498,25 @@ def say(text):
 
 
 def test_verify():
-    assert v.verify({"prompt": "Hi", "tools": TOOLS}, "hello") is None
-    assert v.verify({"answer": 4}, say("It is 4.")) == {"ok": True, "answer": True}
+    assert verify({"prompt": "Hi", "tools": TOOLS}, "hello") is None
+    assert verify({"answer": 4}, say("It is 4.")) == {"ok": True, "answer": True}
     both = {"answer": 4, "constraints": [{"type": "max_words", "value": 2}, {"type": "no_commas"}]}
-    assert v.verify(both, "4") == {"ok": True, "answer": True, "constraints": True}
-    result = v.verify(both, "So, I say 4")
+    assert verify(both, "4") == {"ok": True, "answer": True, "constraints": True}
+    result = verify(both, "So, I say 4")
     assert (result["ok"], result["answer"], result["constraints"]) == (
         False,
         True,
         False,
     ) and "max_words" in result["why"]
     code = {"tests": ["assert f(2) == 4"], "entry_point": "f"}
-    assert v.verify(code, "def f(x): return 2 * x") == {"ok": None, "tests": None}
+    assert verify(code, "def f(x): return 2 * x") == {"ok": None, "tests": None}
     assert (
-        v.verify(
+        verify(
             code | {"constraints": [{"type": "contains", "value": "lambda"}]}, "def f(x): return 4"
         )["ok"]
         is False
     )
-    assert v.verify(
+    assert verify(
         code, "Here:\n```python\ndef f(x):\n    return 2 * x\n```\nDone.", run_code=True
     ) == {"ok": True, "tests": True}
     helped = {
@@ -517,27 +529,26 @@ def test_verify():
         helped["prompt"],
         [{"role": "user", "content": f"Do\n```python\n{helped['prompt']}```"}],
     ):
-        assert v.verify(helped | {"prompt": prompt}, "def f(x): return 2 * x", run_code=True)["ok"]
-        assert not v.verify(helped | {"prompt": prompt}, forged, run_code=True)["ok"]
+        assert verify(helped | {"prompt": prompt}, "def f(x): return 2 * x", run_code=True)["ok"]
+        assert not verify(helped | {"prompt": prompt}, forged, run_code=True)["ok"]
     mend = {
         "prompt": "```\ndef g(x): return 0\ndef f(x): return g(x)\n```",
         "tests": ["assert g(1) == f(1) == 1"],
     }
-    assert v.verify(
+    assert verify(
         mend | {"entry_point": "f"}, "def g(x): return x\ndef f(x): return g(x)", run_code=True
     )["ok"]
-    assert v.verify(helped | {"prompt": "Double it (half is given)."}, forged, run_code=True)["ok"]
+    assert verify(helped | {"prompt": "Double it (half is given)."}, forged, run_code=True)["ok"]
     assert (
-        v.verify(code, "def f(x): return 3", run_code=True)["why"]
-        == "tests: assert f(2) == 4 gave 3"
+        verify(code, "def f(x): return 3", run_code=True)["why"] == "tests: assert f(2) == 4 gave 3"
     )
-    assert v.verify({"sql": {"setup": SETUP, "rows": [[3]]}}, "SELECT max(n) FROM t")["ok"] is True
+    assert verify({"sql": {"setup": SETUP, "rows": [[3]]}}, "SELECT max(n) FROM t")["ok"] is True
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": CALL}]}
-    assert v.verify({"tools": TOOLS, "call": CALL, "expected": "comply"}, [call])["ok"] is True
-    assert v.verify({"tools": TOOLS, "call": None}, "Hello")["ok"] is True
-    assert v.verify({"answer": 4}, "4 " * 200_000)["ok"] is False
+    assert verify({"tools": TOOLS, "call": CALL, "expected": "comply"}, [call])["ok"] is True
+    assert verify({"tools": TOOLS, "call": None}, "Hello")["ok"] is True
+    assert verify({"answer": 4}, "4 " * 200_000)["ok"] is False
     assert (
-        v.verify({"answer": "b"}, [*say("a"), {"role": "user", "content": "c"}, *say("b")])["ok"]
+        verify({"answer": "b"}, [*say("a"), {"role": "user", "content": "c"}, *say("b")])["ok"]
         is True
     )
 
@@ -566,7 +577,7 @@ def test_no_completion_raises(completion):
         {"constraints": [{"type": "json"}]},
         {"tests": ["assert f(1) == 2"]},
     ]
-    assert all(v.verify(row, completion, run_code=True)["ok"] is False for row in rows)
+    assert all(verify(row, completion, run_code=True)["ok"] is False for row in rows)
 
 
 BAD_ROWS = [
@@ -651,15 +662,15 @@ BAD_ROWS = [
 @pytest.mark.parametrize("field, row", BAD_ROWS)
 def test_bad_rows_are_refused_by_field(field, row):
     with pytest.raises(BadInput, match=re.escape(f"field '{field}': expected ")):
-        v.check_fields(row)
+        check_fields(row)
     with pytest.raises(BadInput):
-        v.verify(row, "4")
+        verify(row, "4")
 
 
 def test_nothing_hangs():
     """No length or repetition of hostile text takes time: every check on every text within a second or two."""
     texts = [
-        (part * v.MAX_TEXT)[: v.MAX_TEXT - 1] + end
+        (part * MAX_TEXT)[: MAX_TEXT - 1] + end
         for end in ("", "x")
         for part in (
             ".",
@@ -699,5 +710,5 @@ def test_nothing_hangs():
     }
     for text in texts:
         start = time.monotonic()
-        assert v.verify(row, text)["ok"] is False
+        assert verify(row, text)["ok"] is False
         assert time.monotonic() - start < 6, text[:20]
