@@ -29,8 +29,8 @@ class Fault(NamedTuple):
 
 # Calls whose arguments are texts for people.
 MESSAGES = {"print", "BadInput", "error", "write", "ArgumentTypeError"}
-# Keyword arguments that are.
-SHOWN = {"help", "metavar", "description", "desc", "leave"}
+# Keyword arguments that are, or that say how something looks.
+SHOWN = {"help", "metavar", "description", "desc", "leave", "fontsize", "markersize", "figsize"}
 
 
 def places(tree):

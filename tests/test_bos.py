@@ -21,7 +21,7 @@ from conftest import (
 
 from posttrain.chat.encode import encode, prompt_ids
 from posttrain.chat.stops import stop_ids
-from posttrain.chat.template import PLAIN_TEMPLATE
+from posttrain.chat.template import PLAIN_TEMPLATE, render
 from posttrain.model.load import load_tokenizer
 
 TURNS = [
@@ -65,13 +65,15 @@ def test_the_rest_behind_a_seam(both):
         "{{ '<|im_end|>' if m['role'] == 'assistant' else '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}"
     )
+    answer = [{"role": "assistant", "content": "\n\n\nGoodbye."}]
     rows = []
     for tokenizer in both:
         copy = transformers.AutoTokenizer.from_pretrained(tokenizer.name_or_path)
         copy.chat_template = template
-        rows.append(encode(copy, TURNS[:1], ANSWER))
-        joint = copy(template and "assistant\n\nGoodbye.", add_special_tokens=False).input_ids
-        assert copy("assistant\n", add_special_tokens=False).input_ids != joint[:-1]
+        rows.append(encode(copy, TURNS[:1], answer))
+        prompt = prompt_ids(copy, TURNS[:1])
+        whole = copy(render(copy, TURNS[:1] + answer), add_special_tokens=False).input_ids
+        assert whole[: len(prompt)] != prompt, "a token lies across the seam"
     assert rows[0] == rows[1] and rows[1]["ids"].count(both[1].bos_token_id) == 0
 
 

@@ -1,6 +1,7 @@
 """Forecasts: by a given speed, or by that of the runs beside."""
 
 import json
+import os
 
 import pytest
 
@@ -40,8 +41,6 @@ def test_forecast(tmp_path):
 
 
 def test_forecast_takes_the_newest_finished_run_of_the_same_script(tmp_path):
-    import os
-
     def put(name, when, **more):
         path = tmp_path / name / "run.json" if "." not in name else tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -58,3 +57,16 @@ def test_forecast_takes_the_newest_finished_run_of_the_same_script(tmp_path):
     (tmp_path / "broken.run.json").write_text("{")
     assert forecast(tmp_path / "new", "x.py", 80)["seconds"] == 2.0
     assert [record["tokens"] for record in runs_beside(tmp_path / "new")] == [100, 400, 900, 100]
+
+
+def test_forecast_takes_the_speed_of_the_same_model(tmp_path):
+    """As model or judge; without a model to look for, of whatever was run last."""
+    for when, (key, name, seconds) in enumerate(
+        [("model", "a", 1.0), ("judge", "b", 2.0), ("model", "c", 4.0)], 1000
+    ):
+        record = {"script": "x.py", "finished": True, "tokens": 100, "seconds": seconds}
+        path = tmp_path / f"{name}.run.json"
+        path.write_text(json.dumps(record | {"arguments": {key: name}}))
+        os.utime(path, (when, when))
+    for model, seconds in (("a", 1.0), ("b", 2.0), ("c", 4.0), (None, 4.0), ("d", None)):
+        assert forecast(tmp_path / "new", "x.py", 100, model=model)["seconds"] == seconds

@@ -48,6 +48,26 @@ def test_signs_of_trouble():
     assert trouble(held) == {} and "memorised" in trouble([*held, held[0]])["held out"]
 
 
+def test_signs_at_their_edges():
+    """Just beyond its limit each sign shows; just before it, it does not."""
+
+    def sampled(tokens, repetition):
+        return {"step": 1, "sampled_tokens": tokens, "sampled_repetition": repetition}
+
+    def held_out(loss):
+        return [{"step": 1, "eval_loss": value} for value in (1.0, 2.0, loss, loss)]
+
+    first = sampled(20.0, 0.25)
+    for just_before, just_beyond, beta in (
+        ([chosen(-0.0499, -0.9)] * 8, [chosen(-0.0501, -0.9)] * 8, 0.1),
+        ([first, sampled(33.9, 0.25)], [first, sampled(34.1, 0.25)], 0.1),  # 1.5 x 20 + 4
+        ([first, sampled(20.0, 0.349)], [first, sampled(20.0, 0.351)], 0.1),
+        (held_out(1.0509), held_out(1.0511), None),  # 1.05 x 1 + 0.001
+    ):
+        assert trouble(just_before, beta) == {}
+        assert len(trouble(just_beyond, beta)) == 1
+
+
 def test_only_the_recent_steps_count():
     """A run that sank and recovered is fine; half a window says nothing."""
     sunk, recovered = [chosen(-0.1, -0.9)] * 8, [chosen(0.5, -0.9)] * 8
