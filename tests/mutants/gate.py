@@ -113,8 +113,8 @@ MUTANTS = [
     Mutant(
         "posttrain/records/layouts.py",
         "_read_prompt",
-        'row["prompt"][-1]["role"] not in ("user", "tool")',
-        'row["prompt"][-1]["role"] not in ("user", "tool", "assistant")',
+        'last_role not in ("user", "tool")',
+        'last_role not in ("user", "tool", "assistant")',
         BAD_ROW,
     ),
     # policies

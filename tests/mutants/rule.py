@@ -210,12 +210,6 @@ RULE = faults(
         (
             "slice_verdict",
             "ALPHA / hypotheses / times",
-            "ALPHA / hypotheses / looks",
-            "test_a_slice_fails_at_its_share_of_the_level",
-        ),
-        (
-            "slice_verdict",
-            "ALPHA / hypotheses / times",
             "ALPHA / hypotheses",
             "test_the_level_of_a_failure",
         ),
