@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parent
 TINY = "data/tiny"
 WIDTH = 110  # columns of the widest line
 AT_ONCE = 2  # commands that run at the same time, as two cores allow
-README_SECTION = "Two commands"
+TABLE_PAGE = "docs/promises.md"
 
 # What a gate answers with: SHIP, BLOCK, NOT ENOUGH DATA. Other codes are accidents.
 VERDICT_CODES = (0, 1, 3)
@@ -492,7 +492,7 @@ def next_lines(out):
         lines.append(
             f"open     {out}/{path.parent.name}/curves.png: what one training run looks like"
         )
-    lines.append(f'read     README.md, "{README_SECTION}": the table above, line by line')
+    lines.append(f"read     {TABLE_PAGE}: the table above, line by line")
     return lines
 
 

@@ -17,11 +17,11 @@ None where it cannot tell. Put it into CHECKS, in the file of its idea or in one
     def regex_verdict(answer, pattern):
         return Verdict(re.search(pattern, answer.text) is not None)
 
-    "regex": Check(any_value, regex_verdict),
+    "regex": Check(regex_verdict),
 
-In place of `any_value` may stand a function regex_shape(row, field) that refuses malformed values
-before anything is paid for; the others here are examples. Who does not want to touch the kit writes
-the same into a file of their own (custom.py, data/my_checks.py). A constraint: constraints.py.
+Behind it may stand a function regex_shape(row, field) that refuses malformed values before anything
+is paid for; the others here are examples. Who does not want to touch the kit writes the same into a
+file of their own (custom.py, data/my_checks.py). A constraint: constraints.py.
 
 The row may be malformed: BadInput names the field. The completion is not trusted at all: nothing in
 it may raise, hang or take memory. Left out on purpose: partial credit, and any reading of what a
@@ -38,7 +38,7 @@ from posttrain.verify.grounding import check_facts
 from posttrain.verify.refusals import expected_shape, expected_verdict
 from posttrain.verify.sql import sql_shape, sql_verdict
 from posttrain.verify.unit_tests import check_entry_point, tests_shape, tests_verdict
-from posttrain.verify.values import Answer, need, visible
+from posttrain.verify.values import Answer, Verdict, any_value, need, visible
 
 MAX_TEXT = 200_000  # characters; a longer completion fails unread
 
@@ -46,19 +46,20 @@ MAX_TEXT = 200_000  # characters; a longer completion fails unread
 class Check(NamedTuple):
     """A line of CHECKS."""
 
-    shape: Callable  # shape(row, field): BadInput unless row[field] can be checked against
     verdict: Callable  # verdict(answer, value) -> Verdict
+    # shape(row, field): BadInput unless row[field] can be checked against
+    shape: Callable = any_value
 
 
 # {field of a prompt record: its check}. Results come in this order, and "why" is of the first that
 # fails.
 CHECKS = {
-    "answer": Check(answer_shape, answer_verdict),
-    "call": Check(call_shape, call_verdict),
-    "sql": Check(sql_shape, sql_verdict),
-    "constraints": Check(constraints_shape, constraints_verdict),
-    "expected": Check(expected_shape, expected_verdict),
-    "tests": Check(tests_shape, tests_verdict),
+    "answer": Check(answer_verdict, answer_shape),
+    "call": Check(call_verdict, call_shape),
+    "sql": Check(sql_verdict, sql_shape),
+    "constraints": Check(constraints_verdict, constraints_shape),
+    "expected": Check(expected_verdict, expected_shape),
+    "tests": Check(tests_verdict, tests_shape),
 }
 
 
@@ -79,11 +80,12 @@ def verify(row, completion, run_code=False, unsafe=False, *, checks=CHECKS):
         if field not in row:
             continue
         if len(text) > MAX_TEXT:
-            decided[field], reason = False, f"longer than {MAX_TEXT} characters"
+            verdict = Verdict(False, f"longer than {MAX_TEXT} characters")
         else:
-            decided[field], reason = check.verdict(answer, row[field])
-        if decided[field] is False and not why:
-            why = f"{field}: {reason or f'expected {str(row[field])[:80]}'}"
+            verdict = check.verdict(answer, row[field])
+        decided[field] = verdict.ok
+        if verdict.ok is False and not why:
+            why = f"{field}: {verdict.why or f'expected {str(row[field])[:80]}'}"
 
     result = {"ok": all_hold(decided.values())} | decided
     if row.get("evidence"):

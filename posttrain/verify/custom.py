@@ -25,7 +25,7 @@ from pathlib import Path
 
 from posttrain.cli import BadInput
 from posttrain.verify.checks import CHECKS, Check
-from posttrain.verify.values import Verdict, any_value
+from posttrain.verify.values import Verdict
 
 EXAMPLE = "def regex(text, value): return bool or None"
 SIGNATURES = (["text", "value"], ["text", "value", "row"])
@@ -58,7 +58,7 @@ def read_checks(path=None):
     for name, function in functions_of(module, imported_names(path, source)).items():
         refuse_taken(path, name)
         takes_row = has_row(path, name, function)
-        checks[name] = Check(any_value, UserCheck(path, name, function, takes_row))
+        checks[name] = Check(UserCheck(path, name, function, takes_row))
     if not checks:
         raise BadInput(
             f"{path}: no check in it; expected functions named after fields, such as {EXAMPLE} "

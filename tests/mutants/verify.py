@@ -263,8 +263,8 @@ MUTANTS = [
     Mutant(
         "posttrain/verify/checks.py",
         "verify",
-        "decided[field] is False and not why",
-        "decided[field] is False",
+        "verdict.ok is False and not why",
+        "verdict.ok is False",
         ["tests/verify/test_verify.py::test_verify"],
     ),
     Mutant(

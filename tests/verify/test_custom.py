@@ -12,7 +12,7 @@ from posttrain.verify import checks, constraints
 from posttrain.verify.checks import CHECKS, check_fields, verify
 from posttrain.verify.custom import RESERVED, read_checks, refuse_unused
 
-IMPORTS = "import re\nfrom posttrain.verify.values import Verdict, any_value\n"
+IMPORTS = "import re\n"
 
 
 # ---- the kit's tables ------------------------------------------------------------------------------
