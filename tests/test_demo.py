@@ -204,8 +204,9 @@ def test_slice_is_left_out_byte_for_byte(tmp_path, capsys):
     assert "helpful.jsonl" in capsys.readouterr().out
 
 
-def test_the_readme_has_what_the_last_line_names():
-    assert f"## {demo.README_SECTION}" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_that_the_last_line_names_explains_the_table():
+    page = (ROOT / demo.TABLE_PAGE).read_text(encoding="utf-8")
+    assert "Read the demo's table like this" in page
 
 
 # ---- how it runs and ends ------------------------------------------------------------------------
