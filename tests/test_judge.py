@@ -33,9 +33,11 @@ from judge import (
     preference,
     why_more,
     with_chosen,
+    with_grades,
     with_orders,
 )
 from posttrain.cli import BadInput
+from posttrain.filters import read_words
 from posttrain.judging.constitution import overall_score, read_constitution
 from posttrain.judging.digits import judge_answers
 from posttrain.judging.prompt import Case, case_of, judge_ids, pair_ids, reward_ids
@@ -432,6 +434,19 @@ def test_the_orders_of_a_jury():
 def test_judges_at_an_endpoint():
     assert judge_names(["a", "random"], None) == ["a", "random"]
     assert judge_names(["a", "random"], "http://x/v1") == ["a@http://x/v1", "random"]
+
+
+def test_flags_and_scores_of_judged_rows(tmp_path):
+    """Words of a slice are flags of it alone; the control has none, and its scores are the judge's."""
+    path = tmp_path / "words.md"
+    path.write_text("## s\nguaranteed\n")
+    row = answer(4.0, slice="s", completion=message("It is guaranteed to work well."))
+    rows = [row, row | {"slice": "t"}, row | {"finish": "length"}]
+    graded = with_grades(rows, read_words(path), control=False)
+    assert ["words" in row["flags"] for row in graded] == [True, False, True]
+    assert [row["score"] for row in graded] == [4.0, 4.0, 0.0]
+    assert [row["flags"] for row in with_grades(rows, read_words(path), control=True)] == [[]] * 3
+    assert "words" not in with_grades(rows, None, control=False)[0]["flags"]
 
 
 def test_ask_more():

@@ -563,6 +563,13 @@ MUTANTS = [
     ),
     Mutant(
         "judge.py",
+        "with_grades",
+        "find_flags(row, words)",
+        "find_flags(row)",
+        ["tests/test_judge.py::test_flags_and_scores_of_judged_rows"],
+    ),
+    Mutant(
+        "judge.py",
         "mark_family",
         'row | {"contaminated": True}',
         'row | {"contaminated": False}',
