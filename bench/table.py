@@ -132,7 +132,10 @@ def read_json(path):
 
 
 def read_gates(root):
-    """All gates of a folder that have compared a slice, those against one baseline together."""
+    """All gates of a folder that have compared a slice, those against one baseline together.
+
+    A baseline that was nobody's candidate, where the loop began, comes first.
+    """
     gates = []
     for path in sorted(root.glob("gate-*/report.json")):
         report = read_json(path)
@@ -143,7 +146,9 @@ def read_gates(root):
         policy = Path(report["candidate"]).name
         is_plain = name in (policy, Path(report["baseline"]).name)
         gates.append(Gate(policy if is_plain else f"{policy} {name}", report, rows))
-    return sorted(gates, key=lambda gate: gate.report["baseline"])
+    candidates = {gate.report["candidate"] for gate in gates}
+    gates.sort(key=lambda gate: gate.report["baseline"])
+    return sorted(gates, key=lambda gate: gate.report["baseline"] in candidates)
 
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -227,7 +232,7 @@ def gate_lines(gates):
         16,
         10,
         10,
-        10,
+        12,
     ]
     head = ["against", "tokens", "rubric", "correct", "cost/point"]
     lines.append(align("policy", head, widths) + "  gate")
