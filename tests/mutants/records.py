@@ -6,7 +6,7 @@ MUTANTS = [
     # reading, runs and what they record
     Mutant(
         "posttrain/records/jsonl.py",
-        "read_jsonl",
+        "stream_jsonl",
         "len(line) > MAX_LINE",
         "len(line) > 99 * MAX_LINE",
         ["tests/gating/test_suite.py::test_a_huge_file_is_not_read_whole"],
