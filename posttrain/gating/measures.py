@@ -106,9 +106,7 @@ def half_width(estimate, misses=MISSES):
 
 
 def p_drop(estimate):
-    """One-sided p of "it did not fall"; one half where nothing is known of the error."""
-    if not math.isfinite(estimate.error):
-        return 0.5
+    """One-sided p of "it did not fall"; one half where the error is infinite."""
     return float(student.cdf(estimate.mean / estimate.error, max(estimate.df, 1)))
 
 
@@ -299,5 +297,5 @@ def budget(pairs, limit, compare, misses=MISSES):
 
 
 def limit_of(low, limit):
-    """{"limit", "fail"}: a limit of None is never overdrawn; otherwise a lower bound above it is."""
+    """{"limit", "fail"}: overdrawn by a lower bound above the limit; a limit of None never is."""
     return {"limit": limit, "fail": limit is not None and low > limit}

@@ -26,6 +26,7 @@ from posttrain.gating.rule import (
     sequential,
 )
 from posttrain.gating.suite import IN_SLICES
+from posttrain.gating.text import between, share
 from posttrain.records.jsonl import read_jsonl, write_whole
 
 # Mean and concentration of the Beta from which pass rates are drawn where nothing was measured:
@@ -70,7 +71,7 @@ class MeasuredSlice:
     """Prompts to be drawn anew with their clusters, and pass rates from what their answers show.
 
     A prompt's rate is drawn from Beta(a + right, b + wrong), where Beta(a, b) is the slice's own,
-    see beta_prior. Halves of the answers in place of rates would share prompts and miss their noise.
+    see beta_prior. Halves of the answers in place of rates would share prompts: no noise of theirs.
     """
 
     def __init__(self, right, tried, groups):
@@ -330,7 +331,7 @@ def known_rates(rows, policies, looks, runs):
 
 
 def expected_answers(sizes, policies, looks, runs=100):
-    """Answers of the candidate that a gate needs on average if nothing changed; sizes {slice: n}."""
+    """Answers of the candidate that an unchanged model needs on average. sizes {slice: n}."""
     sampled = {name: policies[name] for name in sizes}
     return SimulatedGate(assumed(sizes), {}, sampled, looks).repeat(runs, 0, {})["answers"]
 
@@ -364,24 +365,32 @@ def prompts_needed(policy, k, looks, *, rates=RATES, power=0.95):
 
 def rate_lines(rates):
     """error_rates as lines."""
-    same = rates["same"]
     placebo = rates["placebo"]
     drops = rates["everywhere"]
     lines = [
-        f"A/A         SHIP {same['SHIP']:.1%}, BLOCK {same['BLOCK']:.1%} "
-        f"[{same['block_low']:.1%}, {same['block_high']:.1%}], "
-        f"NOT ENOUGH DATA {same['NOT ENOUGH DATA']:.1%} of {same['runs']} runs; "
-        f"{same['answers']:,.0f} answers",
-        f"placebo     BLOCK {placebo['BLOCK']:.1%} "
-        f"[{placebo['block_low']:.1%}, {placebo['block_high']:.1%}] when prompts change their "
-        "slices at random",
+        f"A/A         {verdicts_of(rates['same'])}",
+        f"placebo     BLOCK {blocks_of(placebo)} when prompts change their slices at random",
         line_of_cells("blocked after a drop of", [f"{100 * float(d):.0f} points" for d in drops]),
         line_of_cells("  in every slice", [f"{rate['BLOCK']:.0%}" for rate in drops.values()]),
     ]
     for name, caught in rates["caught"].items():
-        shares = [f"{share:.0%}" for share in caught.values()]
+        shares = [f"{caught_share:.0%}" for caught_share in caught.values()]
         lines.append(line_of_cells(f"  in {name}"[:25], shares))
     return lines
+
+
+def verdicts_of(rates):
+    """How the runs of `repeat` ended, in words."""
+    return (
+        f"SHIP {share(rates['SHIP'])}, BLOCK {blocks_of(rates)}, "
+        f"NOT ENOUGH DATA {share(rates['NOT ENOUGH DATA'])} of {rates['runs']} runs; "
+        f"{rates['answers']:,.0f} answers"
+    )
+
+
+def blocks_of(rates):
+    """The share of blocks with its interval."""
+    return f"{share(rates['BLOCK'])} {between(rates['block_low'], rates['block_high'], share)}"
 
 
 def line_of_cells(label, cells):
@@ -420,8 +429,8 @@ def power_lines(items, policies, looks):
     gate = SimulatedGate(assumed(sampled), fixed, policies, looks)
     lines += rate_lines(error_rates(gate, POWER_RUNS))
     lines.append(
-        "assumed: pass rates of 70 % in the mean, most of them near 0 or 1; --selftest knows better "
-        "after a gate"
+        "assumed: pass rates of 70 % in the mean, most of them near 0 or 1; --selftest knows "
+        "better after a gate"
     )
     return lines
 
@@ -486,11 +495,10 @@ def promise_lines(runs=PROMISE_RUNS):
         if not promise.slices:
             kept = kept and rates["BLOCK"] <= MOST_WRONG_BLOCKS
         all_kept = all_kept and kept
-        lines.append(
-            f"{promise.profile:9}{promise.what:26}{promise.verdict} {rates[promise.verdict]:6.1%} "
-            f"(promised {promise.share:.0%}), BLOCK {rates['BLOCK']:6.1%}, "
-            f"{rates['answers']:,.0f} answers of the candidate" + ("" if kept else "  NOT KEPT")
-        )
+        line = f"{promise.profile:9}{promise.what:26}{promise.verdict} "
+        line += f"{rates[promise.verdict]:6.1%} (promised {promise.share:.0%}), "
+        line += f"BLOCK {rates['BLOCK']:6.1%}, {rates['answers']:,.0f} answers of the candidate"
+        lines.append(line if kept else f"{line}  NOT KEPT")
     return lines, all_kept
 
 

@@ -30,7 +30,7 @@ from posttrain.gating.text import (
     wrapped,
 )
 
-# Characters of a text that are shown: on the page, in the terminal, of a canary's answer, of a name.
+# Characters of a text that are shown: on the page, in a terminal, of a canary's answer, of a name.
 PAGE_SHOWS = 2000
 TEXT_SHOWS = 600
 CANARY_SHOWS = 300
@@ -176,7 +176,7 @@ def prompt_text(messages, most):
 
 
 def canary_part(canaries):
-    """What must pass. Three in n bounds the rate of failures where none was seen (rule of three)."""
+    """What must pass. Of n that all pass, at most 3 / n would fail (rule of three)."""
     if not canaries:
         return Part("Canaries", ["Not measured: the suite has no canaries."])
     broken = [c for c in canaries if c["baseline"] and not c["candidate"]]

@@ -9,9 +9,10 @@ import torch
 
 from common import money
 from posttrain.gating.measures import budgets, differences, limit_of, ratio_of, win_rate
-from posttrain.gating.rates import known_rates
+from posttrain.gating.rates import blocks_of, known_rates
 from posttrain.gating.rule import BASELINE_DRAWS, Decision, describe, describe_mean
 from posttrain.gating.suite import ONCE, ROLES
+from posttrain.gating.text import share
 from posttrain.run.lineage import returned, story
 
 KNOWN_RATES_RUNS = 300
@@ -99,7 +100,7 @@ def slice_summaries(decision, rows, policies, looks):
 
 
 def slice_summary(rows, policy, k):
-    """What a report says of a slice beside the rule's numbers. rows: its rows; k: answers per item."""
+    """What a report says of a slice beside the rule's numbers. rows: its own; k: answers each."""
     d = differences(rows)[0]
     summary = {
         "type": rows[0]["type"],
@@ -167,7 +168,7 @@ def ids_without_score(items, evidence):
 
 
 def unscored_slices(items, missing, policies):
-    """Slices that cannot ship, for too many of their items have no score. missing: those items' ids.
+    """Slices that cannot ship: too many of their items have no score. missing: the ids of those.
 
     Too many: more than MOST_UNSCORED of a hard slice, or one canary.
     """
@@ -250,7 +251,7 @@ def winrate_summary(rows, policies, looks):
 
 
 def latency_of_requests(timed, limit):
-    """The budget of seconds. timed {role: [(seconds, tokens), ...]} of the same prompts, one by one."""
+    """The budget of seconds. timed {role: [(seconds, tokens), ...]}: the same prompts, in turn."""
     seconds = {}
     speeds = {}
     for role, requests in timed.items():
@@ -322,9 +323,8 @@ def blind_spots(slices, rates, canaries):
     spots = [
         f"A drop below {100 * slices[largest]['mde']:.0f} points in {largest} would often pass; "
         "the table has each slice's.",
-        f"On this baseline's answers, drawn anew {same['runs']} times, this gate blocks an unchanged "
-        f"model in {same['BLOCK']:.1%} [{same['block_low']:.1%}, {same['block_high']:.1%}] and "
-        f"ships it in {same['SHIP']:.1%}.",
+        f"On this baseline's answers, drawn anew {same['runs']} times, this gate blocks an "
+        f"unchanged model in {blocks_of(same)} and ships it in {share(same['SHIP'])}.",
     ]
     if rates["caught"]:
         spots += [caught_sentence(rates, drop) for drop in DROPS_NAMED]
@@ -345,8 +345,8 @@ def caught_sentence(rates, drop):
     everywhere = rates["everywhere"][drop]["BLOCK"]
     caught = {name: by_drop[drop] for name, by_drop in rates["caught"].items()}
     worst = min(caught, key=caught.get)
+    in_one = np.mean(list(caught.values()))
     return (
         f"A planted drop of {100 * drop:.0f} points is blocked in {everywhere:.0%} when in every "
-        f"slice, in {np.mean([*caught.values()]):.0%} when in one (least: {worst}, "
-        f"{caught[worst]:.0%})."
+        f"slice, in {in_one:.0%} when in one (least: {worst}, {caught[worst]:.0%})."
     )

@@ -58,7 +58,7 @@ def listed(names, most=20):
     return text
 
 
-# ---- numbers and verdicts -------------------------------------------------------------------------------------
+# ---- numbers and verdicts ----------------------------------------------------------------------
 
 
 def share(value):
@@ -150,7 +150,7 @@ def wrapped(text, indent="", columns=COLUMNS):
 
 
 def table_lines(rows):
-    """Rows of cells as the lines of a Markdown table whose columns are aligned; the first is the head."""
+    """Rows of cells, the head first, as the lines of a Markdown table with aligned columns."""
     widths = [max(width(cell) for cell in column) for column in zip(*rows)]
     lines = []
     for row in rows:

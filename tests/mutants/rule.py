@@ -25,12 +25,6 @@ MEASURES = faults(
         ("pool", "part.error**4 / part.df", "part.error**4 / 99", "test_pool_by_hand"),
         ("pool", "part.clusters > 1", "part.clusters", "test_pool_by_hand"),
         (
-            "p_drop",
-            "not math.isfinite(estimate.error)",
-            "False",
-            "test_pool_by_hand",
-        ),
-        (
             "half_width",
             "misses / 2",
             "misses",
@@ -594,8 +588,8 @@ SUMMARY = faults(
         ),
         (
             "winrate_summary",
-            "looks=1 if once else looks",
-            "looks=looks",
+            "1 if once else looks",
+            "looks",
             "test_a_win_rate_by_looks",
         ),
         ("winrate_summary", "1 if once else looks", "1", "test_a_win_rate_by_looks"),
@@ -764,11 +758,20 @@ REPORT = faults(
             "f\"### {plain(flip['id'])} ({plain(flip['slice'])})\"",
             "test_no_line_is_wider_than_a_terminal",
         ),
-        ("one_line", "name or report['candidate']", "report['candidate']", "test_one_line"),
+        (
+            "one_line",
+            """
+                f"{title(report)} {name or report['candidate']}: {report['why']}"
+            """,
+            """
+                f"{title(report)} {report['candidate']}: {report['why']}"
+            """,
+            "test_one_line",
+        ),
         (
             "html",
-            "autoescape=True",
-            "autoescape=False",
+            "environment.get_template",
+            "environment.overlay(autoescape=False).get_template",
             "test_texts_cannot_leave_their_place",
         ),
         (
