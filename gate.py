@@ -1,4 +1,4 @@
-"""Step 5: the release gate. Did the candidate improve on the baseline without a slice getting worse?
+"""Step 5: the release gate. Did the candidate improve on the baseline, and no slice get worse?
 
 Reads   a suite (*.jsonl; posttrain/gating/suite.py has the types of its items).
 Writes  a folder: the answers of both models, items.jsonl (their scores), report.json, .md and
@@ -48,7 +48,7 @@ from posttrain.records.jsonl import write_jsonl, write_whole
 from posttrain.run.file_run import FileRun
 from posttrain.run.forecast import forecast
 from posttrain.verify.checks import verify
-from posttrain.verify.custom import read_checks
+from posttrain.verify.custom import read_checks, refuse_unused
 
 EXIT = {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
 
@@ -217,6 +217,7 @@ def check_args(args):
 def read_items(args, checks):
     """(items, policies {slice: ...}, limits of budgets) of --suite and --policy."""
     items = read_suite(args.suite, args.limit, checks=checks)
+    refuse_unused(checks, items)
     if not args.judge and any(item["type"] == "judge" for item in items):
         print("note     without --judge, items of type judge are left out")
         items = [item for item in items if item["type"] != "judge"]
@@ -314,8 +315,8 @@ def plan_run(args, items, asked_items, policies, *, sides, key):
         price_gpu_hour=args.price_gpu_hour,
     )
     print(
-        f"plan     {len(items)} items, {len(policies)} slices, about {expected:,} answers if nothing "
-        f"changed, at most {at_most:,}: {cost_line(plan)}"
+        f"plan     {len(items)} items, {len(policies)} slices, about {expected:,} answers if "
+        f"nothing changed, at most {at_most:,}: {cost_line(plan)}"
     )
     return plan
 

@@ -1122,6 +1122,9 @@ def test_a_users_own_verifier(scripted, tmp_path):
     gates = scripted(lambda role, prompt, seed: "boo" if role == "baseline" else "baa, baa")
     with pytest.raises(BadInput, match=r"a.jsonl:1: field 'type': .*something to verify"):
         gates(suite, tmp_path / "without")
+    other = suite_of(tmp_path / "other", a=[{"id": "a", "prompt": "a", "answer": 4}])
+    with pytest.raises(BadInput, match=r"--verifiers: no row has a field .*\(vowels\)"):
+        gates(other, tmp_path / "unused", "--verifiers", checks)
     assert gates(suite, tmp_path / "out", "--verifiers", checks) == 1
     assert report_of(tmp_path / "out")["why"].startswith("a fell by 100.0 points")
     assert str(checks) in json.loads((tmp_path / "out" / "run.json").read_text())["inputs"]

@@ -47,7 +47,7 @@ def answer_of(row, item):
 
 
 def key_of(item, ids):
-    """What a line calls `of`: a hash of the prompt's tokens, and of what there is to choose from."""
+    """What a line calls `of`: a hash of the prompt's tokens, and of the choices if any."""
     question = json.dumps([ids, item.get("choices")])
     return hashlib.sha256(question.encode()).hexdigest()[:12]
 

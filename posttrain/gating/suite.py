@@ -1,8 +1,9 @@
 """What the gate compares: suites and policies, read from JSONL as checked items.
 
-A suite is a *.jsonl file, or a folder of them. A row is an item {"id", "slice", "type", "prompt", ...}.
-Where they are absent, id is the file's name with the line, slice the file's name, type "verify",
-and `cluster` the id: items of a cluster (one passage, one template, one user) count as one draw.
+A suite is a *.jsonl file, or a folder of them. A row is an item {"id", "slice", "type", "prompt",
+...}. Where they are absent, id is the file's name with the line, slice the file's name, type
+"verify", and `cluster` the id: items of a cluster (one passage, one template, one user) count as
+one draw.
 
     verify   the answers are graded by verify/checks.py; the row has at least one of its fields
     math exact code tool sql format comply refuse
