@@ -408,7 +408,7 @@ RATES = faults(
             "SignedSlice.draw",
             "if self.once:\n    k = 1",
             "pass",
-            "test_slices_that_are_seen_once_are_blocked_as_often_as_they_may",
+            "test_fixed_slices_grow_surer_as_real_ones_do",
         ),
         (
             "SignedSlice.draw",
@@ -461,7 +461,7 @@ RATES = faults(
         ),
     ],
 )
-# The rule's own faults that its promises show.
+# The rule's own faults that its error rates show.
 RATES += faults(
     "posttrain/gating/rule.py",
     "tests/gating/test_rates.py",
@@ -476,7 +476,7 @@ RATES += faults(
             "sequential",
             "if hard:\n    decision.mean_fell = fell(mean, ALPHA / hypotheses / len(looks))",
             "pass",
-            "test_the_promises_are_kept",
+            "test_what_blocked_is_told",
         ),
         (
             "sequential",
