@@ -428,15 +428,17 @@ def gate_lines(command, printed):
     folder = gate_folder(command)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     if report["verdict"] == "SHIP":
-        return verdict_line(report)
+        return verdict_line(report, folder.name)
     page = folder / "report.html"
     return f"{printed}open     {page}: why this is no SHIP, and the answers that lost most\n"
 
 
-def verdict_line(report):
+def verdict_line(report, name):
+    """A gate in one line; name: its folder's."""
     candidate = Path(report["candidate"]).name
     baseline = Path(report["baseline"]).name
-    return f"gate     {candidate} against {baseline}: {report['verdict']}, {report['why']}"
+    models = f"{candidate} against {baseline} ({name})"
+    return f"gate     {models}: {report['verdict']}, {report['why']}"
 
 
 def print_answers(out, suite):
