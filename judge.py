@@ -45,7 +45,7 @@ from posttrain.run.file_run import FileRun
 from posttrain.run.folder import read_run
 from posttrain.run.forecast import forecast
 from posttrain.verify.checks import check_fields, verify
-from posttrain.verify.custom import read_checks
+from posttrain.verify.custom import read_checks, refuse_unused
 
 CHECKED_AT_ONCE = 64  # answers that verifiers look at between two appends
 JUDGED_AT_ONCE = 16  # prompts, or pairs, that a judge reads between two appends
@@ -391,6 +391,7 @@ def read_candidates(paths, limit, constitution, checks):
         except BadInput as error:
             raise BadInput(f"{' '.join(paths)}: id {row['id']!r}: {error}") from None
         earlier.append(row)
+    refuse_unused(checks, rows)
     return list(groups.values())
 
 

@@ -1133,6 +1133,9 @@ def test_a_bad_field_of_your_own_verifier_is_refused(constitution, tmp_path):
     command += ["--data", write(tmp_path / "c.jsonl", candidate_rows(1)), "--out", tmp_path / "j"]
     with pytest.raises(BadInput, match="my_checks.py"):
         run_main("judge", *command)
+    checks.write_text("def misspelt(text, value):\n    return True\n")
+    with pytest.raises(BadInput, match=r"no row has a field that it checks \(misspelt\)"):
+        run_main("judge", *command)
 
 
 # ---- limits, from both sides ---------------------------------------------------------------------

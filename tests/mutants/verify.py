@@ -327,8 +327,22 @@ MUTANTS = [
     Mutant(
         "posttrain/verify/custom.py",
         "refuse_unused",
-        "any(custom & row.keys() for row in rows)",
+        "any(name in row for row in rows)",
         "True",
         ["tests/verify/test_custom.py::test_a_file_that_checks_no_row"],
+    ),
+    Mutant(
+        "posttrain/verify/custom.py",
+        "refuse_unused",
+        "unused == custom",
+        "unused",
+        ["tests/verify/test_custom.py::test_a_file_that_checks_no_row"],
+    ),
+    Mutant(
+        "judge.py",
+        "read_candidates",
+        "refuse_unused(checks, rows)",
+        "pass",
+        ["tests/test_judge.py::test_a_bad_field_of_your_own_verifier_is_refused"],
     ),
 ]

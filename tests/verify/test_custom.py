@@ -186,13 +186,16 @@ def test_the_names_that_records_have():
     assert not RESERVED & {*CHECKS}
 
 
-def test_a_file_that_checks_no_row():
+def test_a_file_that_checks_no_row(capsys):
     table = read_checks(ROOT / "data" / "my_checks.py")
     with pytest.raises(
         BadInput, match=r"no row has a field that it checks \(regex, shorter\); name"
     ):
         refuse_unused(table, [{"answer": 4}, {"regexp": "a"}])
     refuse_unused(table, [{"answer": 4}, {"regex": "a"}])
+    assert capsys.readouterr().out == "note     --verifiers: no row has the field shorter\n"
+    refuse_unused(table, [{"shorter": 0.5}, {"regex": "a"}])
+    assert not capsys.readouterr().out
     refuse_unused(CHECKS, [{"prompt": "x"}])
 
 
