@@ -1,6 +1,7 @@
 """Step 5: the release gate. Did the candidate improve on the baseline, and no slice get worse?
 
-Reads   a suite (*.jsonl; posttrain/gating/suite.py has the types of its items).
+Reads   a suite (*.jsonl; posttrain/gating/suite.py has the types of its items). Programs in
+        data/make/ convert public benchmarks, and logs of lm-evaluation-harness.
 Writes  a folder: the answers of both models, items.jsonl (their scores), report.json, .md and
         .html, run.json.
 Exits   0 SHIP, 1 BLOCK, 3 NOT ENOUGH DATA (and how much more is needed), 2 bad input.

@@ -833,7 +833,6 @@ def test_resume_after_a_cut_at_any_byte(scripted, base, tmp_path, monkeypatch):
     monkeypatch.setattr(gate, "answers_to_make", lambda *_, **__: (0, 0))
     for name in ("markdown", "html"):
         monkeypatch.setattr(gate, name, lambda report: "")
-    monkeypatch.setattr(gate, "terminal", lambda report: [])
     collected, summaries, order = [], [], []
 
     def summarise(answers, *more, **named):

@@ -533,6 +533,20 @@ MUTANTS = [
     ),
     Mutant(
         "gate.py",
+        "read_items",
+        "refuse_unused(checks, items)",
+        "pass",
+        [GATE + "test_a_users_own_verifier"],
+    ),
+    Mutant(
+        "posttrain/gating/collect.py",
+        "AnswerCollector._sample_batch",
+        "zip(job.draws, answers_of_job)",
+        "zip(job.draws[::-1], answers_of_job)",
+        [GATE + "test_a_model_against_itself_is_not_blocked"],
+    ),
+    Mutant(
+        "gate.py",
         "model_names",
         'name or ", ".join(recorded) or f"{role} of unknown name"',
         'name or f"{role} of unknown name"',

@@ -487,12 +487,6 @@ RATES += faults(
         (
             "slice_verdict",
             "ALPHA / hypotheses / times",
-            "ALPHA / hypotheses / looks",
-            "test_slices_that_are_seen_once_are_blocked_as_often_as_they_may",
-        ),
-        (
-            "slice_verdict",
-            "ALPHA / hypotheses / times",
             "ALPHA / (hypotheses - 1) / times",
             "test_slices_that_are_seen_once_are_blocked_as_often_as_they_may",
         ),
