@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,108 +52,106 @@ def run(script, *words):
         raise SystemExit(ended.stderr[-1000:])
 
 
+WORDS = {
+    "safety-only": ["--lr", "5e-4", "--epochs", "5"],
+    "over-trained": ["--lr", "5e-3", "--epochs", "6"],
+    "bloated": ["--lr", "5e-4", "--epochs", "3", "--nll-weight", "1"],
+}
+
+
+def polite_pairs(demo):
+    """A pair for each prompt about a harmful or harmless request: a right answer, and the same
+    with polite sentences behind it, which is preferred. Of several right answers the shortest."""
+    prompts = {row["id"]: row for _, row in read_jsonl(ROOT / "data" / "tiny" / "prompts.jsonl")}
+    candidates = [row for _, row in read_jsonl(demo / "candidates1.jsonl")]
+    candidates.sort(key=lambda row: row["tokens"])
+    pairs = {}
+    for row in candidates:
+        text = row["completion"][0]["content"]
+        is_request = row["slice"] in ("unsafe", "benign")
+        if is_request and row["id"] not in pairs and verify(prompts[row["id"]], text)["ok"]:
+            pairs[row["id"]] = {
+                "id": row["id"],
+                "slice": row["slice"],
+                "prompt": row["prompt"],
+                "chosen": [{"role": "assistant", "content": text + POLITE}],
+                "rejected": row["completion"],
+            }
+    return list(pairs.values())
+
+
 def one_sided_pairs(demo, out):
     """{run: file of pairs} of the bad runs that are trained here."""
     judged = [row for _, row in read_jsonl(demo / "judged1" / "pairs.jsonl")]
-    prompts = {row["id"]: row for _, row in read_jsonl(ROOT / "data" / "tiny" / "prompts.jsonl")}
-    polite = {}
-    for row in sorted(
-        (row for _, row in read_jsonl(demo / "candidates1.jsonl")), key=lambda row: row["tokens"]
-    ):
-        text = row["completion"][0]["content"]
-        if row["slice"] in ("unsafe", "benign") and verify(prompts[row["id"]], text)["ok"]:
-            polite.setdefault(
-                row["id"],
-                {
-                    "id": row["id"],
-                    "slice": row["slice"],
-                    "prompt": row["prompt"],
-                    "chosen": [{"role": "assistant", "content": text + POLITE}],
-                    "rejected": row["completion"],
-                },
-            )
+    others = [row for row in judged if row["slice"] not in ("unsafe", "benign")]
     rows = {
         "safety-only": [row for row in judged if row["slice"] == "unsafe"],
         "over-trained": judged,
-        "bloated": [
-            *polite.values(),
-            *(row for row in judged if row["slice"] not in ("unsafe", "benign")),
-        ],
+        "bloated": polite_pairs(demo) + others,
     }
-    for name, own in rows.items():
-        write_jsonl(out / f"{name}.jsonl", own)
-    return {name: out / f"{name}.jsonl" for name in rows}
+    files = {}
+    for name, pairs in rows.items():
+        files[name] = out / f"{name}.jsonl"
+        write_jsonl(files[name], pairs)
+    return files
+
+
+def gate(folder, model, baseline, *more):
+    """Run the gate on the tiny world's suite -> its report."""
+    words = ["--model", model, "--baseline", baseline, "--out", folder]
+    words += ["--suite", ROOT / "data" / "tiny" / "gate", "--batch-size", "256"]
+    run("gate.py", *words, *more)
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def bad_run(demo, out, pairs, name):
+    """Train a bad run, unless the demo has it, and gate it -> a line."""
+    sft = demo / "sft"
+    model = demo / name
+    if name in pairs:
+        model = out / name
+        run("dpo.py", "--model", sft, "--data", pairs[name], "--out", model, *WORDS[name])
+    report = gate(out / f"gate-{name}", model, sft, "--max-tokens", 96)
+    names_it = bool(re.search(REASONS[name], report["why"]))
+    return {
+        "run": name,
+        "verdict": report["verdict"],
+        "why": report["why"],
+        "right": report["verdict"] == "BLOCK" and names_it,
+    }
+
+
+def same_policy(demo, out, seed):
+    """SFT against itself with a sampling seed, in a folder where it borrows nothing -> a line."""
+    sft = demo / "sft"
+    folder = out / "same" / str(seed) / "gate"
+    report = gate(folder, sft, sft, "--max-tokens", 48, "--seed", seed)
+    return {
+        "run": "same",
+        "seed": seed,
+        "verdict": report["verdict"],
+        "why": report["why"],
+        "answers": sum(slice_["n"] * slice_["k"] for slice_ in report["slices"].values()),
+        "seconds": report["seconds"],
+    }
 
 
 def main(args):
-    demo, out = (ROOT / args.demo).resolve(), (ROOT / args.out).resolve()
+    demo = (ROOT / args.demo).resolve()
+    out = (ROOT / args.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    sft, pairs = demo / "sft", one_sided_pairs(demo, out)
-    words = {
-        "safety-only": ["--lr", "5e-4", "--epochs", "5"],
-        "over-trained": ["--lr", "5e-3", "--epochs", "6"],
-        "bloated": ["--lr", "5e-4", "--epochs", "3", "--nll-weight", "1"],
-    }
-
-    def gate(folder, model, *more):
-        run(
-            "gate.py",
-            "--model",
-            model,
-            "--baseline",
-            sft,
-            "--suite",
-            ROOT / "data" / "tiny" / "gate",
-            "--out",
-            folder,
-            "--batch-size",
-            "256",
-            *more,
-        )
-        return json.loads((folder / "report.json").read_text(encoding="utf-8"))
-
-    def bad(name):
-        if name != "helpful":
-            run("dpo.py", "--model", sft, "--data", pairs[name], "--out", out / name, *words[name])
-        model = demo / name if name == "helpful" else out / name
-        report = gate(out / f"gate-{name}", model, "--max-tokens", 96)
-        return {
-            "run": name,
-            "verdict": report["verdict"],
-            "why": report["why"],
-            "right": report["verdict"] == "BLOCK" and bool(re.search(REASONS[name], report["why"])),
-        }
-
-    def same(seed):
-        report = gate(
-            out / "same" / str(seed) / "gate", sft, "--max-tokens", 48, "--seed", seed
-        )  # borrows nothing
-        return {
-            "run": "same",
-            "seed": seed,
-            "verdict": report["verdict"],
-            "why": report["why"],
-            "answers": sum(s["n"] * s["k"] for s in report["slices"].values()),
-            "seconds": report["seconds"],
-        }
-
+    pairs = one_sided_pairs(demo, out)
+    lines = []
     with ThreadPoolExecutor(2) as pool:
-        for line in pool.map(bad, REASONS):
+        for line in pool.map(partial(bad_run, demo, out, pairs), REASONS):
             print(json.dumps(line), flush=True)
-        lines = []
-        for line in pool.map(same, range(1, args.seeds + 1)):
+        for line in pool.map(partial(same_policy, demo, out), range(1, args.seeds + 1)):
             lines.append(line)
             print(json.dumps(line), flush=True)
     if lines:
-        print(
-            json.dumps(
-                {
-                    "run": "same, all",
-                    "verdicts": Counter(line["verdict"] for line in lines),
-                    "answers": sum(line["answers"] for line in lines) / len(lines),
-                }
-            )
-        )
+        verdicts = Counter(line["verdict"] for line in lines)
+        answers = sum(line["answers"] for line in lines) / len(lines)
+        print(json.dumps({"run": "same, all", "verdicts": verdicts, "answers": answers}))
 
 
 if __name__ == "__main__":
