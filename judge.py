@@ -29,8 +29,6 @@ from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from scipy.stats import norm
-
 from common import cost_line, money
 from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.filters import BROKEN, find_flags, flag_groups, read_words
@@ -143,7 +141,7 @@ def calibrate(columns, raw):
             mean, spread = (sum(part) / len(units_of_digits) for part in zip(*units_of_digits))
             combined.append(min(max(mean + spread * z, 0.0), 5.0))
         else:
-            combined.append(5 * float(norm.cdf(z)))
+            combined.append(5 * normal_share(z))
     return combined
 
 
@@ -155,6 +153,13 @@ def overall_scores(columns):
         scores.append([vote["score"] for vote in votes])
         raw.append(any(vote["raw"] for vote in votes))
     return calibrate(scores, raw)
+
+
+def normal_share(z):
+    """The share of a standard normal distribution that lies below z."""
+    from scipy.stats import norm  # an extra: loaded where it is used
+
+    return float(norm.cdf(z))
 
 
 def mean_and_spread(column):
@@ -263,7 +268,7 @@ def preference(pick):
         return sum(pick.both_orders) / 2
     if None in (chosen["sd"], rejected["sd"], chosen["judged"], rejected["judged"]):
         return 0.5
-    return max(0.5, float(norm.cdf((chosen["judged"] - rejected["judged"]) / spread(pick))))
+    return max(0.5, normal_share((chosen["judged"] - rejected["judged"]) / spread(pick)))
 
 
 def certainty(pick):

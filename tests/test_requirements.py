@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, run_script, sft_rows, text_of, write
+from conftest import ROOT, sft_rows, text_of, write
 
 from posttrain.cli import run_stage
 from posttrain.train import curves
@@ -107,7 +107,8 @@ def run_without(missing, script, *words):
     """A stage where some libraries are not installed."""
     path = str(ROOT / f"{script}.py")
     code = WITHOUT.format(missing=missing, script=script, path=path)
-    return run_script(script, *words, code=code)
+    command = [sys.executable, "-c", code, *(str(word) for word in words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_training_and_its_warning_without_extras(base, tmp_path):
@@ -128,6 +129,13 @@ def test_an_endpoint_without_its_library_is_one_line(tmp_path):
     ended = run_without(["openai"], "gen_candidates", *words, "--out", tmp_path / "c.jsonl")
     assert ended.returncode == 2 and "Traceback" not in ended.stderr
     expected = "gen_candidates.py: this needs openai, which is not installed: pip install openai"
+    assert ended.stderr.splitlines()[-1] == expected
+
+
+def test_the_gate_without_its_statistics_is_one_line_and_no_block():
+    ended = run_without(["scipy"], "gate", "--power", "--suite", ROOT / "data/gate")
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    expected = "gate.py: this needs scipy, which is not installed: pip install scipy"
     assert ended.stderr.splitlines()[-1] == expected
 
 

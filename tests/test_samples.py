@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 from posttrain.gating.rule import PROFILES
-from posttrain.gating.suite import TYPES, read_policy, read_suite
+from posttrain.gating.suite import SUITE_TYPES, read_policy, read_suite
 from posttrain.verify.calls import check_call, parse_call
 from posttrain.verify.checks import check_fields, verify
 from posttrain.verify.values import is_number
@@ -210,7 +210,10 @@ def test_tools_and_suites():
     for item in items:
         verifiable = {"answer", "call", "sql", "constraints", "expected", "tests"} & item.keys()
         assert bool(verifiable) is (item["type"] not in ("judge", "budget")), item["id"]
-    assert {item["type"] for item in [*items, *read_suite(DATA / "ab.jsonl")]} == {*TYPES}
+    recorded = [*read_suite(DATA / "ab.jsonl"), *read_suite(DATA / "scored.jsonl")]
+    assert {item["type"] for item in [*items, *recorded]} == {
+        item_type.scored_as for item_type in SUITE_TYPES.values()
+    }
     policies, limits = read_policy(
         DATA / "policy.jsonl", {item["slice"] for item in items}, PROFILES["hobby"]
     )

@@ -15,9 +15,9 @@ from conftest import (
     write,
 )
 
+import gate
 from judge import find_flags
 from posttrain.cli import BadInput, at_least, parser, run_stage
-from posttrain.gating import answers
 from posttrain.judging.constitution import overall_score
 from posttrain.train import training_run
 from posttrain.verify.checks import verify
@@ -210,7 +210,7 @@ def test_a_changed_verifier_grades_the_cached_baseline_anew(base, tmp_path, monk
         "a finished gate repeats its verdict"
     )
     assert (tmp_path / "g1" / "report.json").read_bytes() == seen
-    monkeypatch.setattr(answers, "verify", lambda item, text, *_: {"ok": False})
+    monkeypatch.setattr(gate, "verify", lambda item, text, *_, **__: {"ok": False})
     run_main("gate", *words, "--out", tmp_path / "g2")
     report = json.loads((tmp_path / "g2" / "report.json").read_text())
     assert report["slices"]["a"]["baseline"] == 0.0

@@ -10,8 +10,6 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
-from scipy.stats import t as student
 
 MISSES = 0.05  # share of the draws in which an interval does not hold the truth: 95 % intervals
 
@@ -97,6 +95,8 @@ def pool(parts):
 @cache
 def quantile(level, df):
     """Quantile of Student's t with df degrees of freedom, 1 at least; math.inf: of the normal."""
+    from scipy.stats import t as student  # an extra: loaded where it is used
+
     return float(student.ppf(level, max(df, 1)))
 
 
@@ -107,6 +107,8 @@ def half_width(estimate, misses=MISSES):
 
 def p_drop(estimate):
     """One-sided p of "it did not fall"; one half where the error is infinite."""
+    from scipy.stats import t as student
+
     return float(student.cdf(estimate.mean / estimate.error, max(estimate.df, 1)))
 
 
@@ -151,9 +153,9 @@ def win_rate(p, lengths, rivals, groups, *, looks=1):
     error = max(error, (2 + 2 * math.cosh(theta)) / difference.clusters)
     width = half_width(Difference(theta, error, difference.clusters), MISSES / looks)
     return result | {
-        "length_controlled": float(expit(theta)),
-        "lc_low": float(expit(theta - width)),
-        "lc_high": float(expit(theta + width)),
+        "length_controlled": float(logistic(theta)),
+        "lc_low": float(logistic(theta - width)),
+        "lc_high": float(logistic(theta + width)),
     }
 
 
@@ -163,6 +165,13 @@ def lengths_meet(gap, length_ratio):
     longer = np.mean(gap >= 0) >= LEAST_SHARE_EACH_WAY
     least, most = LENGTH_RATIOS
     return bool(shorter and longer and least <= length_ratio <= most)
+
+
+def logistic(x):
+    """1 / (1 + e^-x)."""
+    from scipy.special import expit
+
+    return expit(x)
 
 
 def rate_at_equal_lengths(p, gap, groups):
@@ -185,7 +194,7 @@ def rate_at_equal_lengths(p, gap, groups):
     # Newton's method.
     beta = np.zeros(len(columns))
     for _ in range(50):
-        q = expit(X @ beta)
+        q = logistic(X @ beta)
         A = X.T @ (X * (q * (1 - q))[:, None])
         if np.linalg.eigvalsh(A)[0] < 1e-6 * len(p):
             return None

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
 
 from posttrain.cli import BadInput
 from posttrain.gating.measures import Difference, differences, quantile
@@ -257,6 +256,8 @@ class SimulatedGate:
         block_low, block_high   95 % interval of BLOCK (Wilson)
         answers                 of the candidate, on average
         """
+        from scipy.stats import binomtest  # an extra: loaded where it is used
+
         rng = np.random.default_rng(seed)
         outcomes = [self.run(drops, rng, placebo) for _ in range(runs)]
         verdicts = Counter(outcome.verdict for outcome in outcomes)

@@ -6,8 +6,6 @@
 from collections import Counter
 from itertools import chain, combinations
 
-from scipy.stats import spearmanr
-
 KEPT = "kept"  # the outcome of a prompt whose pair is written
 NEARLY_SAME = 0.6  # kappa of two judges above which the second adds little
 
@@ -106,7 +104,11 @@ def length_correlation(rows):
     """
     pairs = [(row["judged"], row.get("tokens", 0)) for row in rows if row["judged"] is not None]
     varied = [len(set(values)) > 1 for values in zip(*pairs)]
-    return float(spearmanr(pairs).statistic) if pairs and all(varied) else None
+    if not pairs or not all(varied):
+        return None
+    from scipy.stats import spearmanr  # an extra: loaded where it is used
+
+    return float(spearmanr(pairs).statistic)
 
 
 # ---- the report ----------------------------------------------------------------------------------

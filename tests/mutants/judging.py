@@ -388,8 +388,8 @@ MUTANTS = [
     Mutant(
         "posttrain/judging/reliability.py",
         "length_correlation",
-        "pairs and all(varied)",
-        "pairs",
+        "not pairs or not all(varied)",
+        "not pairs",
         ["tests/judging/test_reliability.py::test_length_correlation"],
     ),
     # grades, calibration, pairs, a second round
@@ -459,8 +459,8 @@ MUTANTS = [
     Mutant(
         "judge.py",
         "preference",
-        'norm.cdf((chosen["judged"] - rejected["judged"]) / spread(pick))',
-        'norm.sf((chosen["judged"] - rejected["judged"]) / spread(pick))',
+        'normal_share((chosen["judged"] - rejected["judged"]) / spread(pick))',
+        '1 - normal_share((chosen["judged"] - rejected["judged"]) / spread(pick))',
         ["tests/test_judge.py::test_preference"],
     ),
     Mutant(
