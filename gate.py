@@ -40,6 +40,7 @@ from posttrain.gating.report import html, markdown
 from posttrain.gating.rule import PROFILES, sequential
 from posttrain.gating.suite import IN_SLICES, ONCE, RECORDED, at, read_policy, read_suite
 from posttrain.gating.summary import Evidence, summarise, unscored_slices
+from posttrain.gating.text import between, points
 from posttrain.judging.constitution import read_constitution
 from posttrain.judging.judges import Judge
 from posttrain.model.load import load_tokenizer
@@ -117,7 +118,8 @@ BUDGET_SENTENCES = {
     "limit {limit:.2f}",
     "slice_tokens": "right answers in {slice} take {ratio:.2f} times the tokens [{low:.2f}, "
     "{high:.2f}], limit {limit:.2f}",
-    "truncated": "{ratio:.1%} more answers are cut off [{low:.1%}, {high:.1%}], limit {limit:.0%}",
+    "truncated": "the share of answers that are cut off grew by {ratio:.1f} points [{low:.1f}, "
+    "{high:.1f}], limit {limit:.0f}",
     "latency": "an answer takes {ratio:.2f} times as long [{low:.2f}, {high:.2f}], limit {limit}",
     "cost": "a request costs {ratio:.2f} times as much, limit {limit}",
 }
@@ -150,7 +152,8 @@ def decide(slices, overall, canaries, budgets=None, *, unscored=()):
     sentence = "no slice fell; no improvement shown"
     if overall["low"] > 0:
         sentence = "no slice fell; improved"
-    sentence += ": {delta:+.1%} over all slices [{low:+.1%}, {high:+.1%}]".format(**overall)
+    interval = between(overall["low"], overall["high"])
+    sentence += f": {points(overall['delta'])} points over all slices {interval}"
     soft = [name for name in slices if name not in hard and slices[name]["verdict"] != "CLEAR"]
     if soft:
         sentence += f"; not clear, but soft: {', '.join(soft)}"
@@ -165,8 +168,8 @@ def falls(slices):
     for name in failed[:SHOWN]:
         numbers = slices[name]
         note = f"; {numbers['note']}" if numbers.get("note") else ""
-        points = -100 * numbers["delta"]
-        sentences.append(f"{name} fell by {points:.1f} points (p = {numbers['p_drop']:.1g}{note})")
+        drop = -100 * numbers["delta"]
+        sentences.append(f"{name} fell by {drop:.1f} points (p = {numbers['p_drop']:.1g}{note})")
     if len(failed) > SHOWN:
         sentences[0] = f"{len(failed)} of {len(slices)} slices fell: {sentences[0]}"
         sentences[-1] += f"; and {', '.join(failed[SHOWN:])}"
@@ -183,7 +186,14 @@ def overdrawn(budgets):
     failed = [name for name, budget in budgets.items() if budget and budget["fail"]]
     if "tokens" in failed and "slice_tokens" in failed:
         failed.remove("slice_tokens")
-    return [BUDGET_SENTENCES[name].format(**budgets[name]) for name in failed]
+    sentences = []
+    for name in failed:
+        numbers = dict(budgets[name])
+        if name == "truncated":  # a difference of shares
+            for key in ("ratio", "low", "high", "limit"):
+                numbers[key] = 100 * numbers[key]
+        sentences.append(BUDGET_SENTENCES[name].format(**numbers))
+    return sentences
 
 
 def need_of(name, numbers):

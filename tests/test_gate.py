@@ -58,7 +58,7 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
             [],
             {},
             "SHIP",
-            "no improvement shown: .0.0% over all slices",
+            r"no improvement shown: \+0.0 points over all slices \[",
         ),
         (
             {"a": piece("CLEAR")},
@@ -66,7 +66,7 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
             [],
             {},
             "SHIP",
-            "; improved: .10.0%",
+            r"; improved: \+10.0 points over all slices \[",
         ),
         (
             {"a": piece("CLEAR"), "b": piece("FAIL")},
@@ -217,7 +217,7 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
             [],
             {"truncated": OVER | {"ratio": 0.2, "low": 0.1, "high": 0.3, "limit": 0.05}},
             "BLOCK",
-            r"20.0% more answers are cut off \[10.0%, 30.0%\], limit 5%",
+            r"are cut off grew by 20.0 points \[10.0, 30.0\], limit 5$",
         ),
         (
             {"a": piece("CLEAR")},
@@ -1192,7 +1192,7 @@ def test_long_answers_block(scripted, tmp_path):
     assert gates(suite, tmp_path / "free", "--policy", policy) == 0
     gates = scripted(lambda role, prompt, seed: ("4", "length" if role == "candidate" else "stop"))
     assert gates(suite, tmp_path / "cut") == 1
-    assert "100.0% more answers are cut off" in report_of(tmp_path / "cut")["why"]
+    assert "answers that are cut off grew by 100.0 points" in report_of(tmp_path / "cut")["why"]
 
 
 def test_over_refusal_is_named(scripted, tmp_path):

@@ -74,11 +74,6 @@ def reasons(report):
     return sentences
 
 
-def one_line(report, name=None):
-    """Verdict, name (of the candidate, if there is none) and reason, as one line of a terminal."""
-    return fit(flat(f"{title(report)} {name or report['candidate']}: {report['why']}"), COLUMNS)
-
-
 # ---- the parts, in reading order -----------------------------------------------------------------
 
 

@@ -364,7 +364,7 @@ def test_texts_cannot_leave_their_place(pages):
 
 def test_nothing_hides_and_nothing_reorders(pages):
     report, page = pages["hostile"]
-    for text in (page, room.markdown(report), room.one_line(report)):
+    for text in (page, room.markdown(report)):
         bad = {c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")} - set(
             "\n\u200d"
         )
@@ -409,7 +409,6 @@ def test_no_line_is_wider_than_a_terminal(name):
     report = full(text=name * 3, name=name)
     text = room.markdown(report)
     assert max(width(line) for line in text.split("\n")) <= 110
-    assert width(room.one_line(report)) <= 110
     words = " ".join(text.split())
     for said in ("1 of 3 pass", "55.0%", "tokens per answer", "outside support", "48 of 50"):
         assert said in words
@@ -427,14 +426,6 @@ def test_the_tables_are_aligned(name):
         assert table[3].startswith("| arithmetic, spelled out ")
     assert "verdict" in tables[0][0] and "delta, points [95 %]" in tables[0][0]
     assert "greedy" in tables[-1][0]
-
-
-def test_one_line():
-    assert room.one_line(bare()) == ("NOT ENOUGH DATA runs/dpo: the suite has no comparable slice")
-    assert room.one_line(bare() | {"verdict": "SHIP"}, "kto").startswith("SHIP kto: the suite")
-    long = room.one_line(full() | {"why": "many words " * 30})
-    assert long.startswith("BLOCK - CONTAMINATED runs/dpo: many words") and long.endswith("…")
-    assert len(long) == 110 and "\n" not in long
 
 
 def test_the_text_shows_the_first_flips():

@@ -747,16 +747,6 @@ REPORT = faults(
             "test_no_line_is_wider_than_a_terminal",
         ),
         (
-            "one_line",
-            """
-                f"{title(report)} {name or report['candidate']}: {report['why']}"
-            """,
-            """
-                f"{title(report)} {report['candidate']}: {report['why']}"
-            """,
-            "test_one_line",
-        ),
-        (
             "html",
             "environment.get_template",
             "environment.overlay(autoescape=False).get_template",
