@@ -195,10 +195,13 @@ def phases(args):
     for name in ("dpo", "ipo", "kto", "helpful"):
         if name in names:
             gates.append([run.gate_against_sft(run.prefix + name)])
+    if by_judge:
+        # How often is the gate wrong? The rule on redrawn answers of SFT.
+        gates.append([["gate.py", "--selftest", "--out", run.path("gate-sft")]])
 
     leave_unsafe_out = partial(without_slice, ROOT / pairs, ROOT / helpful, "unsafe")
     show_answers = partial(print_answers, ROOT / args.out, ROOT / args.suite)
-    plan = [
+    return [
         Phase(
             "stage A: supervised fine-tuning of the tiny base on chatty, slightly wrong examples",
             [[first]],
@@ -213,23 +216,13 @@ def phases(args):
             [[run.gate_against_sft("sft")], *([training[name]] for name in names)],
             before=None if args.labels == "random" else leave_unsafe_out,
         ),
-        Phase("step 5: the gate, on held-out prompts", gates),
-    ]
-    if by_judge:
-        plan.append(
-            Phase(
-                "how often is this gate wrong? The rule on redrawn answers of SFT",
-                [[["gate.py", "--selftest", "--out", run.path("gate-sft")]]],
-            )
-        )
-    plan.append(
+        Phase("step 5: the gate, on held-out prompts; at the end how often it is wrong", gates),
         Phase(
             "results",
             [[["bench/table.py", args.out]]],
             before=show_answers if by_judge else None,
-        )
-    )
-    return plan
+        ),
+    ]
 
 
 def without_slice(source, target, name):

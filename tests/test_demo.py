@@ -129,7 +129,7 @@ def test_commands_parse(labels):
         importlib.import_module(Path(script).stem).parse_args(words)
 
 
-@pytest.mark.parametrize(("labels", "count"), [("judge", 6), ("rules", 5), ("random", 5)])
+@pytest.mark.parametrize(("labels", "count"), [("judge", 5), ("rules", 5), ("random", 5)])
 def test_phases_have_something_to_do(labels, count):
     plan = demo.phases(demo.parse_args(["--labels", labels]))
     assert len(plan) == count and all(phase.tasks and all(phase.tasks) for phase in plan)
@@ -220,7 +220,7 @@ def test_it_runs_to_the_end_in_a_folder_with_a_space(kit):
     lines = printed.splitlines()
     assert max(map(len, lines)) <= demo.WIDTH
     assert [line.split()[1] for line in lines if line.startswith("== ")] == [
-        f"{n}/6" for n in range(1, 7)
+        f"{n}/5" for n in range(1, 6)
     ]
     calls = [json.loads(line) for line in (kit / "calls.txt").read_text().splitlines()]
     expected = commands("--out", "my runs/x")
@@ -248,7 +248,7 @@ def test_a_failed_command_ends_it(kit):
     printed, errors = ended.communicate(timeout=300)
     assert ended.returncode == 5
     assert errors == "demo.py: failed with exit code 5:\ntwo\nthree\nfour\n"
-    assert "$ python judge.py" in printed and "3/6" not in printed
+    assert "$ python judge.py" in printed and "3/5" not in printed
     again = start(kit)
     assert again.communicate(timeout=300) and again.returncode == 0, "the same command goes on"
 

@@ -52,8 +52,6 @@ def load_model(name, quantize="auto", trainable=False, classifier=False):
     model, with one score. The weights are frozen; a run's adapter stays apart from them, and learns
     when `trainable`. BadInput when nothing can be loaded.
     """
-    from peft import PeftModel  # seconds to load: --help and --plan do without
-
     base, adapter = resolve_model(name)
     options = number_format(quantize)
     try:
@@ -66,6 +64,8 @@ def load_model(name, quantize="auto", trainable=False, classifier=False):
         model = architecture.from_pretrained(base, config=config, **options)
         model.requires_grad_(False)
         if adapter:
+            from peft import PeftModel  # seconds to load: a model without an adapter does without
+
             model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except BadInput:  # it is a ValueError, and has its own words
         raise
