@@ -172,7 +172,11 @@ def test_resume_after_a_cut_at_any_byte(base, prompts, tmp_path, monkeypatch):
     monkeypatch.setattr(
         gen_candidates, "load_model", lambda *_: model
     )  # what is tested is the file
-    for cut in [*range(0, len(data), 211), len(data) - 1, len(data)]:
+    ends = [place + 1 for place, byte in enumerate(data) if byte == ord("\n")]
+    cuts = {0, 1, len(data) - 1, len(data)}
+    for end in (ends[0], ends[len(ends) // 2], ends[-2]):  # whole lines, torn ones, half a line
+        cuts |= {end - 1, end, end + 40}
+    for cut in sorted(cuts):
         out = tmp_path / "cut.jsonl"
         out.write_bytes(data[:cut])
         record = json.loads((tmp_path / "whole.run.json").read_text())

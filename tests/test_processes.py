@@ -44,8 +44,8 @@ def start_two(forker, folder, argv, **more):
     return [process.wait() for process in started]
 
 
-CASES = [("sft", "ddp", "none"), ("dpo", "fsdp", "nf4"), ("kto", "fsdp", "none")]
-MORE_CASES = [("dpo", "ddp", "none"), ("kto", "ddp", "none")]
+CASES = [("sft", "ddp", "none"), ("dpo", "fsdp", "nf4")]
+MORE_CASES = [("dpo", "ddp", "none"), ("kto", "ddp", "none"), ("kto", "fsdp", "none")]
 
 
 def training_words(base, tmp_path, stage, quantize):

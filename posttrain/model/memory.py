@@ -141,8 +141,9 @@ class OneInMemory:
     def get(self, name, load):
         """The model of this name; load() makes it unless it is the one that is held."""
         if self.name != name:
-            self.name = self._model = None
-            free_memory()
+            if self._model is not None:
+                self.name = self._model = None
+                free_memory()
             self._model = load()
             self.name = name
         return self._model
