@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from posttrain.gating.figures import LOOKS, figures_of
+from posttrain.gating.rule import ALPHA
 from posttrain.gating.text import (
     COLUMNS,
     between,
@@ -114,8 +115,22 @@ def slice_part(slices, overall):
         )
     if not all(numbers["hard"] for numbers in slices.values()):
         lines.append("(soft): this slice may fall without blocking.")
+    lines += levels_told(slices)
     rows = [slice_row(name, numbers) for name, numbers in slices.items()]
     return Part("Slices", lines, rows)
+
+
+def levels_told(slices):
+    """What p, interval and k of a row mean."""
+    levels = sorted({numbers["level"] for numbers in slices.values()})
+    if not levels:
+        return []
+    limits = " or ".join(f"{level:.2g}" for level in levels)
+    return [
+        f"A slice fails where the p of a drop is below {limits} ({100 * ALPHA:g} % over all slices "
+        "and looks). Intervals hold at whichever look the run ended. k: answers of the candidate "
+        "to each prompt."
+    ]
 
 
 def slice_row(name, numbers):
@@ -181,8 +196,8 @@ def canary_part(canaries):
         "quarantined": [c for c in canaries if not c["baseline"]],
     }
     meaning = {
-        "failed": "again when asked once more",
-        "flaky": "failed once, not again",
+        "failed": "and one of two more answers",
+        "flaky": "failed once, passed twice",
         "quarantined": "the baseline fails them, too",
     }
     count = len(canaries) - len(kinds["quarantined"])
@@ -260,8 +275,8 @@ class BudgetForm(NamedTuple):
 
 
 BUDGET_FORMS = {
-    "tokens": BudgetForm("tokens per answer", "{:.1f}".format, times),
-    "slice_tokens": BudgetForm("most in a slice", "{:.1f}".format, times),
+    "tokens": BudgetForm("tokens of a right answer", "{:.1f}".format, times),
+    "slice_tokens": BudgetForm("the same, most in a slice", "{:.1f}".format, times),
     "truncated": BudgetForm("truncated answers", share, points, " points"),
     "latency": BudgetForm("seconds, median", "{:.3g}".format, times),
     "cost": BudgetForm("cost of 1,000 requests", "{:.4g}".format, times),

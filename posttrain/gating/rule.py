@@ -192,8 +192,10 @@ def describe(difference, policy, verdict, *, hypotheses, looks):
 
     delta      candidate minus baseline, with "low" and "high", its 95 % interval. It is a
                repeated one: it holds at whichever look the run ended (level ALPHA / looks)
+    error      standard error of delta, as the rule takes it (see paired); None: infinite
     clusters   that it rests on
     p_drop     of one test alone, one-sided
+    level      a hard slice fails where p_drop is below it: ALPHA / (hypotheses x looks)
     need       clusters that would clear the slice; None where it is decided, or no number would
     mde        smallest drop that would be blocked in POWER of the runs (minimal detectable
                effect)
@@ -208,8 +210,10 @@ def describe(difference, policy, verdict, *, hypotheses, looks):
     return {
         "delta": mean,
         **interval(difference, times),
+        "error": error if math.isfinite(error) else None,
         "clusters": clusters,
         "p_drop": p_drop(difference),
+        "level": level,
         "verdict": verdict,
         "need": need,
         "mde": min(mde, 1.0),

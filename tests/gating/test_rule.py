@@ -137,6 +137,8 @@ def test_describe_gives_repeated_intervals():
         tests = 9 if once else 36
         mde = 0.03 * (student.ppf(1 - 0.05 / tests, 59) + student.ppf(0.8, 59))
         assert numbers["mde"] == pytest.approx(mde)
+        assert numbers["level"] == pytest.approx(0.05 / tests)
+        assert numbers["error"] == 0.03
     assert numbers["p_drop"] == pytest.approx(student.cdf(-2 / 3, 59))
     assert (numbers["delta"], numbers["clusters"]) == (-0.02, 60)
 
@@ -149,7 +151,7 @@ def test_describe_keeps_the_verdict_and_stays_within_bounds():
     assert described(Difference(0.9, 0.3, 9), policy())["high"] == 1.0
     assert described(Difference(-0.9, 0.3, 9), policy())["low"] == -1.0
     alone = described(Difference(0.5, math.inf, 1), policy())
-    assert json.dumps(alone, allow_nan=False)
+    assert json.dumps(alone, allow_nan=False) and alone["error"] is None
     assert (alone["low"], alone["high"], alone["need"], alone["p_drop"]) == (-1.0, 1.0, None, 0.5)
 
 
