@@ -103,8 +103,9 @@ class PairLoss(NamedTuple):
 
     # (chosen [B], rejected [B], beta, label_smoothing) -> losses [B]
     function: Callable
-    # beta -> the loss where chosen and rejected are 0
-    at_zero: Callable
+    # beta -> the loss where chosen and rejected are 0: its value before step 1, which is checked.
+    # None where needs_reference is False: the policy's own logps are not 0 then.
+    at_zero: Callable | None
     # The default of --beta.
     beta: float
     # chosen and rejected are divided by the tokens of their answers (--ipo-length mean).

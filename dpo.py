@@ -53,7 +53,8 @@ def parse_args(argv=None):
     positive, share = at_least(1e-6, float), at_least(0, float, 0.499)
     method.add_argument("--ref", help="reference policy (default: --model as it is before step 1)")
     method.add_argument("--loss", choices=PAIR_LOSSES, default="dpo", help="preference loss")
-    method.add_argument("--beta", type=positive, help="higher stays closer (dpo 0.1, ipo 1.0)")
+    betas = ", ".join(f"{name} {loss.beta}" for name, loss in PAIR_LOSSES.items())
+    method.add_argument("--beta", type=positive, help=f"dpo, ipo: higher stays closer ({betas})")
     method.add_argument("--label-smoothing", type=share, default=0.0, help="share of wrong labels")
     method.add_argument(
         "--soft-labels", action="store_true", help="use each row's p, a probability"
@@ -238,7 +239,7 @@ def main(args):
         )
 
     # The loss. Where the run starts at its reference, all ratios are 0 before step 1, so that the
-    # loss has a known value (ln 2 for DPO).
+    # loss has a known value (ln 2 for DPO). Without a reference it has none.
     loss_of_pack = partial(
         pack_loss,
         model,
@@ -251,12 +252,12 @@ def main(args):
     )
     losses_of = partial(each_pack, loss_of_pack)  # packs -> the loss of each, one in memory
     first = [rows[n] for n in steps[0]]
-    if starts_at_reference:
+    if not args.ref:
         check_start(
             args.loss.upper(),
             partial(each_pack, partial(loss_of_pack, nll_weight=0.0)),  # NLL is not 0 there
             all_packs(first, args.pack_tokens, model),
-            spec.at_zero(args.beta),
+            spec.at_zero(args.beta) if spec.needs_reference else None,
             model=model,
         )
     if args.selfcheck:

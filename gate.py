@@ -147,7 +147,8 @@ def decide(slices, overall, canaries, budgets=None, *, unscored=()):
     needs = [need_of(name, hard[name]) for name in hard if hard[name]["verdict"] == "UNSURE"]
     needs += [f"{name} has too many items without a score" for name in unscored]
     if needs or not hard:
-        return "NOT ENOUGH DATA", at_most_five(needs) or "the suite has no comparable slice"
+        nothing = "no slice is hard" if slices else "the suite has no comparable slice"
+        return "NOT ENOUGH DATA", at_most_five(needs) or nothing
 
     sentence = "no slice fell; no improvement shown"
     if overall["low"] > 0:
@@ -235,6 +236,12 @@ def read_items(args, checks):
 
     type_of_slice = {item["slice"]: item["type"] for item in items if item["type"] in IN_SLICES}
     policies, limits = read_policy(args.policy, [*type_of_slice], PROFILES[args.profile])
+    for budget, flag, is_given in (
+        ("latency", "--latency N", args.latency),
+        ("cost", "--price-gpu-hour", args.price_gpu_hour),
+    ):
+        if limits[budget] is not None and not is_given:
+            print(f"note     the limit of {budget} is not looked at: it needs {flag}")
     is_greedy = args.temperature == 0 and args.model_temperature in (None, 0)
     for name, policy in policies.items():
         policy["once"] = is_greedy or type_of_slice[name] in ONCE
@@ -311,7 +318,9 @@ def plan_run(args, items, asked_items, policies, *, sides, key):
     """Print what the run is going to take -> the forecast."""
     lent = Counter()
     if sides:
-        lent.update(row["id"] for row in lendable(args.out, key, sides["baseline"].keys))
+        sampled = {item["id"] for item in of_type(asked_items, "verify", "judge")}
+        rows = lendable(args.out, key, sides["baseline"].keys)
+        lent.update(row["id"] for row in rows if row["id"] in sampled)
     expected, at_most = answers_to_make(
         asked_items, policies, PROFILES[args.profile]["looks"], temperatures_of(args), lent=lent
     )

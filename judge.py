@@ -99,7 +99,10 @@ def parse_args(argv=None):
     add("--seed", type=int, default=0, help="of --judge random")
 
     add = p.add_argument_group("look before you pay").add_argument
-    prompt = "print all that the judge reads of the first N prompts; load no model; exit"
+    prompt = (
+        "print what the judge reads of the first N prompts (an answer with every question, and a "
+        "pair); load no model; exit"
+    )
     add("--show-prompt", type=at_least(1), metavar="N", help=prompt)
     plan = "print tokens, seconds, cost; load no model; exit"
     add("--plan", action="store_true", help=plan)
@@ -362,8 +365,10 @@ def ask_more(prompts, picks, good, bad):
 
 
 def why_more(answers, pick, good, bad):
-    """Why a prompt deserves more candidates: none is good, or they divide, or the orders do."""
-    scores = [-1.0 if answer["score"] is None else answer["score"] for answer in answers]
+    """Why a prompt deserves more candidates: none is good, they divide, or the orders do."""
+    scores = [answer["score"] for answer in answers if answer["score"] is not None]
+    if not scores:
+        return "no score"
     if max(scores) < good:
         return "all fail"
     if min(scores) <= bad or pick.reason in ("orders disagree", "the pair says otherwise"):
@@ -407,7 +412,7 @@ def check_candidate(row, earlier, constitution, checks):
         raise BadInput("stands for two different prompts in --data; ids must be unique")
     if row["candidate"] in [other["candidate"] for other in earlier]:
         raise BadInput(
-            f"candidate {row['candidate']} occurs in two files; number a second round with "
+            f"candidate {row['candidate']} occurs twice; number a second round with "
             "gen_candidates.py --first"
         )
     criteria, _ = rubric_for(constitution, row.get("slice"), row["prompt"])
@@ -474,7 +479,18 @@ def judged_rows(rows, verdicts, votes, *, judges, constitution):
         if len(judges) > 1:
             fields["votes"] = [{"judge": name} | vote for name, vote in zip(judges, row_votes)]
         judged.append(row | fields)
+    refuse_unscored(judged)
     return judged
+
+
+def refuse_unscored(rows):
+    """BadInput when the judges could not score a single answer: nothing is learned from that."""
+    if all(row["judged"] is None for row in rows):
+        raise BadInput(
+            f"not one of {len(rows)} answers has a score (a judge gives digits less than half of "
+            "its probability, or its replies are no verdicts): look at --show-prompt, or take "
+            "another --judge and --out"
+        )
 
 
 def means_of_votes(votes):
@@ -570,6 +586,10 @@ def judge_names(names, endpoint):
     """Names of the judges; those of an endpoint as NAME@URL."""
     if not endpoint:
         return names
+    if not endpoint.startswith("http"):
+        raise BadInput(
+            f"--endpoint {endpoint}: expected a URL that begins with http:// or https://"
+        )
     return [name if name == "random" else f"{name}@{endpoint}" for name in names]
 
 
@@ -593,13 +613,13 @@ def forecast_run(args, judges, prompts, checks):
 
 def input_files(args, names):
     """Whatever on this machine decides on the result: it is hashed, and must not change."""
-    local = [name for name in names if name != "random" and "@" not in name]
+    local = [name for name in names if name != "random" and "@http" not in name]
     paths = [*args.data, args.constitution, *local, *args.facts, args.words, args.verifiers]
     return [path for path in paths if path]
 
 
 def print_prompts(judges, prompts):
-    """Print all that each judge reads of prompts: see Judge.texts."""
+    """Print what each judge reads of prompts, by the example of an answer and a pair."""
     for judge in judges:
         for answers in prompts:
             for heading, text in judge.texts(answers):

@@ -6,7 +6,8 @@ has the field, beside whatever else the row has:
     {"prompt": "When did it open? Answer as YYYY-MM-DD.", "regex": "[0-9]{4}-[0-9]{2}-[0-9]{2}"}
 
 It gets the answer's text and the field's value, and `row`, the whole record, if it asks for it.
-True: right. False: wrong. None: cannot tell, and then a judge decides.
+True: right. False: wrong. None: cannot tell; then the judge decides in judge.py, and in gate.py the
+item has no score.
 """
 
 import re

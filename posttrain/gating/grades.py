@@ -42,8 +42,9 @@ def grade_verified(item, answers, draws):
         right = [answer for answer in counted[role] if answer.ok and answer.text.strip()]
         if right:
             scores[f"right_tokens_{role}"] = mean_tokens(right)
-        if "greedy" in answers[role]:
-            scores[f"greedy_{role}"] = float(answers[role]["greedy"].ok)
+        greedy = answers[role].get("greedy")
+        if greedy and greedy.ok is not None:
+            scores[f"greedy_{role}"] = float(greedy.ok)
 
     worst = min(counted["candidate"], key=lambda answer: answer.ok)
     best = max(counted["baseline"], key=lambda answer: answer.ok)

@@ -54,11 +54,14 @@ BUDGETS = {
 MOST_ITEMS = 10**9
 
 
-def need(good, field, expected, got=""):
+UNSAID = object()
+
+
+def need(good, field, expected, got=UNSAID):
     """BadInput that names the field and what it is, unless `good`."""
     if good:
         return
-    value = "" if got == "" else f", got {str(got)[:60]!r}"
+    value = "" if got is UNSAID else f", got {str(got)[:60]!r}"
     raise BadInput(f"field '{field}': expected {expected}{value}")
 
 
@@ -80,7 +83,8 @@ def read_verifiers(item, type_name, checks):
     need(
         any(field in item for field in checks),
         "type",
-        f"another one, or something to verify ({', '.join(checks)})",
+        f"another one, or a field to verify ({', '.join(checks)}; is one misspelt, or "
+        "--verifiers missing?)",
         type_name,
     )
 

@@ -42,6 +42,7 @@ from posttrain.judging.verdicts import (
     find_way,
     judge_endpoint,
     pair_endpoint,
+    pair_requests,
     score_requests,
 )
 from posttrain.model.family import is_classifier
@@ -262,8 +263,12 @@ class EndpointJudge:
         constitution = self.judge.constitution
         tokens = 0
         for case in cases:
-            for request in score_requests(constitution, case, JSON):
-                tokens += len(request["messages"][0]["content"]) // 4 + 20
+            tokens += sum(map(request_tokens, score_requests(constitution, case, JSON)))
+        several = [case for case in cases if len(case.completions) > 1][:SAMPLE]
+        for case in several:
+            pair = case._replace(completions=case.completions[:2])
+            of_pair = sum(map(request_tokens, pair_requests(constitution, pair, JSON)))
+            tokens += round(of_pair * pairs / len(several))
         rubrics = sample_rubrics(constitution, cases)
         return tokens, sum(len(text) for text in rubrics) // 4 // len(rubrics)
 
@@ -291,6 +296,11 @@ class EndpointJudge:
             texts.append((f"the pair in the other order: {BETWEEN}", harmless(swapped)))
             texts.append((f"the pair, {without}: {SAME_TEXT}", endpoint_pair_question(JSON)))
         return texts
+
+
+def request_tokens(request):
+    """Tokens of a request: 4 characters each, and 20 around its message."""
+    return len(request["messages"][0]["content"]) // 4 + 20
 
 
 # ---- models on this machine ----------------------------------------------------------------------
@@ -350,6 +360,16 @@ class RewardJudge(LocalJudge):
 
     def load(self):
         return load_model(self.judge.name, self.judge.quantize, classifier=True)
+
+    def forecast(self, cases, pairs):
+        """It reads each answer with its prompt, once: no rubric, no question and no pair."""
+        sample = cases[:: max(1, len(cases) // SAMPLE)]
+        lengths = []
+        for case in sample:
+            for completion in case.completions:
+                lengths.append(len(reward_ids(self.tokenizer, case, completion)))
+        answers = sum(len(case.completions) for case in cases)
+        return round(answers * sum(lengths) / len(lengths)), 0
 
     def score(self, groups):
         votes = []

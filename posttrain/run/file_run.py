@@ -65,5 +65,5 @@ class FileRun:
         save_run(self.record, seconds=self.seconds(), **measured)
 
     def finish(self, **measured):
-        """Write run.json for the last time. The seconds are those of the last batch."""
+        """Write run.json for the last time; without `seconds`, with those of the last batch."""
         save_run(self.record, finished=True, **measured)

@@ -16,9 +16,13 @@ LOSS_IS_ANOTHER = "policy and reference agree, so the loss is not worth that at 
 def check_start(name, losses_of, packs, expected, *, model):
     """Print the loss of the first batch before step 1; BadInput when it is not `expected`.
 
+    expected: None for a loss without a reference, of which no value is known.
     losses_of: a function (packs) -> pairs (loss summed over a pack, anything), the trainer's own.
     packs: those of the first batch.
     """
+    if expected is None:
+        print(f"check    {name} has no reference: no value before step 1 is known (--selfcheck)")
+        return
     with torch.no_grad():
         total = sum(loss.item() for loss, _ in losses_of(packs))
     value = total / sum(batch_weight(pack) for pack in packs)

@@ -43,7 +43,7 @@ class TrainingRun:
         self.script = script
         self.args = args
         self.out = Path(args.out)
-        self.trouble = Trouble(beta)
+        self.trouble = Trouble(beta, learns_length=script == "sft.py")
         # Set by plan:
         self.forecast = None
         self.tokens_of_step = []

@@ -15,9 +15,13 @@ RECENT = 8
 class Trouble:
     """What the signs need of a log, taken line by line, and which have been printed already."""
 
-    def __init__(self, beta=None):
-        """beta: that of the loss; None for SFT, which has no rewards."""
+    def __init__(self, beta=None, *, learns_length=False):
+        """beta: that of the loss, where its rewards are ratios to a reference; None elsewhere.
+
+        learns_length: are answers meant to take the length of the data's (SFT)?
+        """
         self.beta = beta
+        self.learns_length = learns_length
         self.count = 0  # lines so far
         self.recent = deque(maxlen=RECENT)
         # Lines of steps after which answers were drawn ("sampled_...").
@@ -112,7 +116,7 @@ def why_chosen_answers_sink(line):
 
 def answers_grow(log):
     """Answers drawn now are half as long again as the first ones, and four tokens more."""
-    if not log.beta or log.last_sampled is None:
+    if log.learns_length or log.last_sampled is None:
         return None
     first = log.first_sampled["sampled_tokens"]
     last = log.last_sampled["sampled_tokens"]

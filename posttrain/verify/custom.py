@@ -68,21 +68,20 @@ def read_checks(path=None):
 
 
 def refuse_unused(checks, rows):
-    """BadInput when no row has the field of any check beside the kit's: a misspelt field?
+    """Print how many rows have the field of each check beside the kit's: is one misspelt?
 
-    Where some of the checks have no row, a line names these. checks: as of read_checks.
+    BadInput when no row has any. checks: as of read_checks.
     """
-    custom = [name for name in checks if name not in CHECKS]
-    unused = [name for name in custom if not any(name in row for row in rows)]
-    if not unused:
-        return
-    names = ", ".join(unused)
-    if unused == custom:
+    counts = {}
+    for name in checks.keys() - CHECKS.keys():
+        counts[name] = sum(name in row for row in rows)
+    if counts and not any(counts.values()):
         raise BadInput(
-            f"--verifiers: no row has a field that it checks ({names}); name the fields of the "
-            "rows as the functions, or leave --verifiers out"
+            f"--verifiers: no row has a field that it checks ({', '.join(sorted(counts))}); name "
+            "the fields of the rows as the functions, or leave --verifiers out"
         )
-    print(f"note     --verifiers: no row has the field {names}")
+    for name, count in sorted(counts.items()):
+        print(f"verify   {name}: in {count} of {len(rows)} rows")
 
 
 # ---- the file ------------------------------------------------------------------------------------

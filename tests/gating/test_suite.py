@@ -108,9 +108,9 @@ ANSWER = {"role": "assistant", "content": "Yes"}
     ("row", "field", "says"),
     [
         ({"answer": 4}, "prompt", "missing"),
-        ({"prompt": "Hi"}, "type", "something to verify"),
-        ({"prompt": "Hi", "evidence": "x"}, "type", "something to verify"),
-        ({"prompt": "Hi", "type": "canary"}, "type", "something to verify"),
+        ({"prompt": "Hi"}, "type", "a field to verify"),
+        ({"prompt": "Hi", "evidence": "x"}, "type", "a field to verify"),
+        ({"prompt": "Hi", "type": "canary"}, "type", "a field to verify"),
         ({"prompt": "Hi", "type": "essay"}, "type", "'essay'"),
         ({"prompt": "Hi", "type": ["mc"]}, "type", "expected one of"),
         ({"prompt": "Hi", "answer": ""}, "answer", "non-empty"),

@@ -9,7 +9,7 @@ from posttrain.judging import digits, judges
 from posttrain.judging.constitution import read_constitution, rubric_for
 from posttrain.judging.judges import JUDGE_KINDS, Judge, kind_of
 from posttrain.judging.prompt import case_of, judge_ids
-from posttrain.judging.verdicts import JSON, score_requests
+from posttrain.judging.verdicts import JSON, pair_requests, score_requests
 from posttrain.model.memory import OneInMemory
 from posttrain.packed.trees import tree_logits
 
@@ -90,7 +90,8 @@ def test_no_judge_is_loaded_before_it_is_used(constitution, digit_judge, reward_
     for name in ("random", "m@http://localhost:1/v1", reward_judge, digit_judge):
         judge = Judge(name, constitution, memory)
         tokens, rubric = judge.forecast(prompts, 1)
-        assert (tokens > 0) == (rubric > 0) == (name != "random")
+        assert (tokens > 0) == (name != "random")
+        assert (rubric > 0) == (name not in ("random", reward_judge)), "it reads no rubric"
         assert judge.texts(prompts[0]) and judge.compares == (name != "random")
     assert memory.name is None
 
@@ -164,10 +165,13 @@ def test_what_a_judge_will_read(constitution, digit_judge):
     assert rubric == len(tokenizer(text).input_ids)
 
     served = Judge("m@http://localhost:1/v1", constitution, OneInMemory())
-    tokens, rubric = served.forecast(prompts, 3)
+    tokens, rubric = served.forecast(prompts, 0)
     requests = [r for rows in prompts for r in score_requests(constitution, case_of(rows), JSON)]
     assert len(requests) == 3 * 2 and rubric == len(text) // 4
     assert tokens == sum(len(r["messages"][0]["content"]) // 4 + 20 for r in requests)
+    both = pair_requests(constitution, case_of(prompts[0]), JSON)
+    of_pair = sum(len(r["messages"][0]["content"]) // 4 + 20 for r in both)
+    assert len(both) == 2 and served.forecast(prompts, 3)[0] == tokens + 3 * of_pair
 
 
 def test_a_judge_is_loaded_as_it_is_told(constitution, digit_judge, reward_judge, monkeypatch):

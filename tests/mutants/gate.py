@@ -353,15 +353,15 @@ MUTANTS = [
     Mutant(
         "posttrain/gating/collect.py",
         "AnswerCollector.canaries",
-        "not all(fresh)",
-        "True",
+        "confirmed = False in fresh",
+        "confirmed = True",
         [GATE + "test_canaries"],
     ),
     Mutant(
         "posttrain/gating/collect.py",
         "AnswerCollector.canaries",
-        "all(fresh)",
-        "fresh[0]",
+        "confirmed = False in fresh",
+        "confirmed = not fresh[0]",
         [GATE + "test_canaries"],
     ),
     Mutant(
@@ -498,7 +498,7 @@ MUTANTS = [
         "gate.py",
         "plan_run",
         """
-            lent.update(row["id"] for row in lendable(args.out, key, sides["baseline"].keys))
+            lent.update(row["id"] for row in rows if row["id"] in sampled)
         """,
         "pass",
         [GATE + "test_baseline_answers_are_borrowed"],
@@ -551,5 +551,19 @@ MUTANTS = [
         'name or ", ".join(recorded) or f"{role} of unknown name"',
         'name or f"{role} of unknown name"',
         [LM_EVAL + "test_the_gate_decides_what_was_converted"],
+    ),
+    Mutant(
+        "posttrain/gating/collect.py",
+        "AnswerCollector.canaries",
+        "None not in passed[item['id']]",
+        "True",
+        [GATE + "test_a_check_that_cannot_tell_of_a_canary"],
+    ),
+    Mutant(
+        "posttrain/gating/grades.py",
+        "grade_verified",
+        "greedy and greedy.ok is not None",
+        "greedy",
+        [GATE + "test_a_check_that_cannot_tell_of_a_canary"],
     ),
 ]

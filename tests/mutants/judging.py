@@ -596,4 +596,11 @@ MUTANTS = [
         "prompts",
         ["tests/test_judge.py::test_show_prompt"],
     ),
+    Mutant(
+        "judge.py",
+        "refuse_unscored",
+        'all(row["judged"] is None for row in rows)',
+        "False",
+        ["tests/test_judge.py::test_a_judge_that_scores_nothing_is_no_success"],
+    ),
 ]

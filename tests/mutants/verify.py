@@ -327,15 +327,15 @@ MUTANTS = [
     Mutant(
         "posttrain/verify/custom.py",
         "refuse_unused",
-        "any(name in row for row in rows)",
-        "True",
+        "sum(name in row for row in rows)",
+        "len(rows)",
         ["tests/verify/test_custom.py::test_a_file_that_checks_no_row"],
     ),
     Mutant(
         "posttrain/verify/custom.py",
         "refuse_unused",
-        "unused == custom",
-        "unused",
+        "not any(counts.values())",
+        "not all(counts.values())",
         ["tests/verify/test_custom.py::test_a_file_that_checks_no_row"],
     ),
     Mutant(

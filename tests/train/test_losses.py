@@ -30,6 +30,9 @@ def words(base, tmp_path):
 @pytest.mark.parametrize("name", common.PAIR_LOSSES)
 def test_the_value_at_zero_is_the_loss_at_zero(name):
     kind = common.PAIR_LOSSES[name]
+    assert (kind.at_zero is None) == (not kind.needs_reference)
+    if kind.at_zero is None:
+        return
     zero = torch.zeros(2, dtype=torch.float64)
     for beta in (kind.beta, 0.03, 2.0):
         for smoothing in (0.0, 0.3):
@@ -59,9 +62,7 @@ def test_a_loss_with_another_value_at_zero_is_refused_for_what_it_is(words, tmp_
 
 
 def test_a_loss_without_a_reference_pays_for_none(words, tmp_path, monkeypatch, capsys):
-    kind = common.PairLoss(
-        simpo_loss, lambda beta: math.log(2), beta=2.0, per_token=True, needs_reference=False
-    )
+    kind = common.PairLoss(simpo_loss, None, beta=2.0, per_token=True, needs_reference=False)
     monkeypatch.setitem(common.PAIR_LOSSES, "simpo", kind)
     out = tmp_path / "simpo"
     assert (
@@ -70,16 +71,16 @@ def test_a_loss_without_a_reference_pays_for_none(words, tmp_path, monkeypatch, 
     assert not (out / "ref_logps.jsonl").exists()
     lines = log_lines(out)
     assert len(lines) == 9 and lines[-1]["loss"] < lines[0]["loss"]
-    assert "against the reference" not in capsys.readouterr().out, "there is none to fall behind"
+    printed = capsys.readouterr().out
+    assert "against the reference" not in printed, "there is none to fall behind"
+    assert "check    SIMPO has no reference: no value before step 1 is known" in printed
     with pytest.raises(SystemExit):
         dpo.parse_args([*map(str, words), "--out", "x", "--loss", "simpo", "--ref", "y"])
 
 
 def test_rewards_without_a_reference_are_what_the_loss_compares(words, tmp_path, monkeypatch):
     """One pair a step: the loss then follows from the margin in the log."""
-    kind = common.PairLoss(
-        simpo_loss, lambda beta: math.log(2), beta=2.0, per_token=True, needs_reference=False
-    )
+    kind = common.PairLoss(simpo_loss, None, beta=2.0, per_token=True, needs_reference=False)
     monkeypatch.setitem(common.PAIR_LOSSES, "simpo", kind)
     for length in ("mean", "sum"):
         out = tmp_path / length

@@ -7,9 +7,9 @@ from conftest import pair_rows, run_main, write
 from posttrain.train.trouble import Trouble
 
 
-def trouble(history, beta=None):
+def trouble(history, beta=None, **more):
     """The signs that show after the lines of a whole log, the oldest first."""
-    log = Trouble(beta)
+    log = Trouble(beta, **more)
     for line in history:
         log.add(line, quiet=True)
     return log.signs()
@@ -84,7 +84,8 @@ def test_the_first_and_the_last_answers_count():
     assert "length" in trouble([first, longer], 0.1)
     assert "length" in trouble([first, other, other, longer, other], 0.1)
     assert trouble([first, longer, other, back], 0.1) == {}
-    assert trouble([first, longer]) == {}, "SFT may teach longer answers"
+    assert "length" in trouble([first, longer]), "also without a reference"
+    assert trouble([first, longer], learns_length=True) == {}, "SFT may teach longer answers"
 
 
 def test_the_held_out_loss_by_hand():
