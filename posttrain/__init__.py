@@ -10,7 +10,7 @@ packed/         lines of packed tokens: a prompt is read once for all its answer
 generate/       answers from a local model or an endpoint
 train/          what the trainers share beside their loop: order, packs, reference, TrainingRun
 verify/         answers, calls, code, constraints: right or wrong
-filters         flags on answers that are broken
+filters         flags on answers that are broken; their patterns in filter_patterns
 judging/        what a judge is shown, and what it says
 gating/         the release gate: suites, answers, the rule, the report
 
