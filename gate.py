@@ -357,6 +357,12 @@ def answers_to_make(items, policies, looks, temperatures, *, lent):
     return round(expected), sizes.total() * sum(last_look.values())
 
 
+def arguments_of(args, limits):
+    """The arguments, for run.json. A price decides on something where the cost has a limit."""
+    deciding_price = args.price_gpu_hour if limits["cost"] is not None else None
+    return vars(args) | {"deciding_price": deciding_price}
+
+
 def inputs_of(args):
     """Files and models that are hashed into the record of the run."""
     judge = None if args.judge and "@http" in args.judge else args.judge
@@ -431,7 +437,7 @@ def main(args):
     plan = plan_run(args, items, asked_items, policies, sides=sides, key=key)
     if args.plan:
         return 0
-    run = FileRun(args.out, "gate.py", vars(args), inputs_of(args))
+    run = FileRun(args.out, "gate.py", arguments_of(args, limits), inputs_of(args))
     if run.finished:
         return show_again(run)
 

@@ -1157,6 +1157,22 @@ def test_a_check_that_cannot_tell_of_a_canary(scripted, tmp_path):
 # ---- policies and budgets -------------------------------------------------------------------------------------
 
 
+def test_a_price_decides_where_the_cost_has_a_limit(scripted, tmp_path):
+    """Then a finished gate is not another one's verdict; else the price may change."""
+    rows = [{"id": f"a{n}", "prompt": f"a{n}", "answer": 4} for n in range(40)]
+    suite = suite_of(tmp_path / "suite", a=rows)
+    gates = scripted(lambda role, prompt, seed: "4")
+    limit = write(tmp_path / "p.jsonl", [{"budget": "cost", "limit": 1.5}])
+    for name, more in (("free", []), ("limited", ["--policy", limit])):
+        words = [suite, tmp_path / name, *more, "--price-gpu-hour"]
+        assert gates(*words, 1) == 0
+        if name == "free":
+            assert gates(*words, 2) == 0
+        else:
+            with pytest.raises(BadInput, match=r"other arguments \(deciding_price\)"):
+                gates(*words, 2)
+
+
 def test_policy(scripted, tmp_path):
     """A soft slice does not block; a margin and a limit of one's own decide."""
     suite = suite_of(

@@ -17,6 +17,7 @@ from posttrain.records.mixture import split_weight
 from posttrain.run.folder import save_run, start_run
 from posttrain.run.forecast import forecast
 from posttrain.train.curves import curves
+from posttrain.train.order import HELD_OUT_LEAST
 from posttrain.train.rows import sequences
 from posttrain.train.trouble import Trouble
 
@@ -78,7 +79,10 @@ class TrainingRun:
             price_gpu_hour=args.price_gpu_hour,
             model=args.model,
         )
-        print(f"plan     {self.steps} steps, {held} rows held out, {cost_line(self.forecast)}")
+        few = (
+            f" (fewer than {HELD_OUT_LEAST} would say little)" if args.holdout and not held else ""
+        )
+        print(f"plan     {self.steps} steps, {held} rows held out{few}, {cost_line(self.forecast)}")
 
         self.longest_sequence = max(len(seq["ids"]) for seq in sequences(rows))
         if args.plan or torch.cuda.is_available():

@@ -566,4 +566,11 @@ MUTANTS = [
         "greedy",
         [GATE + "test_a_check_that_cannot_tell_of_a_canary"],
     ),
+    Mutant(
+        "gate.py",
+        "arguments_of",
+        "limits['cost'] is not None",
+        "False",
+        [GATE + "test_a_price_decides_where_the_cost_has_a_limit"],
+    ),
 ]
