@@ -22,7 +22,7 @@ MUTANTS = [
         "language_of_script",
         '0.15 if name == "ja" else 0.5',
         "0.5",
-        ["tests/test_filters.py::test_another_language"],
+        ["tests/test_filters.py::test_language"],
     ),
     Mutant(
         "posttrain/filters.py",
