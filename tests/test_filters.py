@@ -196,6 +196,11 @@ def test_policy_words(tmp_path):
         read_words(tmp_path / "none.md")
 
 
+def test_the_telling_word_is_the_longest():
+    assert filters.telling_word("a zoo of scores") == "scores"
+    assert filters.telling_word("10 / 10") == "10 / 10", "no word says anything"
+
+
 def test_the_recipe_for_a_filter():
     changed = follow(filters, "FILTERS")
     assert "shouts" in changed["find_flags"](row("HELP ME, I AM A TRAIN!"))

@@ -1152,6 +1152,18 @@ def test_a_judge_that_scores_nothing_is_no_success():
     assert [row["judged"] for row in judged][:2] == [None, 2.0]
 
 
+def test_limit(constitution, tmp_path, capsys):
+    """Of each file."""
+    files = []
+    for name in "ab":
+        rows = [row | {"id": f"{name}{row['id']}"} for row in candidate_rows(3, 2)]
+        files.append(write(tmp_path / f"{name}.jsonl", rows))
+    command = ["--judge", "random", "--constitution", constitution, "--plan", "--data", *files]
+    for more, prompts, answers in (([], 6, 12), (["--limit", 3], 4, 6)):
+        run_main("judge", *command, "--out", tmp_path / "j", *more)
+        assert f"plan     {prompts} prompts, {answers} answers" in capsys.readouterr().out
+
+
 # ---- limits, from both sides ---------------------------------------------------------------------
 
 

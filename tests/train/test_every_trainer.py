@@ -31,6 +31,23 @@ def refuse_to_load(monkeypatch, stage):
     monkeypatch.setattr(f"{stage}.load_policy", load_policy)
 
 
+def test_the_longest_row_is_known_when_the_model_is_loaded(base, tmp_path, monkeypatch, stage):
+    """It is refused there when the model has no place for it."""
+
+    class Loading(Exception):
+        pass
+
+    def load_policy(*args, longest, **more):
+        raise Loading(longest)
+
+    monkeypatch.setattr(f"{stage}.load_policy", load_policy)
+    rows = ROWS[stage](4)
+    rows[2][ANSWER[stage]] = "word " * 60
+    with pytest.raises(Loading) as loading:
+        run_main(stage, *command(stage, base, tmp_path, rows, "--holdout", 0))
+    assert 60 < loading.value.args[0] < 500
+
+
 # ---- before anything is paid ---------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from conftest import log_lines, pair_rows, run_main, write
 
 import common
 import dpo
+import kto
 from posttrain.cli import BadInput
 
 
@@ -90,3 +91,12 @@ def test_rewards_without_a_reference_are_what_the_loss_compares(words, tmp_path,
             margin = line["rewards/margins"]
             assert line["loss"] == pytest.approx(math.log1p(math.exp(-margin)), rel=1e-5)
             assert line["rewards/chosen"] < 0 < abs(margin)
+
+
+def test_a_threshold_is_a_rubric_score():
+    words = ["--model", "m", "--data", "d", "--out", "o", "--threshold"]
+    assert kto.parse_args([*words, "5"]).threshold == 5.0
+    assert kto.parse_args([*words, "0"]).threshold == 0.0
+    for beyond in ("5.1", "-0.1"):
+        with pytest.raises(SystemExit):
+            kto.parse_args([*words, beyond])
