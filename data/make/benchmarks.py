@@ -25,10 +25,11 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent.parent)]
 from posttrain.cli import BadInput, at_least, parser, run_stage
-from posttrain.gating.suite import at, need, suite_item
+from posttrain.gating.suite import at, suite_item
 from posttrain.records.files import hub_rows
 from posttrain.records.jsonl import read_jsonl, write_jsonl
 from posttrain.verify.answers import NUMBER
+from posttrain.verify.values import need
 
 END = "\n\nEnd your answer with the result, a number in the digits 0-9."
 

@@ -22,9 +22,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent.parent)]
 from posttrain.cli import BadInput, parser, run_stage
-from posttrain.gating.suite import at, need
+from posttrain.gating.suite import at
 from posttrain.records.jsonl import read_jsonl, write_jsonl
-from posttrain.verify.values import is_number
+from posttrain.verify.values import is_number, need
 
 METRICS = (
     "acc",

@@ -32,7 +32,7 @@ from posttrain.cli import BadInput
 from posttrain.records.jsonl import read_jsonl
 from posttrain.records.layouts import normalise
 from posttrain.verify.checks import CHECKS, check_fields
-from posttrain.verify.values import is_number
+from posttrain.verify.values import is_number, need
 
 ROLES = ("baseline", "candidate")
 WINNERS = ("candidate", "baseline", "tie")
@@ -52,17 +52,6 @@ BUDGETS = {
     "cost": None,
 }
 MOST_ITEMS = 10**9
-
-
-UNSAID = object()
-
-
-def need(good, field, expected, got=UNSAID):
-    """BadInput that names the field and what it is, unless `good`."""
-    if good:
-        return
-    value = "" if got is UNSAID else f", got {str(got)[:60]!r}"
-    raise BadInput(f"field '{field}': expected {expected}{value}")
 
 
 @contextlib.contextmanager

@@ -24,10 +24,15 @@ class Verdict(NamedTuple):
     why: str = ""  # what is wrong; left empty, it becomes "expected" and the field's value
 
 
-def need(condition, field, expected):
-    """BadInput that names a field and what was expected there, unless the condition holds."""
-    if not condition:
-        raise BadInput(f"field '{field}': expected {expected}")
+UNSAID = object()
+
+
+def need(condition, field, expected, got=UNSAID):
+    """BadInput that names a field, what was expected there and what it got, unless it holds."""
+    if condition:
+        return
+    value = "" if got is UNSAID else f", got {str(got)[:60]!r}"
+    raise BadInput(f"field '{field}': expected {expected}{value}")
 
 
 def any_value(row, field):
