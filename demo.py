@@ -7,9 +7,10 @@ Exits   0; or with the code of the command that failed, its last error lines pri
     python demo.py
     python demo.py --out runs/again --seed 1
 
-It runs the very commands that a person types, two at a time, and echoes each: copy one, change it,
-run it again. What a command printed is shown whole when it has ended; of a gate that ships, one
-line is shown. Prices (--price-...) are made up, to show the cost model at work.
+It runs the very commands that a person types, two at a time, each as soon as what it reads is
+there, and echoes each: copy one, change it, run it again. What a command printed is shown whole
+when it and those before it have ended; of a gate that ships, one line is shown. Prices
+(--price-...) are made up, to show the cost model at work.
 What to look at: the texts near the end, the table below them, the page of the gate that blocks.
 Killed at any moment, the same command continues; delete the folder to start over.
 Left out on purpose: anything of interest for a real model. The README says how to do that.
@@ -31,6 +32,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 from posttrain.cli import BadInput, parser, run_stage
 from posttrain.records.files import read_records
@@ -42,6 +44,14 @@ TINY = "data/tiny"
 WIDTH = 110  # columns of the widest line
 AT_ONCE = 2  # commands that run at the same time, as two cores allow
 TABLE_PAGE = "docs/promises.md"
+
+# Of every command. On Linux a large tensor that is freed goes back to the system, and the next one
+# is taken from it page by page; memory that is kept saves some five percent of the time.
+ENVIRONMENT = {
+    "PYTHONUTF8": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+}
 
 # What a gate answers with: SHIP, BLOCK, NOT ENOUGH DATA. Other codes are accidents.
 VERDICT_CODES = (0, 1, 3)
@@ -96,14 +106,25 @@ def parse_args(argv=None):
 # ---- the commands --------------------------------------------------------------------------------
 
 
-@dataclass
-class Phase:
-    """Tasks that run beside each other; a task is a list of commands, a command a list of words."""
+@dataclass(eq=False)  # two tasks are never the same one
+class Task:
+    """Commands, lists of words, that run one after another as soon as what they need is there."""
+
+    commands: list
+    after: list  # names of the runs that they need
+    threads: int = 1  # of each command
+    before: Callable | None = None  # what is done first; returns what is shown of it
+
+    def names(self):
+        """Of the runs that it makes."""
+        return [name_of(command) for command in self.commands]
+
+
+class Phase(NamedTuple):
+    """Tasks that are shown under one heading."""
 
     title: str
     tasks: list
-    threads: int = 1  # of each command
-    before: Callable | None = None  # what is done first
 
 
 class Commands:
@@ -150,87 +171,111 @@ class Commands:
 
 
 def phases(args):
-    """All that the demo runs, in order."""
+    """All that the demo runs, in the order in which it is shown."""
     run = Commands(out=args.out, seed=args.seed, suite=args.suite, labels=args.labels)
-    sft = run.path("sft")
-    pairs = run.pairs(1)
-    helpful = run.path(f"{run.prefix}judged1/helpful.jsonl")
     by_judge = args.labels == "judge"
-
-    # Stage A.
-    sft_flags = "--lr 2e-3 --epochs 2"
-    first = run.train("sft.py", f"{TINY}/base", args.sft, name="sft", method=sft_flags)
-
-    # Steps 2 and 3: candidates of the SFT policy, and their labels.
-    labels = [run.candidates(sft, 1), run.judge(1)]
-    base_gate = [run.gate("base", sft, f"{TINY}/base")]
-
-    # Stage B: one policy from each kind of training.
-    label_file = run.path(f"{run.prefix}judged1/labels.jsonl")
-    kto_flags = "--lr 5e-4 --beta 0.3 --max-steps 80"
-    training = {
-        "kto": run.train("kto.py", sft, label_file, name=f"{run.prefix}kto", method=kto_flags),
-        "dpo": run.train("dpo.py", sft, pairs, name=f"{run.prefix}dpo", method="--lr 5e-4"),
-        "ipo": run.train(
-            "dpo.py", sft, pairs, name=f"{run.prefix}ipo", method="--loss ipo --lr 8e-4"
-        ),
-        "helpful": run.train(
-            "dpo.py", sft, helpful, name=f"{run.prefix}helpful", method="--lr 5e-4 --epochs 2"
-        ),
-    }
-    names = ["dpo"] if args.labels == "random" else list(training)
-
-    # Step 5: the gate. Post-training is a loop: the DPO policy answers, is judged and trained once
-    # more. A cooler SFT is the control: is it learning, or only sharpening?
-    gates = []
-    if by_judge:
-        dpo = run.path("dpo")
-        round_two = [
-            run.candidates(dpo, 2),
-            run.judge(2),
-            run.train("dpo.py", dpo, run.pairs(2), name="dpo2", method="--lr 5e-4"),
-            run.gate_against_sft("dpo2"),
-        ]
-        gates = [round_two, [run.gate("cool", sft, sft, "--model-temperature 0.3")]]
-    for name in ("dpo", "ipo", "kto", "helpful"):
-        if name in names:
-            gates.append([run.gate_against_sft(run.prefix + name)])
-    if by_judge:
-        # How often is the gate wrong? The rule on redrawn answers of SFT.
-        gates.append([["gate.py", "--selftest", "--out", run.path("gate-sft")]])
-
-    leave_unsafe_out = partial(without_slice, ROOT / pairs, ROOT / helpful, "unsafe")
-    show_answers = partial(print_answers, ROOT / args.out, ROOT / args.suite)
-    return [
+    trained = ["dpo"] if args.labels == "random" else ["dpo", "ipo", "kto", "helpful"]
+    plan = [
         Phase(
             "stage A: supervised fine-tuning of the tiny base on chatty, slightly wrong examples",
-            [[first]],
-            threads=2,  # alone; later two run at a time, and lose time on two cores each
+            [first_stage(run, args.sft)],
         ),
         Phase(
             "steps 2 and 3: four candidates for each of 896 new prompts, judged",
-            [base_gate, labels] if by_judge else [labels],
+            labelling(run, by_judge),
         ),
         Phase(
-            f"stage B: {', '.join(names)} against the SFT policy; the gate: SFT against itself",
-            [[run.gate_against_sft("sft")], *([training[name]] for name in names)],
-            before=None if args.labels == "random" else leave_unsafe_out,
+            f"stage B: {', '.join(trained)} against the SFT policy; the gate: SFT against itself",
+            training(run, trained, by_judge),
         ),
-        Phase("step 5: the gate, on held-out prompts; at the end how often it is wrong", gates),
         Phase(
-            "results",
-            [[["bench/table.py", args.out]]],
-            before=show_answers if by_judge else None,
+            "step 5: the gate, on held-out prompts; at the end how often it is wrong",
+            gating(run, trained, by_judge),
         ),
+    ]
+    everything = [name for phase in plan for task in phase.tasks for name in task.names()]
+    show_answers = partial(answers_shown, ROOT / args.out, ROOT / args.suite)
+    before = show_answers if by_judge else None
+    table = Task([["bench/table.py", args.out]], everything, before=before)
+    return [*plan, Phase("results", [table])]
+
+
+def first_stage(run, data):
+    """Alone, on two threads: later two commands run at a time, and lose time on two threads each"""
+    command = run.train("sft.py", f"{TINY}/base", data, name="sft", method="--lr 2e-3 --epochs 2")
+    return Task([command], after=[], threads=2)
+
+
+def labelling(run, by_judge):
+    """Candidates of the SFT policy and their labels; is SFT better than the base?"""
+    tasks = [Task([run.candidates(run.path("sft"), 1), run.judge(1)], after=["sft"])]
+    if by_judge:
+        tasks.append(Task([run.gate("base", run.path("sft"), f"{TINY}/base")], after=["sft"]))
+    return tasks
+
+
+def training(run, names, by_judge):
+    """One policy from each kind of training."""
+    sft = run.path("sft")
+    judged = f"{run.prefix}judged1"
+    pairs = run.pairs(1)
+    label_file = run.path(f"{judged}/labels.jsonl")
+    helpful = run.path(f"{judged}/helpful.jsonl")
+    # Script, data, and the flags of the method.
+    methods = {
+        "dpo": ("dpo.py", pairs, "--lr 5e-4"),
+        "ipo": ("dpo.py", pairs, "--loss ipo --lr 8e-4"),
+        "kto": ("kto.py", label_file, "--lr 5e-4 --beta 0.3 --max-steps 80"),
+        "helpful": ("dpo.py", helpful, "--lr 5e-4 --epochs 2"),
+    }
+    # "helpful" learns from the pairs without those of harmful requests.
+    leave_out = partial(without_slice, ROOT / pairs, ROOT / helpful, "unsafe")
+    # The gate keeps what SFT answers, for those that follow; it has answered some already.
+    tasks = [Task([run.gate_against_sft("sft")], after=["gate-base"] if by_judge else ["sft"])]
+    for name in names:
+        script, data, flags = methods[name]
+        command = run.train(script, sft, data, name=run.prefix + name, method=flags)
+        before = leave_out if name == "helpful" else None
+        tasks.append(Task([command], after=[judged], before=before))
+    return tasks
+
+
+def gating(run, names, by_judge):
+    """The gates of what was trained; with the judge's labels also those below."""
+    gates = []
+    for name in names:
+        policy = run.prefix + name
+        gates.append(Task([run.gate_against_sft(policy)], after=[policy, "gate-sft"]))
+    if not by_judge:
+        return gates
+
+    # Post-training is a loop: the DPO policy answers, is judged and trained once more.
+    dpo = run.path("dpo")
+    round_two = [
+        run.candidates(dpo, 2),
+        run.judge(2),
+        run.train("dpo.py", dpo, run.pairs(2), name="dpo2", method="--lr 5e-4"),
+        run.gate_against_sft("dpo2"),
+    ]
+    # A cooler SFT is the control: is it learning, or only sharpening?
+    sft = run.path("sft")
+    cooler = [run.gate("cool", sft, sft, "--model-temperature 0.3")]
+    # How often is the gate wrong? The rule on redrawn answers of SFT.
+    selftest = [["gate.py", "--selftest", "--out", run.path("gate-sft")]]
+    return [
+        Task(round_two, after=["dpo", "gate-sft"]),
+        Task(cooler, after=["gate-sft"]),
+        *gates,
+        Task(selftest, after=["gate-sft"]),
     ]
 
 
 def without_slice(source, target, name):
-    """Write the lines of a JSONL file that are not of a slice, and say so."""
+    """Write the lines of a JSONL file that are not of a slice -> a line that says so."""
     lines = source.read_bytes().splitlines(keepends=True)
     mark = f'"slice": "{name}"'.encode()
     target.write_bytes(b"".join(line for line in lines if mark not in line))
-    print(f"note     {target.name}: the lines of {source.name} that are not of slice {name}")
+    return f"note     {target.name}: the lines of {source.name} that are not of slice {name}\n"
 
 
 # ---- running them --------------------------------------------------------------------------------
@@ -258,12 +303,12 @@ class Runner:
         self.stopping = False
         self.lock = Lock()
 
-    def run_task(self, task, threads):
-        """Run commands one after another -> all that is to be shown. Failed: one of them failed."""
-        text = ""
-        for command in task:
+    def run_task(self, task):
+        """Run a Task -> all that is to be shown. Failed: one of its commands failed."""
+        text = "\n" + task.before() if task.before else ""
+        for command in task.commands:
             text += "\n" + echo(command) + "\n"
-            printed, code = self.run(command, threads)
+            printed, code = self.run(command, task.threads)
             if not is_fine(command, code):
                 raise Failed(text + shown(printed), self.last_errors(command), code)
             text += shown(gate_lines(command, printed) if is_gate(command) else printed)
@@ -272,7 +317,7 @@ class Runner:
     def run(self, command, threads):
         """(what it printed, exit code) of a command."""
         words = [sys.executable, *command]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUTF8": "1"}
+        environment = os.environ | ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}
         with open(self.log_of(command), "w", encoding="utf-8") as log:
             with self.lock:
                 if self.stopping:
@@ -321,30 +366,50 @@ class Runner:
         return f"running: {', '.join(parts)}" if parts else ""
 
 
-def run_phase(runner, phase):
-    """Run the tasks of a phase, two at a time; print each one's output whole and in their order."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        futures = [pool.submit(runner.run_task, task, phase.threads) for task in phase.tasks]
-        try:
-            for future in futures:
-                while not future.done():
-                    show_state(runner.state())
-                    raise_failure(futures)
-                    time.sleep(0.2)
+class Schedule:
+    """Runs tasks, AT_ONCE at a time: always the first whose runs are there."""
+
+    def __init__(self, runner, tasks):
+        self.runner = runner
+        self.waiting = list(tasks)
+        self.futures = {}  # task that was begun: its future
+        self.pool = ThreadPoolExecutor(AT_ONCE)
+
+    def wait_for(self, task):
+        """What is to be shown of a task, when it has ended. Failed: this one or another failed."""
+        while task not in self.futures or not self.futures[task].done():
+            self.start_ready()
+            show_state(self.runner.state())
+            time.sleep(0.1)
+            self.raise_failure()
+        show_state("")
+        return self.futures[task].result()
+
+    def start_ready(self):
+        at_work = 0
+        runs = set()
+        for task, future in self.futures.items():
+            if future.done():
+                runs.update(task.names())
+            else:
+                at_work += 1
+        for task in list(self.waiting):
+            if at_work < AT_ONCE and runs.issuperset(task.after):
+                self.futures[task] = self.pool.submit(self.runner.run_task, task)
+                self.waiting.remove(task)
+                at_work += 1
+
+    def raise_failure(self):
+        """Raise what a task has failed with, whichever is being waited for."""
+        for future in self.futures.values():
+            if future.done() and future.exception():
                 show_state("")
-                print(future.result(), end="", flush=True)
-        except BaseException:  # an interrupt from the keyboard, too
-            runner.stop()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+                raise future.exception()
 
-
-def raise_failure(futures):
-    """Raise what a task has failed with; it is not waited for those before it."""
-    for future in futures:
-        if future.done() and future.exception():
-            show_state("")
-            raise future.exception()
+    def stop(self):
+        """Kill what is at work; nothing starts any more."""
+        self.runner.stop()
+        self.pool.shutdown(wait=True, cancel_futures=True)
 
 
 def show_state(text):
@@ -355,7 +420,9 @@ def show_state(text):
 
 
 def name_of(command):
-    """What a command is called: the run it writes, or the script."""
+    """What a command is called: the run it writes, or what it does."""
+    if "--selftest" in command:
+        return "selftest"
     if "--out" in command:
         return Path(command[command.index("--out") + 1]).stem
     return Path(command[0]).stem
@@ -434,16 +501,17 @@ def verdict_line(report, name):
     return f"gate     {models}: {report['verdict']}, {report['why']}"
 
 
-def print_answers(out, suite):
-    """Print what base, SFT and DPO answer to three held-out prompts, and whether it is right."""
+def answers_shown(out, suite):
+    """What base, SFT and DPO answer to three held-out prompts, and whether it is right: text."""
     texts = {}
     for policy, (gate, role) in ANSWERED.items():
         rows = read_jsonl(out / gate / f"answers-{role}-greedy.jsonl")
         texts[policy] = {row["id"]: row["text"] for _, row in rows}
-    print(TEXTS_INTRO)
+    shown_texts = [TEXTS_INTRO]
     for name, title in SHOWN.items():
         items = read_records(suite / f"{name}.jsonl", "prompts")
-        print(example(title, items, texts))
+        shown_texts.append(example(title, items, texts))
+    return "\n".join(shown_texts)
 
 
 def example(title, items, texts):
@@ -531,19 +599,20 @@ def main(args):
     lock = take_folder(out)
     stop_on_signals()
 
-    runner = Runner(logs)
     plan = phases(args)
-    for number, phase in enumerate(plan, 1):
-        heading(number, len(plan), phase.title)
-        try:
-            if phase.before:
-                phase.before()
-            run_phase(runner, phase)
-        except Failed as failure:
-            print(failure.text, end="", flush=True)
-            print(f"demo.py: failed with exit code {failure.code}:", file=sys.stderr)
-            print(failure.errors, file=sys.stderr)
-            return failure.code if failure.code > 0 else 128 - failure.code
+    schedule = Schedule(Runner(logs), [task for phase in plan for task in phase.tasks])
+    try:
+        for number, phase in enumerate(plan, 1):
+            heading(number, len(plan), phase.title)
+            for task in phase.tasks:
+                print(schedule.wait_for(task), end="", flush=True)
+    except Failed as failure:
+        print(failure.text, end="", flush=True)
+        print(f"demo.py: failed with exit code {failure.code}:", file=sys.stderr)
+        print(failure.errors, file=sys.stderr)
+        return failure.code if failure.code > 0 else 128 - failure.code
+    finally:  # an interrupt from the keyboard, too
+        schedule.stop()
 
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     print(f"done     in {minutes} min {seconds} s -> {args.out}")

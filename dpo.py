@@ -50,7 +50,8 @@ from posttrain.train.watch import Watch, watched_prompts
 def parse_args(argv=None):
     p = parser(__doc__)
     method = training_flags(p, lr=2e-5, unit="pairs")
-    positive, share = at_least(1e-6, float), at_least(0, float, 0.499)
+    positive = at_least(1e-6, float)
+    share = at_least(0, float, 0.499)
     method.add_argument("--ref", help="reference policy (default: --model as it is before step 1)")
     method.add_argument("--loss", choices=PAIR_LOSSES, default="dpo", help="preference loss")
     betas = ", ".join(f"{name} {loss.beta}" for name, loss in PAIR_LOSSES.items())

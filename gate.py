@@ -45,7 +45,7 @@ from posttrain.judging.constitution import read_constitution
 from posttrain.judging.judges import Judge
 from posttrain.model.load import load_tokenizer
 from posttrain.model.memory import OneInMemory
-from posttrain.model.names import fingerprint
+from posttrain.model.names import fingerprint, is_endpoint
 from posttrain.records.jsonl import write_jsonl, write_whole
 from posttrain.run.file_run import FileRun
 from posttrain.run.forecast import forecast
@@ -57,7 +57,8 @@ EXIT = {"SHIP": 0, "BLOCK": 1, "NOT ENOUGH DATA": 3}
 
 def parse_args(argv=None):
     p = parser(__doc__)
-    heat, price = at_least(0, float), at_least(0, float)
+    heat = at_least(0, float)
+    price = at_least(0, float)
 
     add = p.add_argument_group("files").add_argument
     add("--model", help="candidate: hub name, model folder or run folder")
@@ -283,7 +284,7 @@ def model_names(args, items):
 
 def read_sides(args, items):
     """{role: Side}: whom to ask, and the tokens of every prompt; {} when no model is asked."""
-    if args.judge and "@http" not in args.judge:
+    if args.judge and not is_endpoint(args.judge):
         load_tokenizer(args.judge)  # a wrong name is told before anything is asked
     if not items:
         return {}
@@ -365,9 +366,9 @@ def arguments_of(args, limits):
 
 def inputs_of(args):
     """Files and models that are hashed into the record of the run."""
-    judge = None if args.judge and "@http" in args.judge else args.judge
-    paths = [args.suite, args.model, args.baseline, args.policy, args.constitution]
-    paths += [args.verifiers, judge]
+    paths = [args.suite, args.model, args.baseline, args.policy, args.constitution, args.verifiers]
+    if args.judge and not is_endpoint(args.judge):
+        paths.append(args.judge)
     return [path for path in paths if path]
 
 
@@ -387,7 +388,7 @@ def make_judge(args, run, memory):
     """The judge, which is loaded when it is first asked; None without --judge."""
     if not args.judge:
         return None
-    return Judge(
+    judge = Judge(
         args.judge,
         read_constitution(args.constitution),
         memory,
@@ -397,6 +398,9 @@ def make_judge(args, run, memory):
         kept=run.replies,
         logprobs=run.record.setdefault("logprobs", {}),
     )
+    if not judge.compares:
+        raise BadInput(f"--judge {args.judge}: it cannot say which of two answers is better")
+    return judge
 
 
 def write_report(folder, rows, report):

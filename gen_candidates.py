@@ -43,7 +43,9 @@ from posttrain.run.forecast import forecast
 
 def parse_args(argv=None):
     p = parser(__doc__)
-    count, positive, price = at_least(1), at_least(1e-9, float), at_least(0, float)
+    count = at_least(1)
+    positive = at_least(1e-9, float)
+    price = at_least(0, float)
 
     add = p.add_argument_group("files").add_argument
     names = "models that compete: hub names, folders, run folders"
@@ -133,8 +135,10 @@ def read_systems(path):
 
 def with_system(prompt, system):
     """The prompt with its system message replaced by `system`; unchanged when system is None."""
-    rest = prompt[prompt[0]["role"] == "system" :]
-    return prompt if system is None else [{"role": "system", "content": system}] + rest
+    if system is None:
+        return prompt
+    rest = prompt[1:] if prompt[0]["role"] == "system" else prompt
+    return [{"role": "system", "content": system}, *rest]
 
 
 def read_prompts(paths, limit):

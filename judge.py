@@ -37,6 +37,7 @@ from posttrain.judging.judges import Judge
 from posttrain.judging.reliability import report_lines, report_numbers
 from posttrain.model.family import family_of, related
 from posttrain.model.memory import OneInMemory
+from posttrain.model.names import is_endpoint
 from posttrain.records.files import read_records
 from posttrain.records.jsonl import read_jsonl, write_jsonl, write_whole
 from posttrain.run.file_run import FileRun
@@ -613,7 +614,7 @@ def forecast_run(args, judges, prompts, checks):
 
 def input_files(args, names):
     """Whatever on this machine decides on the result: it is hashed, and must not change."""
-    local = [name for name in names if name != "random" and "@http" not in name]
+    local = [name for name in names if name != "random" and not is_endpoint(name)]
     paths = [*args.data, args.constitution, *local, *args.facts, args.words, args.verifiers]
     return [path for path in paths if path]
 

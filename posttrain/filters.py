@@ -119,9 +119,11 @@ def is_repetitive(answer):
 
     Where nearly no spaces are, characters stand for words, and runs have twelve.
     """
-    words, size = answer.text.split(), 4
+    words = answer.text.split()
+    size = 4
     if 20 * len(words) < len(answer.text):
-        words, size = [c for c in answer.text if c.isalnum()], 12
+        words = [character for character in answer.text if character.isalnum()]
+        size = 12
     runs = runs_of(words, size)
     return mostly_repeats(runs) or mostly_repeats(runs[-60:])
 

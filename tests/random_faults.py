@@ -28,9 +28,10 @@ class Fault(NamedTuple):
 # ---- places ---------------------------------------------------------------------------------
 
 # Calls whose arguments are texts for people.
-MESSAGES = {"print", "BadInput", "error", "write", "ArgumentTypeError"}
-# Keyword arguments that are, or that say how something looks.
+MESSAGES = {"print", "BadInput", "error", "write", "ArgumentTypeError", "filterwarnings"}
+# Keyword arguments that are, that say how something looks, or that Linux does not need.
 SHOWN = {"help", "metavar", "description", "desc", "leave", "fontsize", "markersize", "figsize"}
+SHOWN |= {"encoding"}
 
 
 def places(tree):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Barrier, Lock
 
 import pytest
 from conftest import ROOT, write
@@ -63,7 +64,7 @@ def commands(*flags):
     commands = []
     for phase in demo.phases(demo.parse_args(list(flags))):
         for task in phase.tasks:
-            commands += task
+            commands += task.commands
     return commands
 
 
@@ -129,11 +130,23 @@ def test_commands_parse(labels):
         importlib.import_module(Path(script).stem).parse_args(words)
 
 
-@pytest.mark.parametrize(("labels", "count"), [("judge", 5), ("rules", 5), ("random", 5)])
-def test_phases_have_something_to_do(labels, count):
+@pytest.mark.parametrize("labels", demo.LABELS)
+def test_tasks_wait_for_all_that_they_read(labels):
+    """A folder of runs in a command is that of a run before it, and of one that is waited for."""
     plan = demo.phases(demo.parse_args(["--labels", labels]))
-    assert len(plan) == count and all(phase.tasks and all(phase.tasks) for phase in plan)
-    assert [phase.threads for phase in plan] == [2] + [1] * (count - 1)
+    assert len(plan) == 5 and all(phase.tasks for phase in plan)
+    needs = {}  # run: all that is there when it begins
+    for task in (task for phase in plan for task in phase.tasks):
+        ready = set(task.after).union(*(needs[name] for name in task.after))
+        for command, name in zip(task.commands, task.names(), strict=True):
+            words = [word for word in command if word.startswith("runs/demo/")]
+            read = {Path(word).parts[2].removesuffix(".jsonl") for word in words} - {name}
+            assert read <= ready | ({"gate-sft"} if name == "selftest" else set())
+            ready = ready | {name}
+        needs |= dict.fromkeys(task.names(), ready)
+        assert task.threads == (2 if task.names() == ["sft"] else 1)
+    assert needs["table"] == set(needs), "the table comes last"
+    assert all("gate-sft" in needs[name] for name in needs if name.startswith("gate-r"))
 
 
 # ---- what is printed -----------------------------------------------------------------------------
@@ -157,7 +170,7 @@ def test_wide_lines_are_wrapped_and_others_left():
     assert all(line.startswith(" " * 9 + "word") for line in text.splitlines()[1:])
 
 
-def test_texts_of_three_policies(tmp_path, capsys):
+def test_texts_of_three_policies(tmp_path):
     """Of each kind the first prompt on which SFT and DPO differ, else one on which any two do."""
     rows = [{"id": f"q{n}", "prompt": f"Number {n}?", "answer": n} for n in range(4)]
     suite = tmp_path / "suite"
@@ -174,8 +187,7 @@ def test_texts_of_three_policies(tmp_path, capsys):
         (tmp_path / gate).mkdir(exist_ok=True)
         lines = [{"id": f"q{n}", "text": text} for n, text in enumerate(texts)]
         write(tmp_path / gate / f"answers-{role}-greedy.jsonl", lines)
-    demo.print_answers(tmp_path, suite)
-    printed = capsys.readouterr().out
+    printed = demo.answers_shown(tmp_path, suite)
     block = [
         "a harmful request: Number 2?",
         "    base  wrong  9",
@@ -196,12 +208,12 @@ def test_texts_of_three_policies(tmp_path, capsys):
     assert "\x1b" not in text and max(map(len, text.splitlines())) <= demo.WIDTH
 
 
-def test_slice_is_left_out_byte_for_byte(tmp_path, capsys):
+def test_slice_is_left_out_byte_for_byte(tmp_path):
     source, target = tmp_path / "pairs.jsonl", tmp_path / "helpful.jsonl"
     source.write_bytes('{"slice": "tool", "a": "ü"}\n{"slice": "unsafe"}\n{"b": 1}\n'.encode())
-    demo.without_slice(source, target, "unsafe")
+    note = demo.without_slice(source, target, "unsafe")
     assert target.read_bytes() == '{"slice": "tool", "a": "ü"}\n{"b": 1}\n'.encode()
-    assert "helpful.jsonl" in capsys.readouterr().out
+    assert note.startswith("note ") and "helpful.jsonl" in note
 
 
 def test_the_page_that_the_last_line_names_explains_the_table():
@@ -210,6 +222,65 @@ def test_the_page_that_the_last_line_names_explains_the_table():
 
 
 # ---- how it runs and ends ------------------------------------------------------------------------
+
+
+class Steps:
+    """Stands for demo.Runner: notes what was there when a task began, and how many were at work."""
+
+    def __init__(self):
+        self.begun = []
+        self.ended = set()
+        self.at_work = 0
+        self.most = 0
+        self.both = Barrier(2)  # the first two tasks wait for each other
+        self.lock = Lock()
+
+    def run_task(self, task):
+        (name,) = task.names()
+        with self.lock:
+            self.begun.append((name, set(self.ended)))
+            self.at_work += 1
+            self.most = max(self.most, self.at_work)
+        if name in ("a", "b"):
+            self.both.wait(timeout=60)
+        if name == "bad":
+            raise demo.Failed("", "bad", 5)
+        with self.lock:
+            self.at_work -= 1
+            self.ended.add(name)
+        return f"output of {name}"
+
+    def state(self):
+        return ""
+
+    def stop(self):
+        pass
+
+
+def task_of(name, *after):
+    return demo.Task([["dpo.py", "--out", f"runs/{name}"]], after=list(after))
+
+
+def test_tasks_begin_when_what_they_need_is_there():
+    tasks = [task_of("a"), task_of("late", "a", "b"), task_of("b"), task_of("c"), task_of("d", "c")]
+    steps = Steps()
+    schedule = demo.Schedule(steps, tasks)
+    assert [schedule.wait_for(task) for task in tasks] == [
+        f"output of {name}" for name in ("a", "late", "b", "c", "d")
+    ]
+    schedule.stop()
+    begun = dict(steps.begun)
+    assert begun["late"] >= {"a", "b"} and "c" in begun["d"]
+    assert [name for name, _ in steps.begun].index("late") < 4, "first in the list, first begun"
+    assert steps.most == demo.AT_ONCE == 2
+
+
+def test_a_failure_elsewhere_ends_the_wait():
+    tasks = [task_of("bad"), task_of("after", "bad")]
+    schedule = demo.Schedule(Steps(), tasks)
+    with pytest.raises(demo.Failed, match="bad"):
+        schedule.wait_for(tasks[1])
+    schedule.stop()
 
 
 def test_it_runs_to_the_end_in_a_folder_with_a_space(kit):

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -955,6 +956,15 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
     for one in (more[:2], more[2:]):
         with pytest.raises(BadInput, match="go together"):
             run_main("gate", *settings(base, suite, tmp_path / "x"), *one)
+
+
+def test_a_judge_that_compares_nothing_is_refused(monkeypatch, tmp_path):
+    """As one of your own may be."""
+    monkeypatch.setattr(gate, "Judge", lambda *_, **__: SimpleNamespace(compares=False))
+    args = gate.parse_args(["--judge", "short", "--out", str(tmp_path)])
+    run = SimpleNamespace(record={}, replies=None)
+    with pytest.raises(BadInput, match="--judge short"):
+        gate.make_judge(args, run, None)
 
 
 def test_equal_answers_are_a_tie_unasked(tmp_path):

@@ -109,8 +109,10 @@ def choice_index(choices, answer):
     texts = []
     if isinstance(choices, list):
         texts = [text.strip() for text in choices if isinstance(text, str) and text.strip()]
+    all_are_texts = isinstance(choices, list) and len(texts) == len(choices)
+    all_differ = len(texts) == len(set(texts))
     need(
-        2 <= len(texts) == len({*texts}) == len(choices) <= len(LETTERS),
+        all_are_texts and all_differ and 2 <= len(texts) <= len(LETTERS),
         "choices",
         "2 to 10 different texts",
         choices,

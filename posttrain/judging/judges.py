@@ -47,6 +47,7 @@ from posttrain.judging.verdicts import (
 )
 from posttrain.model.family import is_classifier
 from posttrain.model.load import load_model, load_tokenizer
+from posttrain.model.names import endpoint_of, is_endpoint
 
 # Headings of texts of which only a part differs from the one before.
 SAME_TEXT = "the same text with this at its end"
@@ -222,14 +223,14 @@ class EndpointJudge:
     compares = True
 
     def __init__(self, judge):
-        name, _, url = judge.name.partition("@http")
+        name, url = endpoint_of(judge.name)
         self.judge = judge
-        self.ask_unkept = partial(ask_endpoint, "http" + url, name, concurrency=judge.concurrency)
+        self.ask_unkept = partial(ask_endpoint, url, name, concurrency=judge.concurrency)
         self.ask = partial(self.ask_unkept, kept=judge.kept)
 
     @staticmethod
     def takes(name):
-        return "@http" in name
+        return is_endpoint(name)
 
     @cached_property
     def way(self):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from posttrain.model.load import load_tokenizer
-from posttrain.model.names import read_config, resolve_model
+from posttrain.model.names import endpoint_of, read_config, resolve_model
 
 
 def is_classifier(name):
@@ -23,14 +23,14 @@ def family_of(name):
     """What a model descends from, as "word/hash".
 
     The word is the first of its base's name, the hash that of its vocabulary, which fine-tunes
-    keep. A model behind an endpoint ("name@http..."), or one that is not on this machine, has the
-    word alone.
+    keep. A model behind an endpoint (NAME@URL), or one that is not on this machine, has the word
+    alone.
     """
     is_here = bool(name) and Path(name).exists()
     if is_here:
         base, _ = resolve_model(name)
     else:
-        base = name.partition("@http")[0]
+        base, _ = endpoint_of(name)
     word = re.match(r"(?:meta-)?([a-z]*)", Path(base).name.lower())[1]
     if not is_here:
         return word

@@ -1,4 +1,4 @@
-"""Names of models: hub names, model folders and run folders of ours."""
+"""Names of models: hub names, model folders, run folders of ours, models behind a server."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,17 @@ import transformers
 from posttrain.cli import BadInput
 from posttrain.hashing import digest
 from posttrain.run.folder import read_run
+
+
+def is_endpoint(name):
+    """Is this NAME@URL, a model behind a server?"""
+    return "@http" in name
+
+
+def endpoint_of(name):
+    """NAME@URL -> (the model's name at the server, URL)."""
+    model, _, rest = name.partition("@http")
+    return model, f"http{rest}"
 
 
 def resolve_model(name):

@@ -75,7 +75,8 @@ def verify(row, completion, run_code=False, unsafe=False, *, checks=CHECKS):
     text = message["content"]
     answer = Answer(text, message, row, run_code, unsafe)
 
-    decided, why = {}, ""
+    decided = {}
+    why = ""
     for field, check in checks.items():
         if field not in row:
             continue

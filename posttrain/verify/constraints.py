@@ -219,11 +219,16 @@ def does_not_contain(text, part):
 
 
 def is_lowercase(text, _):
-    return text == text.lower() != text.upper()  # a text without letters is neither
+    return text == text.lower() and has_case(text)
 
 
 def is_uppercase(text, _):
-    return text == text.upper() != text.lower()
+    return text == text.upper() and has_case(text)
+
+
+def has_case(text):
+    """Is there a letter that could be small or large?"""
+    return text.lower() != text.upper()
 
 
 def has_no_commas(text, _):

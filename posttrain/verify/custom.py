@@ -218,7 +218,8 @@ def short(error):
 
 def line_in(path, error):
     """The innermost line of a file that an error came through; 1 when it came through none."""
-    line, trace = 1, error.__traceback__
+    line = 1
+    trace = error.__traceback__
     while trace:
         if trace.tb_frame.f_code.co_filename == str(path):
             line = trace.tb_lineno

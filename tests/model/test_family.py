@@ -11,6 +11,7 @@ from tokenizers.models import WordLevel
 
 from posttrain.model.family import family_of, is_classifier, vocabulary_hash
 from posttrain.model.load import load_tokenizer
+from posttrain.model.names import endpoint_of, is_endpoint
 
 
 def test_a_vocabulary_is_known_by_its_words_without_those_added(base):
@@ -38,6 +39,12 @@ def test_a_vocabulary_is_known_by_its_words_without_those_added(base):
 )
 def test_names_of_models_that_are_elsewhere(name, word):
     assert family_of(name) == word
+
+
+def test_a_model_behind_a_server():
+    assert is_endpoint("m@http://h:1/v1") and is_endpoint("m@https://h/v1")
+    assert not is_endpoint("http/m") and not is_endpoint("runs/m")
+    assert endpoint_of("org/m@https://h/v1") == ("org/m", "https://h/v1")
 
 
 def test_a_folder_is_known_by_name_and_vocabulary(base, tmp_path):

@@ -119,10 +119,31 @@ MUTANTS = [
     ),
     Mutant(
         "demo.py",
-        "phases",
+        "gating",
         'run.train("dpo.py", dpo, run.pairs(2), name="dpo2", method="--lr 5e-4")',
         'run.train("dpo.py", dpo, run.pairs(1), name="dpo2", method="--lr 5e-4")',
         ["tests/test_demo.py::test_commands_are_the_recorded_ones"],
+    ),
+    Mutant(
+        "demo.py",
+        "gating",
+        'Task(round_two, after=["dpo", "gate-sft"])',
+        'Task(round_two, after=["gate-sft"])',
+        ["tests/test_demo.py::test_tasks_wait_for_all_that_they_read"],
+    ),
+    Mutant(
+        "demo.py",
+        "Schedule.start_ready",
+        "at_work < AT_ONCE and runs.issuperset(task.after)",
+        "at_work < AT_ONCE",
+        ["tests/test_demo.py::test_tasks_begin_when_what_they_need_is_there"],
+    ),
+    Mutant(
+        "demo.py",
+        "Schedule.wait_for",
+        "self.raise_failure()",
+        "pass",
+        ["tests/test_demo.py::test_a_failure_elsewhere_ends_the_wait"],
     ),
     Mutant(
         "demo.py",

@@ -42,9 +42,16 @@ MUTANTS = [
     Mutant(
         "posttrain/gating/suite.py",
         "choice_index",
-        "2 <= len(texts) == len({*texts}) == len(choices) <= len(LETTERS)",
-        "2 <= len(texts) == len(choices) <= len(LETTERS)",
+        "all_are_texts and all_differ and 2 <= len(texts) <= len(LETTERS)",
+        "all_are_texts and 2 <= len(texts) <= len(LETTERS)",
         BAD_ROW,
+    ),
+    Mutant(
+        "gate.py",
+        "make_judge",
+        "not judge.compares",
+        "False",
+        ["tests/test_gate.py::test_a_judge_that_compares_nothing_is_refused"],
     ),
     Mutant("posttrain/gating/suite.py", "choice_index", "len(matches) < 2", "True", BAD_ROW),
     Mutant(
