@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from conftest import make_model, make_tokenizer, run_main, save_folder, text_of, write
+from conftest import ROOT, make_model, make_tokenizer, run_main, save_folder, text_of, write
 from test_judge import TEXT, save_judge
 
 import gate
@@ -958,10 +958,12 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
             run_main("gate", *settings(base, suite, tmp_path / "x"), *one)
 
 
-def test_a_judge_that_compares_nothing_is_refused(monkeypatch, tmp_path):
+def test_a_judge_that_compares_nothing_is_refused(monkeypatch):
     """As one of your own may be."""
     monkeypatch.setattr(gate, "Judge", lambda *_, **__: SimpleNamespace(compares=False))
-    args = gate.parse_args(["--judge", "short", "--out", str(tmp_path)])
+    constitution = str(ROOT / "data/constitution.md")
+    args = gate.parse_args(["--constitution", constitution])
+    args.judge = "short"
     run = SimpleNamespace(record={}, replies=None)
     with pytest.raises(BadInput, match="--judge short"):
         gate.make_judge(args, run, None)
