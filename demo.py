@@ -1,4 +1,4 @@
-"""The whole loop on the tiny world, on a CPU: five to six minutes on two cores, offline.
+"""The whole loop on the tiny world, on a CPU: five minutes on two cores, offline.
 
 Reads   data/tiny: models small enough to train here, prompts, and a program that knows the truth.
 Writes  a folder of runs (--out), the logs of the commands in its folder logs/.
@@ -57,11 +57,11 @@ ENVIRONMENT = {
 VERDICT_CODES = (0, 1, 3)
 
 TRAIN = "--tokens-per-second 7000 --price-gpu-hour 0.40"
-SAMPLE = "--n 4 --temperatures 1.0 --max-tokens 48 --batch-size 192"
+SAMPLE = "--n 4 --temperatures 1.0 --max-tokens 48 --batch-size 384"
 SAMPLE_PLAN = "--answer-len 26 --tokens-per-second 7000 --price-gen 0.60"
 JUDGE = "--min-margin 0.5"
 JUDGE_PLAN = "--tokens-per-second 12000 --price-judge 0.60"
-GATE = "--greedy --max-tokens 48 --batch-size 256"
+GATE = "--greedy --max-tokens 48 --batch-size 512"
 GATE_PLAN = "--answer-len 22 --tokens-per-second 6000 --price-gpu-hour 0.40"
 
 # Whose word labels the answers: (what the names of its runs begin with, words for judge.py).

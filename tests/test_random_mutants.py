@@ -236,7 +236,11 @@ RUNS = [
     run_of("tests/test_hashing.py::test_slow", 30.0, "posttrain/hashing.py::digest"),
     run_of("tests/test_hashing.py::test_quick", 1.0, "posttrain/hashing.py::digest"),
     run_of("tests/test_samples.py::test_other", 0.1, "posttrain/hashing.py::digest"),
-    run_of("tests/test_samples.py::test_long", random_mutants.BUDGET - 20.0, "posttrain/hashing.py::digest"),
+    run_of(
+        "tests/test_samples.py::test_long",
+        random_mutants.BUDGET - 20.0,
+        "posttrain/hashing.py::digest",
+    ),
     run_of("tests/test_copy.py::test_seed", 0.5, "posttrain/hashing.py::seed_for"),
 ]
 
