@@ -203,6 +203,10 @@ def test_second(twice):
 
 def test_third():
     assert callable(digest)
+
+
+def test_fails():
+    raise ValueError
 """
 
 
@@ -213,18 +217,19 @@ def test_who_runs_what(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command += ["-p", "no:cacheprovider", "--rootdir", "."]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == 1 and "1 failed, 3 passed" in ended.stdout, ended.stderr
     (path,) = (tmp_path / "seen").glob("*.jsonl")
     seen = {}
     for line in path.read_text().splitlines():
         run = json.loads(line)
-        assert run["seconds"] >= 0
+        assert run["seconds"] >= 0 and run["failed"] == run["test"].endswith("fails")
         functions = [name for name in run["functions"] if name.startswith("posttrain/hashing.py")]
         seen[run["test"]] = [name.partition("::")[2] for name in functions]
     assert seen == {
         "test_it.py::test_first": ["_add_file", "digest"],
         "test_it.py::test_second": ["_add_file", "digest", "seed_for"],
         "test_it.py::test_third": [],
+        "test_it.py::test_fails": [],
     }
 
 

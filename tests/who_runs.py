@@ -46,6 +46,7 @@ class Recorder:
         self.codes = set()  # of what runs now
         self.of_fixture = defaultdict(set)
         self.of_test = {}  # test: (its codes, the fixtures it uses, seconds)
+        self.failed = set()  # tests
 
     def note(self, frame, event, arg):
         self.codes.add(frame.f_code)  # returns None: no event for the lines inside
@@ -71,12 +72,17 @@ class Recorder:
         yield
         self.codes = around
 
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.failed.add(report.nodeid)
+
     def pytest_sessionfinish(self):
         lines = []
         for test, (codes, fixtures, seconds) in self.of_test.items():
             codes = codes.union(*(self.of_fixture[key] for key in fixtures))
             functions = {function_of(code) for code in codes} - {None}
             line = {"test": test, "seconds": round(seconds, 2), "functions": sorted(functions)}
+            line["failed"] = test in self.failed
             lines.append(json.dumps(line) + "\n")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{os.getpid()}.jsonl").write_text("".join(lines))

@@ -534,8 +534,8 @@ MUTANTS = [
     Mutant(
         "gate.py",
         "inputs_of",
-        "[args.verifiers, judge]",
-        "[judge]",
+        "args.policy, args.constitution, args.verifiers",
+        "args.policy, args.constitution",
         [GATE + "test_a_users_own_verifier"],
     ),
     Mutant(
