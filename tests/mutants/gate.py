@@ -534,8 +534,10 @@ MUTANTS = [
     Mutant(
         "gate.py",
         "inputs_of",
-        "args.policy, args.constitution, args.verifiers",
-        "args.policy, args.constitution",
+        """
+            [args.suite, args.model, args.baseline, args.policy, args.constitution, args.verifiers]
+        """,
+        "[args.suite, args.model, args.baseline, args.policy, args.constitution]",
         [GATE + "test_a_users_own_verifier"],
     ),
     Mutant(
