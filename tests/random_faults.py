@@ -31,7 +31,7 @@ class Fault(NamedTuple):
 MESSAGES = {"print", "BadInput", "error", "write", "ArgumentTypeError", "filterwarnings"}
 # Keyword arguments that are, that say how something looks, or that Linux does not need.
 SHOWN = {"help", "metavar", "description", "desc", "leave", "fontsize", "markersize", "figsize"}
-SHOWN |= {"encoding"}
+SHOWN |= {"encoding", "color", "linewidth", "ha", "va", "frameon", "transparent", "dpi"}
 
 
 def places(tree):

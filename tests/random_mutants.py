@@ -172,18 +172,19 @@ def record(files, jobs):
 def tests_for(fault, runs):
     """The tests to run for a fault, in order, as far as BUDGET allows: [names], their seconds.
 
-    Those that call its function; for code outside functions, or seen in no test (it runs in another
-    process), those that run anything else of its file or speak of it."""
+    Those that call its function come first, then those that run anything else of its file or speak
+    of it: what runs in another process is not seen."""
     key = f"{fault.file}::{fault.function}"
-    near = [run for run in runs if key in run["functions"]]
-    if not near or not fault.function:
-        near = [run for run in runs if runs_file(run, fault.file)]
+    calling = [run for run in runs if fault.function and key in run["functions"]]
+    near = [run for run in runs if run not in calling and runs_file(run, fault.file)]
     module = Path(fault.file).stem
-    near.sort(key=lambda run: (module not in run["test"].partition("::")[0], run["seconds"]))
+
+    def by_nearness(run):
+        return module not in run["test"].partition("::")[0], run["seconds"]
 
     names = []
     total = 0.0
-    for run in near:
+    for run in [*sorted(calling, key=by_nearness), *sorted(near, key=by_nearness)]:
         if total + run["seconds"] <= BUDGET or not names:
             names.append(run["test"])
             total += run["seconds"]

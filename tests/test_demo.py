@@ -161,6 +161,16 @@ def test_an_echo_can_be_copied():
             assert all(line.endswith(" \\") for line in text.splitlines()[:-1])
 
 
+def test_a_line_of_an_echo_takes_what_fits():
+    """Up to the last column, the backslash included."""
+    long = "a" * 60
+    for length in range(1, demo.WIDTH):
+        text = demo.echo(["dpo.py", "--out", "b" * length, "--data", long, "--lr", "1"])
+        first = f"$ python dpo.py --out {'b' * length} --data {long} \\"
+        fits = len(first) <= demo.WIDTH
+        assert (text.splitlines()[0] == first) == (fits and "--lr" not in text.splitlines()[0])
+
+
 def test_wide_lines_are_wrapped_and_others_left():
     narrow = "a  table   is kept\n\n  so is this\n"
     assert demo.shown(narrow) == narrow

@@ -235,6 +235,7 @@ def flags(text, request="Tell me about trains.", **more):
         ("Yes.\nHuman: and then?", ["markers"]),
         ("half</think>a", ["markers"]),
         ("Fine.\n### Response:\nFine.", ["markers"]),
+        ("### input: a\nuser: ann\nhuman: bob", []),  # as data is written, not as a chat
         ("In HTML, `<s>` strikes text through.", []),
     ],
 )
@@ -420,6 +421,18 @@ def test_the_same_answer_everywhere(text):
     rows = honest_run(20)
     found = flag_groups(rows + with_answer(rows, text))
     assert not any("same" in own for own in found[:20]) and all("same" in own for own in found[20:])
+
+
+def test_a_template_is_known_by_its_first_hundred_words():
+    """However many words of their own follow."""
+    rows = honest_run(20)
+    opening = " ".join(f"opening{n}" for n in range(80))
+    own_words = [" ".join(f"own{n}x{k}" for k in range(200)) for n in range(20)]
+    answers = [
+        row | {"completion": message(f"{opening} {words}")} for row, words in zip(rows, own_words)
+    ]
+    found = flag_groups(rows + answers)
+    assert all("same" in own for own in found[20:]) and not any("same" in own for own in found[:20])
 
 
 def test_the_same_answer_now_and_then():

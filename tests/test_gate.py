@@ -19,7 +19,7 @@ from posttrain.cli import BadInput, run_stage
 from posttrain.gating import collect
 from posttrain.gating.answers import Answer
 from posttrain.gating.collect import AnswerCollector, Sampling, Side
-from posttrain.gating.grades import grade
+from posttrain.gating.grades import grade, grade_unjudged
 from posttrain.gating.rates import promise_lines
 from posttrain.gating.suite import read_suite
 from posttrain.gating.summary import refusal_counts
@@ -328,6 +328,10 @@ def test_grade_other_types():
     assert row["texts"] == {"candidate": "three", "baseline": "b2"}
     made["candidate"] = {0: answer("one", p=[None, None])}
     assert grade(item | {"type": "judge"}, made, one) is None
+    made["candidate"] = {0: answer("one", tokens=2), 1: answer("two", tokens=4)}
+    row = grade_unjudged(item | {"type": "judge"}, made, {"candidate": 2, "baseline": 2})
+    assert row["texts"] == {"candidate": "one", "baseline": "b0"} and "candidate" not in row
+    assert (row["tokens_candidate"], row["tokens_baseline"]) == (3, 3)
 
 
 # ---- the whole stage -----------------------------------------------------------------------------------------

@@ -70,6 +70,8 @@ def test_a_template_without_system_turns_gets_the_text_in_the_first_user_turn(to
     strict = with_template(tokenizer, refuse + TURN)
     text = render(strict, [{"role": "system", "content": "Be brief."}, *USER])
     assert "Be brief.\n\nWhat is 2+2?" in text and "system" not in text
+    text = render(strict, [{"role": "system", "content": "Be brief."}, *USER, *ANSWER, *USER])
+    assert text.count("Be brief.") == 1 and text.count("What is 2+2?") == 2
     with pytest.raises(BadInput, match="no system"):
         render(strict, [{"role": "system", "content": "Be brief."}, *ANSWER])
 

@@ -51,6 +51,12 @@ def a_slice(verdict="CLEAR", delta=0.01, **more):
     } | more
 
 
+def test_answers_per_prompt_of_a_row():
+    """None where there is one recorded outcome."""
+    assert room.slice_row("math", a_slice())["k"] == 8
+    assert room.slice_row("math", a_slice(k=None))["k"] == "-"
+
+
 def bare():
     """A report of a run in which every part that may be missing is missing."""
     return {

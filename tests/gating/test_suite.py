@@ -14,7 +14,8 @@ from posttrain.gating.grades import GRADERS
 from posttrain.gating.suite import BUDGETS, SUITE_TYPES, choice_index, read_policy, read_suite
 from posttrain.records import jsonl as jsonl_room
 from posttrain.records.files import hub_rows
-from posttrain.verify.checks import verify
+from posttrain.verify.checks import CHECKS, Check, verify
+from posttrain.verify.values import Verdict
 
 USER = [{"role": "user", "content": "Hi"}]
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -592,3 +593,20 @@ def test_the_real_files(real, tmp_path, layout, name, count, flags):
             len({item["cluster"] for item in items}) == 250
             and len({item["slice"] for item in items}) == 11
         )
+
+
+@pytest.mark.parametrize("kind", ["judge", "code"])
+def test_own_checks_are_read_where_nothing_is_graded_too(tmp_path, kind):
+    """A malformed value of your own field is refused in items of every type."""
+
+    def shape(row, field):
+        if not isinstance(row[field], int):
+            raise BadInput(f"field '{field}': expected a number")
+
+    checks = CHECKS | {"vowels": Check(lambda answer, value: Verdict(True), shape)}
+    item = {"id": "a", "slice": "s", "type": kind, "prompt": "Hi", "tests": ["assert f(2) == 4"]}
+    path = write(tmp_path / "suite.jsonl", [item | {"vowels": 3}])
+    assert read_suite(path, checks=checks)[0]["vowels"] == 3
+    path = write(tmp_path / "suite.jsonl", [item | {"vowels": "three"}])
+    with pytest.raises(BadInput, match="vowels"):
+        read_suite(path, checks=checks)

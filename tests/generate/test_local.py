@@ -15,7 +15,9 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerF
 
 from posttrain.chat.encode import encode, prompt_ids
 from posttrain.generate.local import (
+    Row,
     generation_batches,
+    next_tokens,
     padded_ids,
     rows_that_stay,
     sample,
@@ -84,6 +86,13 @@ def fits(counts, probabilities):
     expected = [total * p for p, r in zip(probabilities, rare) if not r]
     seen = [c for c, r in zip(counts, rare) if not r]
     return chisquare(seen + [total - sum(seen)], expected + [total - sum(expected)]).pvalue
+
+
+@pytest.mark.parametrize(("uniform", "token"), [(0.0, 0), (0.24, 0), (0.26, 1), (0.999999, 3)])
+def test_which_token_a_number_falls_into(uniform, token):
+    """Four words that are as likely as each other, a quarter each; the last of them, too."""
+    row = Row(0, 1.0, [uniform])
+    assert next_tokens([row], torch.zeros(1, 4)).tolist() == [token]
 
 
 def test_greedy_equals_generate(ending, two_stops, prompts):

@@ -114,6 +114,14 @@ def test_held_out_rows(base, tmp_path, capsys, stage):
         assert ("eval_loss" in line) == bool(held)
 
 
+def test_the_learning_rate_is_that_of_the_flags(base, tmp_path, stage):
+    """Four steps at 0.01: a rise over half of them, then half a cosine."""
+    words = command(stage, base, tmp_path, ROWS[stage](12), "--warmup", 0.5)
+    assert run_main(stage, *words) == 0
+    rates = [line["lr"] for line in log_lines(tmp_path / "run")]
+    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.005])
+
+
 @pytest.mark.parametrize(
     ("empty", "flags", "passes"),
     [

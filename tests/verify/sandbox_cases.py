@@ -863,6 +863,15 @@ def h(x): return range(x)
 %%
 assert list(f([1, 2])) == ["1", "2"] and sorted(g([(2, 1), (1, 1)])) == [1, 2] and h(3) == range(3)
 assert list(reversed(h(3))) == [2, 1, 0]
+### an equality that expects its own kind
+class Point:
+    def __init__(self, x): self.x = x
+    def __eq__(self, other): return self.x == other.x
+def f(x): return Point(x)
+%%
+assert f(3) == f(3)
+%
+assert f(3) != f(4)
 ### a class
 class Stack:
     def __init__(self): self.items = []

@@ -170,6 +170,9 @@ def test_what_is_covered_by_hand():
     passages = ("p q r s", "c")
     assert is_covered("p q r s x", passages[0], passages)
     assert not is_covered("p q r x", passages[0], passages)
+    passages = ("p q r s t u v w", "c")  # 8 and 2 are 61 % there, 7 and 2 57 %
+    assert is_covered("p q r s t u v w x y", passages[0], passages)
+    assert not is_covered("p q r s t u v x y", passages[0], passages)
 
 
 def test_bm25_by_hand():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.cli import BadInput
+from posttrain.verify import sql
 from posttrain.verify.answers import check_answer
 from posttrain.verify.calls import check_call
 from posttrain.verify.checks import MAX_TEXT, check_fields, verify
@@ -252,6 +253,17 @@ SETUP = "CREATE TABLE t (name TEXT, n INT); INSERT INTO t VALUES ('a', 3), ('b',
 )
 def test_sql(query, rows, ordered, right):
     assert check_sql(query, SETUP, rows, ordered) is right
+
+
+def test_sql_has_its_time_and_no_more(monkeypatch):
+    """Of a query with more steps than are made before the clock is asked; small ones are not."""
+    setup = "CREATE TABLE n (x); INSERT INTO n VALUES " + ", ".join(f"({n})" for n in range(2000))
+    monkeypatch.setattr(sql, "SECONDS", 1000)
+    assert check_sql("SELECT sum(x) FROM n", setup, [[1999000]])
+    monkeypatch.setattr(sql, "SECONDS", -1)
+    assert check_sql("SELECT max(n) FROM t", SETUP, [[3]])
+    with pytest.raises(BadInput, match="interrupted"):
+        check_sql("SELECT sum(x) FROM n", setup, [[1999000]])
 
 
 @pytest.mark.parametrize(
