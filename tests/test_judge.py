@@ -1090,6 +1090,14 @@ def test_show_prompt(judge_folder, constitution, tmp_path, monkeypatch, capsys):
     assert "random, id 'q0': draws its scores and reads nothing" in printed
 
 
+def test_what_decides_on_the_result():
+    """Files and models on this machine; not the control, and not what a server has."""
+    words = ["--judge", "random", "--data", "c.jsonl", "--out", "j", "--constitution", "c.md"]
+    names = ["random", "runs/judge", "m@http://localhost:1/v1"]
+    files = judge.input_files(judge.parse_args(words), names)
+    assert files == ["c.jsonl", "c.md", "runs/judge"]
+
+
 def test_verifiers_of_your_own(constitution, judge_folder, tmp_path, capsys):
     """A field that the kit does not know decides, and its file is one of the run's inputs."""
     checks = tmp_path / "my_checks.py"
@@ -1121,7 +1129,7 @@ def test_verifiers_of_your_own(constitution, judge_folder, tmp_path, capsys):
     assert sides == {"q0": "LOUD", "q1": "quiet", "q2": "quiet"}
     assert "right/wrong pairs as verifiers do" in capsys.readouterr().out
     inputs = json.loads((tmp_path / "j" / "run.json").read_text())["inputs"]
-    assert str(checks) in inputs
+    assert str(checks) in inputs and str(judge_folder) in inputs
     checks.write_text("def shouts(text, value):\n    return True\n")
     with pytest.raises(BadInput, match="other inputs.*my_checks.py"):
         run_main("judge", *command)

@@ -176,6 +176,8 @@ def test_need_where_there_is_none_or_nothing_has_differed():
     assert clusters_needed(Difference(0.0, math.inf, 1), policy(), ALPHA / 4) is None
     nothing_differed = Difference(0.0, 1 / 12, 12)
     assert clusters_needed(nothing_differed, policy(), ALPHA / 4) == 31
+    clear = Difference(0.0, 0.01, 60)
+    assert clusters_needed(clear, policy(), ALPHA / 4) == 61, "never what is there already"
 
 
 @pytest.mark.parametrize("n", [60, 200])

@@ -6,6 +6,7 @@ import transformers
 from families import sequences
 
 from common import completion_logps
+from posttrain.packed.lora import is_plain
 from posttrain.packed.reader import reads_lines, seq_logps, teach_lines
 
 
@@ -48,3 +49,26 @@ def test_adapters_of_another_make_are_left_to_peft(base, tmp_path, seqs, options
     assert torch.equal(found, seq_logps(policy, own)[0])
     found.sum().backward()
     assert all(p.grad is not None for p in trained(policy))
+
+
+def test_which_layers_are_computed_in_one_pass(base):
+    """Plain LoRA. A second active adapter, none, a merged one, a bias, DoRA: by peft."""
+    from peft import LoraConfig, get_peft_model
+
+    def layer(**options):
+        config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **options)
+        model = get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), config)
+        return model.get_decoder().layers[0].self_attn.q_proj
+
+    plain = layer()
+    assert is_plain(plain) is True
+    assert not is_plain(layer(lora_bias=True)) and not is_plain(layer(use_dora=True))
+    plain.enable_adapters(False)
+    assert not is_plain(plain)
+    plain.enable_adapters(True)
+    plain.merge()
+    assert not is_plain(plain)
+    plain.unmerge()
+    plain.update_layer("other", 2, lora_alpha=2, config=LoraConfig(r=2))
+    plain.set_adapter(["default", "other"])
+    assert not is_plain(plain)

@@ -128,3 +128,20 @@ def test_the_first_of_several_faults_is_named():
 def test_a_record_of_no_known_kind_is_a_fault_of_the_program():
     with pytest.raises(KeyError):
         normalise(ROW, "pair")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": 5, "arguments": {}},
+        {"name": "add", "arguments": [1]},
+        {"name": "add", "arguments": "{"},
+        {"arguments": {}},
+        "add",
+        "[1]",
+    ],
+)
+def test_a_call_has_a_name_and_arguments(call):
+    answer = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    with pytest.raises(BadInput, match="a tool call must be"):
+        normalise({"prompt": USER, "completion": answer}, "sft")

@@ -144,6 +144,9 @@ def test_until_the_baseline(tmp_path):
     dpo = chain(tmp_path)
     assert stages(dpo, until=tmp_path / "runs" / "sft") == ["dpo", "judge", "gen_candidates"]
     assert stages(dpo, until=dpo) == []
+    # The same folder under another name.
+    roundabout = tmp_path / "runs" / ".." / "runs" / "dpo"
+    assert stages(roundabout, until=dpo) == []
 
 
 def test_what_no_run_of_ours_made(tmp_path):
