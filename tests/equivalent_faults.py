@@ -59,12 +59,6 @@ EQUIVALENT = {
         "lay_out_tree(rows[start:end], [0, *shared[start + 1:end]])",
     ): "on a CPU tensors are where they should be without a word",
     (
-        "posttrain/gating/report.py",
-        "",
-        "300000",
-        "300001",
-    ): "a byte more on a page",
-    (
         "posttrain/verify/grounding.py",
         "leaves",
         "value is None or isinstance(value, bool) or is_named(value, field)",

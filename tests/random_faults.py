@@ -29,9 +29,12 @@ class Fault(NamedTuple):
 
 # Calls whose arguments are texts for people.
 MESSAGES = {"print", "BadInput", "error", "write", "ArgumentTypeError", "filterwarnings"}
-# Keyword arguments that are, that say how something looks, or that Linux does not need.
+# Keyword arguments that are, that say how something looks, or that Linux or a CPU does not need.
 SHOWN = {"help", "metavar", "description", "desc", "leave", "fontsize", "markersize", "figsize"}
-SHOWN |= {"encoding", "color", "linewidth", "ha", "va", "frameon", "transparent", "dpi"}
+SHOWN |= {"encoding", "device", "color", "linewidth", "ha", "va", "frameon", "transparent", "dpi"}
+# In the tests of an `if`: what is run as a script, and on Windows.
+NOT_HERE = ("__name__", "os.name == 'nt'")
+MUCH = 100  # one more of so many is dust: twice as many
 
 
 def places(tree):
@@ -70,7 +73,9 @@ def is_for_people(node):
         return name_of_call(node) in MESSAGES
     if isinstance(node, ast.keyword):
         return node.arg in SHOWN
-    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
+    if isinstance(node, ast.If | ast.IfExp):
+        return any(words in ast.unparse(node.test) for words in NOT_HERE)
+    return False
 
 
 def name_of_call(call):
@@ -177,12 +182,13 @@ def is_text(node):
 
 
 def constant(node):
-    """True to False; a number one higher, twice as high, or 0."""
+    """True to False; a number one higher (a large one or a float: twice as high), or 0."""
     value = node.value if isinstance(node, ast.Constant) else None
     if isinstance(value, bool):
         return [repr(not value)]
     if isinstance(value, int):
-        return [repr(value + 1)] + (["0"] if value else [])
+        more = 2 * value if value > MUCH else value + 1
+        return [repr(more)] + (["0"] if value else [])
     if isinstance(value, float) and value:
         return [repr(2 * value), "0.0"]
     return ["1.0"] if isinstance(value, float) else []
@@ -255,11 +261,11 @@ def every_item(node):
 
 
 def nothing_returned(node):
-    """return x to return None."""
-    is_value = isinstance(node, ast.Return) and node.value is not None
-    if not is_value or (isinstance(node.value, ast.Constant) and node.value.value is None):
+    """return x to return None; not of False and 0, which mean the same to most who ask."""
+    if not isinstance(node, ast.Return) or node.value is None:
         return []
-    return ["return None"]
+    is_nothing = isinstance(node.value, ast.Constant) and not node.value.value
+    return [] if is_nothing else ["return None"]
 
 
 def statement(node):

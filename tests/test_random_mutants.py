@@ -45,6 +45,10 @@ def choose(rows, limit=2.5):
     return sorted(kept[1:], key=len) if kept else -1
 
 
+if os.name == "nt":
+    choose([], 12)
+
+
 if __name__ == "__main__":
     choose([], 11)
 '''
@@ -70,6 +74,7 @@ if __name__ == "__main__":
         ("constant", "True", ["False"]),
         ("constant", "3", ["4", "0"]),
         ("constant", "0", ["1"]),
+        ("constant", "300", ["600", "0"]),
         ("constant", "0.5", ["1.0", "0.0"]),
         ("constant", "0.0", ["1.0"]),
         ("constant", "None", []),
@@ -89,6 +94,7 @@ if __name__ == "__main__":
         ("every_item", "[a for a in b if c]", ["[a for a in b]"]),
         ("nothing_returned", "return a", ["return None"]),
         ("nothing_returned", "return None", []),
+        ("nothing_returned", "return False", []),
         ("statement", "a += 1", ["pass"]),
         ("statement", "a.b = 1", ["pass"]),
         ("statement", "a = 1", []),
@@ -113,7 +119,7 @@ def test_every_operator_is_in_use():
 def test_what_is_for_people_is_left_alone():
     befores = {fault.before for group in faults_at("a.py", SOURCE) for fault in group}
     numbers = {before for before in befores if before.isdecimal()}
-    assert numbers == {"3", "1", "10", "2", "0", "6"}, "not 4, 5, 7, 8, 9 and 11"
+    assert numbers == {"3", "1", "10", "2", "0", "6"}, "not 4, 5, 7, 8, 9, 11 and 12"
     assert not any("print" in before or "raise" in before[:5] for before in befores)
 
 

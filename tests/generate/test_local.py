@@ -88,7 +88,9 @@ def fits(counts, probabilities):
     return chisquare(seen + [total - sum(seen)], expected + [total - sum(expected)]).pvalue
 
 
-@pytest.mark.parametrize(("uniform", "token"), [(0.0, 0), (0.24, 0), (0.26, 1), (0.999999, 3)])
+@pytest.mark.parametrize(
+    ("uniform", "token"), [(0.0, 0), (0.25 - 1e-12, 0), (0.25, 1), (1 - 1e-12, 3)]
+)
 def test_which_token_a_number_falls_into(uniform, token):
     """Four words that are as likely as each other, a quarter each; the last of them, too."""
     row = Row(0, 1.0, [uniform])

@@ -381,6 +381,25 @@ def test_without_isolation_it_refuses(monkeypatch):
     assert not run_tests("def f(x): return 9", TESTS, unsafe=True)["ok"]
 
 
+@pytest.mark.parametrize(("user", "first"), [(0, "setpriv"), (1000, "bwrap")])
+def test_ways_to_isolate(monkeypatch, user, first):
+    """As root and as another: both are tried, and in both the folders of Python can be read."""
+    tried = []
+
+    def run(self, command, timeout):
+        tried.append((command, timeout))
+        return ["", ""] if len(tried) == 2 else ["it does not work here"]
+
+    monkeypatch.setattr(sandbox.os, "geteuid", lambda: user)
+    monkeypatch.setattr(sandbox.Pair, "run", run)
+    assert sandbox.find_sandbox.__wrapped__() == tried[1][0]
+    assert tried[0][0][0] == first and "bwrap" in tried[0][0] and "unshare" in tried[1][0]
+    for command, timeout in tried:
+        assert f"{sys.base_prefix}/bin" in " ".join(command), "the interpreter is there"
+        assert 5 <= timeout <= 60
+    assert ("-r" in tried[1][0]) == (user != 0), "root needs no user of its own"
+
+
 def test_several_at_once():
     results = {}
     threads = [
