@@ -231,6 +231,8 @@ def flags(text, request="Tell me about trains.", **more):
         (" ".join(f"word{n}" for n in range(99)) + " and so on" * 30, ["repetition"]),
         ("好" * 40, ["repetition"]),
         ("床前明月光疑是地上霜举头望明月低头思故乡", []),
+        # The same again and again, with other punctuation.
+        ("".join("今天天气很好" + a + b for a in "，。！？；：" for b in "、…—·~"), ["repetition"]),
         ("Yes.<end_of_turn>", ["markers"]),
         ("Yes.\nHuman: and then?", ["markers"]),
         ("half</think>a", ["markers"]),

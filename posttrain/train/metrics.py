@@ -20,7 +20,7 @@ def tally(pack, losses, weights, metrics):
     sums = Counter()
     for name, values in zip(columns, table):
         for row, value in zip(pack, values):
-            if row.get("weight", 1) and not math.isnan(value):
+            if row.get("weight") != 0 and not math.isnan(value):
                 slice_name = row.get("slice", "all")
                 sums[slice_name, name] += value
                 sums[slice_name, name, "rows"] += 1

@@ -443,3 +443,20 @@ def test_a_selftest_needs_a_finished_gate(tmp_path):
         with pytest.raises(BadInput, match="no finished gate"):
             selftest_lines(tmp_path)
     assert not (tmp_path / "selftest.json").exists()
+
+
+@pytest.mark.parametrize("broken", [0, 1, None])
+def test_one_promise_that_is_not_kept_is_told(monkeypatch, broken):
+    """Whichever it is; too many wrong blocks break one, too."""
+    promise = room.PROMISES[0]
+    promises = [promise._replace(what=f"world {n}") for n in range(2)]
+    monkeypatch.setattr(room, "PROMISES", promises)
+
+    def promised_world(promise, runs):
+        wrong = 0.06 if promise.what == f"world {broken}" else 0.05
+        return {promise.verdict: 0.99, "BLOCK": wrong, "answers": runs}
+
+    monkeypatch.setattr(room, "promised_world", promised_world)
+    lines, all_kept = promise_lines(7)
+    assert all_kept == (broken is None)
+    assert ["NOT KEPT" in line for line in lines] == [broken == 0, broken == 1]

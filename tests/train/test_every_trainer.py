@@ -152,6 +152,13 @@ def test_dropped_rows(base, tmp_path, capsys, stage, empty, flags, passes):
 # ---- a run's end ---------------------------------------------------------------------------------
 
 
+def test_seconds_are_those_of_the_clock(base, tmp_path, monkeypatch, stage):
+    """From the first step on; a clock that stands still says none."""
+    monkeypatch.setattr("posttrain.train.training_run.time.perf_counter", lambda: 5.0)
+    assert run_main(stage, *command(stage, base, tmp_path, ROWS[stage](3))) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["seconds"] == 0
+
+
 def test_a_finished_run_is_left_as_it_is(base, tmp_path, monkeypatch, capsys, stage):
     """The same command again: exit code 0, a line that says so, no model loaded, no byte changed."""
     words = command(stage, base, tmp_path, ROWS[stage](4), "--max-steps", 1)

@@ -496,3 +496,10 @@ def test_no_other_text_is_a_value(lines):
     assert isinstance(
         found.value, (ValueError, TypeError, IndexError, KeyError, AttributeError, StopIteration)
     )
+
+
+@pytest.mark.parametrize(("letter", "rest"), [("o", "x"), ("k", "1.5"), ("p", "0"), ("n", "len")])
+def test_what_the_child_names_is_a_handle_or_refused(letter, rest):
+    """It must not choose what the tester calls."""
+    with pytest.raises(ValueError):
+        inside.tester_resolve(letter, rest)

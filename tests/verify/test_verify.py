@@ -15,7 +15,7 @@ from posttrain.verify.checks import MAX_TEXT, check_fields, verify
 from posttrain.verify.constraints import CONSTRAINTS, check_constraint, constraint_shape
 from posttrain.verify.refusals import is_refusal
 from posttrain.verify.sql import check_sql
-from posttrain.verify.values import visible
+from posttrain.verify.values import need, visible
 
 # ------------------------------------------------------------------------------------------------------------ answers
 
@@ -774,3 +774,11 @@ def test_nothing_hangs():
         start = time.process_time()
         assert verify(row, text)["ok"] is False
         assert time.process_time() - start < 6, text[:20]
+
+
+def test_what_a_field_got_is_said_where_it_is_known():
+    need(True, "answer", "a text")
+    with pytest.raises(BadInput, match=r"field 'answer': expected a text$"):
+        need(False, "answer", "a text")
+    with pytest.raises(BadInput, match=r"field 'answer': expected a text, got 'None'$"):
+        need(False, "answer", "a text", None)
