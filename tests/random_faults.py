@@ -31,7 +31,19 @@ class Fault(NamedTuple):
 MESSAGES = {"print", "BadInput", "error", "write", "ArgumentTypeError", "filterwarnings"}
 # Keyword arguments that are, that say how something looks, or that Linux or a CPU does not need.
 SHOWN = {"help", "metavar", "description", "desc", "leave", "fontsize", "markersize", "figsize"}
-SHOWN |= {"encoding", "device", "color", "linewidth", "ha", "va", "frameon", "transparent", "dpi"}
+SHOWN |= {
+    "initial",
+    "total",
+    "encoding",
+    "device",
+    "color",
+    "linewidth",
+    "ha",
+    "va",
+    "frameon",
+    "transparent",
+    "dpi",
+}
 # In the tests of an `if`: what is run as a script, and on Windows.
 NOT_HERE = ("__name__", "os.name == 'nt'")
 MUCH = 100  # one more of so many is dust: twice as many

@@ -169,8 +169,9 @@ def test_length_outliers():
 
 def test_policy_words(tmp_path):
     path = tmp_path / "w.md"
-    path.write_text("# For people\nsome words\n## all\nfoo bar\n## support\nclosed\n")
+    path.write_text("# For people\nsome words\n## all\n\nfoo bar\n\n## support\nclosed\n")
     words = read_words(path)
+    assert {name: len(patterns) for name, patterns in words.items()} == {"all": 1, "support": 1}
     for text, piece, hit in (
         ("Foo  bar", "x", False),
         ("a FOO BAR!", "x", True),

@@ -962,6 +962,15 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
             run_main("gate", *settings(base, suite, tmp_path / "x"), *one)
 
 
+def test_what_decides_on_the_result():
+    """Files and models on this machine, a judge's, too; not what a server has."""
+    words = ["--suite", "s", "--model", "m", "--baseline", "b", "--policy", "p.jsonl"]
+    args = gate.parse_args([*words, "--verifiers", "v.py"])
+    for judge, inputs in ((None, []), ("runs/judge", ["runs/judge"]), ("m@http://h:1", [])):
+        args.judge = judge
+        assert gate.inputs_of(args) == ["s", "m", "b", "p.jsonl", "v.py", *inputs]
+
+
 def test_a_judge_that_compares_nothing_is_refused(monkeypatch):
     """As one of your own may be."""
     monkeypatch.setattr(gate, "Judge", lambda *_, **__: SimpleNamespace(compares=False))

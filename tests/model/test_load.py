@@ -1,5 +1,7 @@
 """Loading: names of models, tokenizers without a template, references, adapters, checkpointing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
@@ -73,13 +75,13 @@ def test_sequences_beyond_the_models_positions(model, capsys):
     assert not capsys.readouterr().out
     check_length(model, 513)
     assert "513 tokens" in capsys.readouterr().out
-    learned = torch.nn.Module()
-    learned.wpe, learned.config = (
-        torch.nn.Embedding(4, 2),
-        type("C", (), {"max_position_embeddings": 4})(),
-    )
-    with pytest.raises(BadInput, match="4 positions"):
-        check_length(learned, 5)
+    for name in ("wpe", "embed_positions"):
+        learned = torch.nn.Module()
+        learned.decoder = torch.nn.ModuleDict({name: torch.nn.Embedding(4, 2)})
+        learned.config = SimpleNamespace(max_position_embeddings=4)
+        check_length(learned, 4)
+        with pytest.raises(BadInput, match="4 positions"):
+            check_length(learned, 5)
 
 
 def test_a_new_adapter_starts_as_the_base(base):

@@ -202,7 +202,7 @@ MUTANTS = [
     Mutant(
         "posttrain/train/metrics.py",
         "tally",
-        'row.get("weight", 1) and not math.isnan(value)',
+        'row.get("weight") != 0 and not math.isnan(value)',
         "not math.isnan(value)",
         ["tests/train/test_watch.py::test_every_process_reads_as_many_packs"],
     ),
