@@ -65,6 +65,24 @@ EQUIVALENT = {
         "pass",
     ): "it only looks more often",
     (
+        "posttrain/filters.py",
+        "flag_groups",
+        "row.get('slice', 'all')",
+        "row.get('slice')",
+    ): "answers without a slice are one group under any name",
+    (
+        "posttrain/gating/measures.py",
+        "budget",
+        "np.array(candidate, float)",
+        "np.array(candidate)",
+    ): "the quotients of whole numbers are floats as well",
+    (
+        "posttrain/train/training_run.py",
+        "save_checkpoint",
+        "os.fsync(file.fileno())",
+        "pass",
+    ): "only a machine that loses its power would show it",
+    (
         "posttrain/train/curves.py",
         "draw",
         "matplotlib.use('Agg')",

@@ -375,6 +375,14 @@ def test_pairs_whose_orders_disagree_are_ties():
     assert confirm(tied) == tied
 
 
+def test_calibrated_scores_stay_on_the_scale():
+    """The first answer is far above what a judge of small spread gives to the others: 5.7 unclipped."""
+    wide, narrow = [5.0, 5.0, 5.0, 0.0, 0.0], [5.0, 4.9, 4.9, 4.9, 4.9]
+    assert calibrate([wide, narrow], [False, False])[0] == 5.0
+    low = [[5 - score for score in column] for column in (wide, narrow)]
+    assert calibrate(low, [False, False])[0] == 0.0
+
+
 def test_calibrate():
     """One judge stays; several count alike, whatever their units; a reward model alone is ranked; null is null."""
     strict, mild = [0.0, 1.0, 2.0, None], [3.0, 4.0, 5.0, 4.0]

@@ -45,6 +45,12 @@ class F(float):
 def f(x): return F(1)
 %%
 assert abs(f(3) - 9.5) < 1e-6
+### a member that is not there
+class It:
+    def __iter__(self): return iter([1, 2])
+def f(x): return It()
+%%
+assert 9 in f(3)
 ### !forged text
 class S(str):
     __eq__ = lambda s, o: True
@@ -863,6 +869,11 @@ def h(x): return range(x)
 %%
 assert list(f([1, 2])) == ["1", "2"] and sorted(g([(2, 1), (1, 1)])) == [1, 2] and h(3) == range(3)
 assert list(reversed(h(3))) == [2, 1, 0]
+### an attribute and no call
+class f:
+    size = 3
+%%
+assert f.size == 3
 ### an equality that expects its own kind
 class Point:
     def __init__(self, x): self.x = x
