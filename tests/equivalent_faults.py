@@ -83,6 +83,24 @@ EQUIVALENT = {
         "pass",
     ): "only a machine that loses its power would show it",
     (
+        "demo.py",
+        "Schedule.stop",
+        "True",
+        "False",
+    ): "at its end Python waits for all threads of a pool anyway",
+    (
+        "posttrain/gating/report.py",
+        "html",
+        "4",
+        "5",
+    ): "a page that is too large is made smaller in other steps",
+    (
+        "common.py",
+        "completion_logps",
+        "False",
+        "True",
+    ): "a cache that nobody reads costs memory and changes no number",
+    (
         "posttrain/train/curves.py",
         "draw",
         "matplotlib.use('Agg')",

@@ -58,6 +58,7 @@ def test_the_memory_plan_by_hand(base, tmp_path):
     assert memory["head"] == 12 * (2**25 // 320) * 320 + 4 * 1000 * 64
     assert memory["dequantise"] == 2 * 64 * 128
     assert memory_plan(base, "none", 4, 1000)["dequantise"] == 0
+    assert memory_plan(base, "nf4", None, 1000) == memory_plan(base, "nf4", 16, 1000)
     config = json.loads((Path(base) / "config.json").read_text()) | {"vocab_size": 2**25}
     (tmp_path / "config.json").write_text(json.dumps(config))
     large = memory_plan(str(tmp_path), "nf4", 4, 1000)
