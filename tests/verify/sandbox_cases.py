@@ -45,6 +45,15 @@ class F(float):
 def f(x): return F(1)
 %%
 assert abs(f(3) - 9.5) < 1e-6
+### an object with the name of a class
+class anything:
+    def __contains__(self, x): return True
+class maker:
+    def __call__(self): return anything()
+Bag = maker()
+def f(x): return Bag()
+%%
+assert 9 in Bag()
 ### a member that is not there
 class It:
     def __iter__(self): return iter([1, 2])
