@@ -101,6 +101,12 @@ EQUIVALENT = {
         "True",
     ): "a cache that nobody reads costs memory and changes no number",
     (
+        "posttrain/hashing.py",
+        "seed_for",
+        "int.from_bytes(first_bytes, 'big')",
+        "int.from_bytes(first_bytes)",
+    ): "'big' is what Python takes by itself, from 3.11",
+    (
         "posttrain/train/curves.py",
         "draw",
         "matplotlib.use('Agg')",

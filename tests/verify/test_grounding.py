@@ -231,3 +231,8 @@ def test_hostile_and_unknown_arguments(schema, arguments, right):
         "call": "grounded",
     }
     assert verify(row, f'{{"name": "f", "arguments": {arguments}}}')["ok"] is right
+
+
+@pytest.mark.parametrize("value", [1e999, -1e999])
+def test_infinity_is_no_number_that_was_said(value):
+    assert invented({"n": value}, {}, f"say {value}") == [f"n: {value}"]

@@ -782,3 +782,13 @@ def test_what_a_field_got_is_said_where_it_is_known():
         need(False, "answer", "a text")
     with pytest.raises(BadInput, match=r"field 'answer': expected a text, got 'None'$"):
         need(False, "answer", "a text", None)
+
+
+def test_a_tool_without_parameters():
+    """It takes none."""
+    row = {
+        "tools": [{"type": "function", "function": {"name": "now"}}],
+        "call": {"name": "now", "arguments": {}},
+    }
+    check_fields(row)
+    assert verify(row, '{"name": "now", "arguments": {}}')["ok"] is True
