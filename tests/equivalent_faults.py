@@ -107,6 +107,12 @@ EQUIVALENT = {
         "int.from_bytes(first_bytes)",
     ): "'big' is what Python takes by itself, from 3.11",
     (
+        "posttrain/gating/text.py",
+        "tables_that_fit",
+        "1",
+        "0",
+    ): "a first column and one more always fit: their cells are cut to that",
+    (
         "posttrain/train/curves.py",
         "draw",
         "matplotlib.use('Agg')",

@@ -610,3 +610,10 @@ def test_language_of_real_questions():
         told = [language(one["question"]) for one in map(json.loads, lines) if one["lang"] == code]
         assert told.count(code) >= 0.8 * len(told), code
         assert told.count(code) + told.count(None) >= len(told) - 2, (code, {*told})
+
+
+def test_a_verdict_in_json_is_short():
+    """A page of JSON that has such a field somewhere is data."""
+    for count, found in ((9, True), (300, False)):
+        words = " ".join(f"word{n}" for n in range(count))
+        assert ("injection" in flags(f'{{"score": 5, "why": "{words}"}}')) == found

@@ -12,6 +12,9 @@ def test_seed_and_digest_are_the_same_in_every_process(tmp_path):
     assert digest(tmp_path / "a") != first and digest("org/name") == "org/name"
 
 
+MIB = 1 << 20
+
+
 def test_a_change_in_the_middle_of_a_large_file_shows(tmp_path):
     (tmp_path / "weights").write_bytes(bytes(70 << 20))
     before = digest(tmp_path)
@@ -29,3 +32,18 @@ def test_a_local_data_set_is_hashed(tmp_path):
     (tmp_path / "set/data").write_text("two")
     assert before[0] == before[1] != digest(f"hf:{tmp_path}/set:train")
     assert digest("hf:somebody/chats") == "somebody/chats"
+
+
+def test_of_a_large_file_the_beginning_of_every_mib_counts(tmp_path):
+    """Above 64 MiB; up to there every byte does."""
+    for size, is_large in ((64 * MIB, False), (64 * MIB + 1, True)):
+        path = tmp_path / f"{size}.bin"
+        with open(path, "wb") as file:
+            file.truncate(size)
+        before = digest(path)
+        for place, is_seen in ((MIB // 2, not is_large), (5 * MIB, True)):
+            with open(path, "r+b") as file:
+                file.seek(place)
+                file.write(b"x")
+            assert (digest(path) != before) == is_seen
+            before = digest(path)

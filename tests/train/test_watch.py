@@ -104,6 +104,25 @@ def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
     )
 
 
+def test_answers_are_drawn_from_the_policys_own_distribution(model, monkeypatch):
+    """At temperature 1, each prompt with a seed of its own, and the same ones at every look."""
+    asked = []
+
+    def sample(model, tokenizer, jobs, max_tokens):
+        asked.append(jobs)
+        return [[{"ids": [number]}] for number in range(len(jobs))]
+
+    monkeypatch.setattr(watch, "sample", sample)
+    for seed in (0, 0, 1):
+        answers = watch.draw_answers(model, None, [[5, 6], [7]], seed)
+        assert answers == [[0], [1]]
+    first, again, other = asked
+    assert [prompt for prompt, _ in first] == [[5, 6], [7]]
+    temperatures, seeds = zip(*(samples[0] for _, samples in first))
+    assert temperatures == (1.0, 1.0) and len(set(seeds)) == 2
+    assert first == again and first != other
+
+
 def test_the_sampled_kl_is_the_kl(base):
     """Against the exact KL of every step along the same answers, from both full distributions."""
     tokenizer, policy = load_tokenizer(base), load_policy(base, lora_r=4)
