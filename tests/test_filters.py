@@ -20,6 +20,7 @@ from posttrain.filters import (
     find_flags,
     finds_injection,
     flag_groups,
+    is_json_verdict,
     language,
     read_words,
 )
@@ -616,4 +617,4 @@ def test_a_verdict_in_json_is_short():
     """A page of JSON that has such a field somewhere is data."""
     for count, found in ((9, True), (300, False)):
         words = " ".join(f"word{n}" for n in range(count))
-        assert ("injection" in flags(f'{{"score": 5, "why": "{words}"}}')) == found
+        assert is_json_verdict(f'{{"score": 5, "why": "{words}"}}', "") == found
