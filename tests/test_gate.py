@@ -962,6 +962,21 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
             run_main("gate", *settings(base, suite, tmp_path / "x"), *one)
 
 
+@pytest.mark.parametrize(
+    ("canary", "broken"),
+    [
+        ({"baseline": True, "candidate": False}, True),
+        ({"baseline": True, "candidate": False, "confirmed": True}, True),
+        ({"baseline": True, "candidate": False, "confirmed": False}, False),
+        ({"baseline": False, "candidate": False}, False),
+        ({"baseline": True, "candidate": True}, False),
+    ],
+)
+def test_a_canary_that_breaks(canary, broken):
+    """Asked once it counts; where it was asked again, the second answer decides."""
+    assert bool(gate.is_broken(canary)) is broken
+
+
 def test_what_decides_on_the_result():
     """Files and models on this machine, a judge's, too; not what a server has."""
     words = ["--suite", "s", "--model", "m", "--baseline", "b", "--policy", "p.jsonl"]
