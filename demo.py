@@ -201,7 +201,7 @@ def phases(args):
 
 
 def first_stage(run, data):
-    """Alone, on two threads: later two commands run at a time, and lose time on two threads each"""
+    """SFT of the base. It runs alone, so on two threads; later commands run two at a time."""
     command = run.train("sft.py", f"{TINY}/base", data, name="sft", method="--lr 2e-3 --epochs 2")
     return Task([command], after=[], threads=2)
 
@@ -409,7 +409,7 @@ class Schedule:
     def stop(self):
         """Kill what is at work; nothing starts any more."""
         self.runner.stop()
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        self.pool.shutdown()  # none is waiting in it: a task is given to it when there is a place
 
 
 def show_state(text):

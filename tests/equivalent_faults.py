@@ -83,12 +83,6 @@ EQUIVALENT = {
         "pass",
     ): "only a machine that loses its power would show it",
     (
-        "demo.py",
-        "Schedule.stop",
-        "True",
-        "False",
-    ): "at its end Python waits for all threads of a pool anyway",
-    (
         "posttrain/gating/report.py",
         "html",
         "4",
