@@ -33,7 +33,7 @@ from posttrain.generate.endpoint import ask_endpoint
 from posttrain.generate.local import generation_batches, sample
 from posttrain.hashing import seed_for
 from posttrain.model.family import family_of
-from posttrain.model.load import load_model, load_tokenizer
+from posttrain.model.load import load_merged, load_tokenizer
 from posttrain.model.memory import OneInMemory
 from posttrain.records.files import read_records
 from posttrain.records.jsonl import read_jsonl, stream_jsonl
@@ -316,7 +316,7 @@ def main(args):
                 batch, args.endpoint, args.max_tokens, args.concurrency, kept=run.replies
             )
         else:
-            model = memory.get(name, partial(load_model, name, args.quantize))
+            model = memory.get(name, partial(load_merged, name, args.quantize))
             answers = sample_batch(batch, model, tokenizers[name], args.max_tokens, slots=slots)
         return candidate_rows(batch, answers, families[name])
 

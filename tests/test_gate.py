@@ -456,7 +456,7 @@ def scripted(monkeypatch, base, other):
         monkeypatch.setattr(collect, "sample", sample)
         monkeypatch.setattr(memory, "free_memory", lambda: None)  # half a second for nothing
         monkeypatch.setattr(
-            collect, "load_model", lambda name, *_: {base: "baseline", other: "candidate"}[name]
+            collect, "load_merged", lambda name, *_: {base: "baseline", other: "candidate"}[name]
         )
         return lambda suite, out, *more: run_main(
             "gate", "--model", other, *settings(base, suite, out, *more)[2:]
@@ -624,9 +624,9 @@ def test_clear_slices_are_asked_no_more(scripted, tmp_path, monkeypatch):
         return "4" if "easy" in prompt or random.Random(seed).random() < 0.75 else "3"
 
     gates, loaded = scripted(say), []
-    load = collect.load_model
+    load = collect.load_merged
     monkeypatch.setattr(
-        collect, "load_model", lambda *name: loaded.append(load(*name)) or loaded[-1]
+        collect, "load_merged", lambda *name: loaded.append(load(*name)) or loaded[-1]
     )
     assert gates(suite, tmp_path / "out") == 0
     report = report_of(tmp_path / "out")
@@ -692,10 +692,10 @@ def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch, capsy
     suite, loaded, load = (
         suite_of(tmp_path / "suite", a=noisy_items(20, "a")),
         [],
-        collect.load_model,
+        collect.load_merged,
     )
     monkeypatch.setattr(
-        collect, "load_model", lambda name, *more: loaded.append(name) or load(name, *more)
+        collect, "load_merged", lambda name, *more: loaded.append(name) or load(name, *more)
     )
     run_main("gate", *settings(base, suite, tmp_path / "runs" / "one"))
     assert set(loaded) == {base}
@@ -1453,7 +1453,7 @@ def test_plan_power_and_limit(base, tmp_path, monkeypatch, capsys):
     suite = suite_of(
         tmp_path / "suite", a=noisy_items(40, "a"), c=greedy_items(2, "c", type="canary")
     )
-    monkeypatch.setattr(collect, "load_model", None)
+    monkeypatch.setattr(collect, "load_merged", None)
     for limit in (40, 3):
         assert (
             run_main(

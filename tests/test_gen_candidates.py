@@ -170,7 +170,7 @@ def test_resume_after_a_cut_at_any_byte(base, prompts, tmp_path, monkeypatch):
     data = whole.read_bytes()
     model = load_model(base)
     monkeypatch.setattr(
-        gen_candidates, "load_model", lambda *_: model
+        gen_candidates, "load_merged", lambda *_: model
     )  # what is tested is the file
     ends = [place + 1 for place, byte in enumerate(data) if byte == ord("\n")]
     cuts = {0, 1, len(data) - 1, len(data)}
@@ -228,7 +228,7 @@ def test_a_foreign_file_is_never_overwritten(base, prompts, tmp_path):
 
 
 def test_plan_loads_no_model_and_writes_nothing(base, prompts, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gen_candidates, "load_model", None)
+    monkeypatch.setattr(gen_candidates, "load_merged", None)
     assert (
         run_main(
             "gen_candidates",

@@ -26,7 +26,7 @@ from posttrain.gating.rule import BASELINE_DRAWS
 from posttrain.gating.suite import IN_SLICES, RECORDED, ROLES
 from posttrain.generate.local import generation_batches, sample
 from posttrain.hashing import seed_for
-from posttrain.model.load import load_model
+from posttrain.model.load import load_merged
 from posttrain.packed.reader import reads_lines, seq_logps, teach_lines
 from posttrain.records.jsonl import read_jsonl
 
@@ -413,7 +413,7 @@ class AnswerCollector:
     def _model(self, role):
         """The side's model, alone in memory."""
         name = self.sides[role].name
-        return self.memory.get(name, partial(load_model, name, self.sampling.quantize))
+        return self.memory.get(name, partial(load_merged, name, self.sampling.quantize))
 
     def _line_model(self, role):
         """The side's model; where it can be taught, it reads a prompt once for several answers."""

@@ -241,7 +241,7 @@ def difference_of(candidate, baseline, groups, misses=MISSES):
     difference = paired(candidate - baseline, groups)
     width = half_width(difference, misses)
     mean = difference.mean
-    return Ratio(mean, min(max(mean - width, -1.0), 1.0), min(max(mean + width, -1.0), 1.0))
+    return Ratio(mean, max(mean - width, -1.0), min(mean + width, 1.0))
 
 
 def budgets(rows, limits):

@@ -282,8 +282,8 @@ def draw_slices(slices, rng, names, k):
 # ---- how often it is wrong -----------------------------------------------------------------------
 
 
-def error_rates(gate, runs, seed=0):
-    """How often a SimulatedGate is wrong -> dict.
+def error_rates(gate, runs, drops=DROPS, seed=0):
+    """How often a SimulatedGate is wrong -> dict. drops: those that are planted.
 
     same         an unchanged model, as repeat
     placebo      the same with prompts that change their slices
@@ -295,10 +295,10 @@ def error_rates(gate, runs, seed=0):
     caught = {}
     for name in hard:
         caught[name] = {}
-        for drop in DROPS:
+        for drop in drops:
             caught[name][drop] = gate.repeat(few, seed + 3, {name: drop})["BLOCK"]
     everywhere = {}
-    for drop in DROPS:
+    for drop in drops:
         everywhere[drop] = gate.repeat(few, seed + 2, dict.fromkeys(hard, drop))
     return {
         "same": gate.repeat(runs, seed, {}),
@@ -308,7 +308,7 @@ def error_rates(gate, runs, seed=0):
     }
 
 
-def known_rates(rows, policies, looks, runs):
+def known_rates(rows, policies, looks, runs, *, drops=DROPS):
     """error_rates on a gate's own answers: rows of its items.jsonl."""
     by_slice = {}
     for row in rows:
@@ -328,7 +328,7 @@ def known_rates(rows, policies, looks, runs):
             # d is the mean of k answers; one of them spreads sqrt(k) times as much.
             fixed[name] = (d * math.sqrt(slice_rows[0]["answers"]["candidate"]), groups)
     compared = {name: policies[name] for name in by_slice}
-    return error_rates(SimulatedGate(measured(counts), fixed, compared, looks), runs)
+    return error_rates(SimulatedGate(measured(counts), fixed, compared, looks), runs, drops)
 
 
 def expected_answers(sizes, policies, looks, runs=100):

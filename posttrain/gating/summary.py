@@ -46,7 +46,9 @@ def summarise(evidence, items, policies, limits, *, names, sampling, record, pri
     winrate = winrate_summary(rows, policies, len(looks))
     refusals = refusal_counts(rows)
     missing = ids_without_score(items, evidence)
-    error_rates = known_rates(rows, policies, looks, KNOWN_RATES_RUNS) if slices else None
+    error_rates = None
+    if slices:
+        error_rates = known_rates(rows, policies, looks, KNOWN_RATES_RUNS, drops=DROPS_NAMED)
 
     cost = cost_of_requests(record["speed"], price_gpu_hour, limits["cost"])
     latency = None

@@ -1,6 +1,7 @@
 """Loading tokenizers, models and adapters, in 4 bits where --quantize says so (QLoRA)."""
 
 import contextlib
+import sys
 
 import torch
 import transformers
@@ -64,15 +65,42 @@ def load_model(name, quantize="auto", trainable=False, classifier=False):
         model = architecture.from_pretrained(base, config=config, **options)
         model.requires_grad_(False)
         if adapter:
-            from peft import PeftModel  # seconds to load: a model without an adapter does without
+            with without_bitsandbytes(model):
+                from peft import (
+                    PeftModel,
+                )  # seconds to load: a model without an adapter does without
 
-            model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+                model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except BadInput:  # it is a ValueError, and has its own words
         raise
     except LOAD_ERRORS as error:
         raise BadInput(f"{name}: no model can be loaded ({str(error)[:160]})") from None
     switch_off_dropout(model)
     return model.eval()
+
+
+def load_merged(name, quantize="auto"):
+    """load_model for writing answers: in full precision an adapter is merged into the weights.
+
+    W + scaling B A costs per token what W costs. In half precision or in 4 bits the sum would be
+    rounded to the format, and the answers would be another model's: there it stays apart.
+    """
+    model = load_model(name, quantize)
+    if is_mergeable(model):
+        model = model.merge_and_unload()
+    return model
+
+
+def is_mergeable(model):
+    """Has a model an adapter that can be merged without changing what the model says?"""
+    if not hasattr(model, "merge_and_unload"):  # no adapter, or one without weights to add
+        return False
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    in_full_precision = all(weight.dtype == torch.float32 for weight in model.parameters())
+    # What is added to the output layer would be added to the embeddings too, where they are tied.
+    embeddings = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return in_full_precision and not any(isinstance(layer, BaseTunerLayer) for layer in embeddings)
 
 
 def number_format(quantize):
@@ -143,10 +171,8 @@ def load_policy(
     anew in the backward pass, which takes a third more time and far less memory. longest: tokens of
     the longest sequence that it will read (check_length).
     """
-    from peft import PeftModel
-
     model = load_model(name, quantize, trainable=True)
-    if not isinstance(model, PeftModel):
+    if not hasattr(model, "peft_config"):
         model = add_adapter(model, lora_r, lora_alpha, seed)
     check_adapter(name, model, lora_r, lora_alpha)
     check_length(model, longest)
@@ -168,21 +194,44 @@ def add_adapter(model, lora_r, lora_alpha, seed):
     LoRA (arXiv 2106.09685) adds (alpha / r) B A x to a layer's output. A is random, drawn with
     `seed`, and B is 0: the policy starts as the base model.
     """
-    from peft import LoraConfig, get_peft_model
-
     rank = lora_r or 16
     head = model.get_output_embeddings()
     head_names = [name for name, module in model.named_modules() if module is head]
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=lora_alpha or 2 * rank,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        exclude_modules=head_names,
-        task_type="CAUSAL_LM",
-    )
-    torch.manual_seed(seed)
-    return get_peft_model(model, config)
+    with without_bitsandbytes(model):
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=lora_alpha or 2 * rank,
+            lora_dropout=0.0,
+            target_modules="all-linear",
+            exclude_modules=head_names,
+            task_type="CAUSAL_LM",
+        )
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+@contextlib.contextmanager
+def without_bitsandbytes(model):
+    """Spare a model that is not quantised the import of bitsandbytes, more than a second.
+
+    peft asks for it when it is itself imported and whenever it adds an adapter, to see whether a
+    layer is of a kind that is made there. In this context it is told that there is none."""
+    if getattr(model, "is_quantized", False) or "bitsandbytes" in sys.modules:
+        yield
+        return
+
+    sys.modules["bitsandbytes"] = None  # how Python notes that a module cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules["bitsandbytes"]
+        from peft import import_utils
+
+        # It keeps what it was told; the next model may be a quantised one.
+        import_utils.is_bnb_available.cache_clear()
+        import_utils.is_bnb_4bit_available.cache_clear()
 
 
 def check_adapter(name, model, lora_r, lora_alpha):

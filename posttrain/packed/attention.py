@@ -88,9 +88,8 @@ def attend_segments(query, key, value, line, *, past, scaling, window):
         if segment.seen or (window and window < queries):
             mask = causal_mask(line, queries, k.shape[2] - queries, window, device=q.device)
         if mask is not None and q.is_cuda:  # no fused kernel takes both a mask and shared heads
-            sharing = q.shape[1] // k.shape[1]
-            k = k.repeat_interleave(sharing, 1)
-            v = v.repeat_interleave(sharing, 1)
+            k = one_for_each_head(k, q.shape[1])
+            v = one_for_each_head(v, q.shape[1])
         outputs.append(
             F.scaled_dot_product_attention(
                 q,
@@ -103,6 +102,11 @@ def attend_segments(query, key, value, line, *, past, scaling, window):
             )
         )
     return torch.cat(outputs, 2).transpose(1, 2)
+
+
+def one_for_each_head(shared, heads):
+    """Keys or values [1, kv heads, n, D] -> [1, heads, n, D]: neighbouring heads share one."""
+    return shared.repeat_interleave(heads // shared.shape[1], 1)
 
 
 def seen_pieces(segment, by_start, past):

@@ -376,13 +376,18 @@ def test_known_rates_of_a_gates_own_answers():
 
 
 def test_known_rates_are_seeded():
+    """Also where fewer drops are planted, as in a gate, which names two of them."""
     rows = rows_of(np.random.default_rng(21))
-    assert known_rates(rows, POLICIES, LOOKS, 10) == known_rates(rows, POLICIES, LOOKS, 10)
+    rates = known_rates(rows, POLICIES, LOOKS, 10)
+    assert rates == known_rates(rows, POLICIES, LOOKS, 10)
+    fewer = known_rates(rows, POLICIES, LOOKS, 10, drops=(0.05, 0.20))
+    assert {*fewer["everywhere"]} == {*fewer["caught"]["a"]} == {0.05, 0.20}
+    assert all(rates["everywhere"][drop] == value for drop, value in fewer["everywhere"].items())
 
 
 def test_what_known_rates_draws_from(monkeypatch):
     rows = rows_of(np.random.default_rng(21))
-    monkeypatch.setattr(room, "error_rates", lambda gate, runs: gate)
+    monkeypatch.setattr(room, "error_rates", lambda gate, runs, drops: gate)
     gate = known_rates(rows, POLICIES, LOOKS, 300)
     judged, chosen = (
         differences([row for row in rows if row["slice"] == name])[0] for name in "jm"

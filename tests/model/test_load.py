@@ -1,5 +1,7 @@
 """Loading: names of models, tokenizers without a template, references, adapters, checkpointing."""
 
+import importlib.util
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,15 @@ from posttrain.chat.encode import encode
 from posttrain.chat.template import PLAIN_TEMPLATE
 from posttrain.cli import BadInput
 from posttrain.model import load as load_room
-from posttrain.model.load import check_length, load_policy, load_reference, load_tokenizer, trained
+from posttrain.model.load import (
+    check_length,
+    load_merged,
+    load_model,
+    load_policy,
+    load_reference,
+    load_tokenizer,
+    trained,
+)
 from posttrain.model.names import resolve_model
 from posttrain.records.layouts import normalise
 from posttrain.train.packs import pack_logps
@@ -137,6 +147,68 @@ def test_adapters_of_other_kinds(base, tmp_path):
     (tmp_path / "ia3/adapter_config.json").write_text("{}")
     with pytest.raises(BadInput, match="names no base model"):
         resolve_model(str(tmp_path / "ia3"))
+
+
+def run_with_adapter(base, folder, targets):
+    """A run folder whose adapter moves the model's answers."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=4, lora_alpha=12, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    get_peft_model(model, config).save_pretrained(folder)
+    return str(folder)
+
+
+@torch.no_grad()
+def test_an_adapter_is_merged_where_nothing_is_rounded(base, tmp_path):
+    """In full precision; not into weights of 4 bits, nor into an output layer that may be tied."""
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    run = run_with_adapter(base, tmp_path / "run", ["q_proj", "down_proj"])
+    expected = load_model(run)(input_ids=ids).logits
+    merged = load_merged(run)
+    logits = merged(input_ids=ids).logits
+    assert not any("lora" in name for name, _ in merged.named_modules())
+    assert torch.allclose(logits, expected, atol=1e-5)
+    assert not torch.allclose(logits, load_merged(base)(input_ids=ids).logits, atol=1e-2)
+
+    tied = run_with_adapter(base, tmp_path / "tied", ["q_proj", "lm_head"])
+    apart = [load_merged(run, "nf4"), load_merged(tied)]
+    half = load_model(run).to(torch.bfloat16)
+    assert all(hasattr(model, "peft_config") for model in apart)
+    assert not load_room.is_mergeable(half)
+
+
+def test_bitsandbytes_is_hidden_from_peft_alone(monkeypatch):
+    """And not where a model is quantised, nor for the models that come later."""
+    import peft
+
+    def is_found():
+        return importlib.util.find_spec("bitsandbytes") is not None
+
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
+    peft.import_utils.is_bnb_available.cache_clear()
+    with load_room.without_bitsandbytes(SimpleNamespace(is_quantized=True)):
+        assert is_found()
+    with load_room.without_bitsandbytes(SimpleNamespace(is_quantized=False)):
+        assert not is_found() and not peft.import_utils.is_bnb_available()
+    assert is_found() and peft.import_utils.is_bnb_available()
+
+    with pytest.raises(KeyError), load_room.without_bitsandbytes(SimpleNamespace()):
+        assert not is_found()
+        raise KeyError
+    assert is_found() and peft.import_utils.is_bnb_available()
+
+
+def test_quantised_layers_are_known_after_others(base):
+    """An adapter on 4-bit layers is of peft's own kind for them: merged otherwise, it is wrong."""
+    kinds = []
+    for quantize in ("none", "nf4"):
+        layers = load_policy(base, quantize, lora_r=2).modules()
+        kinds.append({type(layer).__name__ for layer in layers if hasattr(layer, "lora_A")})
+    assert kinds == [{"Linear"}, {"Linear4bit"}]
 
 
 def test_checkpointing_changes_nothing(base, tokenizer):

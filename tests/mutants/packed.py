@@ -40,6 +40,13 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/packed/attention.py",
+        "one_for_each_head",
+        "shared.repeat_interleave(heads // shared.shape[1], 1)",
+        "shared.repeat(1, heads // shared.shape[1], 1, 1)",
+        ["tests/packed/test_attention.py::test_neighbouring_heads_share_keys"],
+    ),
+    Mutant(
+        "posttrain/packed/attention.py",
         "attend_varlen",
         "window - 1",
         "window",

@@ -100,7 +100,7 @@ MEASURES = faults(
         ),
         (
             "difference_of",
-            "min(max(mean - width, -1.0), 1.0)",
+            "max(mean - width, -1.0)",
             "mean - width",
             "test_difference_of_shares",
         ),

@@ -34,6 +34,18 @@ def test_nothing_leaks_between_answers(model, seqs):
     assert torch.equal(after[[0, 1, 2, 4, 5]], before[[0, 1, 2, 4, 5]])
 
 
+def test_neighbouring_heads_share_keys():
+    """For a kernel that cannot share them itself: as torch's enable_gqa does it."""
+    torch.manual_seed(0)
+    query = torch.randn(1, 6, 3, 4)
+    key, value = torch.randn(2, 1, 2, 5, 4)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+    own = [attention.one_for_each_head(shared, 6) for shared in (key, value)]
+    assert own[0].shape == (1, 6, 5, 4)
+    found = torch.nn.functional.scaled_dot_product_attention(query, *own)
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
 def test_an_answer_sees_its_whole_prompt(model, seqs):
     """A token at the start of the prompt moves every answer to it, and no other."""
     own, _ = seqs
