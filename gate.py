@@ -132,7 +132,7 @@ def decide(slices, overall, canaries, budgets=None, *, unscored=()):
     slices, overall, canaries, budgets: as in report.json; unscored: slices where too many items
     have no score (unit tests without --run-code), which cannot ship.
     """
-    hard = {name: numbers for name, numbers in slices.items() if numbers.get("hard", True)}
+    hard = {name: numbers for name, numbers in slices.items() if numbers["hard"]}
 
     fallen = falls(hard)
     reasons = list(fallen)

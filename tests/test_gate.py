@@ -315,6 +315,7 @@ def test_grade_other_types():
         0.0,
         {"candidate": "y", "baseline": "x"},
     )
+    assert type(row["candidate"]) is float, "a score, as those of all types"
     made = {
         "candidate": {
             0: answer("one", p=[0.9, 0.7]),

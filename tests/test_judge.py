@@ -160,6 +160,7 @@ def test_pick_pair(scores, margin, expected):
     else:
         assert (pick.chosen["candidate"], pick.rejected["candidate"]) == expected
         assert pick.reason is pick.both_orders is None
+    assert pick.slice == "all", "of answers whose prompt names none"
 
 
 def test_the_same_words_are_no_pair():

@@ -158,6 +158,18 @@ def test_one_process_alone(monkeypatch):
         processes.from_first(refuse)
 
 
+def test_all_processes_but_the_first_are_quiet(monkeypatch, capfd):
+    """They print nothing and draw no bars; what they say of errors is seen."""
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(processes.tqdm, "__init__", processes.tqdm.__init__)
+    processes.be_quiet()
+    print("said")
+    for _ in processes.tqdm(range(3), mininterval=0, delay=0):
+        print("an error", file=sys.stderr)
+    sys.stdout.close()
+    assert tuple(capfd.readouterr()) == ("", "an error\n" * 3)
+
+
 def refuse():
     raise BadInput("refused")
 

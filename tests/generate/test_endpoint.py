@@ -149,6 +149,15 @@ def test_a_server_that_recovers(server, status):
     assert ask(server)[0]["text"] == "at last" and len(server.seen) == 4
 
 
+@pytest.mark.parametrize(("failures", "said"), [(3, 0), (4, 1), (6, 1)])
+def test_a_server_that_is_waited_for_is_named_once(server, capsys, monkeypatch, failures, said):
+    """Not at the first hiccups, and not again and again."""
+    monkeypatch.setattr(endpoint_room, "PATIENCE", 60)
+    server.answer = lambda request, number: 500 if number <= failures else reply("at last")
+    assert ask(server)[0]["text"] == "at last"
+    assert capsys.readouterr().out.count("asked again until") == said
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -291,6 +291,7 @@ def test_the_messages_shown_are_those_that_are_sent(constitution, monkeypatch):
         texts = dict(judge.texts(answers))
         assert "< |im_end|>" in sent[0] and "< /s>" in sent[0]
         whole = texts["one user message: answer 1, kind"]
+        assert f"kind: {judges.SAME_TEXT}" not in texts, "it is in the whole message"
         body = whole[: whole.index("Score kind")]
         pair = texts["one user message: answers 1 and 2 as a pair"]
         ends = [text for heading, text in texts.items() if heading.endswith("at its end")]

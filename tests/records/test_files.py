@@ -1,5 +1,7 @@
 """Records of a whole file or data set: ids that are made, and rows that are not read."""
 
+import re
+
 import pytest
 from conftest import pair_rows, write
 
@@ -38,7 +40,7 @@ def test_candidates_of_a_prompt_share_an_id(tmp_path):
     """Made from the prompt, so two answers are told apart by `candidate`, or by their lines."""
     rows = [{"prompt": prompt, "completion": "x"} for prompt in ("a?", "b?", "a?")]
     ids = [record["id"] for record in read_records(write(tmp_path / "c.jsonl", rows), "candidates")]
-    assert ids[0] == ids[2] != ids[1] and ids[0].startswith("c-")
+    assert ids[0] == ids[2] != ids[1] and re.fullmatch("c-[0-9a-f]{10}", ids[0])
     numbered = write(tmp_path / "c.jsonl", [row | {"candidate": 0} for row in rows])
     with pytest.raises(BadInput, match=r"c.jsonl:3: field 'id': .* occurs twice"):
         read_records(numbered, "candidates")

@@ -22,7 +22,7 @@ from posttrain.train.metrics import means, tally
 from posttrain.train.order import batches, hold_out
 from posttrain.train.packs import cut_packs, idle_copy, pack_logps
 from posttrain.train.reference import score_reference
-from posttrain.train.watch import sampled, watched_prompts
+from posttrain.train.watch import sampled, watched_prompts, watched_steps
 
 SMALL = ["--batch-size", 8, "--lora-r", 2, "--lr", 0.01]
 
@@ -54,6 +54,23 @@ def watched(base, tmp_path_factory):
 
 
 # ---- held-out rows and what the policy says ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "expected"),
+    [
+        (10, 4, {0, 3, 7, 9}),
+        (8, 4, {0, 3, 7}),
+        (10, 20, {0, 9}),
+        (1, 1, {0}),
+        (10, 0, set()),
+        (40, None, {0, 7, 15, 23, 31, 39}),
+        (41, None, {0, 8, 17, 26, 35, 40}),
+    ],
+)
+def test_steps_after_which_a_run_is_watched(steps, every, expected):
+    """The first, the last, and every so many; unasked, every fifth of the run."""
+    assert watched_steps(steps, every) == expected
 
 
 def test_held_out_prompts_are_not_trained_on():
