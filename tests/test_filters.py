@@ -276,9 +276,9 @@ def test_limits_from_both_sides():
     assert flags("a b c d a b c d a b c") == []
     assert flags("a b c a b c a b c a b") == ["repetition"]
     assert flags("a b c a b c a b c a") == [], "seven runs are too few"
-    # The last 60 runs: words that return after 29 are repetition, after 30 they are not.
-    for period, found in ((29, ["repetition"]), (30, [])):
-        returning = [f"word{n % period}" for n in range(64)]
+    # The last 60 runs, of which 29 are different, or 30.
+    for count, period, found in ((63, 29, ["repetition"]), (62, 29, []), (64, 30, [])):
+        returning = [f"word{n % period}" for n in range(count)]
         assert flags(" ".join([f"first{n}" for n in range(99)] + returning)) == found
 
 
