@@ -28,6 +28,8 @@ from run_mutants import ROOT, WORKERS, Trial, run_trials
 
 MAPS = ROOT / ".pytest_cache" / "who_runs"
 # Seconds of tests for one fault: what the nearest and quickest miss, the rest would hardly notice.
+# Those that call its function have the more of them.
+BUDGET_CALLING = 150
 BUDGET = 60
 # What ends of a trial mean that the fault was noticed: 2 is pytest's code when a file of tests
 # cannot be imported, as it could be without the fault.
@@ -170,7 +172,7 @@ def record(files, jobs):
 
 
 def tests_for(fault, runs):
-    """The tests to run for a fault, in order, as far as BUDGET allows: [names], their seconds.
+    """The tests to run for a fault, in order, as far as the time allows: [names], their seconds.
 
     Those that call its function come first, then those that run anything else of its file or speak
     of it: what runs in another process is not seen."""
@@ -184,10 +186,11 @@ def tests_for(fault, runs):
 
     names = []
     total = 0.0
-    for run in [*sorted(calling, key=by_nearness), *sorted(near, key=by_nearness)]:
-        if total + run["seconds"] <= BUDGET or not names:
-            names.append(run["test"])
-            total += run["seconds"]
+    for tests, budget in ((calling, BUDGET_CALLING), (near, BUDGET)):
+        for run in sorted(tests, key=by_nearness):
+            if total + run["seconds"] <= budget or not names:
+                names.append(run["test"])
+                total += run["seconds"]
     return names, total
 
 

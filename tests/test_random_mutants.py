@@ -249,10 +249,11 @@ RUNS = [
     run_of("tests/test_samples.py::test_other", 0.1, "posttrain/hashing.py::digest"),
     run_of(
         "tests/test_samples.py::test_long",
-        random_mutants.BUDGET - 20.0,
+        random_mutants.BUDGET_CALLING - 20.0,
         "posttrain/hashing.py::digest",
     ),
     run_of("tests/test_copy.py::test_seed", 0.5, "posttrain/hashing.py::seed_for"),
+    run_of("tests/test_copy.py::test_late", 30.0, "posttrain/hashing.py::_add_file"),
 ]
 
 
