@@ -2,6 +2,7 @@
 packs and padding that must not matter; the cost model; looking before a run."""
 
 import math
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +25,8 @@ from common import (
 from posttrain.chat.encode import encode
 from posttrain.packed.reader import teach_lines
 from posttrain.records.layouts import normalise
+from posttrain.train.metrics import means
+from posttrain.train.packs import ref_logps, row_weights
 
 ZERO = torch.zeros(1, dtype=torch.float64)
 
@@ -271,6 +274,94 @@ def test_ipo_divides_by_tokens_or_not(policy, tokenizer):
             expected += row["weight"] * (ratios[0] - ratios[1] - 1 / (2 * 0.5)) ** 2
         value = dpo.pack_loss(policy, rows, "ipo", 0.5, ipo_length=length)[0].item()
         assert value == pytest.approx(expected, rel=1e-5)
+
+
+# ---- numbers of the log ----------------------------------------------------------------------------------------
+
+
+def seq_of(tokens, ref=None):
+    """A prompt of one token and an answer of so many."""
+    return {"ids": [3, *range(4, 4 + tokens)], "mask": [0] + [1] * tokens, "ref": ref}
+
+
+def test_numbers_of_sft_by_hand():
+    """A loss of 0 a token in 2 tokens of weight 3, of 30 in 3 tokens of weight 1: 90 / 9."""
+    pack = [
+        {"weight": 3.0, "seqs": [{"ids": [3, 3, 3], "mask": [0, 1, 1]}]},
+        {"weight": 1.0, "seqs": [seq_of(3)]},
+    ]
+    loss, sums = sft.pack_loss(KnowsTheText("echo"), pack)
+    assert loss.item() == pytest.approx(90, rel=1e-6) and sft.batch_tokens(pack) == 9
+    found = sft.step_metrics(sums)
+    expected = {"loss": 10, "tokens/answer": 2.5, "perplexity": math.exp(10)}
+    assert found == pytest.approx(expected, rel=1e-5)
+    far = {("all", "loss"): 1000.0, ("all", "weight"): 1.0}
+    assert sft.step_metrics(Counter(far))["perplexity"] == math.exp(50), "not too large a number"
+
+
+def test_numbers_of_dpo_by_hand():
+    """Three pairs, of which two are won and one is a draw, by a model that gives each word 1/11."""
+    nat = -math.log(11)
+    pack = []
+    for chosen, rejected, gain in ((2, 3, 0.5), (1, 4, 0.7), (2, 2, 0.0)):
+        seqs = [seq_of(chosen, chosen * nat - gain), seq_of(rejected, rejected * nat)]
+        pack.append({"weight": 1.0, "seqs": seqs})
+    found = means(dpo.pack_loss(KnowsTheText("uniform"), pack, "dpo", 0.1)[1])
+    losses = [math.log(1 + math.exp(-0.1 * gain)) for gain in (0.5, 0.7, 0.0)]
+    assert found == pytest.approx(
+        {
+            "loss": sum(losses) / 3,
+            "rewards/chosen": 0.04,
+            "rewards/rejected": 0.0,
+            "rewards/margins": 0.04,
+            "rewards/accuracies": 2 / 3,
+            "logps/chosen": 5 / 3 * nat,
+            "logps/rejected": 3 * nat,
+            "tokens/chosen": 5 / 3,
+            "tokens/rejected": 3,
+        },
+        abs=1e-5,
+    )
+
+
+def test_rewards_of_ipo_are_sums():
+    """Also where its loss compares means per token."""
+    nat = -math.log(11)
+    pack = [{"weight": 1.0, "seqs": [seq_of(2, 2 * nat - 3.0), seq_of(4, 4 * nat + 1.0)]}]
+    loss, sums = dpo.pack_loss(KnowsTheText("uniform"), pack, "ipo", 0.5)
+    assert loss.item() == pytest.approx((1.5 + 0.25 - 1) ** 2, abs=1e-4)
+    assert means(sums)["rewards/chosen"] == pytest.approx(1.5, abs=1e-5)
+    assert means(sums)["rewards/rejected"] == pytest.approx(-0.5, abs=1e-5)
+
+
+def test_numbers_of_kto_by_hand():
+    """Two good answers and a bad one: what is said of one side is the mean over that side."""
+    pack = []
+    for tokens, ref, label in ((2, -5.0, True), (4, -7.0, True), (3, -4.0, False)):
+        pack.append({"weight": 1.0, "label": label, "seqs": [seq_of(tokens, ref)]})
+    logps = torch.tensor([-4.0, -9.0, -6.0], dtype=torch.float64)
+    options = {"weight_good": 1.0, "weight_bad": 2.0}
+    found = means(kto.pack_loss(pack, logps, ZERO[0], 0.1, **options)[1])
+    sigmoids = [1 / (1 + math.exp(-0.1 * gain)) for gain in (1.0, -2.0, 2.0)]
+    loss = (1 - sigmoids[0] + 1 - sigmoids[1] + 2 * (1 - sigmoids[2])) / 3
+    assert found == pytest.approx(
+        {
+            "loss": loss,
+            "rewards/chosen": -0.05,
+            "rewards/rejected": -0.2,
+            "logps/chosen": -6.5,
+            "logps/rejected": -6.0,
+            "tokens/chosen": 3.0,
+            "tokens/rejected": 3.0,
+        }
+    )
+
+
+def test_references_and_weights_are_exact():
+    """In double precision, as the log-probabilities are."""
+    pack = [{"weight": 0.1, "seqs": [{"ref": -0.1}, {"ref": -20.3}]}]
+    assert ref_logps(pack, like=ZERO).tolist() == [[-0.1, -20.3]]
+    assert row_weights(pack, like=ZERO).tolist() == [0.1]
 
 
 # ---- cost ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +65,7 @@ def test_two_processes_train_as_one(base, forker, tmp_path, stage, config, quant
     first, second = start_two(forker, tmp_path, argv, **fsdp)
     assert first.returncode == second.returncode == 0, first.stderr[-2000:] + second.stderr[-2000:]
     assert "result " in first.stdout and not second.stdout
+    assert f"{stage}:" in first.stderr and f"{stage}:" not in second.stderr, "progress bars"
     assert run_script(stage, *words, "--out", tmp_path / "one/run").returncode == 0
     check_two_are_one(tmp_path, config, first.stdout)
 
@@ -153,6 +155,7 @@ def test_one_process_alone(monkeypatch):
     assert processes.from_first(lambda: "made") == "made"
     parameter = torch.nn.Parameter(torch.zeros(2))
     processes.sum_gradients([parameter])
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert parameter.grad is None and not processes.sharded()
     with pytest.raises(BadInput, match="refused"):
         processes.from_first(refuse)
@@ -168,6 +171,32 @@ def test_all_processes_but_the_first_are_quiet(monkeypatch, capfd):
         print("an error", file=sys.stderr)
     sys.stdout.close()
     assert tuple(capfd.readouterr()) == ("", "an error\n" * 3)
+
+
+def test_processes_that_do_not_find_each_other(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    alone = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    monkeypatch.setattr("accelerate.PartialState", lambda **more: alone)
+    with pytest.raises(BadInput, match="do not find each other"):
+        processes.join_processes()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert processes.join_processes() is None
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_a_process_does_when_it_joins(monkeypatch, first):
+    """It leaves the others in peace at its end, reads all weights itself, and only one prints."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    both = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    monkeypatch.setattr("accelerate.PartialState", lambda **more: both)
+    at_end, quiet = [], []
+    monkeypatch.setattr(processes.atexit, "register", at_end.append)
+    monkeypatch.setattr(processes, "is_first", lambda: first)
+    monkeypatch.setattr(processes, "be_quiet", lambda: quiet.append(1))
+    processes.join_processes()
+    assert at_end == [torch.distributed.destroy_process_group]
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false" and len(quiet) == (not first)
 
 
 def refuse():

@@ -31,7 +31,7 @@ def lr_at(step, steps, lr, warmup=0.1):
     ramp = math.ceil(warmup * steps)
     if step < ramp:
         return lr * (step + 1) / ramp
-    progress = (step - ramp) / max(1, steps - ramp)
+    progress = (step - ramp) / (steps - ramp)
     return lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 

@@ -12,7 +12,7 @@ from posttrain.chat.encode import encode, prompt_ids, show_mask
 from posttrain.chat.stops import stop_ids
 from posttrain.chat.template import PLAIN_TEMPLATE, render
 from posttrain.cli import BadInput
-from posttrain.train.rows import prepare
+from posttrain.train.rows import data_line, prepare
 
 REAL = ("qwen2", "smollm2", "minimind", "gpt2")
 USER = [{"role": "user", "content": "What is two plus three?"}]
@@ -313,6 +313,19 @@ def test_drops_are_counted_by_reason_and_limited(own, capsys):
     assert (
         len(prepare([*rows, {"weight": 0.0, "text": ""}], encode_row, own, 0.2)) == 8
     )  # weight 0: not used at all
+
+
+def test_the_line_on_the_data_by_hand():
+    """Rows and reasons; answers cut, tokens, and those of them that are trained on."""
+    seqs = [
+        {"ids": [1] * 1200, "mask": [0] * 200 + [1] * 1000, "truncated": True},
+        {"ids": [1] * 30, "mask": [0] * 7 + [1] * 23, "truncated": False},
+    ]
+    assert data_line([{}] * 3, [{}] * 2, seqs, "empty: 1") == (
+        "data     3 rows, 2 kept, 1 dropped (empty: 1), 1 answers truncated, 1,230 tokens, "
+        "1,023 supervised"
+    )
+    assert "2 rows, 2 kept, 0 dropped, 1 answers" in data_line([{}] * 2, [{}] * 2, seqs, "")
 
 
 def test_show_mask_prints_what_is_trained_on(own):

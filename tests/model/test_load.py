@@ -13,6 +13,7 @@ from posttrain.chat.encode import encode
 from posttrain.chat.template import PLAIN_TEMPLATE
 from posttrain.cli import BadInput
 from posttrain.model import load as load_room
+from posttrain.model import names
 from posttrain.model.load import (
     check_length,
     load_merged,
@@ -22,7 +23,7 @@ from posttrain.model.load import (
     load_tokenizer,
     trained,
 )
-from posttrain.model.names import resolve_model
+from posttrain.model.names import fingerprint, resolve_model
 from posttrain.records.layouts import normalise
 from posttrain.train.packs import pack_logps
 
@@ -80,11 +81,15 @@ def test_a_reference_with_other_words_is_refused(base, tokenizer, monkeypatch):
         load_reference("other", tokenizer, "none")
 
 
-def test_sequences_beyond_the_models_positions(model, capsys):
+def test_sequences_beyond_the_models_positions(base, model, capsys):
     check_length(model, 512)
     assert not capsys.readouterr().out
     check_length(model, 513)
     assert "513 tokens" in capsys.readouterr().out
+    check_length(SimpleNamespace(config=SimpleNamespace()), 10**6)
+    assert not capsys.readouterr().out, "positions without an end"
+    load_policy(base, "none", lora_r=2, longest=514)
+    assert "514 tokens" in capsys.readouterr().out
     for name in ("wpe", "embed_positions"):
         learned = torch.nn.Module()
         learned.decoder = torch.nn.ModuleDict({name: torch.nn.Embedding(4, 2)})
@@ -99,6 +104,8 @@ def test_a_new_adapter_starts_as_the_base(base):
     policy = load_policy(base, "none", lora_r=3, seed=5)
     config = policy.peft_config["default"]
     assert (config.r, config.lora_alpha) == (3, 6)
+    config = load_policy(base, "none", lora_alpha=5).peft_config["default"]
+    assert (config.r, config.lora_alpha, config.task_type) == (16, 5, "CAUSAL_LM")
     matrices = {name: value for name, value in policy.named_parameters() if value.requires_grad}
     assert len(matrices) == 2 * 7 * 2 and not any("lm_head" in name for name in matrices)
     assert all(bool(value.any()) == ("lora_A" in name) for name, value in matrices.items())
@@ -109,6 +116,16 @@ def test_a_new_adapter_starts_as_the_base(base):
     )
     assert all(torch.equal(a, b) for a, b in zip(trained(policy), trained(same)))
     assert not all(torch.equal(a, b) for a, b in zip(trained(policy), trained(other)))
+
+
+def test_dropout_alone_is_taken_out_of_a_config():
+    config = SimpleNamespace(attention_dropout=0.3, dropped="words", norm_eps=1e-6, layers=2)
+    assert vars(load_room.without_dropout(config)) == {
+        "attention_dropout": 0.0,
+        "dropped": "words",
+        "norm_eps": 1e-6,
+        "layers": 2,
+    }
 
 
 def test_dropout_is_off_in_models_and_adapters(tmp_path):
@@ -147,6 +164,59 @@ def test_adapters_of_other_kinds(base, tmp_path):
     (tmp_path / "ia3/adapter_config.json").write_text("{}")
     with pytest.raises(BadInput, match="names no base model"):
         resolve_model(str(tmp_path / "ia3"))
+
+
+def test_an_adapter_that_is_continued_keeps_rank_and_scale(base, tmp_path):
+    """Flags may repeat them; others are refused, one by one."""
+    run = run_with_adapter(base, tmp_path / "run", ["q_proj"])
+    assert load_policy(run, lora_r=4, lora_alpha=12).peft_config["default"].r == 4
+    for wrong in ({"lora_r": 5}, {"lora_alpha": 8}, {"lora_r": 4, "lora_alpha": 8}):
+        with pytest.raises(BadInput, match="an adapter of rank 4, alpha 12"):
+            load_policy(run, **wrong)
+
+
+def test_the_format_of_4_bits():
+    """NormalFloat with double quantisation, as QLoRA has it."""
+    config = load_room.number_format("nf4")["quantization_config"]
+    assert config.load_in_4bit and config.bnb_4bit_quant_type == "nf4"
+    assert config.bnb_4bit_use_double_quant and config.bnb_4bit_compute_dtype == torch.float32
+    assert "quantization_config" not in load_room.number_format("none")
+
+
+def test_a_reference_is_read_as_the_policy_is(base, tokenizer):
+    """In the same number format, and in train mode."""
+    pytest.importorskip("bitsandbytes")
+    reference = load_reference(base, tokenizer, "nf4")
+    kinds = {type(module).__name__ for module in reference.modules()}
+    assert "Linear4bit" in kinds and reference.training
+
+
+def test_the_fingerprint_of_a_model(tmp_path, monkeypatch):
+    """It changes with the adapter's weights and settings, a hub model's commit, libraries, device."""
+    monkeypatch.setattr(names, "read_config", lambda base: SimpleNamespace(_commit_hash=commit))
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/model"}')
+    (tmp_path / "adapter_model.safetensors").write_text("weights")
+    found, commit = [], "one"
+
+    def note():
+        found.append(fingerprint(str(tmp_path), "none"))
+
+    note()
+    assert found == [fingerprint(str(tmp_path), "none")] != [fingerprint("some/model", "none")]
+    (tmp_path / "adapter_model.safetensors").write_text("other weights")
+    note()
+    settings = '{"base_model_name_or_path": "some/model", "r": 4}'
+    (tmp_path / "adapter_config.json").write_text(settings)
+    note()
+    commit = "two"
+    note()
+    for library in (torch, transformers):
+        monkeypatch.setattr(library, "__version__", "0.0")
+        note()
+    assert names.quantize_mode("auto") == "none"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    note()
+    assert len(set(found)) == 7 and names.quantize_mode("auto") == "nf4"
 
 
 def run_with_adapter(base, folder, targets):

@@ -6,6 +6,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from conftest import run_main, sft_rows, write
 
@@ -63,6 +64,14 @@ def test_the_memory_plan_by_hand(base, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     large = memory_plan(str(tmp_path), "nf4", 4, 1000)
     assert large["head"] == 12 * 16 * 2**25 + 4 * 1000 * 64, "at least 16 tokens of it"
+
+
+def test_what_is_free_is_asked_of_the_gpu(monkeypatch):
+    """90 % of it may be taken; a CPU has no limit."""
+    assert not needs_checkpointing({"weights": 10**18})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 10**9))
+    assert needs_checkpointing({"weights": 950}) and not needs_checkpointing({"weights": 850})
 
 
 def test_the_memory_line_by_hand():

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from conftest import make_model
 
-from posttrain.packed.head import HeadLogps, tile_size
+from posttrain.packed.head import HeadLogps, OutputLayer, tile_size
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,17 @@ def test_the_head_in_tiles(bias, scale, cap, tile):
 )
 def test_the_size_of_a_tile(words, on_gpu, tile):
     assert tile_size(words, on_gpu) == tile
+
+
+@torch.no_grad()
+def test_a_head_in_half_precision():
+    """Its products are rounded to the format; what is made of them is not."""
+    model = make_model().bfloat16()
+    hidden, target = torch.randn(7, 64, generator=torch.Generator().manual_seed(0)), torch.arange(7)
+    head = OutputLayer(model)
+    logits = head.logits(hidden)
+    expected = model.lm_head(hidden.bfloat16())
+    assert logits.dtype == torch.float32 and torch.equal(logits, expected.float())
+    logps = expected.double().log_softmax(-1).gather(1, target[:, None])[:, 0]
+    found = head.logps(hidden, target)
+    assert found.dtype == torch.float32 and (found - logps).abs().max() < 1e-4

@@ -1,6 +1,6 @@
 """The line of a pack, by hand."""
 
-from posttrain.packed.lines import lay_out, line_tokens
+from posttrain.packed.lines import lay_out, line_tokens, prompt_length
 
 
 def test_the_line_by_hand():
@@ -22,3 +22,9 @@ def test_the_line_by_hand():
     )  # the prompt's last token once more
     assert after.ids.tolist() == [6, 1, 2] and after.positions.tolist() == [1, 2, 3]
     assert after.segments == [([(0, 1)], 0, 3)] and after.source.tolist() == [0, 1]
+
+
+def test_a_prompt_ends_before_the_first_token_that_is_trained_on():
+    """It has the first token at least, which nothing predicts; all tokens where none is."""
+    for mask, length in (([0, 0, 1, 0, 1], 2), ([1, 1, 1], 1), ([1, 0, 1], 2), ([1, 0, 0], 3)):
+        assert prompt_length({"ids": [5] * len(mask), "mask": mask}) == length

@@ -65,8 +65,12 @@ def test_a_trained_output_layer_is_refused():
     config = LoraConfig(
         r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM", ensure_weight_tying=True
     )
+    policy = get_peft_model(make_model(), config)
     with pytest.raises(BadInput, match="lm_head"):
-        teach_lines(get_peft_model(make_model(), config))
+        teach_lines(policy)
+    for model in (policy.requires_grad_(False), make_model()):  # its adapter would be left out
+        with pytest.raises(BadInput, match="lm_head"):
+            teach_lines(model)
 
 
 def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
@@ -103,6 +107,34 @@ def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
         assert line_kind(made) is None and "would differ by" in capsys.readouterr().out
 
 
+def test_attention_without_a_backward_pass_is_found_out(capsys):
+    """Its values are right: only learning would have shown it."""
+
+    class Forward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise RuntimeError("no backward pass")
+
+    packed_attend = attention.attend
+
+    def attend(module, q, k, v, mask, line=None, **options):
+        out, weights = packed_attend(module, q, k, v, mask, line=line, **options)
+        return (out if line is None else Forward.apply(out)), weights
+
+    register_attention()
+    transformers.AttentionInterface.register("packed", attend)
+    try:
+        made = with_adapter(make_model())
+        teach_lines(made)
+    finally:
+        transformers.AttentionInterface.register("packed", packed_attend)
+    assert line_kind(made) is None and "RuntimeError: no backward" in capsys.readouterr().out
+
+
 def test_a_window_that_is_not_used_is_found_out(capsys):
     """It is longer than what is compared, so the log-probabilities are right."""
     packed_attend = attention.attend
@@ -136,6 +168,17 @@ def test_logits_that_are_scaled_elsewhere_are_found_out(capsys):
     assert line_kind(made) is None and "would differ by" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("noise", "allowed"), [(0.0, 1e-4), (1e-5, 1e-4), (0.5, 4.0), (-0.5, 4.0)])
+def test_lines_may_differ_by_eight_times_the_noise_of_padded_rows(monkeypatch, noise, allowed):
+    """Which is how far the padded path is from itself when one answer is read alone."""
+
+    def logps(model, seqs):
+        return torch.tensor([-5.0 - noise * (len(seqs) > 1)] * len(seqs)), None
+
+    monkeypatch.setattr(reader, "completion_logps", logps)
+    assert reader.Yardstick(make_model()).allowed == pytest.approx(allowed, rel=0.1)
+
+
 def test_the_models_own_forward_stays(seqs):
     """Teaching replaces no forward but those of LoRA layers, and puts them back on refusal."""
     model = with_adapter(make_model())
@@ -145,6 +188,9 @@ def test_the_models_own_forward_stays(seqs):
     replaced = [name for name, module in model.named_modules() if "forward" in vars(module)]
     layers = [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
     assert replaced == layers and len(layers) > 0
+    line_reader = base_of(model).line_reader
+    teach_lines(model)
+    assert base_of(model).line_reader is line_reader, "once is enough"
 
     refused = with_adapter(make_model())
     real, base = refused.forward, base_of(refused)

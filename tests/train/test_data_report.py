@@ -27,3 +27,4 @@ def test_hedges_are_counted_the_most_frequent_shown():
     shown = ", ".join(f"'{hedge}' {4 - n}" for n, hedge in enumerate(HEDGES[:3]))
     assert line == f"report   10 answers open with a hedge ({shown})"
     assert opening_hedge("So.") is None
+    assert data_report([row("q", "Sure.")])[1].startswith("report   1 answers open with a hedge")

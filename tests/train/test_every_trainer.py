@@ -1,11 +1,13 @@
 """What all trainers promise, asked of each: plan, mask, limit, mixture, held-out rows, a run's end."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROWS, adapter_of, log_lines, make_model, make_tokenizer, run_main, write
 
 from posttrain.cli import BadInput
+from posttrain.train import training_run
 
 STAGES = ["sft", "dpo", "kto"]
 ANSWER = {"sft": "completion", "dpo": "rejected", "kto": "completion"}  # a field of each one's rows
@@ -48,6 +50,49 @@ def test_the_longest_row_is_known_when_the_model_is_loaded(base, tmp_path, monke
     assert 60 < loading.value.args[0] < 500
 
 
+class Seen(Exception):
+    """Carries what a function was called with out of a run."""
+
+
+def show_call(monkeypatch, name):
+    """Let the function of this name end the run with what it was called with."""
+
+    def show(*args, **more):
+        raise Seen(args, more)
+
+    monkeypatch.setattr(name, show)
+
+
+def test_processes_are_joined_before_anything_is_read(monkeypatch, stage):
+    show_call(monkeypatch, f"{stage}.join_processes")
+    with pytest.raises(Seen):
+        run_main(stage, "--model", "none", "--data", "none", "--out", "none")
+
+
+def test_the_adapter_is_that_of_the_flags(base, tmp_path, monkeypatch, stage):
+    """Its rank, scale and seed, and layers computed anew where the GPU is too small."""
+    on_gpu = SimpleNamespace(is_available=lambda: True)
+    monkeypatch.setattr(training_run, "torch", SimpleNamespace(cuda=on_gpu))
+    monkeypatch.setattr(training_run, "needs_checkpointing", lambda memory: True)
+    show_call(monkeypatch, f"{stage}.load_policy")
+    words = command(stage, base, tmp_path, ROWS[stage](4), "--lora-alpha", 5, "--seed", 3)
+    with pytest.raises(Seen) as seen:
+        run_main(stage, *words, "--quantize", "none")
+    args, more = seen.value.args
+    assert args == (base, "none") and more.pop("longest") > 0
+    assert more == {"lora_r": 2, "lora_alpha": 5, "seed": 3, "checkpointing": True}
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.4, 8), (0, 20)])
+def test_answers_are_drawn_to_held_out_prompts(base, tmp_path, monkeypatch, stage, share, expected):
+    """Where none are held out, to those that are trained on."""
+    show_call(monkeypatch, f"{stage}.watched_prompts")
+    words = command(stage, base, tmp_path, ROWS[stage](20), "--holdout", share)
+    with pytest.raises(Seen) as seen:
+        run_main(stage, *words)
+    assert len(seen.value.args[0][0]) == expected
+
+
 # ---- before anything is paid ---------------------------------------------------------------------
 
 
@@ -81,6 +126,28 @@ def test_the_mask_is_shown_and_nothing_written(base, tmp_path, monkeypatch, caps
     assert not (tmp_path / "run").exists()
 
 
+def test_tools_stand_in_every_prompt(base, tmp_path, capsys, stage):
+    tools = [{"type": "function", "function": {"name": "weather_of", "parameters": {}}}]
+    rows = [row | {"tools": tools} for row in ROWS[stage](2)]
+    assert run_main(stage, *command(stage, base, tmp_path, rows, "--show-mask")) == 0
+    assert capsys.readouterr().out.count("weather_of") == 2
+
+
+def test_an_answer_too_long_is_cut(base, tmp_path, capsys, stage):
+    """--max-len, and the line on the data says how many."""
+    rows = ROWS[stage](4)
+    for name in {"completion", "chosen", "rejected"} & rows[0].keys():
+        rows[2][name] = f"{name} " * 60
+    lines = []
+    for longest in (60, 2000):
+        words = command(stage, base, tmp_path, rows, "--plan", "--max-len", longest)
+        assert run_main(stage, *words) == 0
+        lines.append(capsys.readouterr().out.partition("data  ")[2].splitlines()[0])
+    cut = 2 if stage == "dpo" else 1
+    assert f"4 rows, 4 kept, 0 dropped, {cut} answers truncated" in lines[0]
+    assert "4 rows, 4 kept, 0 dropped, 0 answers truncated" in lines[1]
+
+
 # ---- which rows are read -------------------------------------------------------------------------
 
 
@@ -109,7 +176,7 @@ def test_held_out_rows(base, tmp_path, capsys, stage):
         folder.mkdir()
         words = command(stage, base, folder, ROWS[stage](20), "--holdout", share, "--max-steps", 1)
         assert run_main(stage, *words) == 0
-        assert f"1 steps, {held} rows held out" in capsys.readouterr().out
+        assert f"1 steps, {held} rows held out, " in capsys.readouterr().out
         (line,) = log_lines(folder / "run")
         assert ("eval_loss" in line) == bool(held)
 
@@ -157,6 +224,26 @@ def test_seconds_are_those_of_the_clock(base, tmp_path, monkeypatch, stage):
     monkeypatch.setattr("posttrain.train.training_run.time.perf_counter", lambda: 5.0)
     assert run_main(stage, *command(stage, base, tmp_path, ROWS[stage](3))) == 0
     assert json.loads((tmp_path / "run" / "run.json").read_text())["seconds"] == 0
+
+
+def test_what_a_run_records(base, tmp_path, monkeypatch, stage):
+    """Tokens, seconds and their price, forecast and measured; the loss of the last step."""
+    clock = iter(range(10**6))
+    monkeypatch.setattr("posttrain.train.training_run.time.perf_counter", lambda: next(clock))
+    words = command(stage, base, tmp_path, ROWS[stage](6), "--price-gpu-hour", 3600)
+    assert run_main(stage, *words, "--tokens-per-second", 10) == 0
+    record, lines = (
+        json.loads((tmp_path / "run/run.json").read_text()),
+        log_lines(tmp_path / "run", ()),
+    )
+    assert record["cost"] == record["seconds"] == lines[-1]["seconds"] == 2
+    assert record["loss"] == pytest.approx(lines[-1]["loss"], rel=1e-7)
+    forecast = record["forecast"]
+    assert forecast["cost"] == forecast["seconds"] == forecast["tokens"] / 10
+    assert record["tokens"] == forecast["tokens"]
+    steps = sum(line["tokens"] for line in lines)
+    assert record["tokens"] == steps if stage == "sft" else record["tokens"] > 1.5 * steps
+    assert not (tmp_path / "run/README.md").exists(), "peft's empty model card"
 
 
 def test_a_finished_run_is_left_as_it_is(base, tmp_path, monkeypatch, capsys, stage):
@@ -208,7 +295,8 @@ def test_a_limit_that_could_never_be_measured_is_refused(base, tmp_path, capsys,
 def test_a_tracker_gets_every_step(base, tmp_path, stage):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    words = command(stage, base, tmp_path, ROWS[stage](6), "--track", "tensorboard")
+    rows = [row | {"slice": "ab"[n % 2]} for n, row in enumerate(ROWS[stage](6))]
+    words = command(stage, base, tmp_path, rows, "--track", "tensorboard")
     assert run_main(stage, *words) == 0
     folder = next((tmp_path / "run/tracker").glob("events*")).parent
     events = EventAccumulator(str(folder)).Reload()

@@ -100,3 +100,37 @@ def test_a_threshold_is_a_rubric_score():
     for beyond in ("5.1", "-0.1"):
         with pytest.raises(SystemExit):
             kto.parse_args([*words, beyond])
+
+
+class Seen(Exception):
+    """Carries what the loss was called with out of a run."""
+
+
+def test_the_loss_is_that_of_the_flags(words, base, tmp_path, monkeypatch):
+    def pack_loss(model, pack, **options):
+        raise Seen(options)
+
+    monkeypatch.setattr(dpo, "pack_loss", pack_loss)
+    plain = {"loss_name": "ipo", "beta": 0.7, "label_smoothing": 0.0, "ipo_length": "mean"}
+    plain |= {"soft_labels": False, "nll_weight": 0.0}
+    flags = ["--label-smoothing", 0.2, "--ipo-length", "sum", "--nll-weight", 0.3]
+    given = {"label_smoothing": 0.2, "ipo_length": "sum", "nll_weight": 0.3}
+    data = write(tmp_path / "p.jsonl", [row | {"p": 0.9} for row in pair_rows(6)])
+    for more, expected in (([], {}), (flags, given), (["--soft-labels"], {"soft_labels": True})):
+        with pytest.raises(Seen) as seen:
+            run_main(
+                "dpo",
+                *words,
+                "--data",
+                data,
+                "--out",
+                tmp_path / str(len(more)) / "run",
+                "--ref",
+                base,
+                "--loss",
+                "ipo",
+                "--beta",
+                0.7,
+                *more,
+            )
+        assert seen.value.args[0] == plain | expected

@@ -4,7 +4,15 @@ import math
 
 import pytest
 import torch
-from conftest import label_rows, pair_rows, run_main, sft_rows, write
+from conftest import (
+    adapter_of,
+    label_rows,
+    pair_rows,
+    run_main,
+    same_tensors,
+    sft_rows,
+    write,
+)
 
 import dpo
 from posttrain.train.selfcheck import finite_differences, relative_distance
@@ -25,10 +33,20 @@ def test_selfcheck_passes(base, tmp_path, capsys, stage, make):
         tmp_path / "run",
         *SMALL,
     ]
-    assert run_main(stage, *words, "--max-steps", 1, "--selfcheck") == 0
+    words += ["--batch-size", 9, "--max-steps", 1]
+    assert run_main(stage, *words, "--selfcheck") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("selfcheck")]
     assert len(lines) == (5 if stage == "sft" else 6) and all(
         "selfcheck ok" in line for line in lines
+    )
+    assert "gradient of 8 x 1 row = 1 x 8 rows" in lines[0], "eight rows at most"
+    allowed = ["1e-04"] * 2 + ["1e-05"] * (len(lines) - 3) + ["5e-02"]
+    assert [line.split("allowed ")[1] for line in lines] == allowed
+
+    again = [tmp_path / "again/run" if word == tmp_path / "run" else word for word in words]
+    assert run_main(stage, *again) == 0
+    assert same_tensors(adapter_of(tmp_path / "run"), adapter_of(tmp_path / "again/run")), (
+        "a check changes nothing"
     )
 
 

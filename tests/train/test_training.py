@@ -30,9 +30,9 @@ from posttrain.records.mixture import Source
 from posttrain.train import checks, training_run
 from posttrain.train.checks import check_start
 from posttrain.train.order import batches
-from posttrain.train.packs import cut_packs, pack_logps
+from posttrain.train.packs import all_packs, cut_packs, pack_logps
 from posttrain.train.reference import score_reference
-from posttrain.train.step import lr_at, optimiser_step
+from posttrain.train.step import lr_at, make_optimizer, optimiser_step
 
 SMALL = ["--batch-size", 3, "--lora-r", 2, "--lr", 0.01, "--save-every", 2]
 STAGES = ["sft", "dpo", "kto"]
@@ -77,6 +77,8 @@ def test_mixture_weights_are_exact_and_spread():
     other_half = {n for batch in steps[10:] for n in batch if 20 <= n < 40}
     assert other_half != {n for batch in steps[:10] for n in batch if 20 <= n < 40}
     assert Counter(sum(batches(mixture((4, 1.5)), 3, 1, 0), [])).total() == 6
+    lone = [batches(mixture((1, 1.0), (9, 1.0)), 10, 1, seed)[0].index(0) for seed in range(20)]
+    assert min(lone) < 3 and max(lone) > 6, "one row of a file may stand anywhere"
 
 
 def test_lr_by_hand():
@@ -115,6 +117,34 @@ def test_packs_hold_every_row_once_within_the_limit():
     )
 
 
+def test_packs_by_hand():
+    """The longest first, each into the first pack with room; up to the limit itself."""
+    rows = [
+        {"n": n, "seqs": [{"ids": [0] * length + [k], "mask": [0] * length + [1]} for k in (1, 2)]}
+        for n, length in enumerate([5, 1, 9, 3, 30, 2, 2])
+    ]
+
+    def numbers(packs):
+        return [[row["n"] for row in pack] for pack in packs]
+
+    assert numbers(cut_packs(rows, 32)) == [[4], [2, 0, 3, 5, 6], [1]]
+    assert numbers(cut_packs(rows, 34)) == [[4], [2, 0, 3, 5, 6, 1]]
+    assert numbers(cut_packs(rows[-2:], 12, padded=True)) == [[5, 6]], "4 x 3 tokens"
+    assert numbers(cut_packs(rows[-2:], 11, padded=True)) == [[5], [6]]
+    on_lines, on_rows = SimpleNamespace(line_reader="a reader"), SimpleNamespace()
+    assert numbers(all_packs(rows[-2:], 8, on_lines)) == [[5, 6]]
+    assert numbers(all_packs(rows[-2:], 8, on_rows)) == [[5], [6]]
+
+
+def test_only_the_last_32_packs_are_looked_at():
+    def row(length):
+        return {"seqs": [{"ids": [1] * length, "mask": [0] * (length - 1) + [1]}]}
+
+    for full, packs in ((31, 32), (32, 34)):  # one pack with room for the last row, and full ones
+        rows = [row(6), *(row(5) for _ in range(2 * full)), row(4)]
+        assert len(cut_packs(rows, 10)) == packs
+
+
 # ---- KTO's pairs and labels ----------------------------------------------------------------------------------
 
 
@@ -134,6 +164,25 @@ def test_mismatched_pairs_never_repeat_the_prompt():
         assert short == {"ids": [100, 2], "mask": [0, 1]}
     with pytest.raises(BadInput, match="two prompts"):
         kto.add_mismatched(rows[:1], [[0]], 8)
+
+
+def test_held_out_prompts_get_answers_of_training_rows():
+    held = [kto_row(n) for n in (5, 6, 7)]
+    found = kto.add_mismatched_to_held(held, [kto_row(0), kto_row(1)], 8)
+    assert [row["other"]["ids"] for row in found] == [[105, 0, 0], [106, 1, 1], [107, 0, 0]]
+    assert [row["prompt"] for row in found] == ["q5", "q6", "q7"]
+
+
+def test_records_without_a_score_are_left_out_and_counted():
+    silent = {"scores": {"a": None}}
+    records = [silent, {"label": True}, {"chosen": "A", "rejected": "B"}, silent]
+    answers, count = kto.read_answers(records, 3.0)
+    assert [row["label"] for row in answers] == [True, True, False] and count == 2
+    assert kto.labels_line(answers, 1.0, 2.0, count) == (
+        "labels   2 good x 1, 1 bad x 2, 2 records without a score left out"
+    )
+    with pytest.raises(BadInput, match="no record has a label"):
+        kto.read_answers([silent], 3.0)
 
 
 def test_labels_scores_and_partial_preferences():
@@ -304,6 +353,7 @@ def test_the_adapter_that_is_saved_is_the_trained_one(runs, base, stage):
     """B starts at zero: after training it is not; and the run's loss has changed from step to step."""
     tensors = adapter_of(runs[stage][1])
     assert all(tensor.abs().max() > 0 for name, tensor in tensors.items() if "lora_B" in name)
+    assert all("lora_" in name for name in tensors), "nothing of the base"
     lines = log_lines(runs[stage][1])
     assert [line["step"] for line in lines] == [1, 2, 3, 4] and all(
         line["steps"] == 4 for line in lines
@@ -566,6 +616,12 @@ def test_check_start(model, capsys):
                 check_start("DPO", losses_of(value), packs, 0.693147, model=model)
 
 
+def test_the_distance_of_the_reference_is_that_of_a_token(model):
+    """The largest of all answers, in either direction; each here has three tokens."""
+    packs = start_packs(model, 0.3, -0.6)
+    assert checks.largest_ratio(model, packs) == pytest.approx(0.2, abs=1e-5)
+
+
 def get(value, *args):
     return value
 
@@ -629,6 +685,25 @@ def test_a_gradient_that_is_not_finite_stops_the_run():
     parameter.grad = torch.tensor([3.0, 4.0])
     assert optimiser_step(optimizer, 0.1) == pytest.approx(5.0)
     assert parameter.grad is None and optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_a_step_is_clipped_to_a_norm_of_one():
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    optimiser_step(torch.optim.SGD([parameter]), 0.1)
+    assert parameter.tolist() == pytest.approx([-0.06, -0.08])
+
+
+def test_weights_do_not_decay():
+    model = torch.nn.Linear(2, 1)
+    before = model.weight.detach().clone()
+    optimizer = make_optimizer(
+        SimpleNamespace(device=torch.device("cpu"), parameters=model.parameters), 0.5
+    )
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser_step(optimizer, 0.5)
+    assert torch.equal(model.weight, before)
 
 
 # ---- adapters and chains -------------------------------------------------------------------------------------

@@ -42,7 +42,8 @@ def test_signs_of_trouble():
     assert {*trouble([said(20, 0.0), said(35, 0.2)], 0.1)} == {"length", "repetition"}
     still = [{"step": 1, "grad_norm": 0.3, "rewards/chosen": 0.0, "rewards/rejected": 0.0}] * 3
     assert {*trouble(still, 0.1)} == {"still"} and trouble(still) == {} == trouble(still[:2], 0.1)
-    assert trouble([*still[:2], still[2] | {"rewards/rejected": -1e-6}], 0.1) == {}
+    for side in ("chosen", "rejected"):
+        assert trouble([*still[:2], still[2] | {f"rewards/{side}": -1e-6}], 0.1) == {}
     assert "nothing is being trained" in trouble([{"step": 1, "grad_norm": 0.0}])["gradient"]
     held = [{"step": 1, "eval_loss": loss} for loss in (0.7, 0.6, 0.5, 0.55)]
     assert trouble(held) == {} and "memorised" in trouble([*held, held[0]])["held out"]

@@ -1,7 +1,9 @@
 """What is watched while a run trains; mixtures by slice; soft labels; packs of several processes."""
 
+import contextlib
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ from posttrain.train.metrics import means, tally
 from posttrain.train.order import batches, hold_out
 from posttrain.train.packs import cut_packs, idle_copy, pack_logps
 from posttrain.train.reference import score_reference
-from posttrain.train.watch import sampled, watched_prompts, watched_steps
+from posttrain.train.watch import repetition, sampled, watched_prompts, watched_steps
 
 SMALL = ["--batch-size", 8, "--lora-r", 2, "--lr", 0.01]
 
@@ -56,23 +58,6 @@ def watched(base, tmp_path_factory):
 # ---- held-out rows and what the policy says ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("steps", "every", "expected"),
-    [
-        (10, 4, {0, 3, 7, 9}),
-        (8, 4, {0, 3, 7}),
-        (10, 20, {0, 9}),
-        (1, 1, {0}),
-        (10, 0, set()),
-        (40, None, {0, 7, 15, 23, 31, 39}),
-        (41, None, {0, 8, 17, 26, 35, 40}),
-    ],
-)
-def test_steps_after_which_a_run_is_watched(steps, every, expected):
-    """The first, the last, and every so many; unasked, every fifth of the run."""
-    assert watched_steps(steps, every) == expected
-
-
 def test_held_out_prompts_are_not_trained_on():
     rows = [{"prompt": f"q{n // 2}"} for n in range(400)]
     train, held = hold_out(rows, 0.05, 0)
@@ -91,7 +76,15 @@ def test_held_out_prompts_are_not_trained_on():
 
 @pytest.mark.parametrize(
     ("count", "share", "expected"),
-    [(16, 0.5, 8), (14, 0.5, 0), (160, 0.05, 8), (140, 0.05, 0), (128, 0.5, 64), (140, 0.5, 64)],
+    [
+        (16, 0.5, 8),
+        (14, 0.5, 0),
+        (160, 0.05, 8),
+        (152, 0.05, 8),  # 7.6, rounded
+        (140, 0.05, 0),
+        (128, 0.5, 64),
+        (140, 0.5, 64),
+    ],
 )
 def test_eight_rows_are_held_out_at_least_and_64_at_most(count, share, expected):
     rows = [{"prompt": f"q{n}"} for n in range(count)]
@@ -105,6 +98,7 @@ def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
     words, out = watched
     lines = log_lines(out)
     assert ["eval_loss" in line for line in lines] == [True, True, False, True]
+    assert not any("eval_slices" in line for line in lines), "too few rows for it"
     tokenizer = load_tokenizer(base)
     rows = [dpo.encode_pair(tokenizer, row, 2048) for row in read_mixture([words[3]], "pairs")]
     train, held = hold_out(rows, 0.05, 0)
@@ -119,6 +113,36 @@ def test_a_run_is_scored_on_rows_it_does_not_see(watched, base):
     assert lines[-1]["eval_rewards/margins"] == pytest.approx(
         means(sums)["rewards/margins"], abs=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "expected"),
+    [
+        (10, None, {0, 1, 3, 5, 7, 9}),
+        (12, None, {0, 2, 5, 8, 11}),  # five a run, at most, and the first
+        (7, 3, {0, 2, 5, 6}),
+        (1, None, {0}),
+        (7, 0, set()),
+    ],
+)
+def test_which_steps_are_watched(steps, every, expected):
+    """The first, the last, and every so many."""
+    assert watched_steps(steps, every) == expected
+
+
+def test_repetition_by_hand(monkeypatch):
+    """Of the 4-grams of an answer; answers too short to have one do not count in the mean."""
+    assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(0.2)
+    assert repetition([7] * 7) == 0.75
+    answers = [[7] * 7, [1, 2, 3, 4], [1, 2, 3]]
+    monkeypatch.setattr(watch, "draw_answers", lambda *args: answers)
+    monkeypatch.setattr(watch, "logps_under", lambda *args: torch.zeros(14))
+    policy = torch.nn.Linear(1, 1).eval()
+    found = sampled(policy, None, [], [[5]] * 3, seed=0)
+    expected = {"sampled_kl": 0, "sampled_tokens": 14 / 3, "sampled_repetition": 0.375}
+    assert found == pytest.approx(expected) and policy.training, "it goes on to learn"
+    answers[:] = [[1, 2]]
+    assert sampled(torch.nn.Linear(1, 1), None, [], [[5]], seed=0)["sampled_repetition"] == 0
 
 
 def test_answers_are_drawn_from_the_policys_own_distribution(model, monkeypatch):
@@ -138,6 +162,17 @@ def test_answers_are_drawn_from_the_policys_own_distribution(model, monkeypatch)
     temperatures, seeds = zip(*(samples[0] for _, samples in first))
     assert temperatures == (1.0, 1.0) and len(set(seeds)) == 2
     assert first == again and first != other
+
+
+def test_answers_are_drawn_in_eval_mode_on_a_gpu(monkeypatch):
+    """Where layers would be computed anew; on a CPU 4-bit layers would pass no gradient later."""
+    monkeypatch.setattr(watch, "autocast", lambda model: contextlib.nullcontext())
+    monkeypatch.setattr(watch, "sample", lambda *args: [])
+    modes = []
+    for kind in ("cpu", "cuda"):
+        model = SimpleNamespace(device=torch.device(kind), train=modes.append)
+        assert watch.draw_answers(model, None, [], 0) == []
+    assert modes == [True, False]
 
 
 def test_the_sampled_kl_is_the_kl(base):
@@ -393,6 +428,13 @@ def test_prompts_that_leave_room_for_an_answer(base):
     )
     with pytest.raises(BadInput, match="--max-kl"):
         watched_prompts(rows[1:2], policy, 1.0)
+
+
+def test_sixteen_different_prompts_are_watched():
+    """The first ones; of a model whose positions have no end, too."""
+    model = SimpleNamespace(config=SimpleNamespace())
+    rows = [{"seqs": [{"ids": [5, n // 2, 6], "mask": [0, 0, 1]}]} for n in range(40)]
+    assert watched_prompts(rows, model, 1.0) == [[5, n] for n in range(16)]
 
 
 def test_every_process_reads_as_many_packs():
