@@ -6,6 +6,13 @@ SET_LATER = (
     "an attribute named for the reader: it is set again before it is read for the first time"
 )
 RUN = ("posttrain/train/training_run.py", "TrainingRun.__init__")
+BATCH = ("posttrain/generate/local.py", "Batch.__init__")
+POWER = "only a machine that loses its power would show it"
+WHOLE_LINES = "what ends in a line break, or is empty, is written as it was"
+WINDOWS = "only Windows has no SIGHUP"
+KEPT = ("posttrain/generate/endpoint.py", "read_kept", "text and (not text.endswith('\\n'))")
+SIGNALS = ("demo.py", "stop_on_signals")
+NOT_IGNORED = "signal.getsignal(number) is not signal.SIG_IGN"
 
 EQUIVALENT = {
     (*RUN, "self.forecast = None", "pass"): SET_LATER,
@@ -81,7 +88,7 @@ EQUIVALENT = {
         "save_checkpoint",
         "os.fsync(file.fileno())",
         "pass",
-    ): "only a machine that loses its power would show it",
+    ): POWER,
     (
         "posttrain/gating/report.py",
         "html",
@@ -202,4 +209,35 @@ EQUIVALENT = {
         "file.flush()",
         "pass",
     ): "a file is flushed where it is closed",
+    (*BATCH, "self.columns = 0", "pass"): SET_LATER,
+    (*BATCH, "self.cache = None", "pass"): SET_LATER,
+    (*BATCH, "self.position = None", "pass"): SET_LATER,
+    (*BATCH, "self.logits = None", "pass"): SET_LATER,
+    (*BATCH, "self.can_grow = False", "pass"): SET_LATER,
+    (*BATCH, "0", "1"): SET_LATER,
+    ("posttrain/records/jsonl.py", "write_whole", "file.flush()", "pass"): POWER,
+    ("posttrain/records/jsonl.py", "write_whole", "os.fsync(file.fileno())", "pass"): POWER,
+    (*KEPT, "text"): WHOLE_LINES,
+    (*KEPT, "not text.endswith('\\n')"): WHOLE_LINES,
+    (*KEPT, "text or not text.endswith('\\n')"): WHOLE_LINES,
+    (*SIGNALS, "getattr(signal, name, None)", "getattr(signal, name)"): WINDOWS,
+    (*SIGNALS, f"number and {NOT_IGNORED}", NOT_IGNORED): WINDOWS,
+    (
+        "posttrain/generate/endpoint.py",
+        "EndpointClient.__init__",
+        "0.0",
+        "1.0",
+    ): "the clock is past its first second",
+    (
+        "posttrain/generate/local.py",
+        "next_tokens",
+        "temperature > 0",
+        "temperature >= 0",
+    ): "what is drawn for greedy rows is not used",
+    (
+        "gen_candidates.py",
+        "read_systems",
+        "0",
+        "1",
+    ): "any number is refused as it is no text",
 }

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from threading import Barrier, Lock
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, write
@@ -110,7 +111,7 @@ def test_commands_are_the_recorded_ones(labels):
 
 
 def test_flags_reach_the_commands():
-    words = ["--out", "runs/other", "--seed", "7", "--suite", "runs/suite", "--sft", "my.jsonl"]
+    words = ["--out", "runs/other/", "--seed", "7", "--suite", "runs/suite", "--sft", "my.jsonl"]
     ours = commands(*words)
     assert all(
         command[command.index("--seed") + 1] == "7" for command in ours if "--seed" in command
@@ -118,7 +119,7 @@ def test_flags_reach_the_commands():
     assert sum("--seed" in command for command in ours) == 18
     assert ours[0][:6] == ["sft.py", "--model", "data/tiny/base", "--data", "my.jsonl", "--out"]
     for command in ours:
-        assert not any(word.startswith("runs/demo") for word in command)
+        assert not any(word.startswith("runs/demo") or "//" in word for word in command)
         if "--suite" in command:
             assert command[command.index("--suite") + 1] == "runs/suite"
 
@@ -332,6 +333,78 @@ def test_a_failed_command_ends_it(kit):
     assert "$ python judge.py" in printed and "3/5" not in printed
     again = start(kit)
     assert again.communicate(timeout=300) and again.returncode == 0, "the same command goes on"
+
+
+def run_alone(folder, monkeypatch, code):
+    """The demo in this process, with one command whose program is `code` -> its exit code."""
+    monkeypatch.setattr(demo, "ROOT", folder)
+    monkeypatch.setattr(demo, "stop_on_signals", lambda: None)
+    (folder / "dpo.py").write_text(code)
+    plan = [demo.Phase("a title", [task_of("dpo")])]
+    monkeypatch.setattr(demo, "phases", lambda args: plan)
+    return demo.main(demo.parse_args(["--out", "runs"]))
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "exit_code"),
+    [("os.kill(os.getpid(), 9)", -9, 137), ("sys.exit(1)", 1, 1), ("sys.exit(70)", 70, 70)],
+)
+def test_a_failed_commands_code_is_the_demos(tmp_path, monkeypatch, capsys, how, code, exit_code):
+    """Of one that was killed, what a shell makes of it."""
+    program = (
+        f"import os, sys; print('begun', flush=True); print('why\\n\\n', file=sys.stderr); {how}"
+    )
+    assert run_alone(tmp_path, monkeypatch, program) == exit_code
+    printed, errors = capsys.readouterr()
+    assert printed.endswith("\n== 1/1  a title\n\n$ python dpo.py --out runs/dpo\nbegun\n")
+    assert errors == f"demo.py: failed with exit code {code}:\nwhy\n"
+
+
+def test_how_long_it_took_and_what_its_commands_are_given(tmp_path, monkeypatch, capsys):
+    """The checkout as folder, one thread, UTF-8, and nobody who types."""
+    clock = iter([1000.0])
+    timing = SimpleNamespace(monotonic=lambda: next(clock, 1124.6), sleep=time.sleep)
+    monkeypatch.setattr(demo, "time", timing)
+    code = (
+        "import os, sys\n"
+        "print(os.getcwd(), os.environ['OMP_NUM_THREADS'], os.environ['PYTHONUTF8'])\n"
+        "print(sys.argv[1:], repr(sys.stdin.read()))\n"
+    )
+    assert run_alone(tmp_path, monkeypatch, code) == 0
+    printed = capsys.readouterr().out
+    assert f"{tmp_path} 1 1\n['--out', 'runs/dpo'] ''\ndone     in 2 min 5 s -> runs\n" in printed
+
+
+def test_nothing_begins_after_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    (tmp_path / "dpo.py").write_text("print('done')")
+    runner = demo.Runner(tmp_path)
+    assert runner.run_task(task_of("a")).endswith("\ndone\n")
+    assert runner.state() == "", "what has ended is not at work"
+    runner.stop()
+    with pytest.raises(demo.Failed, match="stopped") as failed:
+        runner.run_task(task_of("a"))
+    assert failed.value.code == 130
+
+
+def test_what_to_open_when_all_is_done(tmp_path, monkeypatch):
+    """Gates that do not ship, curves of DPO, and the page that explains the table."""
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    gates = {"gate-b": "SHIP", "gate-a": "NOT ENOUGH DATA"}
+    gates |= {f"gate-z{number}": "BLOCK" for number in (3, 0, 5, 1, 4, 2)}
+    for name, verdict in gates.items():
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        write(tmp_path / "runs" / name / "report.json", [{"verdict": verdict}])
+    for name in ("rules-dpo", "dpo", "ipo"):
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / "curves.png").write_text("")
+    assert demo.next_lines("runs") == [
+        "open     runs/gate-a/report.html: why the gate said NOT ENOUGH DATA",
+        *(f"open     runs/gate-z{n}/report.html: why the gate said BLOCK" for n in range(6)),
+        "open     runs/dpo/curves.png: what one training run looks like",
+        "open     runs/rules-dpo/curves.png: what one training run looks like",
+        f"read     {demo.TABLE_PAGE}: the table above, line by line",
+    ]
 
 
 def test_a_gate_without_a_report_has_failed(tmp_path, monkeypatch):

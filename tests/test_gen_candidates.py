@@ -13,6 +13,7 @@ from posttrain.chat.encode import prompt_ids
 from posttrain.cli import BadInput
 from posttrain.generate.local import sample
 from posttrain.hashing import seed_for
+from posttrain.model.family import family_of
 from posttrain.model.load import load_model, load_tokenizer
 from posttrain.records.files import read_records
 
@@ -145,6 +146,11 @@ def test_rows_are_complete_and_each_answer_is_its_own(base, second, prompts, tmp
             alone["tokens"],
             alone["finish"],
         )
+        is_first = row["candidate"] < 2 or row["candidate"] in (4, 5)
+        assert row["read"] == (len(asked) if is_first else 0), (
+            "a prompt is read once for its answers"
+        )
+        assert row["family"] == family_of(name)
     assert len({row["completion"][0]["content"] for row in made}) > 30
     record = json.loads((tmp_path / "two.run.json").read_text())
     read = sum(
@@ -157,11 +163,16 @@ def test_rows_are_complete_and_each_answer_is_its_own(base, second, prompts, tmp
     assert record["forecast"]["tokens"] == read + 5 * 8 * 5 and record["cost"] == pytest.approx(
         2 * record["tokens"]
     )
+    printed = capsys.readouterr().out
     assert (
         record["finished"]
         and set(record["inputs"]) == {base, second, prompts}
-        and "note" not in capsys.readouterr().out
+        and "note" not in printed
     )
+    mean = sum(row["tokens"] for row in made) / 40
+    cut = sum(row["finish"] == "length" for row in made)
+    assert 20 < cut < 40
+    assert f"result   40 answers, {mean:.1f} tokens each, {cut} cut off at --max-tokens" in printed
 
 
 def test_resume_after_a_cut_at_any_byte(base, prompts, tmp_path, monkeypatch):
@@ -253,6 +264,72 @@ def test_plan_loads_no_model_and_writes_nothing(base, prompts, tmp_path, monkeyp
     cost = 50 * tokens / 1e6 + 3 * tokens / 10 / 3600
     assert f"{tokens:,} tokens, {tokens / 10:.0f} s, cost {cost:.4f}" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_of_an_endpoint_estimates_what_it_reads(prompts, tmp_path, capsys):
+    """Four characters a token, and each answer reads its prompt anew."""
+    words = ["--endpoint", "http://127.0.0.1:9/v1", "--plan", "--answer-len", 4]
+    assert run_main("gen_candidates", *command("m", prompts, tmp_path / "c.jsonl", *words)) == 0
+    characters = sum(len(str(row["prompt"])) for row in read_records(prompts, "prompts"))
+    tokens = 3 * characters / 4 + 5 * 3 * 4
+    assert (
+        f"5 prompts x 3 x 4 tokens: {tokens:,.0f} tokens, time unknown" in capsys.readouterr().out
+    )
+
+
+def test_a_note_where_combinations_come_up_unevenly(base, prompts, tmp_path, capsys):
+    """Six answers over 2 temperatures x 2 system texts; eight are even."""
+    systems = write(tmp_path / "s.jsonl", [{"system": None}, {"system": "be brief"}])
+    words = ["--plan", "--temperatures", 0, 1, "--system", systems]
+    for n, notes in ((6, 1), (8, 0)):
+        run_main("gen_candidates", *command(base, prompts, tmp_path / "c.jsonl", *words, "--n", n))
+        printed = capsys.readouterr().out
+        assert printed.count("no multiple of models x temperatures x systems") == notes
+
+
+def test_a_second_round_has_numbers_and_seeds_of_its_own(base, prompts, tmp_path):
+    """Its first answer takes the first model and temperature again."""
+    out = tmp_path / "c.jsonl"
+    words = ["--limit", 1, "--first", 5, "--temperatures", 0.5, 1.5, 1]
+    run_main("gen_candidates", *command(base, prompts, out, *words))
+    made = [(row["candidate"], row["temperature"], row["seed"]) for row in lines(out)]
+    assert made == [(5 + k, t, seed_for(0, "q0", 5 + k)) for k, t in enumerate((0.5, 1.5, 1.0))]
+
+
+def test_flags_reach_the_model_and_the_endpoint(base, prompts, tmp_path, monkeypatch):
+    asked = []
+    model = load_model(base)
+    monkeypatch.setattr(gen_candidates, "load_merged", lambda *words: asked.append(words) or model)
+    words = ["--quantize", "none", "--limit", 1]
+    run_main("gen_candidates", *command(base, prompts, tmp_path / "a.jsonl", *words))
+    assert asked == [(base, "none")]
+
+    def ask(url, model, requests, *words, **more):
+        asked.append((url, model, words, more))
+        return [{"text": "a", "tokens": 1, "read": 1, "finish": "stop"} for _ in requests]
+
+    monkeypatch.setattr(gen_candidates, "ask_endpoint", ask)
+    words = ["--endpoint", "http://e/v1", "--concurrency", 3, "--limit", 1]
+    run_main("gen_candidates", *command("m", prompts, tmp_path / "b.jsonl", *words))
+    kept = tmp_path / "b.kept.jsonl"
+    assert asked[1:] == [("http://e/v1", "m", (3,), {"kept": kept})]
+
+
+@pytest.mark.parametrize(
+    ("refill", "groups"), [(1, [(1, None), (1, None)]), (2, [(2, 3)])], ids=["one", "two"]
+)
+def test_refilled_batches_are_read_in_groups(base, prompts, tmp_path, monkeypatch, refill, groups):
+    """Places for one batch, and the prompts of all batches of the group."""
+    seen = []
+
+    def note(model, tokenizer, jobs, max_tokens, *, slots):
+        seen.append((len(jobs), slots))
+        return sample(model, tokenizer, jobs, max_tokens, slots=slots)
+
+    monkeypatch.setattr(gen_candidates, "sample", note)
+    words = ["--limit", 2, "--batch-size", 3, "--refill", refill]
+    run_main("gen_candidates", *command(base, prompts, tmp_path / "c.jsonl", *words))
+    assert seen == groups
 
 
 def test_limit_seed_and_greedy(base, prompts, tmp_path):

@@ -1,5 +1,7 @@
 """Hashes: the same in every process, other after every change, of files, folders and data sets."""
 
+import hashlib
+
 from posttrain.hashing import digest, seed_for
 
 
@@ -41,9 +43,34 @@ def test_of_a_large_file_the_beginning_of_every_mib_counts(tmp_path):
         with open(path, "wb") as file:
             file.truncate(size)
         before = digest(path)
-        for place, is_seen in ((MIB // 2, not is_large), (5 * MIB, True)):
+        edge = 5 * MIB + MIB // 16
+        places = {
+            0: True,
+            MIB // 2: not is_large,
+            5 * MIB: True,
+            edge - 1: True,
+            edge: not is_large,
+        }
+        for place, is_seen in places.items():
             with open(path, "r+b") as file:
                 file.seek(place)
                 file.write(b"x")
             assert (digest(path) != before) == is_seen
             before = digest(path)
+
+
+def test_what_is_hashed(tmp_path):
+    """Names, sizes and contents, in the order of the names: so two machines agree."""
+    names = [*(f"f{n:02}" for n in range(20)), "folder/a"]
+    (tmp_path / "folder").mkdir()
+    for name in reversed(names):
+        (tmp_path / name).write_text(f"it is {name}")
+    text = "".join(f"{name}|{len(name) + 6}|it is {name}" for name in names)
+    assert digest(tmp_path) == hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert digest(tmp_path / "f07") == hashlib.sha256(b"|9|it is f07").hexdigest()[:16]
+
+
+def test_a_seed_stays_the_same_for_ever():
+    """Else a run that was begun with an earlier version would go on with other draws."""
+    first = hashlib.sha256(b'["order", 0, 1]').hexdigest()[:16]
+    assert seed_for("order", 0, 1) == int(first, 16) // 2

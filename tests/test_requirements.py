@@ -152,6 +152,17 @@ def test_missing_library_of_a_stage(capsys):
     )
 
 
+def test_a_library_without_a_name_is_a_crash(capsys):
+    """There is nothing to install."""
+
+    def main(args):
+        raise ModuleNotFoundError("planted")
+
+    with pytest.raises(SystemExit) as ended:
+        run_stage(main, None)
+    assert ended.value.code == 70 and "ModuleNotFoundError: planted" in capsys.readouterr().err
+
+
 def test_a_curve_that_cannot_be_drawn_costs_no_run(tmp_path, capsys):
     curves.curves(tmp_path)
     assert "could not be drawn (FileNotFoundError" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Traps that were sprung once: think blocks, borrowed reference values, wrong kinds of input."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -127,6 +128,35 @@ def test_shares_have_an_upper_limit(capsys):
     assert p.parse_args(["--share", "1"]).share == 1
     with pytest.raises(SystemExit):
         p.parse_args(["--share", "10"])
+    p.add_argument("--lr", type=at_least(0, float))
+    assert p.parse_args(["--lr", "1e9"]).lr == 1e9
+    for word in ("inf", "nan", "-1"):
+        with pytest.raises(SystemExit):
+            p.parse_args(["--lr", word])
+        assert "is not a number from 0 to inf" in capsys.readouterr().err
+
+
+def test_flags_are_written_out(capsys):
+    """A shortened one could mean another flag in the next version."""
+    p = parser("x")
+    p.add_argument("--share")
+    with pytest.raises(SystemExit):
+        p.parse_args(["--sha", "1"])
+    assert "unrecognized arguments: --sha 1" in capsys.readouterr().err
+
+
+def test_help_shows_the_defaults_that_say_something():
+    """A zero does; that a flag is absent does not. The docstring keeps its lines."""
+    p = parser("Some lines\n    that stay.\n")
+    p.add_argument("--none", help="nothing given")
+    p.add_argument("--off", action="store_true", help="a switch")
+    p.add_argument("--zero", type=int, default=0, help="a number")
+    p.add_argument("--some", default="auto", help="a word")
+    text = p.format_help()
+    assert "Some lines\n    that stay.\n" in text
+    for flag, told in (("none", "nothing given"), ("off", "a switch")):
+        assert re.search(rf"--{flag}[ A-Z]* {told}\n", text), text
+    assert "a number (default: 0)\n" in text and "a word (default: auto)\n" in text
 
 
 # ---- judge and gate ------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def encode(tokenizer, prompt, completion, tools=None, *, max_len=None, all_turns
         end = _find_stop(tokenizer, turn_ids, len(ids), stops)
         if end is None:
             end = len(turn_ids)
-            turn_ids = turn_ids + stops[:1]
+            turn_ids = [*turn_ids, stops[0]]
             turn_text += tokenizer.convert_ids_to_tokens(stops[0])
 
         # The turn and its stop token are trained on.

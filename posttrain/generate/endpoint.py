@@ -109,7 +109,7 @@ class EndpointClient:
                     replies[i] = future.result()
             except BaseException:  # an interrupt from the keyboard, too
                 self.stopping.set()
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
                 raise
         return replies
 

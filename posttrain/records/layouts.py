@@ -223,7 +223,7 @@ def _cut_prompt_from_answers(row, answer_fields):
     """Each answer must be one message; of one that repeats the prompt the last message is kept."""
     for field in answer_fields:
         answer = row[field]
-        if len(answer) > 1 and answer[:-1] == row["prompt"]:
+        if answer[:-1] == row["prompt"]:
             answer = answer[-1:]
         if len(answer) != 1 or answer[0]["role"] != "assistant":
             raise BadInput(f"field '{field}': expected one assistant message after the prompt")

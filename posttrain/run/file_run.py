@@ -60,9 +60,9 @@ class FileRun:
         """Seconds at work, those before a kill included."""
         return time.perf_counter() - self._began
 
-    def save(self, **measured):
+    def save(self):
         """Write run.json with the seconds so far."""
-        save_run(self.record, seconds=self.seconds(), **measured)
+        save_run(self.record, seconds=self.seconds())
 
     def finish(self, **measured):
         """Write run.json for the last time; without `seconds`, with those of the last batch."""

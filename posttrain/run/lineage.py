@@ -79,7 +79,7 @@ def returned(candidate, baseline, points, winrate_points):
     records = lineage(candidate, until=baseline)
     spent = sum(record.get("cost") or 0.0 for record in records)
     hours = sum(record.get("seconds") or 0.0 for record in records) / 3600
-    if not records or not hours:
+    if not hours:
         return None
     points_per_money = None
     winrate_per_money = None

@@ -74,13 +74,19 @@ def test_a_template_without_system_turns_gets_the_text_in_the_first_user_turn(to
     assert text.count("Be brief.") == 1 and text.count("What is 2+2?") == 2
     with pytest.raises(BadInput, match="no system"):
         render(strict, [{"role": "system", "content": "Be brief."}, *ANSWER])
+    opens = with_template(
+        tokenizer,
+        refuse + TURN + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    )
+    system = [{"role": "system", "content": "Be brief."}, *USER]
+    assert render(opens, system, None, True) == render(opens, system) + "<|im_start|>assistant\n"
 
 
 def test_tools_join_the_system_turn_that_is_there(tokenizer):
     """The template knows no tools: they are text behind the system's own."""
     plain = with_template(tokenizer, TURN)
-    tools = [{"type": "function", "function": {"name": "add"}}]
-    told = "You may call these functions:\n" + '{"name": "add"}'
+    tools = [{"type": "function", "function": {"name": "add", "description": "für zwei"}}]
+    told = "You may call these functions:\n" + '{"name": "add", "description": "für zwei"}'
     system = {"role": "system", "content": "Be brief."}
     text = render(plain, [system, *USER], tools)
     assert text.startswith(f"<|im_start|>system\nBe brief.\n\n{told}<|im_end|>\n<|im_start|>user")
@@ -126,3 +132,36 @@ def test_stops_are_the_templates_first(tokenizer):
     copy.chat_template = TURN.replace("<|im_end|>", " a")
     assert stop_ids(copy) == [2]
     assert stop_ids(tokenizer) == [2]
+
+
+def test_one_of_several_templates_that_knows_tools(tokenizer):
+    """Where a tokenizer has templates by name, the one for tools gets them as they are."""
+    several = with_template(tokenizer, TURN)
+    several.chat_template = {"default": TURN, "tool_use": "{{ tools[0].function.name }}!" + TURN}
+    assert render(several, USER, TOOLS) == "add!" + render(several, USER)
+
+
+def test_calls_as_text_stand_behind_what_was_said(tokenizer):
+    """In a template that knows no calls; without a call every message stays as it is."""
+    names = with_template(tokenizer, TURN.replace("{{ m.role }}", "{{ m.role }}{{ m.name }}"))
+    call = {"type": "function", "function": {"name": "add", "arguments": {}}}
+    written = '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'
+    for said, text in (("", written), ("I add.", f"I add.\n{written}\n{written}")):
+        calls = [call] if not said else [call, call]
+        turn = {"role": "assistant", "content": said, "tool_calls": calls}
+        expected = render(names, USER) + f"<|im_start|>assistant\n{text}<|im_end|>\n"
+        assert render(names, [*USER, turn]) == expected
+    result = {"role": "tool", "content": "4", "name": "add"}
+    assert render(names, [result]) == "<|im_start|>tooladd\n4<|im_end|>\n"
+
+
+def test_text_behind_the_stop_token_is_not_trained_on(tokenizer):
+    """What a template writes behind a turn does not make the turn one that ends in the middle."""
+    polite = with_template(
+        tokenizer,
+        TURN.replace("<|im_end|>", "<|im_end|> bye")
+        + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    )
+    row = encode(polite, USER, ANSWER)
+    trained = [token for token, mark in zip(row["ids"], row["mask"]) if mark]
+    assert polite.decode(trained) == "It is 4.<|im_end|>" and row["ids"][-1] == trained[-1]

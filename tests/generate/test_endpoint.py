@@ -209,6 +209,41 @@ def test_a_request_that_failed_for_good_ends_the_others(server, monkeypatch):
     assert len(server.seen) < 10
 
 
+def test_a_request_that_failed_for_good_cancels_those_that_wait(server):
+    """They would be paid for, and nobody would read the replies."""
+    server.answer = lambda request, number: 400 if request["seed"] == 0 else reply("fine")
+    with pytest.raises(BadInput):
+        ask_endpoint(server.url, "m", [question(n) for n in range(30)], 1)
+    assert len(server.seen) <= 3, "one or two may have been under way"
+
+
+def test_a_dead_server_is_asked_four_times(server, monkeypatch, capsys):
+    """However long each attempt has taken; behind the fourth it is said what is waited for."""
+    monkeypatch.setattr(endpoint_room, "PATIENCE", 0)
+    server.answer = lambda request, number: 500
+    with pytest.raises(BadInput, match="is the server well?"):
+        ask(server)
+    assert len(server.seen) == 4
+    monkeypatch.setattr(endpoint_room, "PATIENCE", 60)
+    for failures, notes in ((3, 0), (6, 1)):
+        server.seen.clear()
+        server.answer = lambda request, number, failures=failures: (
+            500 if number <= failures else reply("at last")
+        )
+        assert ask(server)[0]["text"] == "at last"
+        printed = capsys.readouterr().out
+        assert printed.count("asked again until 60 s pass without any reply") == notes
+
+
+def test_patience_counts_from_the_last_reply(server):
+    """Not from the start of the run, which may be hours ago."""
+    client = endpoint_room.EndpointClient(server.url, "m")
+    client.last_reply -= 100
+    assert client.gives_up(4) and not client.gives_up(3)
+    client.ask("key", question(0))
+    assert not client.gives_up(4)
+
+
 def test_a_busy_server_names_its_time(server):
     times = []
 
@@ -283,6 +318,20 @@ def test_seconds_to_wait(status, code, headers, attempt, seconds):
         status_code=status, code=code, response=SimpleNamespace(headers=headers)
     )
     assert seconds_to_wait(error, attempt) == seconds
+
+
+def test_log_probabilities_of_the_first_token():
+    """Rounding may lead above 0, which no probability does; None where there are none."""
+    given = SimpleNamespace(token="5", logprob=1e-6), SimpleNamespace(token=" 4", logprob=-2)
+    first = SimpleNamespace(top_logprobs=given)
+    made = endpoint_room.read_top(SimpleNamespace(content=[first, None]))
+    assert made == [["5", 0.0], [" 4", -2.0]]
+    assert (
+        endpoint_room.read_top(SimpleNamespace(content=[SimpleNamespace(top_logprobs=None)])) == []
+    )
+    for content in (None, [], [None]):
+        assert endpoint_room.read_top(SimpleNamespace(content=content)) is None
+    assert endpoint_room.read_top(None) is None
 
 
 # ---- the judge ----------------------------------------------------------------------------------
@@ -453,8 +502,10 @@ def test_a_reply_without_its_log_probabilities_is_asked_again(server):
         "top_logprobs": 20,
     }
     assert ask_endpoint(server.url, "m", [asked])[0]["top"] == [["5", pytest.approx(math.log(0.9))]]
+    server.seen.clear()
     server.answer = lambda request, number: reply("5")
     assert ask_endpoint(server.url, "m", [asked])[0]["top"] is None, "it has none"
+    assert len(server.seen) == 3, "each of them is paid for"
 
 
 @pytest.mark.parametrize("refusal", [400, 422, 500, "ignored"])
@@ -662,6 +713,8 @@ def test_candidates_from_an_endpoint(server, tmp_path):
         )
         assert (row["generator"], row["tokens"], row["finish"]) == ("m", 2, "stop")
     assert len({row["seed"] for row in made}) == 12
+    record = json.loads((tmp_path / "c.run.json").read_text())
+    assert list(record["inputs"]) == [str(tmp_path / "p.jsonl")], "the model is no file here"
     assert sum(request.get("tools") == tools for request in server.seen) == 4
     assert {request["max_tokens"] for request in server.seen} == {11}
 
@@ -766,7 +819,15 @@ def test_a_storm_of_429_loses_nothing(server, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "usage", [None, {}, {"prompt_tokens": None, "completion_tokens": 3}, "many", [1]]
+    "usage",
+    [
+        None,
+        {},
+        {"prompt_tokens": None, "completion_tokens": 3},
+        {"prompt_tokens": 3, "completion_tokens": None},
+        "many",
+        [1],
+    ],
 )
 def test_half_an_emoji_and_odd_usage(server, tmp_path, usage):
     """Neither stops a run: the text can be written, tokens are estimated."""

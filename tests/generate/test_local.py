@@ -5,15 +5,23 @@ And each answer for itself alone, whatever rows are beside it.
 
 import contextlib
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import make_model, make_tokenizer, text_of
 from scipy.stats import chisquare
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    DynamicLayer,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from posttrain.chat.encode import encode, prompt_ids
+from posttrain.generate import local
 from posttrain.generate.local import (
     Row,
     generation_batches,
@@ -310,6 +318,48 @@ def test_uniform_numbers_at_the_edge(model, tokenizer, prompts, monkeypatch, val
 def test_rows_that_stay(count, ended, expected):
     """The last row takes the first place that is free; all others stay where they are."""
     assert rows_that_stay(count, ended) == expected
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_padded_ids(left):
+    ids, attention = padded_ids([[5], [6, 7]], 9, "cpu", left=left)
+    assert ids.tolist() == [[9, 5] if left else [5, 9], [6, 7]]
+    assert attention.tolist() == [[0, 1] if left else [1, 0], [1, 1]]
+
+
+def test_numbers_of_16_bits_are_widened_before_a_draw(two_stops, prompts, monkeypatch):
+    """Else the probabilities of a large vocabulary would be rounded to a few steps."""
+    seen = []
+
+    def note(rows, logits):
+        seen.append(logits.dtype)
+        return next_tokens(rows, logits)
+
+    monkeypatch.setattr(local, "next_tokens", note)
+    sample(make_model().bfloat16(), two_stops, [(prompts[0], [(1.0, n) for n in range(3)])], 3)
+    assert len(seen) > 1 and set(seen) == {torch.float32}
+
+
+def test_a_model_saved_without_a_cache_gets_one(model, tokenizer, prompts):
+    """As trainers that save memory leave it behind in the model's configuration."""
+    saved = make_model(0)
+    saved.config.use_cache = False
+    jobs = [(ids, [(0.0, 0), (1.0, 1)]) for ids in prompts[:3]]
+    assert sample(saved, tokenizer, jobs, 5) == sample(model, tokenizer, jobs, 5)
+
+
+def test_a_cache_without_keys_and_values_of_every_token_does_not_grow():
+    """A layer that borrows those of another stays empty; a window forgets."""
+    kept, empty, window = DynamicLayer(), DynamicLayer(), DynamicSlidingWindowLayer(4)
+    for layer in (kept, window):
+        layer.update(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4))
+    assert local.is_plain(SimpleNamespace(layers=[kept, kept]))
+    for other in (empty, window):
+        assert not local.is_plain(SimpleNamespace(layers=[kept, other]))
+
+
+def test_batches_are_full():
+    assert generation_batches([1, 1, 1, 1], [3, 3, 1, 5], 6) == [[0, 1], [2, 3]]
 
 
 def test_batches_hold_every_job_once():

@@ -45,3 +45,27 @@ def test_candidates_of_a_prompt_share_an_id(tmp_path):
     with pytest.raises(BadInput, match=r"c.jsonl:3: field 'id': .* occurs twice"):
         read_records(numbered, "candidates")
     assert len(read_records(numbered, "sft")) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "split"),
+    [
+        ("", None, "train"),
+        (":test", None, "test"),
+        (":de:test", "de", "test"),
+        (":de:", "de", "train"),
+    ],
+)
+def test_configuration_and_split_of_a_data_set_of_the_hub(monkeypatch, name, config, split):
+    import datasets
+
+    asked = []
+
+    def load(*words, **more):
+        asked.append((words, more))
+        return [{"prompt": "a", "completion": "b"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    [record] = read_records(f"hf:org/set{name}", "sft")
+    assert asked == [(("org/set", config), {"split": split})]
+    assert record["prompt"] == [{"role": "user", "content": "a"}]

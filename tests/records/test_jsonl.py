@@ -1,6 +1,15 @@
-"""JSONL files that grow: what a kill leaves is cut to whole batches."""
+"""JSONL files: lines that no program could read, letters as they are, and what a kill leaves."""
 
-from posttrain.records.jsonl import continue_lines
+import pytest
+
+from posttrain.cli import BadInput
+from posttrain.records.jsonl import (
+    append_lines,
+    continue_lines,
+    read_jsonl,
+    stream_jsonl,
+    write_jsonl,
+)
 
 
 def test_continue_lines_cuts_torn_lines_and_half_batches(tmp_path):
@@ -15,3 +24,35 @@ def test_continue_lines_cuts_torn_lines_and_half_batches(tmp_path):
     ):
         path.write_text(text)
         assert continue_lines(path, [2, 2]) == done and path.read_text() == kept
+
+
+def test_a_line_of_16_mib_is_the_longest(tmp_path):
+    path = tmp_path / "a.jsonl"
+    line = b'{"a": "' + b"x" * ((16 << 20) - 10) + b'"}\n'
+    path.write_bytes(b"{}\n" + line)
+    assert [number for number, _ in read_jsonl(path)] == [1, 2]
+    path.write_bytes(b"{}\n" + line.replace(b"x", b"xx", 1))
+    with pytest.raises(BadInput, match=r"a.jsonl:2: a line of more than 16 MiB"):
+        read_jsonl(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "-Infinity", "1e999", '"\\ud800"', "[1,", "]" + "[" * 99999]
+)
+def test_what_other_programs_could_not_read_is_refused(tmp_path, text):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'\n{{"a": {text}}}\n')
+    with pytest.raises(BadInput, match=r"a.jsonl:2: not a JSON object on one line \("):
+        read_jsonl(path)
+    with pytest.raises(BadInput, match=r"a.jsonl:2: not a JSON object on one line \("):
+        list(stream_jsonl(path))
+
+
+def test_letters_are_written_as_they_are(tmp_path):
+    """Whole or line by line; a folder that is not there is made."""
+    path = tmp_path / "new" / "folder" / "a.jsonl"
+    write_jsonl(path, [{"a": "ü"}])
+    append_lines(path, [{"a": "五"}, {"b": 1}])
+    assert path.read_bytes() == '{"a": "ü"}\n{"a": "五"}\n{"b": 1}\n'.encode()
+    write_jsonl(path, [])
+    assert path.read_bytes() == b"" and list(path.parent.iterdir()) == [path]

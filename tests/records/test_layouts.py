@@ -145,3 +145,98 @@ def test_a_call_has_a_name_and_arguments(call):
     answer = [{"role": "assistant", "content": "", "tool_calls": [call]}]
     with pytest.raises(BadInput, match="a tool call must be"):
         normalise({"prompt": USER, "completion": answer}, "sft")
+    mended = {"name": "add", "arguments": {"a": 1}}
+    answer[0]["tool_calls"] = [mended, {"name": "now", "id": 7}]
+    read = normalise({"prompt": USER, "completion": answer}, "sft")["completion"][0]["tool_calls"]
+    functions = [mended, {"name": "now", "arguments": {}}]
+    assert read == [{"type": "function", "function": function} for function in functions]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, 5, ["a"], [{"type": "text", "text": "a"}, {"type": "image", "url": "b"}]],
+    ids=["null", "number", "list", "picture"],
+)
+def test_what_a_message_says_is_text(content):
+    """Null only beside a call; a picture would be lost in silence."""
+    for calls in ([], [{"name": "add"}]):
+        message = {"role": "assistant", "content": content, "tool_calls": calls}
+        if content is None and calls:
+            assert normalise({"prompt": "Hi", "completion": message}, "sft")
+            continue
+        with pytest.raises(BadInput, match="field 'completion': the content of a message must be"):
+            normalise({"prompt": "Hi", "completion": message}, "sft")
+
+
+def test_a_part_without_text_says_nothing():
+    parts = [{"type": "text", "text": "Hi"}, {"type": "text"}]
+    assert normalise({"prompt": {"role": "user", "content": parts}}, "prompts")["prompt"] == [
+        {"role": "user", "content": "Hi"}
+    ]
+
+
+def test_tools_of_a_record():
+    """None, an empty text and an empty list mean that there are none; each of others has a name."""
+    for none in (None, "", "null", "[]", []):
+        assert normalise(ROW | {"tools": none}, "sft")["tools"] is None
+    wrapped = [{"type": "function", "function": {"name": "add"}}]
+    for given in (wrapped, [{"name": "add"}]):
+        assert normalise(ROW | {"tools": given}, "sft")["tools"] == wrapped
+    for bad in (
+        [{"name": 5}],
+        [{"function": {"name": None}}],
+        [{"function": {}}],
+        [{}],
+        ["a"],
+        "[",
+    ):
+        with pytest.raises(
+            BadInput, match="field 'tools': expected a list of function definitions"
+        ):
+            normalise(ROW | {"tools": bad}, "sft")
+
+
+def test_a_conversation_that_says_nothing_new_is_left_out():
+    """Beside a prompt; for SFT only beside an answer, too."""
+    other = [{"role": "user", "content": "Other?"}, {"role": "assistant", "content": "Other."}]
+    for kind, answers in ANSWERS.items():
+        read = normalise({"prompt": USER, "messages": other} | answers, kind)
+        assert read == normalise({"prompt": USER} | answers, kind)
+
+
+def test_a_conversation_beside_an_answer_ends_with_the_user():
+    """Its last answer is not taken for the record's, which would be lost, nor for a pair's prompt."""
+    whole = {"messages": USER + ANSWER}
+    for kind in ("sft", "pairs"):
+        with pytest.raises(BadInput, match="field 'prompt': the last message .* got assistant"):
+            normalise(whole | ANSWERS[kind], kind)
+    with pytest.raises(BadInput, match="field 'prompt' is missing"):
+        normalise({"messages": ANSWER}, "sft")
+
+
+@pytest.mark.parametrize("system", ["", "Other.", 5])
+def test_a_system_text_beside_a_conversation(system):
+    """It is used where it says something and the conversation has none of its own."""
+    own = [{"role": "system", "content": "Own."}]
+    row = normalise({"system": system, "messages": own + USER + ANSWER}, "sft")
+    assert row["prompt"] == own + USER and row["system"] == system
+    row = normalise({"system": system, "messages": USER + ANSWER}, "sft")
+    expected = [{"role": "system", "content": system}] if system == "Other." else []
+    assert row["prompt"] == expected + USER
+
+
+def test_an_answer_is_the_assistants():
+    for bad in (USER, ANSWER + ANSWER, USER + USER):
+        with pytest.raises(BadInput, match="field 'completion': expected one assistant message"):
+            normalise({"prompt": USER, "completion": bad}, "sft")
+
+
+@pytest.mark.parametrize("score", [-0.1, 5.1, 6, "4", [4]])
+def test_scores_from_which_a_label_is_made(score):
+    """From 0 to 5, both included; null is no score."""
+    for good in (0, 2.5, 5, None):
+        assert normalise(ROW | {"scores": {"a": 1, "b": good}}, "labels")["scores"]["b"] == good
+    with pytest.raises(BadInput, match="field 'scores': every score must be a number from 0 to 5"):
+        normalise(ROW | {"scores": {"a": 1, "b": score}}, "labels")
+    with pytest.raises(BadInput, match="field 'label' is missing"):
+        normalise(ROW, "labels")

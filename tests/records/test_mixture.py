@@ -36,3 +36,18 @@ def test_sources_are_sorted_and_compared_like_tuples(tmp_path):
 def test_a_number_is_a_file_of_that_name():
     assert split_weight("2") == ("2", 1.0) and split_weight("=2") == ("=2", 1.0)
     assert split_weight("a=1=2") == ("a=1", 2.0)
+
+
+def test_what_is_wrong_with_the_weight_of_a_slice(tmp_path):
+    """The message names the flag, and what slices there are."""
+    data = write(tmp_path / "a.jsonl", [row | {"slice": "chat"} for row in sft_rows(2)])
+    for slices, says in (
+        (["chat"], "--slice-weight: expected SLICE=WEIGHT"),
+        (["chat=2", "tools"], "--slice-weight: expected SLICE=WEIGHT"),
+        (["chat=0"], "--slice-weight chat=0: the weight must be a number above 0"),
+        (["tools=2"], "--slice-weight: no row has the slice tools .the data has chat"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            read_mixture([data], "sft", slices=slices)
+    with pytest.raises(BadInput, match="--data .*=0: the weight"):
+        read_mixture([f"{data}=0"], "sft")

@@ -176,3 +176,27 @@ def test_a_run_without_a_result_starts_anew(tmp_path):
     (out / "run.json").write_text("torn")
     with pytest.raises(BadInput, match="not a run of this kit"):
         start_run(out, "sft.py", {"seed": 2}, [])
+
+
+FOREIGN = [
+    "torn",
+    "[]",
+    "3",
+    "{}",
+    '{"finished": true}',
+    '{"script": "", "finished": true}',
+    '{"script": "sft.py", "finished": 1}',
+]
+
+
+@pytest.mark.parametrize("text", FOREIGN)
+@pytest.mark.parametrize("name", ["run", "made.jsonl"])
+def test_a_record_that_is_not_ours_is_never_overwritten(tmp_path, name, text):
+    """Neither where it stands alone: nothing tells that it is the start of a run."""
+    place = tmp_path / ("made.run.json" if name == "made.jsonl" else "run/run.json")
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(text)
+    assert read_run(place) == {}
+    with pytest.raises(BadInput, match="not a run of this kit"):
+        start_run(tmp_path / name, "sft.py", {"seed": 1}, [])
+    assert place.read_text() == text

@@ -54,9 +54,11 @@ def test_forecast_takes_the_newest_finished_run_of_the_same_script(tmp_path):
     put("late", 3000, tokens=900, finished=False)
     put("other", 4000, tokens=900, script="y.py")
     put("instant", 5000, seconds=0.0)
+    put("silent", 6000, tokens=None)
     (tmp_path / "broken.run.json").write_text("{")
     assert forecast(tmp_path / "new", "x.py", 80)["seconds"] == 2.0
-    assert [record["tokens"] for record in runs_beside(tmp_path / "new")] == [100, 400, 900, 100]
+    tokens = [record["tokens"] for record in runs_beside(tmp_path / "new")]
+    assert tokens == [100, 400, 900, 100, None]
 
 
 def test_forecast_takes_the_speed_of_the_same_model(tmp_path):
@@ -68,5 +70,8 @@ def test_forecast_takes_the_speed_of_the_same_model(tmp_path):
         path = tmp_path / f"{name}.run.json"
         path.write_text(json.dumps(record | {"arguments": {key: name}}))
         os.utime(path, (when, when))
+    bare = {"script": "x.py", "finished": True, "tokens": 1, "seconds": 1.0}
+    (tmp_path / "bare.run.json").write_text(json.dumps(bare))
+    os.utime(tmp_path / "bare.run.json", (999, 999))
     for model, seconds in (("a", 1.0), ("b", 2.0), ("c", 4.0), (None, 4.0), ("d", None)):
         assert forecast(tmp_path / "new", "x.py", 100, model=model)["seconds"] == seconds
