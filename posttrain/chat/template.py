@@ -39,7 +39,7 @@ def render(tokenizer, messages, tools=None, generation_prompt=False):
     """
     if not messages:
         raise BadInput("the conversation begins with an assistant turn, which answers nothing")
-    template = _template_text(tokenizer)
+    template = _template_for(tokenizer, tools)
     if "tool_calls" not in template:
         messages = _write_calls_as_text(messages)
     if tools and "tools" not in template:
@@ -61,19 +61,24 @@ def render(tokenizer, messages, tools=None, generation_prompt=False):
     raise BadInput(f"the chat template refuses these messages ({reason})")
 
 
-def _template_text(tokenizer):
-    """The template's source; where a tokenizer has several of them by name, all together."""
-    template = tokenizer.chat_template
-    return template if isinstance(template, str) else str(template)
+def _template_for(tokenizer, tools):
+    """The template's source. Of several, each with a name, that for tools if there are any."""
+    try:
+        return tokenizer.get_chat_template(tools=tools)
+    except ValueError as error:
+        raise BadInput(f"the tokenizer has no chat template to take ({str(error)[:100]})") from None
 
 
 def _template_options(template):
     """What every call of a template gets beside the messages."""
-    options = {"tokenize": False, "enable_thinking": False, "date_string": FIXED_DATE}
     if "strftime_now" in template:
-        # The macro hides the function of the same name.
-        options["chat_template"] = FIXED_STRFTIME + template
-    return options
+        template = FIXED_STRFTIME + template  # the macro hides the function of the same name
+    return {
+        "chat_template": template,
+        "tokenize": False,
+        "enable_thinking": False,
+        "date_string": FIXED_DATE,
+    }
 
 
 # ---- what a template does not know -> text -------------------------------------------------------

@@ -140,6 +140,17 @@ def test_one_of_several_templates_that_knows_tools(tokenizer):
     several.chat_template = {"default": TURN, "tool_use": "{{ tools[0].function.name }}!" + TURN}
     assert render(several, USER, TOOLS) == "add!" + render(several, USER)
 
+    # The other one writes them as text, and dates are fixed in both.
+    dated = "{{ strftime_now('%Y-%m-%d') }}" + TURN
+    several.chat_template = {"default": dated, "tool_use": "Calls! " + dated}
+    assert render(several, USER).startswith("2024-07-26<|im_start|>user")
+    with_tools = render(several, USER, TOOLS)
+    assert with_tools.startswith("Calls! 2024-07-26<|im_start|>system") and '"add"' in with_tools
+
+    several.chat_template = {"rag": TURN}
+    with pytest.raises(BadInput, match="no chat template to take .*multiple chat templates"):
+        render(several, USER)
+
 
 def test_calls_as_text_stand_behind_what_was_said(tokenizer):
     """In a template that knows no calls; without a call every message stays as it is."""

@@ -78,8 +78,15 @@ MUTANTS = [
     Mutant(
         "posttrain/chat/template.py",
         "_template_options",
-        "{'tokenize': False, 'enable_thinking': False, 'date_string': FIXED_DATE}",
-        "{'tokenize': False, 'date_string': FIXED_DATE}",
+        """
+            {
+                "chat_template": template,
+                "tokenize": False,
+                "enable_thinking": False,
+                "date_string": FIXED_DATE,
+            }
+        """,
+        '{"chat_template": template, "tokenize": False, "date_string": FIXED_DATE}',
         ["tests/chat/test_template.py::test_thinking_is_switched_off_where_a_template_can"],
     ),
     Mutant(

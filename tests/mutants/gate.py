@@ -439,7 +439,7 @@ MUTANTS = [
     Mutant(
         "gate.py",
         "decide",
-        '{name: numbers for name, numbers in slices.items() if numbers.get("hard", True)}',
+        '{name: numbers for name, numbers in slices.items() if numbers["hard"]}',
         "slices",
         [GATE + "test_decide"],
     ),
