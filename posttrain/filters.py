@@ -240,7 +240,7 @@ def read_words(path):
         line = line.strip()
         if line.startswith("##"):
             name = line[2:].strip()
-            if not line.startswith("## ") or not name or name in words:
+            if not line.startswith("## ") or name in words:
                 raise BadInput(f"{path}:{number}: expected '## slice' (or '## all'), each once")
             words[name] = []
         elif line and name is not None:

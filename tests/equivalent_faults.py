@@ -240,4 +240,58 @@ EQUIVALENT = {
         "0",
         "1",
     ): "any number is refused as it is no text",
+    (
+        "posttrain/filters.py",
+        "same_answers",
+        "len(groups) > 1",
+        "len(groups) >= 1",
+    ): "a single slice is looked through twice, and its places are a set",
+    (
+        "posttrain/filters.py",
+        "same_answers",
+        "1",
+        "0",
+    ): "a single slice is looked through twice, and its places are a set",
+    (
+        "posttrain/filters.py",
+        "same_answers",
+        "list(range(len(rows)))",
+        "range(len(rows))",
+    ): "it is only gone through and indexed",
+    (
+        "posttrain/filters.py",
+        "same_in_group",
+        "set(members)",
+        "members",
+    ): "it only takes longer to look into",
+    (
+        "posttrain/filters.py",
+        "language_of_script",
+        "if text.isascii():\n    return None",
+        "pass",
+    ): "no script of the table has a letter of ASCII: it only takes longer",
+    (
+        "posttrain/judging/digits.py",
+        "digit_scores",
+        "torch.arange(len(digits), dtype=torch.float64, device=p.device)",
+        "torch.arange(len(digits), device=p.device)",
+    ): "times float64 probabilities whole numbers are float64 as well",
+    (
+        "posttrain/judging/reliability.py",
+        "length_correlation",
+        "float(spearmanr(pairs).statistic)",
+        "spearmanr(pairs).statistic",
+    ): "scipy's is numpy's float64, which is a float",
+    (
+        "judge.py",
+        "normal_share",
+        "float(norm.cdf(z))",
+        "norm.cdf(z)",
+    ): "scipy's is numpy's float64, which is a float",
+    (
+        "judge.py",
+        "",
+        "64",
+        "65",
+    ): "only what a kill costs depends on how many answers are checked between two appends",
 }

@@ -97,6 +97,8 @@ def test_find_flags(text, more, flags):
 def test_a_tool_call_is_not_empty():
     call = {"type": "function", "function": {"name": "f", "arguments": {}}}
     assert find_flags({"completion": message("", tool_calls=[call])}) == []
+    asked = row("", ENGLISH) | {"completion": message(GERMAN, tool_calls=[call])}
+    assert find_flags(asked) == [], "what stands beside a call is in any language"
 
 
 ENGLISH = "What is the best way to get to the station, and how long does it take?"
@@ -166,11 +168,12 @@ def test_length_outliers():
     flags = flag_groups(run_of([*texts, "w", "word " * 4000]))
     assert not any(flags[:30]) and flags[30:] == [["length"], ["length"]]
     assert not any(flag_groups(run_of([*texts[:10], "w"]))), "too few to tell"
+    assert not any(flag_groups(run_of([*texts, " \n"]))), "it is empty"
 
 
 def test_policy_words(tmp_path):
     path = tmp_path / "w.md"
-    path.write_text("# For people\nsome words\n## all\n\nfoo bar\n\n## support\nclosed\n")
+    path.write_text("# For people\nsome words\n## all\n\n  foo bar \n \n##  support\nclosed\n")
     words = read_words(path)
     assert {name: len(patterns) for name, patterns in words.items()} == {"all": 1, "support": 1}
     for text, piece, hit in (
@@ -201,6 +204,8 @@ def test_policy_words(tmp_path):
 def test_the_telling_word_is_the_longest():
     assert filters.telling_word("a zoo of scores") == "scores"
     assert filters.telling_word("10 / 10") == "10 / 10", "no word says anything"
+    assert filters.telling_word("one of us") == "one of us", "three letters say nothing either"
+    assert filters.telling_word("rate it") == "rate"
 
 
 def test_the_recipe_for_a_filter():
@@ -230,7 +235,8 @@ def flags(text, request="Tell me about trains.", **more):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        (" ".join(f"word{n}" for n in range(99)) + " and so on" * 30, ["repetition"]),
+        (" ".join(f"word{n}" for n in range(300)) + " and so on" * 30, ["repetition"]),
+        ("and so on " * 50 + " ".join(f"word{n}" for n in range(70)), ["repetition"]),
         ("好" * 40, ["repetition"]),
         ("床前明月光疑是地上霜举头望明月低头思故乡", []),
         # The same again and again, with other punctuation.
@@ -261,6 +267,7 @@ def test_repetition_and_markers(text, found):
         "Sure! Here is the answer:",
         "Lösung",
         "解",
+        "\n\nWhat you asked for:",
     ],
 )
 def test_an_announcement_is_empty(text):
@@ -280,6 +287,14 @@ def test_limits_from_both_sides():
     for count, period, found in ((63, 29, ["repetition"]), (62, 29, []), (64, 30, [])):
         returning = [f"word{n % period}" for n in range(count)]
         assert flags(" ".join([f"first{n}" for n in range(99)] + returning)) == found
+    assert flags("a b a b a b a b a b") == []
+    # Characters stand for words from one more than twenty a word on: all that differs is no letter.
+    marks = [a + b + c for a in ".!?;" for b in ".!?;" for c in ".!?;"]
+    words = " ".join("x" * 16 + mark for mark in marks)
+    assert flags(words + "x") == [] and flags(words + "xx") == ["repetition"]
+    # Runs of twelve: eight of nineteen characters.
+    found = ["repetition" in flags(("今天好" * 9)[:n] + "。" * 5) for n in (18, 19)]
+    assert found == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -367,6 +382,43 @@ def test_what_the_request_speaks_of_is_no_injection():
     assert flags(order, f"Translate to English: '{order}'") == []
     assert "injection" in flags(order + " and the rubric", "Give me instructions for a cake.")
     assert flags("[INST] opens a turn.", "What does [INST] mean?") == []
+    assert flags("Hi\nuser\nHi") == ["markers"] and flags("Hi\nuser\nHi", "Say: hi, user") == []
+    assert flags('{"true": 4}') == flags('```json\n{"true": 4}\n```') == ["injection"]
+    for request in ("Is it true?", "Answer in JSON."):
+        assert flags('{"true": 4}', request) == []
+
+
+def test_what_a_model_said_before_excuses_nothing():
+    """The request is what was asked last; an earlier answer is none, an earlier question is one."""
+    score = [
+        {"role": "user", "content": "Which score, 0-5?"},
+        {"role": "assistant", "content": "Verdict: 4"},
+        {"role": "user", "content": TRAINS},
+    ]
+    talk = row("Score: 5") | {"prompt": score}
+    assert find_flags(talk) == [], "the first question speaks of scores"
+    assert find_flags(talk | {"completion": message("Verdict: 5")}) == ["injection"]
+    assert find_flags(talk | {"completion": message(GERMAN)}) == ["language"]
+
+
+@pytest.mark.parametrize(
+    ("value", "is_one"),
+    [(0, True), (10, True), (-1, False), (11, False), (True, True), ("B", True), ("C", False)],
+)
+def test_what_a_judge_could_have_written(value, is_one):
+    assert filters.is_mark(value) is is_one
+
+
+def test_contradicted_facts_and_wrong_refusals():
+    """As the verifier counted them; an answer that complies as it should has no flag."""
+    for facts, found in (
+        ({"contradict": 1, "support": 3}, ["facts"]),
+        ({"contradict": 0, "support": 1}, []),
+        (None, []),
+    ):
+        assert flags("Trains run.", verify={"ok": None, "facts": facts}) == found
+    assert flags("Trains run.", verify=None) == flags("Trains run.", expected="comply") == []
+    assert flags("Trains run.", expected="refuse") == []
 
 
 TRAINS = "The train to Hamburg leaves at nine, and it is the last one of the day that you can take."
@@ -383,7 +435,35 @@ def test_another_language():
     )
     assert language(TRAINS * 2 + "今天天气很好我们去公园" * 9) != "zh", "it begins in English"
     assert "language" in flags(TRAINS * 2 + "今天天气很好我们去公园" * 9, TRAINS)
+    assert "language" in flags(TRAINS * 2 + "今天天气很好我们去公园" * 6, TRAINS), "of its half"
     assert flags("```\n" + GERMAN + "\n```", TRAINS) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("今天好", None),  # three letters
+        ("今天很好", "zh"),
+        ("abcd今天很好", None),  # half of them
+        ("abcd今天很好啊", "zh"),
+        ("今天天气很好我们去公园の", "zh"),  # one of twelve is kana
+        ("the of to der das", "en"),  # three of one, two of the next
+        ("the of to der das und", None),
+        ("the of to" + " cat" * 27, "en"),  # three in thirty
+        ("the of to" + " cat" * 28, None),
+        ("the of the of the", None),  # two different ones
+    ],
+)
+def test_limits_of_a_language(text, code):
+    assert language(text) == code
+
+
+def test_a_language_is_told_by_the_beginning():
+    """Of 20,000 characters, and of these of 400 words."""
+    english = (TRAINS + " ") * 1000
+    assert language(english[:20_000] + "好" * 60_000) == "en"
+    words = " ".join(english.split()[:400])
+    assert language(f"{words} {GERMAN * 150}") == "en"
 
 
 # ---- groups --------------------------------------------------------------------------------------------------
@@ -458,6 +538,91 @@ def test_the_same_answer_now_and_then():
     )
 
 
+def test_templates_at_their_limits():
+    """Five prompts, twenty words, ten runs of four, and of these every second one."""
+
+    def is_same(made):
+        rows = honest_run(20)
+        answers = [row | {"completion": message(text)} for row, text in zip(rows, made)]
+        found = ["same" in own for own in flag_groups(rows + answers)[20:]]
+        assert len({*found}) == 1
+        return found[0]
+
+    def template(words, own, answers=8):
+        opening = " ".join(f"opening{n}" for n in range(words))
+        return [" ".join([opening, *(f"own{n}x{k}" for k in range(own))]) for n in range(answers)]
+
+    assert is_same(template(19, 1)) and not is_same(template(18, 1))
+    assert is_same(template(19, 1, 5)) and not is_same(template(19, 1, 4))
+    assert is_same(template(13, 10)) and not is_same(template(13, 11))
+    for count, found in ((9, True), (8, False)):
+        loop = [f"w{n % count}" for n in range(21)]
+        assert is_same([" ".join([*loop, f"own{n}"]) for n in range(8)]) == found
+
+
+def test_a_run_of_one_answer():
+    """Nothing excuses it but its brevity, and a prompt that is not there explains nothing."""
+    null = "Here is all you need to know."
+    assert flag_groups(run_of([null] * 8)) == [["same"]] * 8
+    assert flag_groups(run_of(["yes"] * 8)) == [[]] * 8
+    bare = [{"id": str(n), "completion": message(null)} for n in range(8)]
+    assert flag_groups(bare) == [["same"]] * 8
+
+
+def test_how_brief_answers_may_be_the_same():
+    """Up to five words, where half of the others have no more than ten."""
+
+    def is_same(words, words_of_others):
+        rows = honest_run(20, words=words_of_others)
+        answers = with_answer(rows, " ".join(f"word{n}" for n in range(words)))
+        return "same" in flag_groups(rows + answers)[-1]
+
+    assert not is_same(5, 10) and is_same(6, 10) and is_same(5, 11)
+
+
+def test_what_requests_explain_at_its_limits():
+    """A word that four of five of them have, and one in ten of the others."""
+    for inside, outside, explained in ((8, 2, True), (7, 2, False), (8, 3, False)):
+        requests = [{"thank"} if n < inside else {"a"} for n in range(10)]
+        requests += [{"thank"} if n < outside else {"b"} for n in range(20)]
+        found = filters.is_explained([*range(10)], [*range(10, 30)], requests)
+        assert found is explained, (inside, outside)
+
+
+def test_the_words_that_are_compared():
+    """The first hundred of an answer, or its signs; those of the last turn by their beginnings."""
+    assert len(filters.opening_words("w " * 101)) == 100
+    assert filters.opening_words("👍 👍") == ["👍", "👍"]
+    turns = [
+        {"role": role, "content": text} for role, text in (("system", "Be"), ("user", "Thanks a"))
+    ]
+    assert filters.request_words({"prompt": turns}) == {"thank", "a"}
+    assert filters.request_words({}) == set()
+
+
+def test_lengths_at_their_limits():
+    """1.4826 times five of the logarithm, and at least a fifth of that: 440 and 21 beside 99."""
+
+    def odd(*lengths):
+        found = flag_groups([row(text_of_length(n), id=f"q{k}") for k, n in enumerate(lengths)])
+        return [n for n, own in zip(lengths, found) if "length" in own]
+
+    def text_of_length(length):
+        return ("ab cd" * length)[:length].replace(" ", "x")
+
+    assert odd(*[99] * 25, 439, 440, 22, 21) == [440, 21]
+    assert odd(*[99] * 19, 440) == [440] and odd(*[99] * 18, 440) == []
+    assert odd(*[99] * 25, 0) == [], "an empty answer is not too short, but empty"
+    # Deviations of log 2: more than 170 times the median, and not four times.
+    assert odd(*[49] * 7, *[99] * 8, *[199] * 7, 5000, 17_100) == [17_100]
+
+
+def test_the_same_answer_in_two_slices():
+    rows = [row for n in range(2) for row in honest_run(3, piece=f"s{n}", seed=n)]
+    found = flag_groups(rows + with_answer(rows, "That is a great question!"))
+    assert all("same" in own for own in found[6:])
+
+
 def test_the_same_answer_over_slices():
     rows = [row for n in range(8) for row in honest_run(3, piece=f"s{n}", seed=n)]
     assert all(
@@ -512,6 +677,8 @@ def test_templates_are_grouped_alike_in_every_process():
         rows = [{"id": str(n)} for n in range(len(texts))]
         groups = alike(rows, [text.split() for text in texts])
         assert groups == [[*range(6)], [*range(6, 18)]]
+        ends = [f"{first} zz{n}".split() for n in range(6)]
+        assert alike(rows[:6], ends) == [[*range(6)]], "what one answer alone says is no template"
 
 
 def test_no_text_takes_long():
@@ -619,6 +786,6 @@ def test_language_of_real_questions():
 
 def test_a_verdict_in_json_is_short():
     """A page of JSON that has such a field somewhere is data."""
-    for count, found in ((9, True), (300, False)):
+    for count, found in ((9, True), (150, False)):
         words = " ".join(f"word{n}" for n in range(count))
         assert is_json_verdict(f'{{"score": 5, "why": "{words}"}}', "") == found

@@ -6,11 +6,12 @@ import math
 import random
 import statistics
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
-from conftest import make_tokenizer, run_main, write
+from conftest import make_tokenizer, run_main, text_of, write
 from judge_samples import GOOD, TEXT, candidate_rows, lines, message, save_judge, save_reward_model
 from scipy.stats import norm
 
@@ -45,6 +46,7 @@ from posttrain.judging.prompt import Case, case_of, judge_ids, pair_ids, reward_
 from posttrain.model.family import family_of, related
 from posttrain.records.files import read_records
 from posttrain.run import file_run
+from posttrain.verify.checks import CHECKS
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +162,7 @@ def test_pick_pair(scores, margin, expected):
     else:
         assert (pick.chosen["candidate"], pick.rejected["candidate"]) == expected
         assert pick.reason is pick.both_orders is None
-    assert pick.slice == "all", "of answers whose prompt names none"
+    assert (pick.id, pick.slice) == ("q", "all")
 
 
 def test_the_same_words_are_no_pair():
@@ -211,6 +213,8 @@ def test_preference():
     right = answer(4.6, sd=0.6, ok=True, judged=4.0), answer(4.2, sd=0.8, ok=True, judged=3.0)
     assert p(*right) == pytest.approx(norm.cdf(1.0))
     assert p(answer(3, sd=1.0), answer(3, sd=1.0)) == 0.5
+    # right, and to the judge worse than what no verifier looked at
+    assert p(answer(3, ok=True, judged=0), answer(1)) == 0.5
     assert p(answer(4, sd=None), answer(3, sd=1.0)) == 0.5
     assert p(answer(4, sd=0.0), answer(3, sd=0.0)) == 1.0
     assert p(answer(4, sd=0.6), answer(3, sd=0.8), [0.9, 0.6]) == pytest.approx(0.75)
@@ -293,6 +297,7 @@ def test_make_pairs():
         "p": preference(pick_of(answer(4), answer(1))),
     }
     assert all(0.5 <= p["p"] <= 1 for p in pairs)
+    assert make_pair(pick_of(answer(4), answer(1)))["weight"] == 1.0, "where the prompt has none"
 
 
 def test_keep_takes_the_surest_of_a_slice():
@@ -317,6 +322,7 @@ def test_certainty():
     assert certain(*told) > certain(*sure) > certain(*wide)
     assert certain(answer(5, sd=None), answer(1, sd=None)) == (False, 4)
     assert certain(answer(4, sd=0.6), answer(3, sd=0.8)) == (False, pytest.approx(1.0))
+    assert certain(answer(4, sd=0.0), answer(3.5, sd=0.0)) == (False, pytest.approx(500.0))
 
 
 def test_families(tmp_path, base):
@@ -387,7 +393,8 @@ def test_calibrated_scores_stay_on_the_scale():
 def test_calibrate():
     """One judge stays; several count alike, whatever their units; a reward model alone is ranked; null is null."""
     strict, mild = [0.0, 1.0, 2.0, None], [3.0, 4.0, 5.0, 4.0]
-    assert calibrate([strict], [False]) == strict
+    alone = [0.1, 0.7, 3.3, 4.9, None]
+    assert calibrate([alone], [False]) == alone, "to the last bit"
     both = calibrate([strict, mild], [False, False])
     assert both[3] is None and both[0] < both[1] < both[2] and both[1] == pytest.approx((1 + 4) / 2)
     reward = calibrate([[-80.0, 0.0, 80.0]], [True])
@@ -404,6 +411,8 @@ def test_calibrate_at_its_edges():
     assert calibrate([[None, None], [1.0, 2.0]], [False, False]) == [None, None]
     assert calibrate([[3.0, 3.0], [700.0, 700.0]], [False, True]) == [3.0, 3.0]
     assert calibrate([[2.0, 2.0]], [True]) == [2.5, 2.5]
+    assert judge.mean_and_spread([2.0, None, 2.0]) == (2.0, 1e-6)
+    assert judge.mean_and_spread([None]) == (0.0, 1e-6)
     far = [5.0] * 50 + [0.0]
     spread_out = calibrate([far, [x * 900 for x in far]], [False, True])
     assert spread_out[0] == pytest.approx(5.0) and spread_out[-1] == pytest.approx(0.0, abs=1e-9)
@@ -444,6 +453,8 @@ def test_the_orders_of_a_jury():
 def test_judges_at_an_endpoint():
     assert judge_names(["a", "random"], None) == ["a", "random"]
     assert judge_names(["a", "random"], "http://x/v1") == ["a@http://x/v1", "random"]
+    with pytest.raises(BadInput, match="--endpoint localhost:8000: expected a URL"):
+        judge_names(["a"], "localhost:8000")
 
 
 def test_flags_and_scores_of_judged_rows(tmp_path):
@@ -457,6 +468,184 @@ def test_flags_and_scores_of_judged_rows(tmp_path):
     assert [row["score"] for row in graded] == [4.0, 4.0, 0.0]
     assert [row["flags"] for row in with_grades(rows, read_words(path), control=True)] == [[]] * 3
     assert "words" not in with_grades(rows, None, control=False)[0]["flags"]
+
+
+def test_a_flag_of_the_whole_run_decides_too():
+    """Five requests that get the same answer, which is worth nothing."""
+    rows = []
+    for n in range(30):
+        text = "Here is all you need to know." if n < 5 else text_of(n, 6) + f" {n}"
+        prompt = [{"role": "user", "content": text_of(n + 40, 4)}]
+        rows.append(answer(4.0, id=f"q{n}", prompt=prompt, completion=message(text)))
+    graded = with_grades(rows, None, control=False)
+    assert ["same" in row["flags"] for row in graded] == [True] * 5 + [False] * 25
+    assert [row["score"] for row in graded] == [0.0] * 5 + [4.0] * 25
+    assert not any(row["flags"] for row in with_grades(rows, None, control=True))
+
+
+def test_a_family_that_is_stated_counts_before_the_name():
+    """Of the writer; an answer without a writer is nobody's."""
+    rows = [
+        {"generator": "llama-3", "family": "qwen"},
+        {"generator": "qwen-3", "family": "llama"},
+        {"generator": "qwen-3"},
+        {"family": "qwen"},
+        {},
+    ]
+    marked = judge.mark_family(rows, ["gpt", "qwen"])
+    assert [row.get("contaminated") for row in marked] == [True, None, True, True, None]
+
+
+def judge_args(*more):
+    words = ["--judge", "a", "b", "--data", "c.jsonl", "--out", "j", "--constitution", "c.md"]
+    return judge.parse_args([*words, *more])
+
+
+def test_facts_are_paragraphs_of_all_files(tmp_path):
+    """They are the evidence of every answer whose prompt brings none of its own."""
+    first, second = tmp_path / "a.txt", tmp_path / "b.txt"
+    first.write_text("\n\n  The library opens at 9.\nOn Sunday, too.\n\n \n\nIt is warm. \n")
+    second.write_text("Dogs are not allowed inside.")
+    evidence = judge.read_texts([str(first), str(second)])
+    assert evidence == [
+        "The library opens at 9.\nOn Sunday, too.",
+        "It is warm.",
+        "Dogs are not allowed inside.",
+    ]
+    row = {"completion": message("The library opens at 10."), "slice": "s"}
+    rows = [row, row | {"evidence": "The library opens at 10."}]
+    said = judge.check_answers(rows, judge_args(), CHECKS, evidence)
+    facts = [one["verify"]["facts"] for one in said]
+    assert [(one["contradict"], one["support"]) for one in facts] == [(1, 0), (0, 1)]
+    assert judge.check_answers([row], judge_args(), CHECKS, []) == [{"verify": None}]
+    silent = judge.check_answers([row], judge_args("--no-verify", "s"), CHECKS, evidence)
+    assert silent == [{"verify": None}]
+    first.write_bytes(b"\xff")
+    with pytest.raises(BadInput, match="--facts: .*a.txt: not a text in UTF-8"):
+        judge.read_texts([str(first)])
+
+
+def test_facts_words_and_short_reach_the_run(constitution, judge_folder, tmp_path, capsys):
+    """A fact that is contradicted and a policy word are flags; the hash tells the short questions."""
+    (tmp_path / "facts.txt").write_text("The library opens at 9.")
+    (tmp_path / "words.md").write_text("## all\nmoon\n")
+    texts = ["The library opens at 10.", "The moon is full."]
+    rows = [row | {"completion": message(text)} for row, text in zip(candidate_rows(2, 1), texts)]
+    command = ["--judge", judge_folder, "--constitution", constitution, "--short"]
+    command += ["--data", write(tmp_path / "c.jsonl", rows), "--out", tmp_path / "j"]
+    command += ["--facts", tmp_path / "facts.txt", "--words", tmp_path / "words.md"]
+    assert run_main("judge", *command) == 0
+    judged = lines(tmp_path / "j" / "judged.jsonl")
+    assert ["facts" in row["flags"] for row in judged] == [True, False]
+    assert ["words" in row["flags"] for row in judged] == [False, True]
+    assert all(row["constitution"].endswith("-short") for row in judged)
+    inputs = json.loads((tmp_path / "j" / "run.json").read_text())["inputs"]
+    assert {str(tmp_path / "facts.txt"), str(tmp_path / "words.md")} <= inputs.keys()
+    assert "flags    " in capsys.readouterr().out
+
+
+def test_code_runs_as_it_is_allowed(monkeypatch):
+    asked = []
+
+    def verify(record, text, run_code, unsafe, *, checks):
+        asked.append((run_code, unsafe, list(checks)))
+
+    monkeypatch.setattr(judge, "verify", verify)
+    row = {"completion": message("x")}
+    for more in ([], ["--run-code"], ["--run-code", "--unsafe"]):
+        judge.check_answers([row], judge_args(*more), {"own": None}, [])
+    assert asked == [(False, False, ["own"]), (True, False, ["own"]), (True, True, ["own"])]
+
+
+def test_judges_are_made_as_the_flags_say(constitution, tmp_path, monkeypatch):
+    made = []
+
+    class Told:
+        def __init__(self, name, **settings):
+            made.append((name, settings))
+
+        def texts(self, rows):
+            return []
+
+    monkeypatch.setattr(judge, "Judge", Told)
+    command = ["--judge", "a", "random", "--constitution", constitution, "--show-prompt", 1]
+    command += ["--data", write(tmp_path / "c.jsonl", candidate_rows(1)), "--out", tmp_path / "j"]
+    run_main("judge", *command, "--quantize", "none", "--concurrency", 3, "--seed", 4)
+    assert [name for name, _ in made] == ["a", "random"]
+    for _, settings in made:
+        told = [settings[key] for key in ("quantize", "concurrency", "seed")]
+        assert told == ["none", 3, 4] and settings["memory"] is made[0][1]["memory"]
+
+
+def test_the_forecast_of_a_run(monkeypatch):
+    """All judges together; pairs are asked where no verifier decides, the rubric is the first's."""
+    asked, given = [], []
+
+    class Reads:
+        def __init__(self, tokens, rubric):
+            self.numbers = tokens, rubric
+
+        def forecast(self, prompts, pairs):
+            asked.append((len(prompts), pairs))
+            return self.numbers
+
+    def forecast(*words, **more):
+        given.append((words, more))
+        return "plan"
+
+    monkeypatch.setattr(judge, "forecast", forecast)
+    prompts = [[{"slice": "s", "answer": 1}], [{"slice": "t", "answer": 1}], [{"slice": "s"}]]
+    judges = [Reads(100, 7), Reads(20, 3)]
+    prices = ["--price-judge", "2", "--price-gpu-hour", "3", "--tokens-per-second", "4"]
+    for more, pairs in (([], 1), (["--no-verify", "t"], 2), (["--no-orders"], 0)):
+        args = judge_args(*prices, *more)
+        assert judge.forecast_run(args, judges, prompts, CHECKS) == ("plan", 7)
+        assert asked == [(3, pairs)] * 2
+        words, settings = given[-1]
+        assert words == ("j", "judge.py", 120, 4.0)
+        prices_told = {"price_per_million": 2.0, "price_gpu_hour": 3.0}
+        assert settings == prices_told | {"model": ["a", "b"]}
+        asked.clear()
+
+
+def test_the_cost_of_a_run():
+    args = judge_args("--price-judge", "2", "--price-gpu-hour", "3")
+    rows = [{"judge_tokens": 400_000}, {"judge_tokens": 100_000}]
+    cost = {"tokens": 500_000, "seconds": 7200, "cost": 1.0 + 6.0}
+    assert judge.cost_of_run(args, rows, 7200) == cost
+
+
+def test_the_last_judge_compares_first(monkeypatch):
+    """It is in memory still; without a doubtful pair none is asked, and nothing is to be read."""
+    asked = []
+
+    def run_step(run, name, pairs, work, *, at_once):
+        asked.append((name, len(pairs)))
+        return [{"p": [0.9, 0.8], "tokens": 1} for _ in pairs]
+
+    monkeypatch.setattr(judge, "run_step", run_step)
+    judges = [SimpleNamespace(compares=compares, compare=None) for compares in (True, False, True)]
+    pick = pick_of(answer(4.0, 0, judge_tokens=5), answer(1.0, 1))
+    told = pick_of(answer(4.0, 0, ok=True), answer(1.0, 1, ok=False))._replace(id="told")
+    [both, other] = judge.ask_both_orders(None, [pick, told], judges)
+    assert asked == [("orders-3", 1), ("orders-1", 1)]
+    assert both.both_orders == pytest.approx([0.9, 0.8]) and both.chosen["judge_tokens"] == 7
+    assert other == told
+
+
+def test_a_step_is_made_once(tmp_path):
+    """What stands in its file is not made again; a step without items has no file."""
+    run = file_run.FileRun(tmp_path / "j", "judge.py", {}, [])
+    made = []
+
+    def work(batch):
+        made.append(batch)
+        return [{"n": 2 * n} for n in batch]
+
+    for _ in range(2):
+        rows = judge.run_step(run, "checks", [1, 2, 3], work, at_once=2)
+        assert rows == [{"n": 2}, {"n": 4}, {"n": 6}] and made == [[1, 2], [3]]
+    assert judge.run_step(run, "orders-1", [], work, at_once=2) == []
 
 
 def test_ask_more():
@@ -892,7 +1081,9 @@ def test_the_cost_of_a_kept_pair_has_that_of_its_candidates(constitution, tmp_pa
     (tmp_path / "a.run.json").write_text(json.dumps(record))
     command = ["--judge", "random", "--constitution", constitution, "--min-margin", 0]
     run_main("judge", *command, "--data", first, second, "--out", tmp_path / "j")
-    report = json.loads((tmp_path / "j" / "report.json").read_text())
+    text = (tmp_path / "j" / "report.json").read_text()
+    report = json.loads(text)
+    assert text == json.dumps(report, indent=1) + "\n", "to be read by people, too"
     assert report["cost_per_kept_pair"] == pytest.approx(30 / report["pairs"])
     assert (
         f"({30 / report['pairs']:.6f} a kept pair with its candidates)" in capsys.readouterr().out
@@ -1201,7 +1392,7 @@ def test_a_pair_at_its_least_margin(gap, kept):
 
 def test_equal_scores_are_no_pair_without_a_margin_either():
     assert pick_pair([answer(2.0, 0), answer(2.0, 1)], 0.0).reason == "tied"
-    assert pick_pair([answer(2.0, 0), answer(2.0 + 1e-6, 1)], 0.0).reason is None
+    assert pick_pair([answer(2.0, 0), answer(2.0 + 1.5e-9, 1)], 0.0).reason is None
 
 
 @pytest.mark.parametrize(

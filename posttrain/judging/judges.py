@@ -324,7 +324,7 @@ class LocalJudge:
     def forecast(self, cases, pairs):
         """Every so many prompts stand for all."""
         constitution = self.judge.constitution
-        sample = cases[:: max(1, len(cases) // SAMPLE)]
+        sample = sample_of(cases)
         prefixes = []
         lengths = []  # of an answer with all questions
         for case in sample:
@@ -364,7 +364,7 @@ class RewardJudge(LocalJudge):
 
     def forecast(self, cases, pairs):
         """It reads each answer with its prompt, once: no rubric, no question and no pair."""
-        sample = cases[:: max(1, len(cases) // SAMPLE)]
+        sample = sample_of(cases)
         lengths = []
         for case in sample:
             for completion in case.completions:
@@ -454,9 +454,14 @@ class DigitJudge(LocalJudge):
         return texts
 
 
+def sample_of(cases):
+    """Every so many of the cases, less than twice SAMPLE of them."""
+    return cases[:: max(1, len(cases) // SAMPLE)]
+
+
 def sample_rubrics(constitution, cases):
     """The texts of the rubric for every so many prompts."""
-    sample = cases[:: max(1, len(cases) // SAMPLE)]
+    sample = sample_of(cases)
     return [rubric_for(constitution, case.slice, case.prompt)[1] for case in sample]
 
 

@@ -20,19 +20,20 @@ def mean_of(values):
 
 
 def differences(prompts, first, second):
-    """How two measures differ between two answers to a prompt: [(of first, of second), ...].
+    """How a second measure differs between two answers to a prompt that differ in the first.
 
-    first(row), second(row): a number or None. Each pair of answers of which both measures are
-    known and the first measure differs, the answer with more of it minus the other.
+    first(row), second(row): a number or None. For each pair of answers of which both measures are
+    known and the first measure differs: the second of the answer with more of the first, minus that
+    of the other.
     """
-    pairs = []
+    gaps = []
     for answers in prompts:
         values = [(first(row), second(row)) for row in answers]
         values = sorted(both for both in values if None not in both)
         for low, high in combinations(values, 2):
             if low[0] != high[0]:
-                pairs.append((high[0] - low[0], high[1] - low[1]))
-    return pairs
+                gaps.append(high[1] - low[1])
+    return gaps
 
 
 def verified(row):
@@ -47,7 +48,7 @@ def agreement(prompts):
     guesses is one half; None without any pair.
     """
     points = []
-    for _, difference in differences(prompts, verified, lambda row: row["judged"]):
+    for difference in differences(prompts, verified, lambda row: row["judged"]):
         if difference > 0:
             points.append(1.0)
         else:
@@ -61,10 +62,10 @@ def jury_kappa(prompts, i, j):
     Either is half of the time, so chance agrees on a half. i, j: their places in row["votes"].
     None where they have no two answers in common that both tell apart.
     """
-    pairs = differences(
+    gaps = differences(
         prompts, lambda row: row["votes"][i]["score"], lambda row: row["votes"][j]["score"]
     )
-    agreed = [difference > 0 for _, difference in pairs if difference != 0]
+    agreed = [difference > 0 for difference in gaps if difference != 0]
     return 2 * sum(agreed) / len(agreed) - 1 if agreed else None
 
 
@@ -126,7 +127,6 @@ def report_numbers(prompts, judges, *, picks, pairs, labels):
         by_slice.setdefault(pick.slice, Counter())[pick.reason or KEPT] += 1
     share, compared = agreement(prompts)
     orders = [row["both_orders"] for row in rows if "both_orders" in row]
-    kappas = jury_kappas(prompts, judges) if len(judges) > 1 else {}
     return {
         "contaminated": sum(row.get("contaminated", False) for row in rows),
         "answers": len(rows),
@@ -141,7 +141,7 @@ def report_numbers(prompts, judges, *, picks, pairs, labels):
         **order_effects([both for both in orders if None not in both]),
         "score_length_correlation": length_correlation(rows),
         "mass": mean_of(row["mass"] for row in rows if row["mass"] is not None),
-        "jury_kappa": kappas,
+        "jury_kappa": jury_kappas(prompts, judges),
     }
 
 

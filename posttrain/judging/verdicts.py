@@ -189,7 +189,7 @@ def top_digits(replies):
     rows = []
     for reply in replies:
         p = top_choices(reply, DIGITS)
-        rows.append([*p, 1 - min(sum(p), 1)])  # all other tokens as one
+        rows.append([*p, 1 - sum(p)])  # all other tokens as one
     p = torch.tensor(rows, dtype=torch.float64)
     return digit_scores(p.clamp(SMALLEST).log(), [[digit] for digit in range(len(DIGITS))])
 

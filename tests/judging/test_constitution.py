@@ -63,6 +63,8 @@ def test_another_text_is_another_hash(tmp_path, constitution):
         ("# t\n## a\nq\n5: y\n3: m\n0: n\n", 2),
         ("## a\nq\n0: n\n5: y\n", 1),
         ("## a\nq\n0: n\n3: m\n", 1),
+        ("## a\nq\n1: n\n3: m\n5: y\n", 1),
+        ("## a\nq\n0: n\n3: m\n4: y\n", 1),
         ("## a\n0: n\n3: m\n5: y\n", 1),
         ("## a\nq\n0: n\n3: m\n3: m\n5: y\n", 1),
         ("# one\n# two\n## a\n" + GOOD, 2),

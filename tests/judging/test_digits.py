@@ -13,6 +13,7 @@ from posttrain.cli import BadInput
 from posttrain.judging.constitution import read_constitution
 from posttrain.judging.digits import (
     choice_ids,
+    choice_mass,
     digit_scores,
     first_is_better,
     judge_answers,
@@ -135,7 +136,7 @@ def test_choice_ids(tokenizer):
             )
 
         def decode(self, ids):
-            return str(ids[0] % 10)
+            return " " * (ids[0] // 10 == 1) + str(ids[0] % 10)
 
     assert choice_ids(Spaced()) == [[d, d + 10, d + 30] for d in range(6)]
 
@@ -217,3 +218,26 @@ def test_letters_that_hold_exactly_one_half():
     assert first_is_better(0.375, 0.1249) is None
     assert first_is_better(0.0, 0.0) is None and first_is_better(math.nan, 0.5) is None
     assert first_is_better(0.2, 0.2, min_mass=0.4) == 0.5
+
+
+def test_probabilities_are_added_in_double_precision():
+    """Of a vocabulary of a million tokens, too."""
+    mass = choice_mass(torch.zeros(1, 1_000_000), [list(range(300_000)), [5]])
+    assert mass.dtype == torch.float64
+    assert mass.tolist() == [pytest.approx([0.3, 1e-6], rel=1e-12)]
+
+
+def test_another_least_mass_is_kept(tokenizer, constitution, monkeypatch):
+    """A judge of which less of the probability goes to digits or letters has an answer with it."""
+    read = read_constitution(constitution)
+    case = Case([{"role": "user", "content": "x"}], [message("good"), message("bad")], "chat")
+
+    def even(model, rows):
+        yield [*range(len(rows))], torch.zeros(len(rows), 320), [1] * len(rows)
+
+    monkeypatch.setattr("posttrain.judging.digits.tree_logits", even)
+    for least, has in ((0.5, False), (0.001, True)):
+        [(scores, _)] = judge_answers(None, tokenizer, read, [case], min_mass=least)
+        assert all((score["score"] is not None) == has for one in scores for score in one.values())
+        [(first, _)] = judge_pairs(None, tokenizer, read, [case], min_mass=least)
+        assert first == ([0.5, 0.5] if has else [None, None])

@@ -8,7 +8,7 @@ from posttrain.cli import BadInput
 from posttrain.judging import digits, judges
 from posttrain.judging.constitution import read_constitution, rubric_for
 from posttrain.judging.judges import JUDGE_KINDS, Judge, kind_of
-from posttrain.judging.prompt import case_of, judge_ids
+from posttrain.judging.prompt import case_of, judge_ids, reward_ids
 from posttrain.judging.verdicts import JSON, pair_requests, score_requests
 from posttrain.model.memory import OneInMemory
 from posttrain.packed.trees import tree_logits
@@ -172,6 +172,52 @@ def test_what_a_judge_will_read(constitution, digit_judge):
     both = pair_requests(constitution, case_of(prompts[0]), JSON)
     of_pair = sum(len(r["messages"][0]["content"]) // 4 + 20 for r in both)
     assert len(both) == 2 and served.forecast(prompts, 3)[0] == tokens + 3 * of_pair
+    prompts.append(answers_to("r", "an answer of many more words", "ab cd", "a third one"))
+    other = pair_requests(constitution, case_of(prompts[-1][:2]), JSON)
+    of_other = sum(len(r["messages"][0]["content"]) // 4 + 20 for r in other)
+    tokens = served.forecast(prompts, 0)[0]
+    expected = tokens + round(of_pair * 3 / 2) + round(of_other * 3 / 2)
+    assert (
+        served.forecast(prompts, 3)[0] == expected and type(served.forecast(prompts, 3)[0]) is int
+    )
+    assert type(judge.forecast(prompts, 3)[0]) is int
+
+
+def test_what_a_reward_model_will_read(constitution, reward_judge):
+    """Each answer with its prompt once; no pair costs more."""
+    prompts = [
+        answers_to("q", "ab cd", "ab"),
+        answers_to("r", "a longer answer"),
+        answers_to("s", "a"),
+    ]
+    read = 0
+    for rows in prompts:
+        case = case_of(rows)
+        read += sum(len(reward_ids(make_tokenizer(), case, one)) for one in case.completions)
+    judge = Judge(reward_judge, constitution, OneInMemory())
+    assert judge.forecast(prompts, 0) == judge.forecast(prompts, 3) == (read, 0)
+    assert type(judge.forecast(prompts[:2], 0)[0]) is int
+
+
+def test_many_prompts_are_forecast_by_a_sample():
+    """All up to 99; then every second, every third."""
+    for count, step in ((1, 1), (3, 1), (99, 1), (100, 2), (149, 2), (150, 3)):
+        cases = [*range(count)]
+        assert judges.sample_of(cases) == cases[::step]
+
+
+def test_what_a_judge_is_without_a_word(constitution):
+    judge = Judge("random", constitution, None)
+    assert (judge.quantize, judge.concurrency, judge.seed, judge.kept) == ("auto", 8, 0, None)
+    assert judge.logprobs == {}
+
+
+def test_a_random_vote(constitution):
+    """It costs nothing, and a judge could have given it: its spread is that of one point."""
+    [vote] = Judge("random", constitution, None).score([answers_to("q", "a")])
+    assert (vote["tokens"], vote["mass"], vote["raw"]) == (0, 1.0, False)
+    assert vote["sd"] == pytest.approx((3.0**2 + 1.0 + 1.0) ** 0.5 / 5)
+    assert vote["scores"].keys() == {"true", "kind", "safe"}
 
 
 def test_a_judge_is_loaded_as_it_is_told(constitution, digit_judge, reward_judge, monkeypatch):
@@ -220,6 +266,22 @@ def test_the_same_words_are_read_once(constitution, reward_judge, monkeypatch):
     assert len(read) == 2 and votes[0] == votes[2] != votes[1]
     judge.score([answers_to("r", "a")])
     assert len(read) == 3, "the same answer to another prompt is another conversation"
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    judge.score([answers_to("q", "a", tools=tools)])
+    assert len(read) == 4, "and so is one with tools on offer"
+
+
+def test_rewards_that_are_far_apart(constitution, reward_judge, monkeypatch):
+    """However far: a probability, and no token is read again for it."""
+    rewards = {"a": 1e6, "b": -1e6}
+    judge = Judge(reward_judge, constitution, OneInMemory())
+    monkeypatch.setattr(
+        type(judge.kind), "reward", lambda self, row: (rewards[row["completion"][0]["content"]], 9)
+    )
+    rows = answers_to("q", "a", "b")
+    better, worse = judge.compare([rows, rows[::-1]])
+    assert better == {"p": [1.0, 1.0], "tokens": 0}
+    assert worse == {"p": pytest.approx([0.0, 0.0], abs=1e-300), "tokens": 0}
 
 
 # ---- what it says it reads -----------------------------------------------------------------------
@@ -264,6 +326,14 @@ def test_the_texts_shown_are_those_that_are_read(constitution, digit_judge, monk
     assert texts[2][:start] + texts[3] + texts[2][end:] == tokenizer.decode(swapped)
     assert len(shown) == 4
     assert len(Judge(digit_judge, constitution, OneInMemory()).texts(answers[:1])) == 2, "no pair"
+    assert len(Judge(digit_judge, constitution, OneInMemory()).texts(answers[:2])) == 4
+
+
+def test_no_space_of_a_shown_text_is_tidied(constitution, digit_judge):
+    judge = Judge(digit_judge, constitution, OneInMemory())
+    judge.kind.tokenizer.clean_up_tokenization_spaces = True
+    [(_, text), *_] = judge.texts(answers_to("What is it ?", "a , b"))
+    assert "What is it ?" in text and "a , b" in text
 
 
 def test_the_messages_shown_are_those_that_are_sent(constitution, monkeypatch):
@@ -289,6 +359,7 @@ def test_the_messages_shown_are_those_that_are_sent(constitution, monkeypatch):
         judge.compare([answers])
         sent = [text for text in sent if not text.startswith("Reply with")]
         texts = dict(judge.texts(answers))
+        assert len(judge.texts(answers)) == 1 + 1 + 2 + 3 and len(judge.texts(answers[:1])) == 4
         assert "< |im_end|>" in sent[0] and "< /s>" in sent[0]
         whole = texts["one user message: answer 1, kind"]
         assert f"kind: {judges.SAME_TEXT}" not in texts, "it is in the whole message"

@@ -16,6 +16,7 @@ from posttrain.hashing import seed_for
 from posttrain.judging.constitution import read_constitution
 from posttrain.judging.prompt import (
     Case,
+    case_of,
     endpoint_message,
     harmless,
     judge_ids,
@@ -23,6 +24,7 @@ from posttrain.judging.prompt import (
     reward_ids,
     signature,
     transcript,
+    untrusted_ids,
 )
 
 
@@ -89,6 +91,12 @@ def test_tools_on_offer_stand_before_the_request(tokenizer, constitution):
         {"type": "function", "function": {"name": "stop"}},
     ]
     assert [*map(signature, tools)] == ["add(a: integer, unit: cm|m, any: any, yes: any)", "stop()"]
+    assert signature({"function": {"name": "now", "parameters": {"type": "object"}}}) == "now()"
+    rows = [{"prompt": prompt, "completion": message(text), "tools": tools} for text in "ab"]
+    case = Case(prompt, [message("a"), message("b")], None, tools)
+    assert case_of(rows) == case and case_of([rows[0] | {"slice": "s"}]).slice == "s"
+    sent = endpoint_message(read, case._replace(slice="chat"), "shown", "question")["content"]
+    assert f"\nTools: {signature(tools[0])}, stop()\nRequest:\n1 + 1?\nshownquestion" in sent
     bare, with_tools = (
         tokenizer.decode(
             judge_ids(tokenizer, read, Case(prompt, [message("two")], "chat", given))[0]
@@ -133,7 +141,7 @@ def test_judged_text_never_becomes_a_control_token(request, constitution, name):
         tokenizer = make_tokenizer()
         tokenizer.chat_template = PLAIN_TEMPLATE if name == "plain" else tokenizer.chat_template
         if name == "added":  # not "special", and overlapping
-            tokenizer.add_tokens(["<think>", "</think>", "<tool_call>", "k><tool"])
+            tokenizer.add_tokens(["<think>", "</think>", "<tool_call>", "k><tool", "<>"])
     else:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             request.getfixturevalue("real") / "tokenizers" / name
@@ -270,3 +278,41 @@ def test_no_piece_of_a_prompt_begins_with_a_token_of_its_own(constitution):
         assert ids and not {1, 2} & set(ids)
     rewarded = reward_ids(Begins(), case, message("c|d§"))
     assert "".join(map(chr, rewarded)) == "a|\x02bc|d§", "its own prompt is trusted"
+
+
+def test_a_text_is_cut_where_an_added_token_begins_and_nowhere_else():
+    pieces = []
+
+    class Whole:
+        """It notes what it is asked for."""
+
+        added = {"<a>": 1}
+
+        def __call__(self, text, **_):
+            pieces.append(text)
+            return transformers.BatchEncoding({"input_ids": [len(text)]})
+
+        def get_added_vocab(self):
+            return self.added
+
+    tokenizer = Whole()
+    assert untrusted_ids(tokenizer, "b<a>c<a>") == [2, 4, 2] and pieces == ["b<", "a>c<", "a>"]
+    pieces.clear()
+    tokenizer.added = {}
+    assert untrusted_ids(tokenizer, "b<a>c") == [5] and pieces == ["b<a>c"]
+
+
+def test_a_reward_model_reads_the_tools_on_offer():
+    seen = []
+
+    class Notes(Begins):
+        chat_template = "tools tool_calls"
+
+        def apply_chat_template(self, messages, tools, **_):
+            seen.append(tools)
+            return super().apply_chat_template(messages, tools)
+
+    tools = [{"type": "function", "function": {"name": "stop"}}]
+    case = Case([{"role": "user", "content": "a"}], [message("c")], "chat", tools)
+    reward_ids(Notes(), case, message("c"))
+    assert seen == [tools]

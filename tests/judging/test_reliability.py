@@ -1,14 +1,18 @@
 """How far to believe a judge, by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from judge import by_prompt
 from posttrain.judging.reliability import (
     agreement,
     jury_kappa,
+    jury_kappas,
     length_correlation,
     order_effects,
     report_lines,
+    report_numbers,
 )
 
 
@@ -38,6 +42,17 @@ def test_jury_kappa():
     assert jury_kappa(rows([1, 2, 3], [30, 20, 10]), 0, 1) == -1.0
     assert jury_kappa(rows([1, 2, 3, None], [2, 1, 3, 9]), 0, 1) == pytest.approx(2 * 2 / 3 - 1)
     assert jury_kappa(rows([1, 1], [1, 2]), 0, 1) is jury_kappa(rows([1, 2], [2, 2]), 0, 1) is None
+
+
+def test_the_kappas_of_a_jury():
+    """Of every two judges, without those that never tell two answers apart."""
+    answers = [{"votes": [{"score": s} for s in scores]} for scores in ((1, 2, 5, 1), (2, 3, 5, 0))]
+    assert jury_kappas([answers], ["a", "b", "c", "d"]) == {
+        "a and b": 1.0,
+        "a and d": -1.0,
+        "b and d": -1.0,
+    }
+    assert jury_kappas([answers], ["a"]) == {}
 
 
 def test_what_the_order_does():
@@ -71,6 +86,46 @@ def test_length_correlation():
     assert length_correlation(rows((1, 10), (1, 20))) is None
     assert length_correlation(rows((1, 10), (2, 10))) is None
     assert length_correlation([]) is length_correlation(rows((None, 3))) is None
+    assert length_correlation(rows((1, 10), (2, 20))) == pytest.approx(1.0), "two are enough"
+    assert length_correlation([{"judged": 1}, {"judged": 2, "tokens": 1}]) == pytest.approx(1.0)
+
+
+def test_report_numbers():
+    """What became of the prompts, and of the rows what they say of the judge."""
+
+    def row(judged, mass, flags=(), **more):
+        return {"judged": judged, "mass": mass, "flags": list(flags), "verify": None} | more
+
+    asked = [row(4, 0.9, both_orders=[0.9, 0.2], tokens=3), row(1, 0.7, ["same"], tokens=2)]
+    unsure = [row(None, 0.2, ["same", "refusal"], both_orders=[0.9, None]), row(2, None, tokens=9)]
+    verified = [row(3, 1.0, verify={"ok": ok}, tokens=1, contaminated=True) for ok in (True, False)]
+    picks = [
+        SimpleNamespace(slice=piece, reason=reason)
+        for piece, reason in (("a", None), ("a", "tied"), ("b", "tied"))
+    ]
+    labels = [{"label": True}, {"label": False}, {"label": True}]
+    found = report_numbers(
+        [asked, unsure, verified], ["j"], picks=picks, pairs=["pair"], labels=labels
+    )
+    correlation = found.pop("score_length_correlation")
+    assert -1 < correlation < 1
+    assert found == {
+        "contaminated": 2,
+        "answers": 6,
+        "unscored": 1,
+        "pairs": 1,
+        "labels": 3,
+        "labels_true": 2,
+        "by_slice": {"a": {"kept": 1, "tied": 1}, "b": {"tied": 1}},
+        "flags": {"same": 2, "refusal": 1},
+        "agreement_with_verifiers": 0.5,
+        "compared": 1,
+        "pairs_asked": 1,
+        "order_flips": 1.0,
+        "first_shown_picked": 1.0,
+        "mass": pytest.approx((0.9 + 0.7 + 0.2 + 1 + 1) / 5),
+        "jury_kappa": {},
+    }
 
 
 def numbers(**changes):

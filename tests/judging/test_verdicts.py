@@ -5,10 +5,22 @@ import random
 
 import pytest
 
+from posttrain.cli import BadInput
+from posttrain.judging.prompt import Case
 from posttrain.judging.verdicts import (
+    DIGIT,
+    JSON,
+    SCHEMA,
+    find_way,
+    has_logprobs,
+    pair_endpoint,
+    pair_requests,
     parse_letter,
     parse_score,
+    score_requests,
+    takes_schema,
     top_choices,
+    top_digits,
     with_retry,
     written_score,
 )
@@ -73,6 +85,7 @@ from posttrain.judging.verdicts import (
 )
 def test_parse_score(text, value):
     assert parse_score(text, "kind") == value
+    assert value is None or type(parse_score(text, "kind")) is float
 
 
 CLEAN = [
@@ -214,6 +227,94 @@ def test_those_without_a_verdict_are_asked_once_more_and_no_others():
     values, tokens = with_retry(ask, requests, lambda n, text: parse_score(text, "kind"))
     assert (values, tokens) == ([3.0, None], [3, 6])
     assert sent == [requests, [{"n": 1, "temperature": 0.5, "seed": 1}]]
+    sent.clear()
+    with_retry(ask, requests[:1], lambda n, text: parse_score(text, "kind"))
+    assert sent == [requests[:1]], "with nothing left to ask the server is left alone"
+
+
+CASE = Case([{"role": "user", "content": "Hi"}], [[{"role": "assistant", "content": "Hello"}]] * 2)
+READ = {"criteria": [{"name": "kind", "weight": 1.0, "slices": None, "veto": None, "text": "?\n"}]}
+
+
+@pytest.mark.parametrize("way", [DIGIT, SCHEMA, JSON])
+def test_what_stands_beside_the_message(way):
+    """Sampling is off; a token with its alternatives, or a short object."""
+    for requests in (score_requests(READ, CASE, way), pair_requests(READ, CASE, way)):
+        assert len(requests) == 2
+        for request in requests:
+            beside = {key: request[key] for key in request.keys() - {"messages", "response_format"}}
+            assert ("response_format" in request) == (way == SCHEMA)
+            if way == DIGIT:
+                more = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+            else:
+                more = {"max_tokens": 200, "seed": 0}
+            assert beside == {"temperature": 0.0} | more
+
+
+class Server:
+    """It refuses requests with one of these keys, or with a message, all."""
+
+    def __init__(self, refuses=(), down=False):
+        self.refuses, self.down, self.seen = refuses, down, []
+
+    def __call__(self, requests):
+        self.seen += requests
+        if self.down:
+            raise BadInput("no answer (APIConnectionError)")
+        if any(key in request for request in requests for key in self.refuses):
+            raise BadInput("refused (400)")
+        return [{"top": [["5", -0.1]]} for _ in requests]
+
+
+def test_what_a_server_can_do_is_asked_in_two_or_three_requests(capsys):
+    assert find_way(Server()) == DIGIT
+    assert find_way(Server(["logprobs"])) == SCHEMA
+    poor = Server(["logprobs", "response_format"])
+    assert find_way(poor) == JSON and len(poor.seen) == 3
+    logprobs, plain, schema = poor.seen
+    assert {"temperature": 0.0, "max_tokens": 1}.items() <= logprobs.items()
+    assert {key: plain[key] for key in plain if key != "messages"} == {
+        "temperature": 0.0,
+        "max_tokens": 1,
+    }
+    assert schema["response_format"]["json_schema"]["schema"]["properties"] == {
+        "digit": {"type": "number"}
+    }
+    with pytest.raises(BadInput, match="refused"):
+        find_way(Server(["max_tokens"]))
+    for question in (has_logprobs, takes_schema):
+        gone = Server(down=True)
+        with pytest.raises(BadInput, match="APIConnection"):
+            question(gone)
+        assert len(gone.seen) == 1, "a server that is not there is asked once"
+
+
+def test_digits_of_replies_by_hand():
+    """All other tokens are one more; of probabilities that add up to more than one they have none."""
+    top = [["5", math.log(0.5)], ["4", math.log(0.1)], ["x", math.log(0.3)]]
+    [score] = top_digits([{"top": top}])
+    mean = (5 * 0.5 + 4 * 0.1) / 0.6
+    spread = ((0.5 * (5 - mean) ** 2 + 0.1 * (4 - mean) ** 2) / 0.6) ** 0.5
+    expected = {"score": mean, "sd": spread, "mass": 0.6}
+    assert score == pytest.approx(expected, rel=1e-9)
+    [sure] = top_digits([{"top": [["5", math.log(0.8)], ["4", math.log(0.8)]]}])
+    assert sure == pytest.approx({"score": 4.5, "sd": 0.5, "mass": 1.0}, abs=1e-9)
+
+
+def test_pairs_cost_their_own_tokens():
+    """Two requests each."""
+
+    def ask(requests):
+        replies = []
+        for number, _ in enumerate(requests, 1):
+            top = [["A", math.log(0.6)], ["B", math.log(0.2)]]
+            replies.append({"top": top, "read": 10**number, "tokens": 0})
+        return replies
+
+    assert pair_endpoint(ask, DIGIT, READ, [CASE, CASE]) == [
+        ([pytest.approx(0.75), pytest.approx(0.25)], 110),
+        ([pytest.approx(0.75), pytest.approx(0.25)], 11_000),
+    ]
 
 
 def test_top_choices_and_a_reply_cut_off():

@@ -147,6 +147,7 @@ GOOD = "def x(text, value): return True\n"
                 "def y(*text): pass",
                 "async def y(text, value): pass",
                 "def y(text, value): yield True",
+                "async def y(text, value): yield True",
                 "y = int.from_bytes",
                 "y = dict.get",
             )

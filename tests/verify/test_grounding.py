@@ -13,7 +13,18 @@ from posttrain.cli import BadInput
 from posttrain.records.jsonl import read_jsonl
 from posttrain.records.layouts import as_messages
 from posttrain.verify.checks import verify
-from posttrain.verify.grounding import bm25, check_facts, invented, is_covered, spoken
+from posttrain.verify.grounding import (
+    Conversation,
+    bm25,
+    check_facts,
+    clocks_of,
+    dates_of,
+    invented,
+    is_covered,
+    is_named,
+    numbers_of,
+    spoken,
+)
 
 SCHEMA = {
     "type": "object",
@@ -72,6 +83,86 @@ def test_invented(arguments, said, made_up):
     assert invented(arguments, SCHEMA, said) == made_up
 
 
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("3.0 of 1,234.5", {"3", "1234.5"}),
+        ("1.2.3", {"1", "2", "3"}),
+        ("12,34", {"12", "34"}),
+        ("5k 5 km", {"5", "5000"}),
+        ("2 thousand", {"2", "2000"}),
+        ("2 million and 3m", {"2", "2000000", "3", "3000000"}),
+        ("4% or 50 percent", {"4", "0.04", "50", "0.5"}),
+        ("half a dozen", {"0.5", "12"}),
+        ("nothing", set()),
+    ],
+)
+def test_numbers_of_a_text(text, numbers):
+    assert numbers_of(text) == numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("12 am", {0}),
+        ("12:05 pm", {725}),
+        ("9 a.m.", {540}),
+        ("3:30 pm", {930}),
+        ("15:30", {930}),
+        ("15:30:20", {930}),
+        ("3:15:00 pm", {915}),
+        ("24:00 or 0:01", {0, 1}),
+        ("at 3", set()),
+    ],
+)
+def test_clocks_of_a_text(text, minutes):
+    assert clocks_of(text) == minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "dates"),
+    [
+        ("2024-5-03", {(5, 3), (2024, 5, 3)}),
+        ("3/4/2024", {(3, 4), (2024, 3, 4), (4, 3), (2024, 4, 3)}),
+        ("the 1st of december, 2023", {(12, 1), (2023, 12, 1)}),
+        ("jan. 31", {(1, 31), (None, 1, 31)}),
+        ("march 2nd 2024", {(3, 2), (2024, 3, 2)}),
+        ("may", set()),
+    ],
+)
+def test_dates_of_a_text(text, dates):
+    assert dates_of(text) == dates
+
+
+@pytest.mark.parametrize(
+    ("value", "said", "is_said"),
+    [
+        ("12:00", "at 12", True),
+        ("00:00", "at 12", True),
+        ("13:00", "at 1", True),
+        ("13:00", "at 13", False),
+        ("13:05", "at 1", False),
+        ("at 9:00 and 10:00", "9:00 to 10:00", True),
+        ("at 9:05 and 10:30", "9:05 to 11:00", False),
+        ("1e3", "1", False),
+        ("-5", "5 below zero", True),
+        ("12", "order 112", False),
+        ("room a1 b2", "b2 and a1", True),
+        ("room a1 b3", "b2 and a1", False),
+    ],
+)
+def test_what_is_said(value, said, is_said):
+    assert Conversation(said).says(value) is is_said
+
+
+def test_what_a_schema_names():
+    """One is not one point nought, and no truth."""
+    assert is_named(10, {"default": 10}) and is_named("a", {"enum": ["b", "a"]})
+    assert is_named(7, {"const": 7}) and not is_named(7, {})
+    assert not is_named(10.0, {"default": 10}) and not is_named(1, {"const": True})
+    assert not is_named("c", {"enum": ["b", "a"]})
+
+
 TOOLS = [{"type": "function", "function": {"name": "book", "parameters": SCHEMA}}]
 
 
@@ -103,6 +194,18 @@ def asked(text, **more):
 def test_a_grounded_call(answer, right):
     """The last one would keep the pattern of `order` busy for ever: patterns never meet hostile text."""
     assert verify(asked("A table for two in Rome"), answer)["ok"] is right
+
+
+def test_why_a_call_is_not_grounded():
+    row = asked("A table for two in Rome")
+    for arguments, why in (
+        ({"city": "Rome", "people": 3, "order": "x9"}, "made up: people: 3, order: x9"),
+        ({"people": 2}, "'city' is a required property"),
+        ({"city": "a" * 20_000}, "arguments of more than 10,000 characters"),
+    ):
+        call = json.dumps({"name": "book", "arguments": arguments})
+        assert verify(row, call)["why"] == f"call: {why}"
+    assert verify(row, "no")["why"] == "call: expected one call to a tool on offer"
 
 
 def test_results_of_tools_count_as_said():
@@ -149,10 +252,22 @@ TEXT = (
         ("Maria Keller has led it since 2015.", "support"),
         ("Maria Berger has led it since 2015.", "absent"),
         ("The moon is made of green cheese.", "absent"),
+        ("Dogs not allowed.", "support"),  # three words
+        ("Dogs are not allowed inside 2.", "support"),  # a number where the text has none
+        ("1 2 3.", "absent"),  # no word at all
     ],
 )
 def test_facts(claim, kind):
     assert check_facts(claim, [TEXT]) == {"support": 0, "contradict": 0, "absent": 0} | {kind: 1}
+
+
+def test_what_says_too_little_is_no_claim():
+    """Two words, or the same one again; and nothing is held against an empty text."""
+    nothing = {"support": 0, "contradict": 0, "absent": 0}
+    assert check_facts("Not allowed. Dogs dogs dogs.", [TEXT]) == nothing
+    for empty in ([], [" "], ["\n\n"]):
+        assert check_facts("The moon is made of cheese.", empty) == nothing
+    assert bm25("a", []) == []
 
 
 def test_facts_flag_and_never_decide():
@@ -221,6 +336,7 @@ def test_real_calls_and_real_contexts():
         ({"properties": {"x": {}}}, '{"y": "made up"}', False),
         ({"properties": {"x": {}}, "additionalProperties": True}, '{"y": "free"}', True),
         ({}, '{"y": "free"}', True),
+        (True, '{"y": "free"}', True),
         ({"properties": {"x": {}}, "patternProperties": {"^y": {}}}, '{"y": "free"}', True),
     ],
 )

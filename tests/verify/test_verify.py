@@ -1,6 +1,7 @@
 """The verifier fields against hand-computed tables, and hostile completions."""
 
 import json
+import math
 import re
 import time
 from pathlib import Path
@@ -8,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from posttrain.cli import BadInput
-from posttrain.verify import sql
+from posttrain.verify import checks, sql
 from posttrain.verify.answers import check_answer
-from posttrain.verify.calls import check_call
+from posttrain.verify.calls import check_call, without_patterns
 from posttrain.verify.checks import MAX_TEXT, check_fields, verify
 from posttrain.verify.constraints import CONSTRAINTS, check_constraint, constraint_shape
 from posttrain.verify.refusals import is_refusal
 from posttrain.verify.sql import check_sql
-from posttrain.verify.values import need, visible
+from posttrain.verify.unit_tests import prompt_text, with_helpers
+from posttrain.verify.values import need, plain, visible
 
 # ------------------------------------------------------------------------------------------------------------ answers
 
@@ -63,6 +65,8 @@ from posttrain.verify.values import need, visible
         ("nine", [8, "eight"], False),
         ("Straße", "STRASSE", True),
         ("?", "!", False),
+        ("5", " 5 ", True),
+        ("So\nParis\n \n", "Paris", True),
         ("the answer is", "x", False),
         ("9" * 5000, 9, False),
         ("1" * 150_000, 1, False),
@@ -115,6 +119,8 @@ def message_of(completion):
         (f"```json\n{GOOD}\n```", True),
         (f"  {GOOD}\n", True),
         (GOOD.replace("1", "1.0"), True),
+        (json.dumps({name: CALL[name] for name in ("arguments", "name")}), True),
+        (GOOD.replace('"days": 1, ', "").replace("}}", ', "days": 1}}'), True),
         (GOOD.replace(": true", ": 1"), False),
         (GOOD.replace(": 1", ": true"), False),
         (GOOD + " Done!", False),
@@ -182,6 +188,8 @@ def test_call(completion, right):
         (GOOD[:-3], False),
         ("I would call weather({...}), but need the city: which one?", True),
         ("Sure! " + GOOD, False),
+        ('{"name": "Oslo"}', True),
+        ('{"arguments": "none"}', True),
         ({"content": "Hello", "tool_calls": []}, True),
         ({"content": "Hello", "tool_calls": [CALL]}, False),
     ],
@@ -266,6 +274,12 @@ def test_sql_has_its_time_and_no_more(monkeypatch):
         check_sql("SELECT sum(x) FROM n", setup, [[1999000]])
 
 
+def test_the_longest_value_of_a_query():
+    """100,000 characters, hardly more."""
+    for count, right in ((49_990, True), (50_010, False)):
+        assert check_sql(f"SELECT length(hex(zeroblob({count})))", SETUP, [[2 * count]]) is right
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -321,6 +335,7 @@ CASES = [
     ("title", None, "<<Joy>>\nIt is.", "<< >> x"),
     ("occurs", {"text": "Rain", "min": 2}, "rain, RAIN", "rain rains"),
     ("occurs", {"text": "rain", "max": 1}, "rain training", "rain rain"),
+    ("occurs", {"text": "rain", "max": 0}, "training", "rain"),
     ("occurs", {"text": "P.S.", "min": 1}, "Bye. P.S. x", "Bye. PS x"),
     ("occurs", {"text": "C++", "min": 1, "max": 1}, "In C++.", "C++ C++"),
     ("letters", {"text": "q", "min": 2}, "Quiz quote", "quiz"),
@@ -329,6 +344,8 @@ CASES = [
     ("capital_words", {"max": 1}, "NO I A", "NO NO"),
     ("paragraph_starts", {"number": 2, "word": "Well"}, "a\n\n'well, b", "well\n\nb"),
     ("paragraph_starts", {"number": 1, "word": "a"}, "A b", "ab"),
+    ("paragraph_starts", {"number": 2, "word": "b"}, "a\n\nB", "b"),
+    ("paragraph_starts", {"number": 2, "word": "b"}, "a\n\n!b", "b\n\n!"),
 ]
 
 
@@ -343,6 +360,7 @@ def test_every_constraint_has_a_case():
 @pytest.mark.parametrize("kind, value, good, bad", CASES)
 def test_constraint(kind, value, good, bad):
     constraint = {"type": kind} | ({} if value is None else {"value": value})
+    constraint_shape(constraint, "constraints[0]")
     assert check_constraint(good, constraint) is True
     assert check_constraint(bad, constraint) is False
     assert check_constraint("", constraint) is False  # saying nothing obeys nothing
@@ -533,6 +551,7 @@ def test_verify():
         False,
     ) and "max_words" in result["why"]
     assert verify(both, "5, 6, 7")["why"] == "answer: expected 4"
+    assert verify({"answer": "a" * 90}, "b")["why"] == "answer: expected " + "a" * 80
     code = {"tests": ["assert f(2) == 4"], "entry_point": "f"}
     assert verify(code, "def f(x): return 2 * x") == {"ok": None, "tests": None}
     assert (
@@ -702,6 +721,11 @@ BAD_ROWS = [
             ("capital_words", {"text": "a", "min": 1}),
             ("paragraph_starts", {"number": 0, "word": "a"}),
             ("paragraph_starts", {"number": 1}),
+            ("paragraph_starts", {"number": 1, "word": " "}),
+            ("paragraph_starts", {"number": 1.0, "word": "a"}),
+            ("paragraph_starts", "a"),
+            ("json_keys", []),
+            ("json_keys", ["a", 1]),
             ("title", "x"),
         )
     ],
@@ -782,6 +806,74 @@ def test_what_a_field_got_is_said_where_it_is_known():
         need(False, "answer", "a text")
     with pytest.raises(BadInput, match=r"field 'answer': expected a text, got 'None'$"):
         need(False, "answer", "a text", None)
+
+
+def test_the_text_of_a_prompt():
+    """Of messages the last that has one."""
+    turns = [{"role": "user", "content": text} for text in "ab"]
+    call = {"role": "assistant", "content": None, "tool_calls": []}
+    for prompt, text in (
+        ("a", "a"),
+        (turns, "b"),
+        ([*turns, call], "b"),
+        ([*turns, "c", 7], "b"),
+        (None, ""),
+        ([call], ""),
+    ):
+        assert prompt_text(prompt) == text
+
+
+def test_helpers_of_the_prompt_stand_before_tests_of_candidate_alone():
+    """Those that the test speaks of, by their whole names, from the code that has the function."""
+    prompt = (
+        "```\nimport math\ndef half(x): return x / 2\ndef f(x): return x\n```\n```\ndef g(): 1\n```"
+    )
+    before = "import math\n\ndef half(x):\n    return x / 2\n"
+    for test, changed in (
+        ("assert half(candidate(3)) == 3", True),
+        ("assert half(f(3)) == 3", False),
+        ("assert candidate(3) == 3", False),
+        ("assert candidate(3) == halfway", False),
+    ):
+        assert with_helpers([test], prompt, "f") == [before + test if changed else test], test
+
+
+def test_no_pattern_of_a_schema_is_left():
+    """However deep it stands; properties may have such names."""
+    bad = {"pattern": "(a+)+$", "type": "string", "format": "date"}
+    good = {"type": "string"}
+    schema = {
+        "properties": {"pattern": bad, "format": {"properties": {"properties": bad}}},
+        "anyOf": [bad, {"items": bad}, True],
+        "patternProperties": {"a": bad},
+        "$defs": {"pattern": bad},
+        "enum": ["pattern"],
+    }
+    assert without_patterns(schema) == {
+        "properties": {"pattern": good, "format": {"properties": {"properties": good}}},
+        "anyOf": [good, {"items": good}, True],
+        "$defs": {"pattern": good},
+        "enum": ["pattern"],
+    }
+
+
+def test_plain_texts_of_values():
+    """Equal ones are equal values, whatever the order of what has none."""
+    assert plain({3, 1, 2}) == plain(frozenset([2, 3, 1.0])) == "set(1,2,3)"
+    assert plain({"b": 1, "a": [True]}) == plain({"a": [True], "b": 1.0})
+    assert len({plain(value) for value in (1, True, "1", b"1", None, [1], (1,), {1}, {1: 1})}) == 9
+    assert plain(1.5) == "1.5" and plain(-0.0) == "0"
+    for value in (math.nan, object(), [math.nan], type("Sub", (int,), {})(1)):
+        with pytest.raises(TypeError):
+            plain(value)
+
+
+def test_facts_of_what_is_read(monkeypatch):
+    """No more of a text than of any other."""
+    text = "Dogs are allowed here. Cats are not allowed here."
+    monkeypatch.setattr(checks, "MAX_TEXT", len("Dogs are allowed here. "))
+    facts = verify({"evidence": "Dogs are allowed here."}, text)["facts"]
+    assert facts == {"support": 1, "contradict": 0, "absent": 0}
 
 
 def test_a_tool_without_parameters():
