@@ -126,7 +126,7 @@ BUDGET_SENTENCES = {
 }
 
 
-def decide(slices, overall, canaries, budgets=None, *, unscored=()):
+def decide(slices, overall, canaries, budgets, *, unscored=()):
     """(verdict, one sentence of why).
 
     slices, overall, canaries, budgets: as in report.json; unscored: slices where too many items
@@ -141,7 +141,7 @@ def decide(slices, overall, canaries, budgets=None, *, unscored=()):
         reasons.append(f"canaries that the baseline passes fail: {', '.join(broken[:5])}")
     if overall and overall["fail"] and not fallen:
         reasons.append(f"the mean over all slices fell by {-100 * overall['delta']:.1f} points")
-    reasons += overdrawn(budgets or {})
+    reasons += overdrawn(budgets)
     if reasons:
         return "BLOCK", "; ".join(reasons)
 

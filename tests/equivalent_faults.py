@@ -48,6 +48,36 @@ EQUIVALENT = {
         "student.cdf(estimate.mean / estimate.error, max(estimate.df, 1))",
     ): "numpy's float64 is a float",
     (
+        "posttrain/gating/grades.py",
+        "grade_verified",
+        "float(np.mean(verdicts))",
+        "np.mean(verdicts)",
+    ): "numpy's float64 is a float",
+    (
+        "posttrain/gating/grades.py",
+        "grade_judged",
+        "float(np.mean([probability for probability, _ in means]))",
+        "np.mean([probability for probability, _ in means])",
+    ): "numpy's float64 is a float",
+    (
+        "posttrain/gating/grades.py",
+        "lengths",
+        "float(np.mean(cut))",
+        "np.mean(cut)",
+    ): "numpy's float64 is a float",
+    (
+        "posttrain/gating/grades.py",
+        "mean_tokens",
+        "float(np.mean([answer.tokens for answer in answers]))",
+        "np.mean([answer.tokens for answer in answers])",
+    ): "numpy's float64 is a float",
+    (
+        "posttrain/gating/summary.py",
+        "unscored_slices",
+        "set(missing)",
+        "missing",
+    ): "a list is only searched more slowly",
+    (
         "posttrain/gating/rates.py",
         "SimulatedGate.repeat",
         "float(blocks.high)",

@@ -17,7 +17,7 @@ from gate import EXIT, decide
 from posttrain.chat.encode import encode, prompt_ids
 from posttrain.cli import BadInput, run_stage
 from posttrain.gating import collect
-from posttrain.gating.answers import Answer
+from posttrain.gating.answers import Answer, lendable
 from posttrain.gating.collect import AnswerCollector, Sampling, Side
 from posttrain.gating.grades import grade, grade_unjudged
 from posttrain.gating.rates import promise_lines
@@ -30,7 +30,7 @@ from posttrain.judging.digits import judge_pairs
 from posttrain.judging.prompt import Case
 from posttrain.model import memory
 from posttrain.run.file_run import FileRun
-from posttrain.verify.checks import verify
+from posttrain.verify.checks import CHECKS, verify
 
 # ---- verdicts and scores --------------------------------------------------------------------------------------
 
@@ -86,6 +86,30 @@ OVER = {"ratio": 1.5, "low": 1.4, "high": 1.6, "limit": 1.1, "fail": True}
             r"^b fell by 30.0 points \(p = 0.001; all refused\); a fell by 10.0 points",
         ),
         ({"a": piece("UNSURE"), "b": piece("FAIL")}, CALM, [], {}, "BLOCK", "b fell"),
+        (
+            {name: piece("FAIL", delta=-n / 10) for n, name in enumerate("abc", 1)},
+            CALM,
+            [],
+            {},
+            "BLOCK",
+            r"^c fell [^;]*; b fell [^;]*; a fell [^;]*$",
+        ),
+        (
+            {"a": piece("CLEAR")},
+            CALM | {"low": 0.0},
+            [],
+            {},
+            "SHIP",
+            "^no slice fell; no improvement shown: ",
+        ),
+        (
+            {"a": piece("CLEAR")},
+            CALM,
+            [(False, True, True)] * 6,
+            {},
+            "BLOCK",
+            "fail: c0, c1, c2, c3, c4$",
+        ),
         (
             {name: piece("FAIL", delta=-n / 10) for n, name in enumerate("abcde", 1)},
             CALM,
@@ -265,6 +289,7 @@ def test_grade():
         | {"greedy": answer("bad", False)},
     }
     row = grade(item, made, {"candidate": 2, "baseline": 4})
+    assert json.dumps([row["greedy_candidate"], row["greedy_baseline"]]) == "[1.0, 0.0]"
     assert row.pop("texts") == {"candidate": "bad", "baseline": "good"}
     assert row == {
         "id": "a",
@@ -307,9 +332,10 @@ def test_grade_other_types():
         row = grade(item | {"type": "ab", "winner": winner}, {}, one)
         assert (row["candidate"], row["baseline"]) == (score, 0.5)
     row = grade(item | {"type": "scored", "candidate": 0.25, "baseline": 1}, {}, one)
-    assert (row["candidate"], row["baseline"]) == (0.25, 1.0)
+    assert json.dumps([row["candidate"], row["baseline"]]) == "[0.25, 1.0]"
     made = {"candidate": {"mc": answer("y", True)}, "baseline": {"mc": answer("x", False)}}
     row = grade(item | {"type": "mc", "choices": ["x", "y"], "answer": 1}, made, one)
+    assert json.dumps([row["candidate"], row["baseline"]]) == "[1.0, 0.0]"
     assert (row["candidate"], row["baseline"], row["texts"]) == (
         1.0,
         0.0,
@@ -490,9 +516,11 @@ def test_ship_block_and_not_enough_data(base, other, tmp_path, capsys):
         "result   SHIP" in capsys.readouterr().out
         and "2 of 2 pass" in (tmp_path / "same" / "report.md").read_text()
     )
-    assert len(answers_of(tmp_path / "same", "candidate")) == 34 + 32 + 2, (
-        "one greedy answer says it all"
-    )
+    for role in ("candidate", "baseline"):
+        assert len(answers_of(tmp_path / "same", role)) == 34 + 32 + 2, (
+            "one greedy answer says it all"
+        )
+    assert all("texts" not in row for row in read_lines(tmp_path / "same" / "items.jsonl"))
     assert (
         run_main(
             "gate",
@@ -529,6 +557,7 @@ def test_canaries(scripted, tmp_path):
         {"id": name, "prompt": name, "type": "canary", "answer": 4}
         for name in ("good", "bad", "flaky", "both")
     ]
+    rows[0]["slice"] = "a"  # a canary counts in no slice, whatever it is called
     suite = suite_of(
         tmp_path / "suite",
         a=[{"id": f"a{n}", "prompt": f"a{n}", "answer": 4} for n in range(40)],
@@ -551,7 +580,15 @@ def test_canaries(scripted, tmp_path):
     assert (
         report["why"] == "canaries that the baseline passes fail: bad"
         and "c" not in report["slices"]
+        and report["slices"]["a"]["n"] == 40
     )
+    again = read_lines(tmp_path / "out" / "answers-candidate-again.jsonl")
+    assert sorted((row["id"], row["sample"]) for row in again) == [
+        ("bad", 0),
+        ("bad", 1),
+        ("flaky", 0),
+        ("flaky", 1),
+    ]
     found = {c["id"]: (c["baseline"], c["candidate"], c["confirmed"]) for c in report["canaries"]}
     assert found == {
         "good": (True, True, None),
@@ -603,6 +640,9 @@ def test_a_model_against_itself_is_not_blocked(base, tmp_path):
     )
     assert record["tokens"] == read + sum(row["tokens"] for made in rows.values() for row in made)
     assert record["cost"] == pytest.approx(record["seconds"])
+    for role, made in rows.items():
+        answers, seconds = record["speed"][role]
+        assert answers == len(made) and 0 < seconds <= record["seconds"]
     assert report["budgets"]["cost"]["candidate"] == pytest.approx(
         1000 * record["speed"]["candidate"][1] / record["speed"]["candidate"][0]
     )
@@ -625,11 +665,16 @@ def test_clear_slices_are_asked_no_more(scripted, tmp_path, monkeypatch):
         return "4" if "easy" in prompt or random.Random(seed).random() < 0.75 else "3"
 
     gates, loaded = scripted(say), []
-    load = collect.load_merged
-    monkeypatch.setattr(
-        collect, "load_merged", lambda *name: loaded.append(load(*name)) or loaded[-1]
-    )
-    assert gates(suite, tmp_path / "out") == 0
+    load, how = collect.load_merged, set()
+
+    def load_merged(name, quantize):
+        how.add(quantize)
+        loaded.append(load(name))
+        return loaded[-1]
+
+    monkeypatch.setattr(collect, "load_merged", load_merged)
+    assert gates(suite, tmp_path / "out", "--quantize", "none") == 0
+    assert how == {"none"}
     report = report_of(tmp_path / "out")
     assert report["slices"]["easy"]["k"] == 2 < report["slices"]["noisy"]["k"] == 8
     assert loaded == ["baseline", "candidate", "baseline", "candidate"], (
@@ -701,6 +746,10 @@ def test_baseline_answers_are_borrowed(base, other, tmp_path, monkeypatch, capsy
     run_main("gate", *settings(base, suite, tmp_path / "runs" / "one"))
     assert set(loaded) == {base}
     asked = len(answers_of(tmp_path / "runs" / "one", "baseline"))
+    key = json.loads((tmp_path / "runs" / "one" / "run.json").read_text())["baseline_key"]
+    keys = {row["id"]: row["of"] for row in answers_of(tmp_path / "runs" / "one", "baseline")}
+    assert lendable(tmp_path / "runs" / "one", key, keys) == [], "its own are not borrowed"
+    assert len(lendable(tmp_path / "runs" / "new", key, keys)) == asked
     loaded.clear()
     capsys.readouterr()
     for beside in ("runs", "alone"):
@@ -948,6 +997,13 @@ def test_head_to_head_by_a_judge(base, other, judge_folder, tmp_path, capsys):
     ] == 0.5 and "mistakes are in no interval" in " ".join(report["blind"])
     [*kept] = ((path, path.read_bytes()) for path in sorted(out.glob("judged-*.jsonl")))
     assert kept and report["contaminated"] is None
+    prompts = {item["id"]: item["prompt"] for item in read_suite(suite)}
+    spent = sum(row["tokens"] for path, _ in kept for row in read_lines(path))
+    for path in out.glob("answers-*.jsonl"):
+        rows = read_lines(path)
+        spent += sum(row["tokens"] for row in rows)
+        spent += sum(len(prompt_ids(tokenizer, prompts[key])) for key in {r["id"] for r in rows})
+    assert report["tokens"] == spent, "the judge's, too"
     for path, whole in kept:
         for cut in (len(whole) // 2,):
             path.write_bytes(whole[:cut])
@@ -987,6 +1043,22 @@ def test_what_decides_on_the_result():
         assert gate.inputs_of(args) == ["s", "m", "b", "p.jsonl", "v.py", *inputs]
 
 
+def test_what_the_judge_is_told(monkeypatch, tmp_path):
+    """How it is loaded and asked, where its replies are kept, and what the record knows of it."""
+    monkeypatch.setattr(
+        gate, "Judge", lambda *names, **more: SimpleNamespace(compares=names, **more)
+    )
+    words = ["--constitution", str(ROOT / "data/constitution.md"), "--quantize", "none"]
+    args = gate.parse_args([*words, "--concurrency", "3", "--seed", "7"])
+    run = SimpleNamespace(record={}, replies=tmp_path / "kept.jsonl")
+    assert gate.make_judge(args, run, "memory") is None, "without --judge"
+    args.judge = "j"
+    judge = gate.make_judge(args, run, "memory")
+    assert judge.compares == ("j", read_constitution(args.constitution), "memory")
+    assert (judge.quantize, judge.concurrency, judge.seed) == ("none", 3, 7)
+    assert judge.kept == run.replies and judge.logprobs is run.record["logprobs"] == {}
+
+
 def test_a_judge_that_compares_nothing_is_refused(monkeypatch):
     """As one of your own may be."""
     monkeypatch.setattr(gate, "Judge", lambda *_, **__: SimpleNamespace(compares=False))
@@ -998,6 +1070,116 @@ def test_a_judge_that_compares_nothing_is_refused(monkeypatch):
         gate.make_judge(args, run, None)
 
 
+def collector_of(tmp_path, item, temperature, check=None):
+    """An AnswerCollector of one item, which both models are asked at this temperature."""
+    sides = {}
+    for role in ("baseline", "candidate"):
+        sides[role] = Side(role, None, temperature, {item["id"]: [1, 2]}, {item["id"]: "key"})
+    run = FileRun(tmp_path / "out", "gate.py", {}, [])
+    return AnswerCollector(
+        run, [item], sides, Sampling(8, 8, 0), check=check, judge=None, memory=None
+    )
+
+
+@pytest.mark.parametrize(
+    ("fresh", "confirmed"),
+    [
+        ([True, True], [False]),
+        ([True, False], [True]),
+        ([False, False], [True]),
+        ([None, False], [True]),
+        ([None, True], []),
+        ([True, None], []),
+    ],
+)
+@pytest.mark.parametrize(("temperature", "again"), [(0.0, 0.7), (0.3, 0.3)])
+def test_a_canary_is_asked_again(tmp_path, fresh, confirmed, temperature, again):
+    """Twice, and not greedily. One wrong answer confirms; one of which nobody can tell leaves it
+    without a score, unless the other is wrong."""
+    item = {"id": "c", "type": "canary", "slice": "s", "prompt": []}
+    collector = collector_of(
+        tmp_path, item, temperature, check=lambda item, text: {"ok": json.loads(text)}
+    )
+    for role, text in (("baseline", "true"), ("candidate", "false")):
+        collector.answers[role]["c"]["greedy"] = answer(text)
+
+    def ask(label, items, samples):
+        assert (label, items) == ("again", [item])
+        assert samples == {"candidate": [(0, again), (1, again)]}
+        for number, ok in enumerate(fresh):
+            collector.answers["candidate"]["c"][number] = answer(json.dumps(ok))
+
+    collector.ask = ask
+    reports = collector.canaries([item])
+    assert [report["confirmed"] for report in reports] == confirmed
+    assert all(report["text"] == "false" and report["baseline"] for report in reports)
+    assert not any(report["candidate"] for report in reports)
+
+
+def test_tools_are_a_part_of_the_question(tmp_path, monkeypatch):
+    """Of a prompt, of a choice, and of what the judge reads; absent where an item has none."""
+    seen = []
+
+    def read(tokenizer, prompt, *more):
+        seen.append(more[-1])
+        return {"ids": [1, 2, 3, 4], "mask": [0, 0, 1, 1]}
+
+    monkeypatch.setattr(gate, "prompt_ids", lambda *words: read(*words)["ids"])
+    monkeypatch.setattr(gate, "load_tokenizer", lambda name: name)
+    monkeypatch.setattr(collect, "encode", read)
+    monkeypatch.setattr(collect, "seq_logps", lambda model, rows: [torch.tensor([-1.0, -2.0])])
+    args = gate.parse_args(["--model", "m", "--baseline", "b", "--model-temperature", "0.2"])
+    choices = {"choices": ["x", "y"], "answer": 0}
+    for more in ({"tools": ["t"]}, {}):
+        item = {"id": "a", "type": "mc", "slice": "s", "prompt": ["p"]} | choices | more
+        sides = gate.read_sides(args, [item])
+        assert [sides[role].name for role in ("baseline", "candidate")] == ["b", "m"]
+        assert [sides[role].temperature for role in ("baseline", "candidate")] == [0.7, 0.2]
+        collector = collector_of(tmp_path, item, 0.7)
+        collector._likeliest_choice(None, collector.sides["baseline"], item)
+        assert seen == [more.get("tools")] * 4
+        seen.clear()
+        pair = collect.pair_of(collect.Duel(item, 0, answer("c"), answer("b")))
+        texts = [row["completion"][0]["content"] for row in pair]
+        assert texts == ["c", "b"] and [row["candidate"] for row in pair] == [0, 1]
+        for row in pair:
+            assert {key: row[key] for key in row if key == "tools"} == more
+            assert (row["id"], row["prompt"], row["slice"]) == ("a", ["p"], "s")
+
+
+def test_a_choice_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    item = {"id": "m7", "type": "mc", "slice": "s", "prompt": [], "choices": ["x"], "answer": 0}
+
+    def refuse(*_):
+        raise ValueError("no answer in it")
+
+    monkeypatch.setattr(collect, "encode", refuse)
+    collector = collector_of(tmp_path, item, 0.7)
+    with pytest.raises(BadInput, match=r"^id 'm7': a choice cannot be scored: no answer in it$"):
+        collector._likeliest_choice(None, collector.sides["baseline"], item)
+
+
+def test_the_judges_tokenizer_is_tried_where_it_is_here(monkeypatch):
+    """Not that of a judge behind an endpoint."""
+    tried = []
+    monkeypatch.setattr(gate, "load_tokenizer", tried.append)
+    for judge in (None, "m@http://h:1", "runs/judge"):
+        args = gate.parse_args([])
+        args.judge = judge
+        assert gate.read_sides(args, []) == {}
+    assert tried == ["runs/judge"]
+
+
+def test_how_many_answers_count():
+    """Greedy ones are all the same; the baseline is asked twice as often."""
+    draws = {}
+    for heats in ((0.7, 0.7), (0.0, 0.7), (0.7, 0.0), (0.0, 0.0)):
+        candidate, baseline = heats
+        counts = collect.draws_of({"candidate": candidate, "baseline": baseline}, 4)
+        draws[heats] = (counts["candidate"], counts["baseline"])
+    assert [*draws.values()] == [(4, 8), (1, 8), (4, 1), (1, 1)]
+
+
 def test_equal_answers_are_a_tie_unasked(tmp_path):
     item = {"id": "a", "type": "judge", "slice": "s", "prompt": []}
     sides = {role: Side(role, None, 0.7, {"a": [1]}, {}) for role in ("baseline", "candidate")}
@@ -1005,6 +1187,7 @@ def test_equal_answers_are_a_tie_unasked(tmp_path):
     collector = AnswerCollector(
         run, [item], sides, Sampling(8, 8, 0), check=None, judge=None, memory=None
     )
+    assert run.record["speed"] == {"baseline": [0, 0.0], "candidate": [0, 0.0]}
     for role, count in (("candidate", 2), ("baseline", 4)):
         collector.answers[role]["a"] = {n: answer("same") for n in range(count)}
     collector.compare(2, [item])
@@ -1071,11 +1254,11 @@ def test_multiple_choice_by_log_likelihood(base, other, tmp_path):
     ]
     suite = suite_of(tmp_path / "suite", m=rows)
     run_main("gate", "--model", other, *settings(base, suite, tmp_path / "out")[2:])
-    report, tokenizer = report_of(tmp_path / "out"), make_tokenizer()
+    report, tokenizer, spent = report_of(tmp_path / "out"), make_tokenizer(), 0
     for role, name in (("candidate", other), ("baseline", base)):
         model, right = transformers.AutoModelForCausalLM.from_pretrained(name), 0
         for row, got in zip(rows, read_lines(tmp_path / "out" / f"choices-{role}.jsonl")):
-            scores = []
+            scores, read = [], 0
             for choice in row["choices"]:
                 one = encode(
                     tokenizer,
@@ -1083,13 +1266,17 @@ def test_multiple_choice_by_log_likelihood(base, other, tmp_path):
                     [{"role": "assistant", "content": choice}],
                 )
                 start, ids = one["mask"].index(1), torch.tensor([one["ids"][:-1]])
+                read += ids.shape[1] - start
                 with torch.no_grad():
                     logps = model(ids).logits[0].log_softmax(-1)
                 total = sum(logps[t - 1, ids[0, t]].item() for t in range(start, ids.shape[1]))
                 scores.append(total / len(choice.encode()))
             assert got["logps"] == pytest.approx(scores, abs=1e-5) and got["id"] == row["id"]
+            assert got["tokens"] == start + read, "the prompt is read once for all choices"
+            spent += got["tokens"]
             right += scores.index(max(scores)) == row["answer"]
         assert report["slices"]["m"][role] == pytest.approx(right / 12)
+    assert report["tokens"] == spent
     assert report["slices"]["m"]["k"] is None and report["slices"]["m"]["type"] == "mc"
 
 
@@ -1105,6 +1292,7 @@ def test_other_choices_are_another_question(base, tmp_path):
         run_main("gate", *settings(base, suite, tmp_path / "runs" / name))
     lent = [len(read_lines(tmp_path / "runs" / name / "borrowed.jsonl")) for name in "abc"]
     assert lent == [0, 1, 0]
+    assert not (tmp_path / "runs" / "b" / "choices-baseline.jsonl").exists(), "none is left to ask"
 
 
 def test_recorded_outcomes_need_no_model(tmp_path, monkeypatch):
@@ -1145,6 +1333,7 @@ def test_recorded_outcomes_need_no_model(tmp_path, monkeypatch):
     assert (live["wins"], live["losses"], live["verdict"]) == (100, 50, "CLEAR")
     assert quiz["candidate"] == 0.75 and quiz["baseline"] == 0.8 and quiz["type"] == "scored"
     assert quiz["k"] is None and report["winrate"] is None and report["returned"] is None
+    assert report["refusals"] is None and report["baseline"] == "baseline of unknown name"
     assert report["candidate"] == "candidate of unknown name"
     names = ["--model", "new", "--baseline", "old"]
     assert run_main("gate", "--suite", suite, "--out", tmp_path / "named", *names) == 3
@@ -1314,7 +1503,14 @@ def test_latency_and_items_that_are_only_counted(scripted, tmp_path, monkeypatch
         clock["now"] += (2.0 if role == "candidate" else 1.0) * (1 + len(prompt) % 2 / 1000)
         return "long " * 30 if "b " in prompt and role == "candidate" else "4"
 
-    gates = scripted(say)
+    gates, calls = scripted(say), []
+    sampled = collect.sample
+
+    def watched(model, tokenizer, jobs, max_tokens):
+        calls.append((jobs, max_tokens))
+        return sampled(model, tokenizer, jobs, max_tokens)
+
+    monkeypatch.setattr(collect, "sample", watched)
     policy = write(
         tmp_path / "p.jsonl",
         [{"budget": "latency", "limit": 1.5}]
@@ -1325,6 +1521,9 @@ def test_latency_and_items_that_are_only_counted(scripted, tmp_path, monkeypatch
     assert report["why"].startswith("an answer takes 2.00 times as long")
     timed = json.loads((tmp_path / "out" / "run.json").read_text())["timed"]
     assert [len(timed[role]) for role in ("baseline", "candidate")] == [5, 5], "without the warm-up"
+    for jobs, max_tokens in calls[-12:]:
+        [[_, [(temperature, _)]]] = jobs
+        assert temperature == 0 and max_tokens == 8, "one greedy answer at a time"
     late = report["budgets"]["latency"]
     assert late["p50"] == pytest.approx({"candidate": 2.0, "baseline": 1.0}, rel=1e-3)
     assert late["fail"] and late["limit"] == 1.5
@@ -1404,6 +1603,7 @@ def test_bad_suites_are_one_line(base, tmp_path, capsys, rows, words):
         (["--out", "x"], "--suite is needed"),
         (["--suite", "S"], "--model, --baseline and --out"),
         (["--suite", "S", "--model", "m", "--out", "x"], "--model, --baseline and --out"),
+        (["--suite", "S", "--model", "m", "--baseline", "m"], "--model, --baseline and --out"),
         (["--selftest"], "--selftest takes"),
         (["--simulate"], "--selftest takes"),
         (["--selftest", "--out", "nowhere"], "nowhere: no finished gate"),
@@ -1501,6 +1701,120 @@ def test_plan_power_and_limit(base, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_forecast_of_answers(monkeypatch):
+    """Rounds that the rule is expected to need, times what both models answer in the first; less
+    what is lent, at most what the baseline would be asked."""
+    asked = []
+
+    def expected_answers(sizes, policies, looks):
+        asked.append((dict(sizes), policies, looks))
+        return 2 * 3.0 * sum(sizes.values())  # three rounds of two answers
+
+    monkeypatch.setattr(gate, "expected_answers", expected_answers)
+    kinds = {"v": "verify", "w": "verify", "j": "judge", "m": "mc", "c": "canary", "b": "budget"}
+    items = [{"id": key, "slice": key.upper(), "type": kind} for key, kind in kinds.items()]
+    warm = {"baseline": 0.7, "candidate": 0.7}
+    looks = (2, 4, 8, 16)
+    assert gate.answers_to_make(items, "policies", looks, warm, lent={}) == (3 * 3 * 6, 3 * 48)
+    assert asked == [({"V": 1, "W": 1, "J": 1}, "policies", looks)]
+    lent = {"v": 5, "w": 99}
+    assert gate.answers_to_make(items, "", looks, warm, lent=lent)[0] == 54 - 5 - 3 * 4
+    cool = warm | {"candidate": 0.0}
+    assert gate.answers_to_make(items, "", looks, cool, lent={}) == (3 * 3 * 5, 3 * 33)
+    one = gate.answers_to_make(items[:1], "", looks, warm, lent={})
+    assert one == (3 * 6, 48)
+    assert gate.answers_to_make(items[3:], "", looks, warm, lent={}) == (0, 0)
+
+
+def test_what_is_lent_to_the_forecast(monkeypatch, capsys, tmp_path):
+    """Answers to items that are sampled look by look, by verifiers or a judge; no canary's."""
+    kinds = {"v": "verify", "j": "judge", "m": "mc", "c": "canary"}
+    items = [{"id": key, "slice": key, "type": kind} for key, kind in kinds.items()]
+    rows = [{"id": key} for key in "vvjmc"]
+    monkeypatch.setattr(gate, "lendable", lambda out, key, keys: rows)
+    told = []
+    monkeypatch.setattr(
+        gate, "answers_to_make", lambda *_, lent: told.append(dict(lent)) or (10, 1000)
+    )
+    args = gate.parse_args(["--out", str(tmp_path / "out"), "--max-tokens", "4"])
+    side = Side("m", None, 0.7, {"v": [1, 2], "j": [3]}, {})
+    sides = {"baseline": side, "candidate": side}
+    plan = gate.plan_run(args, items, items, {"v": 1}, sides=sides, key=[])
+    assert told == [{"v": 2, "j": 1}] and plan["tokens"] == 10 * 4 + 2 * 3
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "plan     4 items, 1 slices, about 10 answers if nothing changed, at most 1,000: "
+    )
+    plan = gate.plan_run(args, items, [], {}, sides={}, key=None)
+    assert told[1] == {} and plan["tokens"] == 40
+
+
+def items_read(suite, *words):
+    """(arguments, (items, policies, limits)) of --suite as the gate reads it, without a judge."""
+    args = gate.parse_args(["--suite", str(suite), *[str(word) for word in words]])
+    args.judge = None
+    return args, gate.read_items(args, CHECKS)
+
+
+def test_slices_that_are_seen_once(tmp_path):
+    """Where both models answer greedily, or the type has one outcome."""
+    choice = {"prompt": "q", "type": "mc", "choices": ["x", "y"], "answer": 0}
+    suite = suite_of(tmp_path / "suite", a=noisy_items(1, "a"), m=[choice])
+    for heat, own, once in (
+        (0, None, True),
+        (0, 0, True),
+        (0, 1, False),
+        (0, 0.7, False),
+        (1, 0, False),
+        (0.7, None, False),
+    ):
+        words = ["--temperature", heat]
+        if own is not None:
+            words += ["--model-temperature", own]
+        _, (_, policies, _) = items_read(suite, *words)
+        assert {name: policy["once"] for name, policy in policies.items()} == {"a": once, "m": True}
+
+
+def test_notes_on_what_is_not_looked_at(tmp_path, capsys):
+    """A limit whose measure is not taken, items that cannot be graded; each only where it is so."""
+    plain = suite_of(tmp_path / "plain", a=noisy_items(5, "a"))
+    items_read(plain)
+    assert capsys.readouterr().out == ""
+    limits = [{"budget": name, "limit": 2} for name in ("latency", "cost")]
+    policy = write(tmp_path / "p.jsonl", limits)
+    items_read(plain, "--policy", policy)
+    assert capsys.readouterr().out.splitlines() == [
+        "note     the limit of latency is not looked at: it needs --latency N",
+        "note     the limit of cost is not looked at: it needs --price-gpu-hour",
+    ]
+    items_read(plain, "--policy", policy, "--latency", 5, "--price-gpu-hour", 1)
+    assert capsys.readouterr().out == ""
+
+    sides = ["--model", "m", "--baseline", "b", "--out", "x"]
+    args, (items, _, _) = items_read(plain, *sides, "--latency", 5)
+    assert gate.items_for_models(args, items) == items, "as many as there are"
+    assert capsys.readouterr().out == "", "nothing needs --run-code"
+    code = {"prompt": "f", "tests": ["assert f(1) == 1"]}
+    mixed = suite_of(tmp_path / "mixed", a=noisy_items(2, "a"), c=[code])
+    for more, count in (([], 2), (["--run-code"], 3)):
+        args, (items, _, _) = items_read(mixed, *sides, *more)
+        assert len(gate.items_for_models(args, items)) == count
+        assert ("without --run-code" in capsys.readouterr().out) == (not more)
+
+
+@pytest.mark.parametrize("more", [[], ["--run-code"], ["--run-code", "--unsafe"]])
+def test_how_answers_are_checked(scripted, tmp_path, monkeypatch, more):
+    """Unit tests run as the flags allow."""
+    asked = []
+    monkeypatch.setattr(gate, "verify", lambda item, text, **how: asked.append(how) or {"ok": True})
+    suite = suite_of(tmp_path / "suite", a=[{"prompt": "a", "answer": 4}])
+    assert scripted(lambda role, prompt, seed: "4")(suite, tmp_path / "out", *more) == 3
+    assert {how["run_code"] for how in asked} == {"--run-code" in more}
+    assert {how["unsafe"] for how in asked} == {"--unsafe" in more}
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["forecast"]["tokens"] > 0 and record["verdict"] == "NOT ENOUGH DATA"
+
+
 def test_selftest_of_a_gate(scripted, tmp_path, capsys):
     """It redraws the baseline's own answers: a noisy baseline hides what a steady one shows."""
     rates = {}
@@ -1519,7 +1833,9 @@ def test_selftest_of_a_gate(scripted, tmp_path, capsys):
         assert run_main("gate", "--selftest", "--out", tmp_path / name / "g") == 0
         rates[name] = json.loads((tmp_path / name / "g" / "selftest.json").read_text())
         assert rates[name]["same"]["BLOCK"] <= 0.05 and rates[name]["placebo"]["BLOCK"] <= 0.05
-    assert "blocked after a drop of" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "blocked after a drop of" in said
+    assert f"on the answers of {report_of(tmp_path / name / 'g')['baseline']}, drawn anew" in said
     assert rates["steady"]["caught"]["a"]["0.1"] > 0.9 > rates["noisy"]["caught"]["a"]["0.05"] + 0.2
 
 

@@ -205,7 +205,7 @@ def rate_at_equal_lengths(p, gap, groups):
 
     scores = np.zeros((clusters, len(columns)))
     np.add.at(scores, groups, X * (p - q)[:, None])
-    B = scores.T @ scores * clusters / max(clusters - 1, 1)
+    B = scores.T @ scores * clusters / (clusters - 1)
     inverse = np.linalg.inv(A)
     V = inverse @ B @ inverse
     return beta[0], math.sqrt(V[0, 0])

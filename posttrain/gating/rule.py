@@ -235,7 +235,7 @@ def describe_mean(differences, looks, mean_fell):
 
 def interval(estimate, looks):
     """{"low", "high"}: the interval of a mean that holds after any of several looks."""
-    width = min(half_width(estimate, ALPHA / looks), 2.0)  # finite, for JSON
+    width = half_width(estimate, ALPHA / looks)
     low = max(estimate.mean - width, -1.0)
     high = min(estimate.mean + width, 1.0)
     return {"low": low, "high": high}

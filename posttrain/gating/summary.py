@@ -287,7 +287,7 @@ def cost_of_requests(speed, price_gpu_hour, limit):
 
 def return_of(names, overall, winrate):
     """What the training brought for what it cost, see run.lineage; None where that is unknown."""
-    if not overall or not names["candidate"]:
+    if not overall:
         return None
     winrate_points = None
     if winrate:

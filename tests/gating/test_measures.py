@@ -216,6 +216,8 @@ def test_what_a_win_is():
     """More than one half, not one half itself."""
     got = win_rate([0.5, 0.51, 0.49, 0.5, 1.0], [9] * 5, [9] * 5, np.arange(5))
     assert (got["wins"], got["losses"], got["ties"]) == (2, 1, 2)
+    short = win_rate([0.5, 0.7, 0.3], [2, 2, 2], [1, 0, 0], np.arange(3))
+    assert short["length_ratio"] == 2, "a rival of no tokens counts as one of one"
 
 
 def test_win_rates_at_the_edge():
@@ -280,7 +282,8 @@ def test_ratio_of():
     logs = np.log([2, 8, 9] * 4)
     half = student.ppf(0.975, 11) * logs.std(ddof=1) / math.sqrt(12)
     assert got == pytest.approx([math.exp(logs.mean() + s * half) for s in (0, -1, 1)])
-    assert all(math.isfinite(x) for x in ratio_of([2.0], [1.0], np.array([0])))
+    alone = ratio_of([2.0], [1.0], np.array([0]))
+    assert all(0 < x < math.inf for x in alone) and alone.ratio == pytest.approx(2)
 
 
 def test_difference_of_shares():
@@ -364,7 +367,11 @@ def test_tokens_are_compared_between_right_answers():
             and not budgets(some, NO_LIMIT)["truncated"]
         )
         some[0] |= {"tokens_candidate": 0.0}
-        assert budgets(some, NO_LIMIT)["tokens"]["candidate"] == 30.0, "no logarithm of nothing"
+        some[1] |= {"tokens_baseline": 0.0}
+        spent = budgets(some, NO_LIMIT)["tokens"]
+        assert (spent["candidate"], spent["baseline"]) == (30.0, 20.0), "no logarithm of nothing"
+        del some[2]["tokens_baseline"]
+        assert budgets(some, NO_LIMIT)["tokens"] == pytest.approx(spent, abs=1e-3)
 
 
 def test_a_budget_fails_when_it_surely_broke():

@@ -96,7 +96,7 @@ GATES = {
 @pytest.mark.parametrize("what", GATES)
 def test_an_unchanged_model_is_rarely_blocked(what):
     shares = GATES[what].repeat(500, 7, {})
-    assert shares["BLOCK"] <= 0.05, f"{what}: {shares}"
+    assert shares["mean"] <= shares["BLOCK"] <= 0.05, f"{what}: {shares}"
 
 
 @pytest.mark.parametrize("slices", ["a", "abc"])
@@ -286,6 +286,19 @@ def test_fixed_slices_grow_surer_as_real_ones_do(monkeypatch):
     assert np.mean(drawn["m", 16]) == pytest.approx(0, abs=0.03)
 
 
+def test_a_drop_of_a_fixed_slice_is_on_half_of_its_items():
+    """Twice as large there; no difference of shares is beyond one."""
+    for n, hit in ((8, 4), (7, 4)):
+        drawn = SignedSlice(np.zeros(n), np.arange(n), once=True)
+        drawn.lose(0.1, np.random.default_rng(3))
+        assert sorted(drawn.lost) == pytest.approx([0.0] * (n - hit) + [0.2] * hit)
+    wide = SignedSlice(np.full(40, 2.0), np.arange(40), once=True)
+    assert {*wide.draw(2, np.random.default_rng(4))[0]} == {-1.0, 1.0}
+    whole = SignedSlice(np.ones(40), np.arange(40), once=True)
+    whole.lose(0.25, np.random.default_rng(5))
+    assert {*whole.draw(2, np.random.default_rng(6))[0]} == {-1.0, 0.5, 1.0}
+
+
 def test_the_sign_of_a_cluster_is_one():
     d, _ = SignedSlice(np.ones(40), np.arange(40) // 4, once=True).draw(8, np.random.default_rng(2))
     assert set(d) == {-1.0, 1.0} and all(len(set(d[n : n + 4])) == 1 for n in range(0, 40, 4))
@@ -380,6 +393,7 @@ def test_known_rates_are_seeded():
     rows = rows_of(np.random.default_rng(21))
     rates = known_rates(rows, POLICIES, LOOKS, 10)
     assert rates == known_rates(rows, POLICIES, LOOKS, 10)
+    assert rates["everywhere"][0.05]["runs"] == 20, "a fifth, but never fewer"
     fewer = known_rates(rows, POLICIES, LOOKS, 10, drops=(0.05, 0.20))
     assert {*fewer["everywhere"]} == {*fewer["caught"]["a"]} == {0.05, 0.20}
     assert all(rates["everywhere"][drop] == value for drop, value in fewer["everywhere"].items())
@@ -411,6 +425,41 @@ def test_error_rates_of_an_assumed_world():
     assert set(rates["everywhere"]) == {0.03, 0.05, 0.10, 0.20}
 
 
+class WatchedGate:
+    """Only notes what it is asked."""
+
+    policies = {"a": policy(), "b": policy(), "soft": policy(hard=False)}
+
+    def __init__(self):
+        self.asked = []
+
+    def repeat(self, runs, seed, drops, placebo=False):
+        self.asked.append((runs, seed, drops, placebo))
+        return {"BLOCK": len(self.asked)}
+
+
+def test_what_error_rates_asks():
+    """Hard slices alone lose; each question has draws of its own, the same for each drop."""
+    gate = WatchedGate()
+    rates = error_rates(gate, 150, drops=(0.1, 0.2), seed=7)
+    assert gate.asked == [
+        (30, 10, {"a": 0.1}, False),
+        (30, 10, {"a": 0.2}, False),
+        (30, 10, {"b": 0.1}, False),
+        (30, 10, {"b": 0.2}, False),
+        (30, 9, {"a": 0.1, "b": 0.1}, False),
+        (30, 9, {"a": 0.2, "b": 0.2}, False),
+        (150, 7, {}, False),
+        (150, 8, {}, True),
+    ]
+    assert rates == {
+        "same": {"BLOCK": 7},
+        "placebo": {"BLOCK": 8},
+        "everywhere": {0.1: {"BLOCK": 5}, 0.2: {"BLOCK": 6}},
+        "caught": {"a": {0.1: 1, 0.2: 2}, "b": {0.1: 3, 0.2: 4}},
+    }
+
+
 # ---- for people ----------------------------------------------------------------------------------
 
 
@@ -440,6 +489,45 @@ def test_power_lines(monkeypatch):
     assert lines[5].startswith("A/A ") and max(map(len, lines)) <= 110
 
 
+SHARES = {"runs": 400, "SHIP": 0.955, "BLOCK": 0.02, "NOT ENOUGH DATA": 0.025}
+SHARES |= {"block_low": 0.01, "block_high": 0.04, "answers": 12345.6, "mean": 0.0}
+RATES_BY_HAND = {
+    "same": SHARES,
+    "placebo": SHARES | {"BLOCK": 0.03},
+    "everywhere": {0.05: {"BLOCK": 0.5}, "0.1": {"BLOCK": 1.0}},
+    "caught": {"a": {0.05: 0.25, "0.1": 0.75}, "n" * 30: {0.05: 0.0, "0.1": 0.1}},
+}
+
+
+def test_the_lines_of_error_rates():
+    """In columns; drops are texts where the rates were read from a file."""
+    assert rate_lines(RATES_BY_HAND) == [
+        "A/A         SHIP 95.5%, BLOCK 2.0% [1.0%, 4.0%], NOT ENOUGH DATA 2.5% of 400 runs; "
+        "12,346 answers",
+        "placebo     BLOCK 3.0% [1.0%, 4.0%] when prompts change their slices at random",
+        "blocked after a drop of       5 points   10 points",
+        "  in every slice                   50%        100%",
+        "  in a                             25%         75%",
+        "  in " + "n" * 20 + "           0%         10%",
+    ]
+
+
+def test_the_world_of_the_power(monkeypatch):
+    """Of items with one outcome every fifth differs, each its own cluster; the others are drawn."""
+    seen = []
+    monkeypatch.setattr(room, "error_rates", lambda *words: seen.append(words) or RATES_BY_HAND)
+    items = [item(f"a{n}", "a") for n in range(3)] + [item(f"m{n}", "m", "mc") for n in range(11)]
+    policies = {"a": policy(), "m": policy(once=True)}
+    lines = power_lines(items, policies, LOOKS)
+    [(gate, runs)] = seen
+    d, groups = gate.fixed["m"]
+    assert d.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0] * 2 + [1.0] and groups.tolist() == [*range(11)]
+    assert {*gate.fixed} == {"m"} and runs == room.POWER_RUNS
+    [(name, (rates, _))] = gate.world(np.random.default_rng(1)).items()
+    assert (name, len(rates)) == ("a", 3) and gate.policies is policies and gate.looks == LOOKS
+    assert lines[3:-1] == rate_lines(RATES_BY_HAND) and lines[-1].startswith("assumed: pass rates")
+
+
 def test_a_selftest_needs_a_finished_gate(tmp_path):
     for text in (None, "{", "[]", '{"policies": {}}'):
         if text is not None:
@@ -465,3 +553,54 @@ def test_one_promise_that_is_not_kept_is_told(monkeypatch, broken):
     lines, all_kept = promise_lines(7)
     assert all_kept == (broken is None)
     assert ["NOT KEPT" in line for line in lines] == [broken == 0, broken == 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rates", "kept"),
+    [
+        ({}, {"SHIP": 0.95}, True),
+        ({}, {"SHIP": 0.9499}, False),
+        ({"most_answers": 500}, {}, True),
+        ({"most_answers": 499}, {}, False),
+        ({"slices": 1, "verdict": "BLOCK"}, {"BLOCK": 0.96}, True),
+        ({"slices": 1, "verdict": "BLOCK"}, {"BLOCK": 0.94}, False),
+    ],
+)
+def test_what_keeps_a_promise(monkeypatch, changes, rates, kept):
+    """So many runs end as promised, with so few answers; blocks are wrong where nothing is lost."""
+    promise = room.PROMISES[0]._replace(**changes)
+    monkeypatch.setattr(room, "PROMISES", [promise])
+    usual = {"SHIP": 0.97, "BLOCK": 0.03, "answers": 500}
+    monkeypatch.setattr(room, "promised_world", lambda promise, runs: usual | rates)
+    [line], all_kept = promise_lines(7)
+    assert all_kept is kept and line.endswith("NOT KEPT") is not kept
+    assert line.startswith(f"hobby    unchanged                 {promise.verdict} ")
+    assert "(promised 95%), BLOCK " in line and ", 500 answers of the candidate" in line
+
+
+def test_promises_are_worded_as_they_are_tested(monkeypatch):
+    """So many points off one slice of eight, or off every one; at the profile's margin and looks."""
+    gates = []
+
+    class Gate(SimulatedGate):
+        def repeat(self, runs, seed, drops):
+            gates.append((self, runs, drops))
+            return {}
+
+    monkeypatch.setattr(room, "SimulatedGate", Gate)
+    for promise in room.PROMISES:
+        room.promised_world(promise, 9)
+        gate, runs, drops = gates.pop()
+        profile = PROFILES[promise.profile]
+        assert len(gate.policies) == 8 and gate.looks == profile["looks"] and runs == 9
+        own = policy(profile["margin"], profile["min_n"])
+        assert all(slice_policy == own for slice_policy in gate.policies.values())
+        sizes = [len(rates) for rates, _ in gate.world(np.random.default_rng(1)).values()]
+        assert sizes == [promise.prompts] * 8 and {*drops} <= {*gate.policies}
+        points, *words = promise.what.split()
+        if promise.what == "unchanged":
+            assert promise.verdict == "SHIP" and drops == {}
+        else:
+            assert promise.verdict == "BLOCK" and {*drops.values()} == {int(points) / 100}
+            assert len(drops) == {"one slice": 1, "every slice": 8}[" ".join(words[2:])]
+        assert 0.95 <= promise.share < 1

@@ -266,6 +266,155 @@ def test_the_parts_come_in_the_order_in_which_people_read(pages):
         assert "Candidate runs/dpo against runs/sft: runs/dpo fell by 12.0 points" in text
 
 
+def test_the_row_of_a_slice():
+    """Every cell of it, with and without clusters, an answer count, tokens and greedy answers."""
+    row = {
+        "slice": "math",
+        "verdict": "CLEAR",
+        "baseline": "80.0%",
+        "candidate": "81.0%",
+        "delta, points [95 %]": "+1.0 [-2.0, +5.0]",
+        "margin": "10",
+        "p of a drop": "0.3",
+        "wins:losses": "9:7",
+        "n": "120",
+        "k": 8,
+        "type": "verify",
+        "tokens": "30.0 -> 31.2",
+        "greedy": "-",
+    }
+    assert room.slice_row("math", a_slice()) == row
+    other = a_slice(clusters=40, tokens_baseline=None, greedy_baseline=0.5, greedy_candidate=0.25)
+    changed = {"n": "120 (40 clusters)", "tokens": "-", "greedy": "50.0% -> 25.0%"}
+    assert room.slice_row("math", other) == row | changed
+
+
+def test_what_is_said_of_the_slices():
+    """Soft ones are explained where there are some, and levels once each, the lowest first."""
+    overall = full()["overall"]
+    level = "A slice fails where the p of a drop is below {} (5 % over all slices and looks). "
+    hard = {"a": a_slice(level=0.05 / 8 / 4), "b": a_slice(level=0.05 / 8)}
+    lines = room.slice_part(hard, overall | {"fail": False}).lines
+    assert lines[0] == (
+        "All slices together: -5.0 [-8.0, +0.0] points; p of a drop 0.004, of a gain 0.996."
+    )
+    assert len(lines) == 2 and lines[1].startswith(level.format("0.0016 or 0.0063"))
+    lines = room.slice_part({"a": a_slice(hard=False)}, overall).lines
+    assert lines[0].endswith("of a gain 0.996; a drop as a whole.") and len(lines) == 3
+    assert lines[1] == "(soft): this slice may fall without blocking."
+    assert room.slice_part({}, None).lines == ["No slice could be compared."]
+
+
+def canary(key, baseline=True, candidate=True, confirmed=None):
+    passes = {"baseline": baseline, "candidate": candidate}
+    return {"id": key, "confirmed": confirmed, "text": f"said {key}"} | passes
+
+
+def test_what_is_said_of_canaries():
+    """How many of those count that the baseline passes; a bound where none is broken."""
+    part = room.canary_part(full()["canaries"])
+    assert part.lines == [
+        "1 of 3 pass.",
+        "Failed (and one of two more answers): runs/dpo c1.",
+        "Flaky (failed once, passed twice): c2.",
+        "Quarantined (the baseline fails them, too): c3.",
+    ]
+    kinds = [(row["canary"], row["id"]) for row in part.rows]
+    assert kinds == [("failed", "runs/dpo c1"), ("flaky", "c2"), ("quarantined", "c3")]
+    assert part.rows[0]["candidate's answer"] == "The answer is 12."
+    for count, bound in ((1, "100.0%"), (4, "75.0%")):
+        part = room.canary_part([canary(f"c{n}") for n in range(count)])
+        assert part.lines == [
+            f"{count} of {count} pass; with 95 % the true rate of failures is at most 3/n = {bound}."
+        ]
+        assert part.rows == []
+    assert room.canary_part([canary("c", False, False)]).lines[0] == "0 of 0 pass."
+
+
+def test_what_is_said_of_the_win_rate():
+    winrate = full()["winrate"]
+    part = room.winrate_part(winrate)
+    said = (
+        "Decided wins:losses:ties 60:45:12; the candidate's answers have 2.31 times the tokens "
+        "(median)"
+    )
+    assert part.lines[0].startswith(f"{said}; outside support: ")
+    assert room.winrate_part(winrate | {"outside_support": False}).lines == [f"{said}."]
+    assert part.rows == [
+        {"win-rate": "raw", "candidate": "55.0%", "95 %": "[50.0%, 60.0%]"},
+        {"win-rate": "length-controlled", "candidate": "49.0%", "95 %": "[44.0%, 54.0%]"},
+    ]
+
+
+def test_the_rows_of_refusals():
+    refusals = full()["refusals"]
+    refusals["candidate"]["harmless"] = [0, 0]
+    assert room.refusal_part(refusals).rows == [
+        {
+            "refused": "baseline",
+            "harmful requests": "45 of 50 (90.0%)",
+            "harmless requests": "2 of 50 (4.0%)",
+        },
+        {
+            "refused": "candidate",
+            "harmful requests": "48 of 50 (96.0%)",
+            "harmless requests": "0 of 0",
+        },
+    ]
+
+
+def test_the_rows_of_budgets():
+    """Ratio, limit and result of each; a difference of shares is in points; a slice is named."""
+    report = full()
+    report["budgets"]["slice_tokens"] = report["budgets"]["tokens"] | {"slice": "math", "limit": 2}
+    report["budgets"]["slice_tokens"]["fail"] = False
+    part = room.budget_part(report["budgets"], report["returned"])
+    assert [[*row.values()] for row in part.rows] == [
+        ["tokens of a right answer", "30.0", "40.0", "1.33x [1.21x, 1.47x]", "1.1x", "FAIL"],
+        ["the same, most in a slice: math", "30.0", "40.0", "1.33x [1.21x, 1.47x]", "2x", "ok"],
+        ["truncated answers", "3.0%", "5.0%", "+2.0 points [+0.0, +4.0]", "none", "-"],
+        ["seconds, median", "1.5", "1.25", "1.33x [1.21x, 1.47x]", "1.1x", "ok"],
+        ["seconds, 95th percentile", "1.5", "1.25", "", "", ""],
+        ["tokens per second", "1.5", "1.25", "", "", ""],
+        ["cost of 1,000 requests", "0.4", "0.5", "1.25x", "none", "-"],
+    ]
+    assert part.lines == [
+        "Return: the candidate's runs cost 3.50 of money and 1.75 GPU-hours: +2.00 verified "
+        "points, +0.57 points per unit of money, +1.14 points per GPU-hour."
+    ]
+    limited = report["budgets"]["truncated"] | {"limit": 0.05}
+    [row] = room.budget_part({"truncated": limited}, None).rows
+    assert (row["limit"], row["result"]) == ("+5.0 points", "FAIL")
+    assert room.budget_part({}, None).lines == ["Not measured."]
+
+
+def test_what_the_gate_did_not_see():
+    """How small a drop each slice shows, and how many prompts would decide it."""
+    part = room.blind_part(full())
+    assert part.lines[1:] == ["Without a score and left out: runs/dpo m1, m2."]
+    assert [[*row.values()] for row in part.rows] == [
+        ["runs/dpo", 120, 8, "4.2", "-"],
+        ["arithmetic, spelled out", 120, 8, "4.2", "-"],
+        ["safety", 120, "-", "4.2", 460],
+    ]
+    assert room.blind_part(full() | {"missing": []}).lines == full()["blind"]
+
+
+def test_where_everything_comes_from():
+    rows = [[*row.values()] for row in room.provenance_part(full()).rows]
+    sampling = "profile hobby; temperature 0.7{}; looks after 2, 4 answers; baseline draws: 1"
+    assert rows == [
+        ["candidate", "runs/dpo"],
+        ["baseline", "runs/sft"],
+        ["sampling", sampling.format(", the candidate at 0.3")],
+        ["suite", "runs/dpo"],
+        ["seed", "0"],
+        ["this gate spent", "123,456 tokens, 78.9 s, 0.42 of money"],
+    ]
+    [row] = [row for row in room.provenance_part(bare()).rows if row["what"] == "sampling"]
+    assert row["which"] == sampling.format("")
+
+
 def test_every_number_is_said(pages):
     page = html.unescape(re.sub(r"<svg.*?</svg>", "", pages["full"][1], flags=re.S))
     for said in (

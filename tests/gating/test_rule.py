@@ -2,17 +2,20 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 from scipy.stats import t as student
 
+import gate
 from posttrain.gating.measures import Difference, PooledMean, paired, pool
 from posttrain.gating.rates import lowered
 from posttrain.gating.rule import (
     ALPHA,
     BASELINE_DRAWS,
+    PROFILES,
     Decision,
     can_clear,
     clears,
@@ -32,6 +35,19 @@ LOOKS = (2, 4, 8, 16)
 
 def policy(margin=0.1, min_n=30, hard=True, once=False):
     return {"margin": margin, "min_n": min_n, "hard": hard, "once": once}
+
+
+def test_profiles_are_what_the_help_says():
+    told = " ".join(gate.__doc__.split())
+    numbers = r"hobby: (\d+) points, (\d+) prompts; release: (\d+), (\d+);"
+    hobby, least, release, most = map(int, re.search(numbers, told).groups())
+    looks = tuple(
+        map(int, re.search(r"after (\d+), (\d+), (\d+) and (\d+) answers", told).groups())
+    )
+    assert PROFILES == {
+        "hobby": {"looks": looks, "margin": hobby / 100, "min_n": least},
+        "release": {"looks": looks, "margin": release / 100, "min_n": most},
+    }
 
 
 # ---- one slice -----------------------------------------------------------------------------------
@@ -153,6 +169,7 @@ def test_describe_keeps_the_verdict_and_stays_within_bounds():
     alone = described(Difference(0.5, math.inf, 1), policy())
     assert json.dumps(alone, allow_nan=False) and alone["error"] is None
     assert (alone["low"], alone["high"], alone["need"], alone["p_drop"]) == (-1.0, 1.0, None, 0.5)
+    assert alone["mde"] == 1.0, "no drop is larger"
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def test_an_alias_demands_its_field(tmp_path, kind):
 def test_the_answer_of_a_choice(answer, index):
     assert choice_index(["one", "two", "three"], answer) == index
     assert choice_index(["A", "B"], "A") == 0  # letter and text agree
+    assert choice_index([*"0123456789"], "J") == 9  # ten of them, and no more
 
 
 MC = {"prompt": "Hi", "type": "mc", "choices": ["x", "y"], "answer": 0}
@@ -127,6 +128,8 @@ ANSWER = {"role": "assistant", "content": "Yes"}
         (SCORED | {"candidate": None}, "candidate", "from 0 to 1"),
         (SCORED | {"models": {"candidate": "a"}}, "models", "NAME"),
         (SCORED | {"models": {"candidate": "a", "baseline": 2}}, "models", "NAME"),
+        (SCORED | {"models": {"candidate": "a", "baseline": ""}}, "models", "NAME"),
+        (SCORED | {"models": "a"}, "models", "NAME"),
         ({"prompt": [*USER, ANSWER], "answer": 4}, "prompt", "must be a user or tool turn"),
         ({"prompt": [ANSWER], "answer": 4}, "prompt", "must be a user or tool turn"),
         ({"messages": [*USER, ANSWER, ANSWER], "answer": 4}, "prompt", "must be a user or tool"),
@@ -173,6 +176,15 @@ def test_ids_and_types_are_checked_across_files(tmp_path):
         [{"id": "z", "type": "canary", "prompt": "Hi", "answer": 3, "slice": "j"}],
     )
     assert len(read_suite(tmp_path)) == 11  # a canary counts in no slice
+
+
+def test_files_are_read_in_the_order_of_their_names(tmp_path):
+    """Whatever order the folder lists them in; other files are none of it."""
+    for name in "dacb":
+        write(tmp_path / f"{name}.jsonl", [{"prompt": "Hi", "answer": 4}] * 2)
+    (tmp_path / "e.json").write_text("no suite")
+    ids = [item["id"] for item in read_suite(tmp_path)]
+    assert ids == ["a-1", "a-2", "b-1", "b-2", "c-1", "c-2", "d-1", "d-2"]
 
 
 def test_places_that_are_no_suite(tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from posttrain.gating import summary as room
 from posttrain.gating.measures import Difference, differences, paired, ratio_of
 from posttrain.gating.rule import Decision
 from posttrain.gating.summary import (
@@ -14,8 +15,10 @@ from posttrain.gating.summary import (
     latency_of_requests,
     mean_of,
     overall_summary,
+    provenance,
     refusal_counts,
     refusal_note,
+    return_of,
     slice_summaries,
     slice_summary,
     unscored_slices,
@@ -240,6 +243,39 @@ def test_the_cost_of_requests():
     assert cost_of_requests(speed, 0.0, 2.0) is None, "no price"
     borrowed = speed | {"baseline": [0, 0.0]}
     assert cost_of_requests(borrowed, 36.0, 2.0) is None, "all of one model's were borrowed"
+
+
+def test_what_the_training_brought(monkeypatch):
+    """Points, and points of win-rate above one half where something was judged."""
+    monkeypatch.setattr(room, "returned", lambda *words: words)
+    names = {"candidate": "new", "baseline": "old"}
+    assert return_of(names, {"delta": 0.25}, {"raw": 0.75}) == ("new", "old", 25.0, 25.0)
+    assert return_of(names, {"delta": -0.5}, None) == ("new", "old", -50.0, None)
+    assert return_of(names, None, None) is None, "nothing was compared"
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_what_made_these_numbers(monkeypatch, gpu):
+    """Both models' stories, each input with its hash, the seed, the machine, the versions."""
+    monkeypatch.setattr(room, "story", lambda name: f"story of {name}")
+    monkeypatch.setattr(room.torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(room.torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(room.platform, "processor", lambda: "")
+    monkeypatch.setattr(room.platform, "machine", lambda: "x86")
+    record = {
+        "inputs": {"suite": "abc", "model": "def"},
+        "versions": {"torch": "2", "numpy": "3"},
+        "arguments": {"seed": 5},
+    }
+    assert provenance({"candidate": "new", "baseline": "old"}, record) == [
+        ["candidate was made by", "story of new"],
+        ["baseline was made by", "story of old"],
+        ["input suite", "abc"],
+        ["input model", "def"],
+        ["seed", "5"],
+        ["machine", "a GPU" if gpu else "x86"],
+        ["versions", "torch 2, numpy 3"],
+    ]
 
 
 # ---- what it could not see -----------------------------------------------------------------------

@@ -206,6 +206,8 @@ def test_a_stranger_is_no_contamination(tmp_path):
         contaminated("mistral/large", dpo) is None
         and contaminated("some/judge", "hub/model") is None
     )
+    checked = str(chain(tmp_path / "p", judge=None))
+    assert contaminated("some/judge", checked) is None, "labelled by verifiers alone"
     record(tmp_path / "asked", "gen_candidates.py", arguments={"judge": "mistral/large"})
     assert contaminated("mistral/large", str(tmp_path / "asked")) is None, "only judge.py labels"
 
