@@ -65,7 +65,7 @@ from posttrain.verify.values import need, plain, visible
         ("nine", [8, "eight"], False),
         ("Straße", "STRASSE", True),
         ("?", "!", False),
-        ("5", " 5 ", True),
+        ("It is 5.0", " 5 ", True),
         ("So\nParis\n \n", "Paris", True),
         ("the answer is", "x", False),
         ("9" * 5000, 9, False),
