@@ -57,6 +57,7 @@ CLOCK = re.compile(
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 SCALED_NUMBER = re.compile(rf"({NUMBER.pattern}) ?(k\b|thousand|million|m\b|%|percent)?")
 THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")  # 1,234.5
+SCIENTIFIC = re.compile(r"-?\d+(?:\.\d+)?e[-+]?\d+")
 NEGATION = re.compile(
     r"\b(?:not|no|never|none|neither|nor|without|cannot|nicht|kein\w*|nie)\b|n't\b"
 )
@@ -144,12 +145,15 @@ class Conversation:
         """Does a value (a text in small letters) come from here, or has it no digit?"""
         if not re.fullmatch(r"[-+\d.,e]+", value) and letters_and_digits(value) in self.squeezed:
             return True
+        # Python writes very large and very small numbers so: 0.00001 is 1e-05.
+        if SCIENTIFIC.fullmatch(value) and f"{abs(float(value)):.12g}" in self.numbers:
+            return True
         dates = dates_of(value)
         if dates:
             return bool(dates & self.dates) or bool(RELATIVE.search(self.text))
         clocks = clocks_of(value)
         if clocks:
-            return clocks <= self.clocks or any(self.says_hour(minute) for minute in clocks)
+            return all(minute in self.clocks or self.says_hour(minute) for minute in clocks)
         words = re.findall(r"[\w.,-]*\d[\w.,-]*", value)
         return all(self.says_word(word) for word in words)
 
