@@ -66,9 +66,8 @@ def load_model(name, quantize="auto", trainable=False, classifier=False):
         model.requires_grad_(False)
         if adapter:
             with without_bitsandbytes(model):
-                from peft import (
-                    PeftModel,
-                )  # seconds to load: a model without an adapter does without
+                # It takes seconds to load: a model without an adapter does without.
+                from peft import PeftModel
 
                 model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except BadInput:  # it is a ValueError, and has its own words
