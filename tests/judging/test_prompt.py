@@ -259,6 +259,9 @@ class Begins:
         ids = [special.get(letter, ord(letter)) for letter in text]
         return transformers.BatchEncoding({"input_ids": [1, *ids] if add_special_tokens else ids})
 
+    def get_chat_template(self, tools):
+        return self.chat_template
+
     def apply_chat_template(self, messages, tools, **_):
         return "".join(m["content"] for m in messages)
 

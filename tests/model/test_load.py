@@ -210,7 +210,7 @@ def test_the_fingerprint_of_a_model(tmp_path, monkeypatch):
     note()
     commit = "two"
     note()
-    for library in (torch, transformers):
+    for library in (names.torch, names.transformers):
         monkeypatch.setattr(library, "__version__", "0.0")
         note()
     assert names.quantize_mode("auto") == "none"
