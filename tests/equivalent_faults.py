@@ -324,4 +324,16 @@ EQUIVALENT = {
         "64",
         "65",
     ): "only what a kill costs depends on how many answers are checked between two appends",
+    (
+        "posttrain/gating/rates.py",
+        "SignedSlice.__init__",
+        "np.zeros(groups.max() + 1, dtype=int)",
+        "np.zeros(groups.max() + 1)",
+    ): "whole numbers below 2^53 are the same as floats",
+    (
+        "posttrain/gating/rates.py",
+        "SampledSlice.__init__",
+        "np.zeros(len(groups), dtype=int)",
+        "np.zeros(len(groups))",
+    ): "whole numbers below 2^53 are the same as floats",
 }

@@ -664,6 +664,7 @@ def test_ask_more():
         *rows("good", 5, 4),
         *rows("orders", 5, 3),
         *rows("so so", 4, 3),
+        *rows("single", 2),
     ]
     prompts = by_prompt(judged)
     picks = [pick_of(None, None)] * len(prompts)
@@ -674,6 +675,7 @@ def test_ask_more():
         "none": "no score",
         "divided": "disagree",
         "orders": "disagree",
+        "single": "all fail",
     }
     assert more["fail"] == {
         "id": "fail",

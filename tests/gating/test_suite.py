@@ -117,7 +117,7 @@ ANSWER = {"role": "assistant", "content": "Yes"}
         ({"prompt": "Hi", "type": ["mc"]}, "type", "expected one of"),
         ({"prompt": "Hi", "answer": ""}, "answer", "non-empty"),
         ({"prompt": "Hi", "type": "refuse", "expected": "comply"}, "expected", "as the type"),
-        ({"prompt": "Hi", "answer": 1, "slice": "*"}, "slice", "a name"),
+        ({"prompt": "Hi", "answer": 1, "slice": "*"}, "slice", "a name, got '*'"),
         ({"prompt": "Hi", "answer": 1, "slice": " "}, "slice", "a name"),
         ({"prompt": "Hi", "answer": 1, "cluster": [1]}, "cluster", "a name"),
         ({"type": "ab", "slice": "s", "winner": "both"}, "winner", "'both'"),

@@ -2,8 +2,9 @@
 
 import pytest
 from conftest import pair_rows, run_main, write
+from matplotlib.figure import Figure
 
-from posttrain.train.curves import PANELS, curves, loss_by_slice
+from posttrain.train.curves import PANELS, curves, draw_panel, loss_by_slice
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,24 @@ def test_curves_are_drawn(watched):
     curves(out)
     data = (out / "curves.png").read_bytes()
     assert data[:4] == b"\x89PNG" and len(data) > 20_000
+
+
+def test_a_panel():
+    """Every series is a line with its name; a name is no formula, and a few points are marked."""
+    axis = Figure().subplots()
+    many = [(step, step / 2) for step in range(15)]
+    draw_panel(axis, "loss", {"_a": [(1, 0.5), (2, 0.25)], "$b$": many, "none": []})
+    few_points, line = axis.get_lines()
+    assert few_points.get_xydata().tolist() == [[1, 0.5], [2, 0.25]]
+    assert line.get_xydata().tolist() == [[*point] for point in many]
+    assert (few_points.get_marker(), line.get_marker()) == ("o", "None")
+    names = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert names == ["a", r"\$b\$"] and axis.get_visible()
+    assert (axis.get_title(), axis.get_xlabel()) == ("loss", "step")
+
+    empty = Figure().subplots()
+    draw_panel(empty, "loss", {"a": []})
+    assert not empty.get_visible() and empty.get_legend() is None
 
 
 def test_a_picture_costs_no_run(tmp_path, capsys):

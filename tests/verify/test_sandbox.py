@@ -503,3 +503,10 @@ def test_what_the_child_names_is_a_handle_or_refused(letter, rest):
     """It must not choose what the tester calls."""
     with pytest.raises(ValueError):
         inside.tester_resolve(letter, rest)
+
+
+@pytest.mark.parametrize(("drawn", "user"), [(b"\x00\x05", 30005), (b"\xff\xff", 35535)])
+def test_a_run_has_a_user_of_its_own(monkeypatch, drawn, user):
+    """One of 30,000: limits on processes are counted for each user."""
+    monkeypatch.setattr(sandbox.os, "urandom", lambda count: drawn[:count])
+    assert sandbox.with_user(["--reuid=USER", "USER"]) == [f"--reuid={user}", f"{user}"]
