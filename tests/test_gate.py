@@ -446,7 +446,9 @@ def report_of(out):
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
 
-    report = json.loads((out / "report.json").read_text(), parse_constant=refuse)
+    text = (out / "report.json").read_text()
+    assert len(text.splitlines()) > 20, "a person can read it"
+    report = json.loads(text, parse_constant=refuse)
     return {k: v for k, v in report.items() if k not in ("seconds", "cost")}
 
 
@@ -1831,7 +1833,9 @@ def test_selftest_of_a_gate(scripted, tmp_path, capsys):
         assert gates(suite, tmp_path / name / "g") == 0
         assert "blocks an unchanged model in" in " ".join(report_of(tmp_path / name / "g")["blind"])
         assert run_main("gate", "--selftest", "--out", tmp_path / name / "g") == 0
-        rates[name] = json.loads((tmp_path / name / "g" / "selftest.json").read_text())
+        text = (tmp_path / name / "g" / "selftest.json").read_text()
+        assert len(text.splitlines()) > 20, "a person can read it"
+        rates[name] = json.loads(text)
         assert rates[name]["same"]["BLOCK"] <= 0.05 and rates[name]["placebo"]["BLOCK"] <= 0.05
     said = capsys.readouterr().out
     assert "blocked after a drop of" in said
