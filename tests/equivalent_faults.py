@@ -342,4 +342,22 @@ EQUIVALENT = {
         "0",
         "1",
     ): "any prompt of the five or more warms up, and a greedy answer has no use for its seed",
+    (
+        "posttrain/gating/collect.py",
+        "AnswerCollector._check",
+        "answer and answer.verdict is None",
+        "answer",
+    ): "an answer that is checked again gets the same verdict",
+    (
+        "posttrain/gating/rates.py",
+        "",
+        "8",
+        "9",
+    ): "there are eight slices, and so not more than eight that lose",
+    (
+        "posttrain/packed/attention.py",
+        "attend_segments",
+        "mask is not None and q.is_cuda",
+        "mask is not None",
+    ): "heads that are repeated give the same as heads that are shared, later",
 }

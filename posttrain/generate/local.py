@@ -247,11 +247,10 @@ def generation_batches(lengths, rows_per_job, batch_rows):
     continued run forms the batches of an uninterrupted one.
     """
     batches = []
-    rows = 0  # in the last batch
     for job in sorted(range(len(lengths)), key=lambda job: (lengths[job], job)):
         if not batches or rows + rows_per_job[job] > batch_rows:
             batches.append([])
-            rows = 0
+            rows = 0  # in this batch
         batches[-1].append(job)
         rows += rows_per_job[job]
     return batches
