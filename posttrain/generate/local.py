@@ -247,10 +247,11 @@ def generation_batches(lengths, rows_per_job, batch_rows):
     continued run forms the batches of an uninterrupted one.
     """
     batches = []
+    rows = batch_rows  # in the last batch: before the first there is no room in any
     for job in sorted(range(len(lengths)), key=lambda job: (lengths[job], job)):
-        if not batches or rows + rows_per_job[job] > batch_rows:
+        if rows + rows_per_job[job] > batch_rows:
             batches.append([])
-            rows = 0  # in this batch
+            rows = 0
         batches[-1].append(job)
         rows += rows_per_job[job]
     return batches
