@@ -397,12 +397,12 @@ def is_explained(members, others, requests):
     """
     if not others:
         return False
-    candidates = set().union(*[requests[number] for number in members[:2]])
-    for word in candidates:
-        inside = [number for number in members if word in requests[number]]
-        outside = [number for number in others if word in requests[number]]
-        if len(inside) >= 0.8 * len(members) and len(outside) <= 0.1 * len(others):
-            return True
+    inside = Counter(word for number in members for word in requests[number])
+    for word, count in inside.items():
+        if count >= 0.8 * len(members):
+            outside = sum(word in requests[number] for number in others)
+            if outside <= 0.1 * len(others):
+                return True
     return False
 
 

@@ -583,7 +583,7 @@ def test_how_brief_answers_may_be_the_same():
 def test_what_requests_explain_at_its_limits():
     """A word that four of five of them have, and one in ten of the others."""
     for inside, outside, explained in ((8, 2, True), (7, 2, False), (8, 3, False)):
-        requests = [{"thank"} if n < inside else {"a"} for n in range(10)]
+        requests = [{"thank"} if n >= 10 - inside else {"a"} for n in range(10)]
         requests += [{"thank"} if n < outside else {"b"} for n in range(20)]
         found = filters.is_explained([*range(10)], [*range(10, 30)], requests)
         assert found is explained, (inside, outside)

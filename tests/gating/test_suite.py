@@ -137,7 +137,7 @@ ANSWER = {"role": "assistant", "content": "Yes"}
         (MC | {"choices": ["x", "x "]}, "choices", "different"),
         (MC | {"choices": ["x", ""]}, "choices", "2 to 10"),
         (MC | {"choices": [*"abcdefghijk"]}, "choices", "2 to 10"),
-        (MC | {"choices": "xy"}, "choices", "2 to 10"),
+        (MC | {"choices": "xy"}, "choices", "2 to 10 different texts, got 'xy'"),
         (MC | {"choices": ["x", 3]}, "choices", "2 to 10"),
         (MC | {"answer": 2}, "answer", "index (up to 1)"),
         (MC | {"answer": -1}, "answer", "index (up to 1)"),
