@@ -25,7 +25,7 @@ demo: setup
 	@$(PY) demo.py
 
 test: $(VENV)/.ready-dev
-	$(PY) -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder tests
+	$(PY) -m pytest -q -m "not slow" -n $(JOBS) --dist worksteal tests
 
 slow: $(VENV)/.ready-dev
 	$(PY) -m pytest -q -m slow $(if $(PART),--part $(PART)) tests

@@ -1,4 +1,4 @@
-"""The whole loop on the tiny world, on a CPU: five to six minutes on two cores, offline.
+"""The whole loop on the tiny world, on a CPU: about five minutes on two cores, offline.
 
 Reads   data/tiny: models small enough to train here, prompts, and a program that knows the truth.
 Writes  a folder of runs (--out), the logs of the commands in its folder logs/.
