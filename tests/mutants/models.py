@@ -73,7 +73,7 @@ MUTANTS = [
         "shard",
         "fully_shard(module, mesh=mesh, ignored_params=whole)",
         "pass",
-        ["tests/test_processes.py::test_two_processes_train_as_one[kto-fsdp-none]"],
+        ["tests/test_processes.py::test_two_processes_train_as_one[dpo-fsdp-nf4]"],
     ),
     Mutant(
         "posttrain/model/load.py",

@@ -480,7 +480,7 @@ MUTANTS = [
         "step_kl",
         'row["weight"]',
         "True",
-        ["tests/test_processes.py::test_two_processes_train_as_one[kto-fsdp-none]"],
+        ["tests/test_processes.py::test_accelerate_launch_trains_as_one[kto-ddp-none]"],
     ),
     Mutant(
         "kto.py",
