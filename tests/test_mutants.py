@@ -118,9 +118,10 @@ def test_other_files_are_text():
 
 @pytest.fixture(scope="module")
 def cases(request):
-    """{test with parameters: its cases}, of what is run beside this file."""
+    """{test with parameters: its cases} where whole folders of tests are run; else {}."""
     found = {}
-    for item in request.session.items:
+    is_whole = all((ROOT / word).is_dir() for word in request.config.args)
+    for item in request.session.items if is_whole and not request.config.option.keyword else []:
         name, bracket, _ = item.nodeid.partition("[")
         if bracket:
             found.setdefault(name, set()).add(item.nodeid)

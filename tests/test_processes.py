@@ -65,7 +65,7 @@ def test_two_processes_train_as_one(base, forker, tmp_path, stage, config, quant
     first, second = start_two(forker, tmp_path, argv, **fsdp)
     assert first.returncode == second.returncode == 0, first.stderr[-2000:] + second.stderr[-2000:]
     assert "result " in first.stdout and not second.stdout
-    assert f"{stage}:" in first.stderr and f"{stage}:" not in second.stderr, "progress bars"
+    assert f"{stage}:" not in second.stderr, "no progress bar"
     assert run_script(stage, *words, "--out", tmp_path / "one/run").returncode == 0
     check_two_are_one(tmp_path, config, first.stdout)
 
