@@ -233,6 +233,19 @@ def run_main(script, *argv):
     return stage.main(stage.parse_args([str(word) for word in argv]))
 
 
+class Seen(Exception):
+    """Carries what a function was called with out of a run."""
+
+
+def show_call(monkeypatch, name):
+    """Let the function of this name end the run with what it was called with."""
+
+    def show(*args, **more):
+        raise Seen(args, more)
+
+    monkeypatch.setattr(name, show)
+
+
 FORKER = Forker()
 
 

@@ -4,7 +4,17 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROWS, adapter_of, log_lines, make_model, make_tokenizer, run_main, write
+from conftest import (
+    ROWS,
+    Seen,
+    adapter_of,
+    log_lines,
+    make_model,
+    make_tokenizer,
+    run_main,
+    show_call,
+    write,
+)
 
 from posttrain.cli import BadInput
 from posttrain.train import training_run
@@ -35,32 +45,13 @@ def refuse_to_load(monkeypatch, stage):
 
 def test_the_longest_row_is_known_when_the_model_is_loaded(base, tmp_path, monkeypatch, stage):
     """It is refused there when the model has no place for it."""
-
-    class Loading(Exception):
-        pass
-
-    def load_policy(*args, longest, **more):
-        raise Loading(longest)
-
-    monkeypatch.setattr(f"{stage}.load_policy", load_policy)
+    show_call(monkeypatch, f"{stage}.load_policy")
     rows = ROWS[stage](4)
     rows[2][ANSWER[stage]] = "word " * 60
-    with pytest.raises(Loading) as loading:
+    with pytest.raises(Seen) as seen:
         run_main(stage, *command(stage, base, tmp_path, rows, "--holdout", 0))
-    assert 60 < loading.value.args[0] < 500
-
-
-class Seen(Exception):
-    """Carries what a function was called with out of a run."""
-
-
-def show_call(monkeypatch, name):
-    """Let the function of this name end the run with what it was called with."""
-
-    def show(*args, **more):
-        raise Seen(args, more)
-
-    monkeypatch.setattr(name, show)
+    _, more = seen.value.args
+    assert 60 < more["longest"] < 500
 
 
 def test_processes_are_joined_before_anything_is_read(monkeypatch, stage):

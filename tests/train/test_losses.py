@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import log_lines, pair_rows, run_main, write
+from conftest import Seen, log_lines, pair_rows, run_main, show_call, write
 
 import common
 import dpo
@@ -102,35 +102,17 @@ def test_a_threshold_is_a_rubric_score():
             kto.parse_args([*words, beyond])
 
 
-class Seen(Exception):
-    """Carries what the loss was called with out of a run."""
-
-
 def test_the_loss_is_that_of_the_flags(words, base, tmp_path, monkeypatch):
-    def pack_loss(model, pack, **options):
-        raise Seen(options)
-
-    monkeypatch.setattr(dpo, "pack_loss", pack_loss)
+    show_call(monkeypatch, "dpo.pack_loss")
     plain = {"loss_name": "ipo", "beta": 0.7, "label_smoothing": 0.0, "ipo_length": "mean"}
     plain |= {"soft_labels": False, "nll_weight": 0.0}
     flags = ["--label-smoothing", 0.2, "--ipo-length", "sum", "--nll-weight", 0.3]
     given = {"label_smoothing": 0.2, "ipo_length": "sum", "nll_weight": 0.3}
     data = write(tmp_path / "p.jsonl", [row | {"p": 0.9} for row in pair_rows(6)])
+    words = [*words, "--data", data, "--ref", base, "--loss", "ipo", "--beta", 0.7]
     for more, expected in (([], {}), (flags, given), (["--soft-labels"], {"soft_labels": True})):
+        out = tmp_path / str(len(more)) / "run"
         with pytest.raises(Seen) as seen:
-            run_main(
-                "dpo",
-                *words,
-                "--data",
-                data,
-                "--out",
-                tmp_path / str(len(more)) / "run",
-                "--ref",
-                base,
-                "--loss",
-                "ipo",
-                "--beta",
-                0.7,
-                *more,
-            )
-        assert seen.value.args[0] == plain | expected
+            run_main("dpo", *words, "--out", out, *more)
+        _, options = seen.value.args
+        assert options == plain | expected
