@@ -1,6 +1,6 @@
 """The gate on the tiny world, after `make demo`: runs that must not ship, and a policy against itself: JSON lines.
 
-    python bench/gate.py                    # four bad runs: trained, gated, and the reason compared; two minutes
+    python bench/gate.py                    # four bad runs: trained, gated, and the reason compared; five minutes
     python bench/gate.py --seeds 100        # and SFT against itself with 100 sampling seeds; 20 minutes on two cores
 
 The bad runs start from the demo's SFT policy: `helpful` (no pair about harmful requests; the demo's own), `safety-only`
