@@ -21,7 +21,7 @@ from collections import Counter
 from functools import partial
 
 from common import PAIR_LOSSES
-from posttrain.chat.encode import encode, show_mask
+from posttrain.chat.encode import encode
 from posttrain.cli import BadInput, at_least, parse_training, parser, run_stage, training_flags
 from posttrain.model.load import load_policy, load_tokenizer
 from posttrain.model.names import fingerprint
@@ -40,7 +40,13 @@ from posttrain.train.packs import (
     row_weights,
 )
 from posttrain.train.reference import score_other_reference, score_reference
-from posttrain.train.rows import batch_weight, prepare, row_lengths, tokens_with_shared_prompts
+from posttrain.train.rows import (
+    batch_weight,
+    masked_texts,
+    prepare,
+    row_lengths,
+    tokens_with_shared_prompts,
+)
 from posttrain.train.selfcheck import self_check
 from posttrain.train.step import lr_at, make_optimizer, optimiser_step
 from posttrain.train.training_run import TrainingRun
@@ -82,15 +88,15 @@ def parse_args(argv=None):
 # ---- the method ----------------------------------------------------------------------------------
 
 
-def encode_pair(tokenizer, row, max_len):
+def encode_pair(tokenizer, row, max_len, *, think=False):
     """The row with row["seqs"] = [chosen, rejected], each {"ids", "mask", "truncated"}.
 
     The mask (made in chat/encode.py) is 1 for the answer's tokens up to its stop token. What lies
     beyond max_len is cut off. ValueError(reason) for a useless pair: prepare counts and drops it.
     """
-    tools = row.get("tools")
-    chosen = encode(tokenizer, row["prompt"], row["chosen"], tools, max_len=max_len)
-    rejected = encode(tokenizer, row["prompt"], row["rejected"], tools, max_len=max_len)
+    prompt, tools = row["prompt"], row.get("tools")
+    chosen = encode(tokenizer, prompt, row["chosen"], tools, max_len=max_len, think=think)
+    rejected = encode(tokenizer, prompt, row["rejected"], tools, max_len=max_len, think=think)
     if chosen["ids"] == rejected["ids"]:
         raise ValueError("chosen and rejected are the same")
     return row | {"seqs": [chosen, rejected]}
@@ -182,12 +188,13 @@ def main(args):
     tokenizer = load_tokenizer(args.model)
     rows = prepare(
         rows,
-        partial(encode_pair, tokenizer, max_len=args.max_len),
+        partial(encode_pair, tokenizer, max_len=args.max_len, think=args.think == "on"),
         tokenizer,
         args.max_dropped,
+        think=args.think == "on",
     )
     if args.show_mask:
-        print("\n---\n".join(show_mask(tokenizer, seq) for seq in rows[0]["seqs"]))
+        print(masked_texts(rows, tokenizer))
         return 0
     if args.soft_labels:
         require_probabilities(rows)

@@ -73,6 +73,7 @@ def parse_args(argv=None):
     cooler = "another one for --model (a control: cooler)"
     judge = "compares the answers to items of type judge: a model, a reward model or NAME@URL"
     verifiers = "Python file with checks of your own (data/my_checks.py)"
+    think = "on: both models may think first; their answers alone are graded"
     run_code = "run unit tests on model-written code, in a sandbox"
     unsafe = "with --run-code: also where no isolation works"
     add("--profile", choices=PROFILES, default="hobby", help=profile)
@@ -80,7 +81,8 @@ def parse_args(argv=None):
     add("--temperature", type=heat, default=0.7, help="of the answers; canaries are greedy")
     add("--model-temperature", type=heat, help=cooler)
     add("--greedy", action="store_true", help="one greedy answer more per prompt, reported beside")
-    add("--max-tokens", type=at_least(1), default=512, help="longest answer")
+    add("--max-tokens", type=at_least(1), default=512, help="longest answer, its thought included")
+    add("--think", choices=["off", "on"], default="off", help=think)
     add("--judge", nargs="+", action="extend", help=judge)
     add("--constitution", help="for --judge")
     add("--verifiers", metavar="FILE", help=verifiers)
@@ -289,6 +291,7 @@ def read_sides(args, items):
     if not items:
         return {}
     names = {"baseline": args.baseline, "candidate": args.model}
+    think = args.think == "on"
     sides = {}
     for role, temperature in temperatures_of(args).items():
         name = names[role]
@@ -296,7 +299,8 @@ def read_sides(args, items):
         prompts = {}
         for item in items:
             with at(f"{name}, id {item['id']!r}"):
-                prompts[item["id"]] = prompt_ids(tokenizer, item["prompt"], item.get("tools"))
+                tools = item.get("tools")
+                prompts[item["id"]] = prompt_ids(tokenizer, item["prompt"], tools, think=think)
         sides[role] = Side(name, tokenizer, temperature, prompts, keys_of(items, prompts))
     return sides
 

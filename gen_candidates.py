@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 from common import cost_line, generation_tokens, money
 from posttrain.chat.encode import prompt_ids
+from posttrain.chat.replies import reply_message, reply_to
 from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.generate.endpoint import ask_endpoint
 from posttrain.generate.local import generation_batches, sample
@@ -59,13 +60,15 @@ def parse_args(argv=None):
     add = p.add_argument_group("the method").add_argument
     first = "number of the first answer: a second round's are new"
     systems = 'JSONL of {"system": text}: system prompts that take turns (null = none)'
+    think = "on: a local model may think first (a server decides by itself)"
     seed = "each answer's own seed derives from it, its id and its number"
     add("--n", type=count, default=4, help="answers per prompt, over all models and settings")
     add("--first", type=at_least(0), default=0, help=first)
     add("--temperatures", type=price, nargs="+", default=[1.0], help="0 is greedy")
     add("--system", help=systems)
-    add("--max-tokens", type=count, default=512, help="longest answer")
+    add("--max-tokens", type=count, default=512, help="longest answer, its thought included")
     add("--seed", type=int, default=0, help=seed)
+    add("--think", choices=["off", "on"], default="off", help=think)
 
     add = p.add_argument_group("speed and memory").add_argument
     quantize = ["auto", "nf4", "none"]
@@ -151,7 +154,7 @@ def read_prompts(paths, limit):
     return rows
 
 
-def make_jobs(model, rows, recipes, seed, *, tokenizer=None):
+def make_jobs(model, rows, recipes, seed, *, tokenizer=None, think=False):
     """All jobs of one model. recipes: {k: recipe of candidate k}; tokenizer: a local model's."""
     numbers = {}  # system prompt: [(k, temperature), ...] of the answers under it
     for k, (name, temperature, system) in recipes.items():
@@ -162,7 +165,9 @@ def make_jobs(model, rows, recipes, seed, *, tokenizer=None):
     for row in rows:
         for system, candidates in numbers.items():
             prompt = with_system(row["prompt"], system)
-            ids = prompt_ids(tokenizer, prompt, row.get("tools")) if tokenizer else None
+            ids = None
+            if tokenizer:
+                ids = prompt_ids(tokenizer, prompt, row.get("tools"), think=think)
             draws = [Draw(k, t, seed_for(seed, row["id"], k)) for k, t in candidates]
             jobs.append(Job(row, model, system, prompt, ids, draws))
     return jobs
@@ -192,7 +197,10 @@ def tokens_to_read(jobs):
 
 
 def sample_batch(batch, model, tokenizer, max_tokens, *, slots):
-    """A local model's answers, a list for each job. "read": its prompt, counted once a job."""
+    """A local model's answers, a list for each job. "read": its prompt, counted once a job.
+
+    "message": the answer as the model's own template would write it.
+    """
     prompts = []
     for job in batch:
         prompts.append((job.ids, [(draw.temperature, draw.seed) for draw in job.draws]))
@@ -200,6 +208,8 @@ def sample_batch(batch, model, tokenizer, max_tokens, *, slots):
     for job, answers_of_job in zip(batch, answers):
         for number, answer in enumerate(answers_of_job):
             answer["read"] = len(job.ids) if number == 0 else 0
+            tools = job.row.get("tools")
+            answer["message"] = reply_to(tokenizer, job.prompt, tools, answer["text"])
     return answers
 
 
@@ -217,7 +227,10 @@ def ask_batch(batch, url, max_tokens, concurrency, *, kept):
             if job.row.get("tools"):
                 request["tools"] = job.row["tools"]
             requests.append(request)
-    replies = iter(ask_endpoint(url, batch[0].model, requests, concurrency, kept=kept))
+    replies = ask_endpoint(url, batch[0].model, requests, concurrency, kept=kept)
+    for reply in replies:
+        reply["message"] = reply_message(reply["text"], reply.get("thought", ""))
+    replies = iter(replies)
     return [[next(replies) for _ in job.draws] for job in batch]
 
 
@@ -232,7 +245,7 @@ def candidate_rows(batch, answers, family):
         for draw, answer in zip(job.draws, answers_of_job):
             row = job.row | {
                 "candidate": draw.k,
-                "completion": [{"role": "assistant", "content": answer["text"]}],
+                "completion": [answer["message"]],
                 "generator": job.model,
                 "family": family,
                 "temperature": draw.temperature,
@@ -242,6 +255,8 @@ def candidate_rows(batch, answers, family):
                 "read": answer["read"],
                 "finish": answer["finish"],
             }
+            if answer.get("thought_tokens"):
+                row["thought_tokens"] = answer["thought_tokens"]
             rows.append(row)
     return rows
 
@@ -280,7 +295,14 @@ def main(args):
     for model in dict.fromkeys(args.model):
         if not args.endpoint:
             tokenizers[model] = load_tokenizer(model)
-        jobs = make_jobs(model, rows, recipes, args.seed, tokenizer=tokenizers.get(model))
+        jobs = make_jobs(
+            model,
+            rows,
+            recipes,
+            args.seed,
+            tokenizer=tokenizers.get(model),
+            think=args.think == "on",
+        )
         batches += make_batches(jobs, args.batch_size * args.refill)
 
     # The plan.

@@ -26,7 +26,7 @@ from itertools import chain, islice
 import torch
 
 from common import kto_kl, kto_loss
-from posttrain.chat.encode import encode, show_mask
+from posttrain.chat.encode import encode
 from posttrain.cli import BadInput, at_least, parse_training, parser, run_stage, training_flags
 from posttrain.model.load import autocast, load_policy, load_tokenizer
 from posttrain.model.names import fingerprint
@@ -39,7 +39,12 @@ from posttrain.train.metrics import batch_means, tally
 from posttrain.train.order import batches, hold_out, rows_used
 from posttrain.train.packs import all_packs, pack_logps, packs_of, ref_logps, row_weights
 from posttrain.train.reference import score_other_reference, score_reference
-from posttrain.train.rows import batch_weight, prepare, tokens_with_shared_prompts
+from posttrain.train.rows import (
+    batch_weight,
+    masked_texts,
+    prepare,
+    tokens_with_shared_prompts,
+)
 from posttrain.train.selfcheck import self_check
 from posttrain.train.step import lr_at, make_optimizer, optimiser_step
 from posttrain.train.training_run import TrainingRun
@@ -104,9 +109,10 @@ def read_answers(records, threshold):
     return answers, silent
 
 
-def encode_answer(tokenizer, row, max_len):
+def encode_answer(tokenizer, row, max_len, *, think=False):
     """The row with row["seqs"] = [prompt and answer]; ValueError(reason) for a useless row."""
-    seq = encode(tokenizer, row["prompt"], row["completion"], row.get("tools"), max_len=max_len)
+    prompt, completion, tools = row["prompt"], row["completion"], row.get("tools")
+    seq = encode(tokenizer, prompt, completion, tools, max_len=max_len, think=think)
     return row | {"seqs": [seq]}
 
 
@@ -293,18 +299,15 @@ def main(args):
     tokenizer = load_tokenizer(args.model)
     rows = prepare(
         rows,
-        partial(encode_answer, tokenizer, max_len=args.max_len),
+        partial(encode_answer, tokenizer, max_len=args.max_len, think=args.think == "on"),
         tokenizer,
         args.max_dropped,
+        think=args.think == "on",
     )
     weight_good, weight_bad = class_weights(rows, args.desirable_weight, args.undesirable_weight)
     print(labels_line(rows, weight_good, weight_bad, silent))
     if args.show_mask:
-        print(
-            "\n---\n".join(
-                f"{row['label']}: {show_mask(tokenizer, row['seqs'][0])}" for row in rows[:3]
-            )
-        )
+        print(masked_texts(rows, tokenizer))
         return 0
     rows, held = hold_out(rows, args.holdout, args.seed)
     numbers = batches(rows, args.batch_size, args.epochs, args.seed, max_steps=args.max_steps)

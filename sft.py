@@ -21,7 +21,7 @@ import math
 from collections import Counter
 from functools import partial
 
-from posttrain.chat.encode import encode, show_mask
+from posttrain.chat.encode import encode, encode_all_turns
 from posttrain.cli import parse_training, parser, run_stage, training_flags
 from posttrain.model.load import load_policy, load_tokenizer
 from posttrain.packed.reader import teach_lines
@@ -31,7 +31,7 @@ from posttrain.train.metrics import batch_means, tally
 from posttrain.train.order import batches, hold_out
 from posttrain.train.packs import each_pack, pack_logps, packs_of, row_weights
 from posttrain.train.report import data_report
-from posttrain.train.rows import prepare, row_lengths
+from posttrain.train.rows import masked_texts, prepare, row_lengths
 from posttrain.train.selfcheck import self_check
 from posttrain.train.step import lr_at, make_optimizer, optimiser_step
 from posttrain.train.training_run import TrainingRun
@@ -50,18 +50,23 @@ def parse_args(argv=None):
 # ---- the method ----------------------------------------------------------------------------------
 
 
-def encode_conversation(tokenizer, row, max_len, all_turns):
-    """The row with row["seqs"] = [the conversation]; ValueError(reason) for a useless row."""
-    tools = row.get("tools")
-    seq = encode(
-        tokenizer,
-        row["prompt"],
-        row["completion"],
-        tools,
-        max_len=max_len,
-        all_turns=all_turns,
-    )
-    return row | {"seqs": [seq]}
+def encode_conversation(tokenizer, row, max_len, all_turns, *, think):
+    """The row with row["seqs"] = [the conversation]; ValueError(reason) for a useless row.
+
+    Of a conversation whose turns cannot stand in one sequence there are several.
+    """
+    prompt, completion, tools = row["prompt"], row["completion"], row.get("tools")
+    if all_turns:
+        messages = prompt + completion
+        seqs = encode_all_turns(tokenizer, messages, tools, max_len=max_len, think=think)
+    else:
+        seqs = [encode(tokenizer, prompt, completion, tools, max_len=max_len, think=think)]
+    return row | {"seqs": seqs}
+
+
+def one_sequence_each(rows):
+    """Rows with several sequences -> a row for each of them."""
+    return [row | {"seqs": [seq]} for row in rows for seq in row["seqs"]]
 
 
 def pack_loss(model, pack):
@@ -100,12 +105,18 @@ def main(args):
     rows = read_mixture(args.data, "sft", args.limit, args.slice_weight)
     tokenizer = load_tokenizer(args.model)
     print("\n".join(data_report(rows)))
+    think = args.think == "on"
     encode_row = partial(
-        encode_conversation, tokenizer, max_len=args.max_len, all_turns=args.all_turns
+        encode_conversation,
+        tokenizer,
+        max_len=args.max_len,
+        all_turns=args.all_turns,
+        think=think,
     )
-    rows = prepare(rows, encode_row, tokenizer, args.max_dropped)
+    rows = prepare(rows, encode_row, tokenizer, args.max_dropped, think=think)
+    rows = one_sequence_each(rows)
     if args.show_mask:
-        print("\n---\n".join(show_mask(tokenizer, row["seqs"][0]) for row in rows[:3]))
+        print(masked_texts(rows, tokenizer))
         return 0
     rows, held = hold_out(rows, args.holdout, args.seed)
     steps = batches(rows, args.batch_size, args.epochs, args.seed, max_steps=args.max_steps)

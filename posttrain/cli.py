@@ -46,6 +46,8 @@ def training_flags(p, lr, unit):
     """
     file_flags(p.add_argument_group("files"))
     method = p.add_argument_group("the method")
+    think = "on: train on thoughts and answers; off: on answers alone"
+    method.add_argument("--think", choices=["off", "on"], default="off", help=think)
     adapter_flags(p.add_argument_group("the adapter"))
     optimisation_flags(p.add_argument_group("optimisation"), lr, unit)
     watch_flags(p.add_argument_group("what is watched"))
@@ -142,6 +144,9 @@ def run_stage(main, args):
     70, as 1 is a verdict of the gate.
     """
     script = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        # A console that lacks a character (Windows in cp1252, a C locale) gets its number instead.
+        stream.reconfigure(errors="backslashreplace")
     try:
         code = main(args)
     except (BadInput, OSError) as error:

@@ -36,6 +36,7 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+from posttrain.chat.thoughts import visible
 from posttrain.cli import BadInput
 from posttrain.filter_patterns import (
     ANNOUNCED,
@@ -49,7 +50,6 @@ from posttrain.filter_patterns import (
     VERDICTS,
 )
 from posttrain.verify.refusals import is_refusal
-from posttrain.verify.values import visible
 
 # Flags whose answers are worth nothing, and in no pair.
 BROKEN = {"empty", "truncated", "repetition", "markers", "injection", "same"}

@@ -19,7 +19,7 @@ from conftest import (
     write,
 )
 
-from posttrain.chat.encode import encode, prompt_ids
+from posttrain.chat.encode import encode, encode_all_turns, prompt_ids
 from posttrain.chat.stops import stop_ids
 from posttrain.chat.template import PLAIN_TEMPLATE, render
 from posttrain.model.load import load_tokenizer
@@ -52,10 +52,9 @@ def test_prompts_answers_and_stops(both):
     plain, begins = both
     assert prompt_ids(begins, TURNS) == prompt_ids(plain, TURNS)
     assert stop_ids(begins) == stop_ids(plain)
-    for all_turns in (False, True):
-        assert encode(begins, TURNS, ANSWER, all_turns=all_turns) == encode(
-            plain, TURNS, ANSWER, all_turns=all_turns
-        )
+    assert encode(begins, TURNS, ANSWER) == encode(plain, TURNS, ANSWER)
+    whole = TURNS + ANSWER
+    assert encode_all_turns(begins, whole) == encode_all_turns(plain, whole)
 
 
 def test_the_rest_behind_a_seam(both):

@@ -243,7 +243,8 @@ def flags(text, request="Tell me about trains.", **more):
         ("".join("今天天气很好" + a + b for a in "，。！？；：" for b in "、…—·~"), ["repetition"]),
         ("Yes.<end_of_turn>", ["markers"]),
         ("Yes.\nHuman: and then?", ["markers"]),
-        ("half</think>a", ["markers"]),
+        ("half</think>a", []),  # a thought that the prompt has opened, and the answer
+        ("a <think> and a </think>", ["markers"]),
         ("Fine.\n### Response:\nFine.", ["markers"]),
         ("### input: a\nuser: ann\nhuman: bob", []),  # as data is written, not as a chat
         ("In HTML, `<s>` strikes text through.", []),

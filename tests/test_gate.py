@@ -477,6 +477,7 @@ def scripted(monkeypatch, base, other):
                 made.append(
                     [
                         {"text": text, "tokens": len(text.split()) + 1, "finish": end}
+                        | {"thought_tokens": 0}
                         for text, end in said
                     ]
                 )
@@ -1126,7 +1127,7 @@ def test_tools_are_a_part_of_the_question(tmp_path, monkeypatch):
         seen.append(more[-1])
         return {"ids": [1, 2, 3, 4], "mask": [0, 0, 1, 1]}
 
-    monkeypatch.setattr(gate, "prompt_ids", lambda *words: read(*words)["ids"])
+    monkeypatch.setattr(gate, "prompt_ids", lambda *words, **_: read(*words)["ids"])
     monkeypatch.setattr(gate, "load_tokenizer", lambda name: name)
     monkeypatch.setattr(collect, "encode", read)
     monkeypatch.setattr(collect, "seq_logps", lambda model, rows: [torch.tensor([-1.0, -2.0])])

@@ -18,18 +18,16 @@ from conftest import (
 
 import gate
 from judge import find_flags
+from posttrain.chat.thoughts import visible
 from posttrain.cli import BadInput, at_least, parser, run_stage
 from posttrain.judging.constitution import overall_score
 from posttrain.train import training_run
 from posttrain.verify.checks import verify
-from posttrain.verify.values import visible
 
 
 def test_verifiers_and_filters_look_behind_the_think_block():
     thought = "<think>They ask for harm.</think>\n\nI can't help with that."
-    assert (
-        visible(thought) == "I can't help with that." and visible("a </think> b") == "a </think> b"
-    )
+    assert visible(thought) == visible(thought[7:]) == "I can't help with that."
     assert verify({"expected": "refuse"}, thought)["ok"] is True
     assert verify({"expected": "comply"}, thought)["ok"] is False
     row = {"expected": "comply", "completion": [{"role": "assistant", "content": thought}]}

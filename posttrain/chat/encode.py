@@ -10,80 +10,179 @@ trained part between ⟦ and ⟧ as show_mask prints it:
     ⟦Hello.<|im_end|>⟧
 """
 
-from posttrain.chat.stops import stop_ids
+from posttrain.chat.stops import stops_of
 from posttrain.chat.template import render
+from posttrain.chat.thoughts import (
+    BLOCK_AT_END,
+    opened_thought,
+    pair_of,
+    visible,
+    with_thought_apart,
+    without_thought,
+)
 
 
-def prompt_ids(tokenizer, prompt, tools=None):
+def prompt_ids(tokenizer, prompt, tools=None, *, think=False):
     """What the model sees before it answers: used alike in training, generation and judging."""
-    return tokenizer(render(tokenizer, prompt, tools, True), add_special_tokens=False).input_ids
+    text = render(tokenizer, prompt, tools, True, think=think)
+    return tokenizer(text, add_special_tokens=False).input_ids
 
 
-def encode(tokenizer, prompt, completion, tools=None, *, max_len=None, all_turns=False):
-    """Tokens and mask of a conversation -> {"ids": [T], "mask": [T], "truncated": bool}.
+def encode(tokenizer, prompt, completion, tools=None, *, max_len=None, think=False):
+    """Tokens and mask of a prompt and its answer -> {"ids": [T], "mask": [T], "truncated": bool}.
 
-    prompt, completion: message lists. Supervised (mask 1) are the tokens of the answer up to and
-    including its stop token; with all_turns those of every assistant turn. The prompt's tokens are
-    those that generation would use. max_len: at most so many tokens are kept, from the start.
-    Raises ValueError(reason) for a row that cannot be trained on.
+    prompt, completion: message lists. Supervised (mask 1) are the tokens of the answer, up to and
+    including its stop token; with `think` those of its thought, too, which is left out else. The
+    prompt's tokens are those that generation would use. max_len: at most so many tokens are kept,
+    from the start. Raises ValueError(reason) for a row that cannot be trained on.
     """
     messages = prompt + completion
-    stops = stop_ids(tokenizer)
-    text = ""  # the conversation so far
-    ids = []  # its tokens
-    mask = []  # for each token, whether it is trained on
-    for turn in _supervised_turns(messages, all_turns):
+    turns = [len(messages) - 1]
+    return encode_turns(tokenizer, messages, turns, tools, max_len=max_len, think=think)[0]
+
+
+def encode_all_turns(tokenizer, messages, tools=None, *, max_len=None, think=False):
+    """Every assistant turn of a conversation, supervised -> a list of sequences as encode has them.
+
+    A turn continues the sequence of the turn before, where its prompt does. Some templates write
+    earlier turns otherwise than the last (without thoughts, for instance): then the turn gets a
+    sequence of its own, with the prompt that generation would see. Turns with `weight` 0 are read
+    and not trained on.
+    """
+    turns = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+    return encode_turns(tokenizer, messages, turns, tools, max_len=max_len, think=think)
+
+
+def encode_turns(tokenizer, messages, turns, tools=None, *, max_len=None, think=False):
+    """The turns at these positions, supervised -> a list of sequences as encode has them."""
+    turns = [turn for turn in turns if messages[turn].get("weight") != 0]
+    if not turns:
+        raise ValueError("the answer has weight 0")
+    messages = [with_thought_apart(message) for message in messages]
+    sequences = [Sequence(tokenizer)]
+    for turn in turns:
         if _is_empty(messages[turn]):
             raise ValueError("empty answer")
+        prompt_text, turn_text = turn_texts(tokenizer, messages[: turn + 1], tools, think=think)
+        if not prompt_text.startswith(sequences[-1].text):
+            sequences.append(Sequence(tokenizer))
+        calls_a_tool = bool(messages[turn].get("tool_calls"))
+        sequences[-1].add_turn(prompt_text, turn_text, calls_a_tool)
 
-        # The text up to this turn as generation would see it, and the text with the turn. Each must
-        # continue the one before: else the model would be trained on answers to prompts that it
-        # never meets.
-        prompt_text = render(tokenizer, messages[:turn], tools, True)
-        turn_text = render(tokenizer, messages[: turn + 1], tools)
-        if not (prompt_text.startswith(text) and turn_text.startswith(prompt_text)):
-            raise ValueError("the chat template's prompt is not a prefix of the conversation")
-
-        # Whatever stands before the turn is read, not trained on.
-        ids = _extend(tokenizer, ids, text, prompt_text)
-        mask += [0] * (len(ids) - len(mask))
-
-        # The turn ends with its first stop token. Where the template closes it with plain text, a
-        # stop token is added.
-        turn_ids = _extend(tokenizer, ids, prompt_text, turn_text)
-        end = _find_stop(tokenizer, turn_ids, len(ids), stops)
-        if end is None:
-            end = len(turn_ids)
-            turn_ids = [*turn_ids, stops[0]]
-            turn_text += tokenizer.convert_ids_to_tokens(stops[0])
-
-        # The turn and its stop token are trained on.
-        ids = turn_ids[: end + 1]
-        mask += [1] * (len(ids) - len(mask))
-
-        # What the template writes behind the stop token, such as a line break, is tokenised with
-        # the next turn: the model never writes it, and generation reads it there, too.
-        stop_text = tokenizer.convert_ids_to_tokens(ids[-1])
-        text = turn_text[: turn_text.rindex(stop_text) + len(stop_text)]
-
-    truncated = max_len is not None and len(ids) > max_len
-    ids = ids[:max_len]
-    mask = mask[:max_len]
-    if not any(mask):
+    rows = [sequence.cut(max_len) for sequence in sequences]
+    if not any(1 in row["mask"] for row in rows):
         raise ValueError("nothing of the answer is left within --max-len")
-    return {"ids": ids, "mask": mask, "truncated": truncated}
-
-
-def _supervised_turns(messages, all_turns):
-    """Positions of the assistant's messages that are trained on: of all, or of the last message."""
-    last = len(messages) - 1
-    turns = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-    return turns if all_turns else [n for n in turns if n == last]
+    return [row for row in rows if 1 in row["mask"]]
 
 
 def _is_empty(message):
     """Does the assistant neither say nor call anything?"""
     return not message["content"].strip() and not message.get("tool_calls")
+
+
+# ---- texts ---------------------------------------------------------------------------------------
+
+
+def turn_texts(tokenizer, messages, tools=None, *, think=False):
+    """(the text before the last message as generation would see it, the same with the message).
+
+    The last message is an assistant's. One without a thought is an answer that is given at once: it
+    gets the prompt with which the model does not think, so that an empty thought is never trained
+    on. ValueError when the one does not continue the other.
+    """
+    prompt, answer = messages[:-1], messages[-1]
+    thought = answer.get("reasoning_content", "").strip() if think else ""
+    think = bool(thought)
+    prompt_text = render(tokenizer, prompt, tools, True, think=think)
+    turn_text = render(tokenizer, messages, tools, think=think)
+    thought_is_missing = False
+    if thought:
+        text_without = render(tokenizer, [*prompt, without_thought(answer)], tools, think=think)
+        thought_is_missing = turn_text == text_without
+    if turn_text.startswith(prompt_text) and not thought_is_missing:
+        if prompt[-1]["role"] == "tool":
+            _require_one_header(tokenizer, turn_text[len(prompt_text) :])
+        return prompt_text, turn_text
+
+    # The prompt's end may open a thought (or hold an empty one) that the template does not write
+    # into the turn, and a template may not write thoughts at all. Then the turn is put together:
+    # the prompt, the thought, and what the template writes behind the turn's header.
+    header = BLOCK_AT_END.sub("", prompt_text)
+    if not turn_text.startswith(header):
+        raise ValueError("the chat template's prompt is not a prefix of the conversation")
+    body = turn_text[len(header) :]
+    if thought:
+        opening = opened_thought(prompt_text)
+        if header != prompt_text and not opening:
+            raise ValueError(
+                "the chat template's prompt ends a thought: with it no model can think"
+            )
+        pair = pair_of(tokenizer)
+        before = "" if opening else pair.before
+        body = f"{before}{thought}{pair.after}{visible(body)}"
+    return prompt_text, prompt_text + body
+
+
+def _require_one_header(tokenizer, body):
+    """ValueError when a turn begins with the header that its prompt should have ended with."""
+    header = turn_header(tokenizer)
+    if header.strip() and body.startswith(header):
+        raise ValueError("the chat template's prompt does not open the assistant's turn")
+
+
+def turn_header(tokenizer):
+    """What a template opens an assistant turn with, behind a user's."""
+    prompt = [{"role": "user", "content": "a"}]
+    return render(tokenizer, prompt, None, True).removeprefix(render(tokenizer, prompt))
+
+
+# ---- tokens --------------------------------------------------------------------------------------
+
+
+class Sequence:
+    """Tokens and mask of a conversation, as it grows turn by turn."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.text = ""  # the conversation so far
+        self.ids = []  # its tokens
+        self.mask = []  # for each token, whether it is trained on
+
+    def add_turn(self, prompt_text, turn_text, calls_a_tool):
+        """Add the text up to a turn, which continues what is here, and the turn, supervised."""
+        stops = stops_of(self.tokenizer)
+
+        # Whatever stands before the turn is read, not trained on.
+        self.ids = _extend(self.tokenizer, self.ids, self.text, prompt_text)
+        self.mask += [0] * (len(self.ids) - len(self.mask))
+
+        # The turn ends with its first stop token. Where the template leaves the turn open, a stop
+        # token is added.
+        turn_ids = _extend(self.tokenizer, self.ids, prompt_text, turn_text)
+        end = _find_stop(self.tokenizer, turn_ids, len(self.ids), stops.ids)
+        if end is None:
+            end = len(turn_ids)
+            stop = stops.after_call if calls_a_tool else stops.after_text
+            turn_ids = [*turn_ids, stop]
+            turn_text += self.tokenizer.convert_ids_to_tokens(stop)
+
+        # The turn and its stop token are trained on.
+        self.ids = turn_ids[: end + 1]
+        self.mask += [1] * (len(self.ids) - len(self.mask))
+
+        # What the template writes behind the stop token, such as a line break, is tokenised with
+        # the next turn: the model never writes it, and generation reads it there, too.
+        stop_text = self.tokenizer.convert_ids_to_tokens(self.ids[-1])
+        self.text = turn_text[: turn_text.rindex(stop_text) + len(stop_text)]
+
+    def cut(self, max_len):
+        """The sequence as encode returns it."""
+        truncated = max_len is not None and len(self.ids) > max_len
+        return {
+            "ids": self.ids[:max_len],
+            "mask": self.mask[:max_len],
+            "truncated": truncated,
+        }
 
 
 def _find_stop(tokenizer, ids, start, stops):
@@ -117,17 +216,24 @@ def _extend(tokenizer, ids, text, longer):
     return ids + tokenizer(rest, add_special_tokens=False).input_ids
 
 
+# ---- what is trained on, to look at --------------------------------------------------------------
+
+
 def show_mask(tokenizer, row):
-    """The row {"ids", "mask"} as text: what is trained on stands between ⟦ and ⟧."""
+    """The row {"ids", "mask"} as text: what is trained on stands between ⟦ and ⟧.
+
+    Stretches are decoded as wholes, each as what it adds to the text before: a letter may be
+    several tokens, and some tokenizers write a space only between two tokens.
+    """
+    ids, mask = row["ids"], row["mask"]
     pieces = []
-    is_open = False
-    for token, supervised in zip(row["ids"], row["mask"]):
-        if supervised and not is_open:
-            pieces.append("⟦")
-        if is_open and not supervised:
-            pieces.append("⟧")
-        is_open = bool(supervised)
-        pieces.append(tokenizer.decode([token]))
-    if is_open:
-        pieces.append("⟧")
+    start = 0
+    while start < len(ids):
+        end = start
+        while end < len(ids) and mask[end] == mask[start]:
+            end += 1
+        before = tokenizer.decode(ids[:start])
+        stretch = tokenizer.decode(ids[:end])[len(before) :]
+        pieces.append(f"⟦{stretch}⟧" if mask[start] else stretch)
+        start = end
     return "".join(pieces)

@@ -1,15 +1,16 @@
-"""Messages -> the text that a chat template makes of them.
+"""Messages -> the text that a chat template makes of them, with nothing left out.
 
-`render` is the only place that calls a template. Templates differ in what they know: tool calls,
-tool definitions, system turns, dates, thinking. Where one does not know what the messages hold, a
-step of its own rewrites the messages so that all of it reaches the model as text: nothing is
-dropped in silence.
+`render` is the only place that calls a template. Templates differ in what they know: system turns,
+tool definitions, tool calls and their results, thoughts, dates. What a template does not know it
+often drops without a word. So every template is tried once with messages made for it
+(dialect.py), and what it drops is rewritten before it gets it: tool definitions become text of the
+system turn, and so on. Where something would vanish all the same, the messages are refused.
 """
-
-import json
 
 import jinja2
 
+from posttrain.chat.dialect import Chat, changes_for, lost_in, rewritten
+from posttrain.chat.thoughts import close_thought, with_thought_apart, without_thought
 from posttrain.cli import BadInput
 
 # For tokenizers without a template. It uses only tokens that exist; every assistant turn ends in
@@ -28,37 +29,69 @@ FIXED_STRFTIME = (
 )
 
 
-def render(tokenizer, messages, tools=None, generation_prompt=False):
+def render(tokenizer, messages, tools=None, generation_prompt=False, *, think=False):
     """The text that the tokenizer's chat template makes of messages and tool definitions.
 
     generation_prompt: end with the opening of an assistant turn, which the model then writes.
-    Thinking is switched off where a template can (else judge digits and verifiers would meet
-    <think>), and the date is a fixed one: a run that continues tomorrow must see the tokens of
-    today. BadInput where the template refuses the messages, or where there are none: an assistant
-    turn that opens a conversation answers nothing.
+    think: may it think before it answers? Without it thinking is switched off where a template
+    can, a thought that the template opens is closed again, and thoughts of the messages are left
+    out. The date is a fixed one: a run that continues tomorrow must see the tokens of today.
+
+    BadInput where the template refuses the messages or drops a part of them, or where there are
+    none: an assistant turn that opens a conversation answers nothing.
     """
     if not messages:
         raise BadInput("the conversation begins with an assistant turn, which answers nothing")
-    template = _template_for(tokenizer, tools)
-    if "tool_calls" not in template:
-        messages = _write_calls_as_text(messages)
-    if tools and "tools" not in template:
-        messages = _put_tools_into_system(messages, tools)
-        tools = None
-    options = _template_options(template)
-    try:
-        return tokenizer.apply_chat_template(
-            messages, tools, add_generation_prompt=generation_prompt, **options
-        )
-    except (jinja2.TemplateError, TypeError) as refusal:
-        reason = str(refusal)[:100]
+    messages = [with_thought_apart(message) for message in messages]
+    if not think:
+        messages = [without_thought(message) for message in messages]
+    chat = Chat(messages, tools or None)
 
-    # The likely cause is a template without system turns, such as Gemma's. If it is something else,
-    # the template refuses again.
-    roles = [message["role"] for message in messages[:2]]
-    if roles == ["system", "user"]:
-        return render(tokenizer, _put_system_into_user(messages), tools, generation_prompt)
-    raise BadInput(f"the chat template refuses these messages ({reason})")
+    write = writer(tokenizer, tools, think)
+    changes = changes_for(write)
+    try:
+        lost = lost_in(chat, changes, write)
+        text = write(rewritten(chat, changes), generation_prompt)
+    except (jinja2.TemplateError, TypeError) as refusal:
+        reason = " ".join(str(refusal).split())[:100]
+        raise BadInput(f"the chat template refuses these messages ({reason})") from None
+    if lost:
+        raise BadInput(f"the chat template drops {' and '.join(lost)}")
+    return text if think or not generation_prompt else close_thought(text)
+
+
+def writer(tokenizer, tools, think):
+    """The template of a tokenizer as a function (chat, generation_prompt) -> text."""
+    template = _template_for(tokenizer, tools)
+    return Writer(tokenizer, template, think)
+
+
+class Writer:
+    """A tokenizer's chat template, called with what every call of it gets."""
+
+    def __init__(self, tokenizer, template, think):
+        self.tokenizer = tokenizer
+        self.template = template
+        # What its behaviour may depend on: whoever remembers something of it uses this key.
+        self.key = (template, think)
+        if "strftime_now" in template:
+            template = FIXED_STRFTIME + template  # the macro hides the function of the same name
+        self.options = {
+            "chat_template": template,
+            "tokenize": False,
+            "date_string": FIXED_DATE,
+            # The same switch under the names that templates have for it: the first is Qwen's, GLM's
+            # and Gemma's, the second that of DeepSeek V3.1 and Granite, the third MiniMind's.
+            "enable_thinking": think,
+            "thinking": think,
+            "open_thinking": think,
+        }
+
+    def __call__(self, chat, generation_prompt=False):
+        """The text of a Chat."""
+        return self.tokenizer.apply_chat_template(
+            chat.messages, chat.tools, add_generation_prompt=generation_prompt, **self.options
+        )
 
 
 def _template_for(tokenizer, tools):
@@ -67,54 +100,3 @@ def _template_for(tokenizer, tools):
         return tokenizer.get_chat_template(tools=tools)
     except ValueError as error:
         raise BadInput(f"the tokenizer has no chat template to take ({str(error)[:100]})") from None
-
-
-def _template_options(template):
-    """What every call of a template gets beside the messages."""
-    if "strftime_now" in template:
-        template = FIXED_STRFTIME + template  # the macro hides the function of the same name
-    return {
-        "chat_template": template,
-        "tokenize": False,
-        "enable_thinking": False,
-        "date_string": FIXED_DATE,
-    }
-
-
-# ---- what a template does not know -> text -------------------------------------------------------
-
-
-def _write_calls_as_text(messages):
-    """Tool calls as text behind what the assistant said, in the form of Qwen and Hermes.
-
-    If there is a call, every message is reduced to role and content; else all stay as they are.
-    """
-    if not any("tool_calls" in message for message in messages):
-        return messages
-    rewritten = []
-    for message in messages:
-        texts = [message["content"]] if message["content"] else []
-        for call in message.get("tool_calls", []):
-            function = json.dumps(call["function"], ensure_ascii=False)
-            texts.append(f"<tool_call>\n{function}\n</tool_call>")
-        rewritten.append({"role": message["role"], "content": "\n".join(texts)})
-    return rewritten
-
-
-def _put_tools_into_system(messages, tools):
-    """Tool definitions as text at the end of the system turn; one is added where there is none."""
-    lines = ["You may call these functions:"]
-    for tool in tools:
-        lines.append(json.dumps(tool["function"], ensure_ascii=False))
-    text = "\n".join(lines)
-    if messages[0]["role"] == "system":
-        text = messages[0]["content"] + "\n\n" + text
-        messages = messages[1:]
-    return [{"role": "system", "content": text}, *messages]
-
-
-def _put_system_into_user(messages):
-    """The system turn's text before that of the user turn behind it."""
-    system, user, *rest = messages
-    text = f"{system['content']}\n\n{user['content']}"
-    return [user | {"content": text}, *rest]

@@ -2,7 +2,8 @@
 
 A line of a file is {"id", "of", "sample", "text", "tokens", "finish"}; of a multiple-choice item it
 is {"id", "of", "sample", "choice", "logps", "tokens"}. `of` is a hash of the question, so that an
-answer is never taken for that of another one; `sample` is a number, "greedy", or "mc" of a choice.
+answer is never taken for that of another one; `sample` is a number, "greedy", or "mc" of a choice;
+`thought_tokens` stands beside `tokens` where a part of them is a thought.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ class Answer:
     """What a model answered to an item once."""
 
     text: str
-    tokens: int  # its stop token included
+    tokens: int  # of what is shown: without a thought, its stop token included
     finish: str = "stop"  # or "length"
     verdict: dict | None = None  # what a verifier says of it; None where none has been asked
     p: list | None = None  # that it is better than the baseline's, as the judge says in both orders
@@ -38,7 +39,8 @@ class Answer:
 def answer_of(row, item):
     """A line of a file -> the Answer to its item. A choice is an answer, too: the chosen text."""
     if row["sample"] != "mc":
-        return Answer(row["text"], row["tokens"], row["finish"])
+        tokens = row["tokens"] - row.get("thought_tokens", 0)
+        return Answer(row["text"], tokens, row["finish"])
     is_right = row["choice"] == item["answer"]
     return Answer(item["choices"][row["choice"]], row["tokens"], verdict={"ok": is_right})
 

@@ -27,6 +27,7 @@ from posttrain.gating.suite import IN_SLICES, RECORDED, ROLES
 from posttrain.generate.local import generation_batches, sample
 from posttrain.hashing import seed_for
 from posttrain.model.load import load_merged
+from posttrain.packed.lines import prompt_length
 from posttrain.packed.reader import reads_lines, seq_logps, teach_lines
 from posttrain.records.jsonl import read_jsonl
 
@@ -193,6 +194,8 @@ class AnswerCollector:
                 line = {"id": job.item["id"], "of": side.keys[job.item["id"]]}
                 line |= {"sample": draw.sample, "text": answer["text"]}
                 line |= {"tokens": answer["tokens"], "finish": answer["finish"]}
+                if answer["thought_tokens"]:
+                    line["thought_tokens"] = answer["thought_tokens"]
                 lines.append(line)
         self.speed[role][0] += len(lines)
         self.speed[role][1] += time.perf_counter() - began
@@ -237,8 +240,8 @@ class AnswerCollector:
         for logp, choice in zip(logps, item["choices"]):
             per_byte.append(logp / len(choice.encode()))
 
-        # The prompt is read once for all its choices.
-        prompt_tokens = len(side.prompts[item["id"]])
+        # The prompt is read once for all its choices, which are given without a thought.
+        prompt_tokens = prompt_length(rows[0])
         choice_tokens = sum(len(row["ids"]) - prompt_tokens for row in rows)
         line = {"id": item["id"], "of": side.keys[item["id"]], "sample": "mc"}
         line |= {"choice": per_byte.index(max(per_byte)), "logps": per_byte}

@@ -248,9 +248,21 @@ def read_reply(reply, request):
         "estimated": estimated,
         "finish": "length" if choice.finish_reason == "length" else "stop",
     }
+    thought = read_thought(choice.message)
+    if thought:
+        answer["thought"] = thought
     if request.get("logprobs"):
         answer["top"] = read_top(choice.logprobs)
     return answer
+
+
+def read_thought(message):
+    """What a server says apart from the answer, under one of two names; "" for nothing."""
+    for name in ("reasoning_content", "reasoning"):
+        thought = getattr(message, name, None)
+        if isinstance(thought, str) and thought.strip():
+            return thought.encode("utf-8", "replace").decode().strip()
+    return ""
 
 
 def read_top(logprobs):

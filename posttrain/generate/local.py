@@ -14,7 +14,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicLayer
 
 from posttrain.chat.stops import stop_ids
+from posttrain.chat.thoughts import opened_thought, visible
 from posttrain.generate.cache import GrowingLayer
+
+PROMPT_END = 16  # tokens of a prompt that show whether it opens a thought
 
 
 @dataclass
@@ -31,8 +34,10 @@ class Row:
 def sample(model, tokenizer, jobs, max_tokens, *, slots=None):
     """Answers for jobs [(prompt token ids, [(temperature, seed), ...]), ...].
 
-    Returns for each job a list with one {"text", "ids", "tokens", "finish"} per sample. `tokens`
-    counts the stop token too, `text` is without it; finish is "stop" or "length" (max_tokens).
+    Returns for each job a list with one {"text", "ids", "tokens", "thought_tokens", "finish"} per
+    sample. `tokens` counts the stop token and the thought too; `text` is without the stop token,
+    and begins with the mark of a thought where the prompt has opened one; finish is "stop" or
+    "length" (max_tokens).
     Temperature 0 is greedy. A sampled token is the one whose cumulative probability first exceeds
     the sample's next uniform number.
 
@@ -70,9 +75,10 @@ def sample(model, tokenizer, jobs, max_tokens, *, slots=None):
         if batch.rows:
             batch.read(tokens)
 
+    openings = [opened_thought(tokenizer.decode(prompt[-PROMPT_END:])) for prompt in prompts]
     answers = [[] for _ in jobs]
     for row in rows:
-        answers[row.job].append(answer_of(row, tokenizer, stops))
+        answers[row.job].append(answer_of(row, tokenizer, stops, openings[row.job]))
     return answers
 
 
@@ -219,13 +225,23 @@ def is_plain(cache):
     return all(type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers)
 
 
-def answer_of(row, tokenizer, stops):
-    """An ended row as sample returns it."""
+def answer_of(row, tokenizer, stops, opening):
+    """An ended row as sample returns it. opening: the mark of a thought that its prompt opens."""
     stopped = row.ids[-1] in stops
+    ids = row.ids[:-1] if stopped else row.ids
+    # The token that stands for what the vocabulary lacks is no text: nobody has written "<unk>".
+    text = opening + tokenizer.decode([token for token in ids if token != tokenizer.unk_token_id])
+
+    thought_tokens = 0
+    shown = visible(text)
+    if shown != text:
+        shown_tokens = len(tokenizer(shown, add_special_tokens=False).input_ids)
+        thought_tokens = max(0, len(ids) - shown_tokens)
     return {
-        "text": tokenizer.decode(row.ids[:-1] if stopped else row.ids),
+        "text": text,
         "ids": row.ids,
         "tokens": len(row.ids),
+        "thought_tokens": thought_tokens,
         "finish": "stop" if stopped else "length",
     }
 

@@ -17,6 +17,7 @@ import re
 from typing import NamedTuple
 
 from posttrain.chat.template import render
+from posttrain.chat.thoughts import visible
 from posttrain.hashing import seed_for
 from posttrain.judging.constitution import rubric_for
 
@@ -102,10 +103,11 @@ def transcript(messages):
 
 
 def _message_text(message):
-    """A message's words and its tool calls, a line of JSON each."""
+    """A message's words, without a thought, and its tool calls, a line of JSON each."""
     calls = message.get("tool_calls", [])
     functions = [json.dumps(call["function"], ensure_ascii=False) for call in calls]
-    return "\n".join(part for part in [message["content"], *functions] if part)
+    words = visible(message["content"]) if message["role"] == "assistant" else message["content"]
+    return "\n".join(part for part in [words, *functions] if part)
 
 
 # ---- tokens for a local judge --------------------------------------------------------------------
@@ -159,7 +161,7 @@ def reward_ids(tokenizer, case, completion):
     answer = completion[0] | {"content": SLOT}
     text = render(tokenizer, case.prompt + [answer], case.tools)
     head, _, tail = text.rpartition(SLOT)
-    judged = untrusted_ids(tokenizer, completion[0]["content"])
+    judged = untrusted_ids(tokenizer, visible(completion[0]["content"]))
     return trusted_ids(tokenizer, head) + judged + trusted_ids(tokenizer, tail)
 
 

@@ -22,7 +22,10 @@ LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeErr
 
 
 def load_tokenizer(name):
-    """The tokenizer of a model or run folder; without a chat template it gets PLAIN_TEMPLATE."""
+    """The tokenizer of a model or run folder; without a chat template it gets PLAIN_TEMPLATE.
+
+    Its attribute generation_stops has the tokens at which the model ends an answer (chat/stops.py).
+    """
     base, adapter = resolve_model(name)
     folder = adapter or base
     try:
@@ -33,7 +36,24 @@ def load_tokenizer(name):
         tokenizer.chat_template = PLAIN_TEMPLATE
         if begins_every_text(tokenizer):  # the model expects it
             tokenizer.chat_template = "{{ bos_token }}" + PLAIN_TEMPLATE
+    tokenizer.generation_stops = read_generation_stops(base)
     return tokenizer
+
+
+def read_generation_stops(base):
+    """Ids of the end tokens of a model's generation_config.json, or else of its config.json.
+
+    As generate() has them. A folder without either (a bare tokenizer) has none.
+    """
+    try:
+        stops = transformers.GenerationConfig.from_pretrained(base).eos_token_id
+    except OSError:
+        stops = None
+    if stops is None:
+        stops = getattr(read_config(base).get_text_config(), "eos_token_id", None)
+    if stops is None:
+        return []
+    return stops if isinstance(stops, list) else [stops]
 
 
 def begins_every_text(tokenizer):

@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from posttrain.chat.thoughts import visible
+
 HEDGES = (
     "great question",
     "sure",
@@ -17,8 +19,8 @@ SHOWN = 3  # of the openers, the most frequent
 
 
 def data_report(rows):
-    """Two lines on SFT records: lengths and duplicates, and how answers open."""
-    answers = [row["completion"][-1]["content"].strip() for row in rows]
+    """Two lines on SFT records: lengths and duplicates, and how answers open. Without thoughts."""
+    answers = [visible(row["completion"][-1]["content"]).strip() for row in rows]
     words = sorted(len(answer.split()) for answer in answers)
     middle, ninety = words[len(words) // 2], words[int(len(words) * 0.9)]
 

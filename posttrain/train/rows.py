@@ -8,17 +8,23 @@ from collections import Counter
 
 from tqdm import tqdm
 
+from posttrain.chat.encode import show_mask
 from posttrain.chat.stops import stop_ids
+from posttrain.chat.thoughts import with_thought_apart
 from posttrain.cli import BadInput
 from posttrain.packed.lines import line_tokens
 
+ANSWERS = ("completion", "chosen", "rejected")  # fields of records
+SHOWN = 3  # rows of each file, by --show-mask
 
-def prepare(rows, encode_row, tokenizer, max_dropped):
+
+def prepare(rows, encode_row, tokenizer, max_dropped, *, think=False):
     """encode_row(row) of every record -> training rows.
 
     Records that raise ValueError(reason) are counted by reason, printed and dropped. BadInput when
     more than the share max_dropped is lost, or when an answer that was not truncated has no
-    supervised stop token: the model would not learn to stop.
+    supervised stop token: the model would not learn to stop. think: does encode_row train on
+    thoughts? What becomes of them is said in a line.
     """
     rows = [row for row in rows if row["weight"] > 0]
     if not rows:
@@ -35,6 +41,9 @@ def prepare(rows, encode_row, tokenizer, max_dropped):
     seqs = sequences(kept)
     reasons = "; ".join(f"{reason}: {count}" for reason, count in dropped.most_common())
     print(data_line(rows, kept, seqs, reasons))
+    thinking = sum(has_thought(row) for row in rows)
+    if thinking:
+        print(thoughts_line(thinking, len(rows), think))
     lost = len(rows) - len(kept)
     if not kept or lost > max_dropped * len(rows):
         raise BadInput(
@@ -62,6 +71,38 @@ def data_line(rows, kept, seqs, reasons):
         f"data     {len(rows)} rows, {len(kept)} kept, {lost} dropped{why}, "
         f"{truncated} answers truncated, {tokens:,} tokens, {supervised:,} supervised"
     )
+
+
+def has_thought(row):
+    """Does an answer of this record come with a thought?"""
+    for field in ANSWERS:
+        for message in row.get(field) or []:
+            if with_thought_apart(message).get("reasoning_content"):
+                return True
+    return False
+
+
+def thoughts_line(thinking, count, think):
+    """One line: how many rows think, and whether that is trained on."""
+    used = (
+        "trained on" if think else "left out, the answers alone are trained on (--think on: both)"
+    )
+    return f"thoughts {thinking} of {count} rows have thoughts: {used}"
+
+
+def masked_texts(rows, tokenizer):
+    """The first rows of every file as text, what is trained on between ⟦ and ⟧."""
+    shown = Counter()
+    texts = []
+    for row in rows:
+        file = row["source"].file
+        shown[file] += 1
+        if shown[file] > SHOWN:
+            continue
+        for seq in row["seqs"]:
+            label = f"{row['label']}: " if "label" in row else ""
+            texts.append(label + show_mask(tokenizer, seq))
+    return "\n---\n".join(texts)
 
 
 def sequences(rows):

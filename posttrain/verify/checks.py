@@ -31,6 +31,7 @@ text means.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from posttrain.chat.thoughts import visible
 from posttrain.verify.answers import answer_shape, answer_verdict
 from posttrain.verify.calls import call_shape, call_verdict, check_tools
 from posttrain.verify.constraints import constraints_shape, constraints_verdict
@@ -38,7 +39,7 @@ from posttrain.verify.grounding import check_facts
 from posttrain.verify.refusals import expected_shape, expected_verdict
 from posttrain.verify.sql import sql_shape, sql_verdict
 from posttrain.verify.unit_tests import check_entry_point, tests_shape, tests_verdict
-from posttrain.verify.values import Answer, Verdict, any_value, need, visible
+from posttrain.verify.values import Answer, Verdict, any_value, need
 
 MAX_TEXT = 200_000  # characters; a longer completion fails unread
 

@@ -46,13 +46,6 @@ def is_number(value):
     return isinstance(value, int) or isinstance(value, float) and math.isfinite(value)
 
 
-def visible(text):
-    """A completion without the <think> block that it may begin with: what a person is shown."""
-    if text.lstrip().startswith("<think>") and "</think>" in text:
-        return text.split("</think>", 1)[1].lstrip()
-    return text
-
-
 def strict_json(text):
     """json.loads that refuses the same key twice, NaN, Infinity, absurd depth: ValueError."""
     try:

@@ -8,7 +8,7 @@ import torch
 import transformers
 from conftest import TEMPLATE, make_tokenizer, run_main, sft_rows, write
 
-from posttrain.chat.encode import encode, prompt_ids, show_mask
+from posttrain.chat.encode import encode, encode_all_turns, prompt_ids, show_mask
 from posttrain.chat.stops import stop_ids
 from posttrain.chat.template import PLAIN_TEMPLATE, render
 from posttrain.cli import BadInput
@@ -125,17 +125,20 @@ def test_supervised_is_the_answer_and_its_stop_token(any_tokenizer, prompt, text
     )  # nothing follows the stop token
 
 
-def test_an_answer_with_a_think_block_is_supervised_whole_or_refused(any_tokenizer):
-    """minimind's generation prompt holds an empty think block, which an answer that thinks cannot follow."""
-    text = "<think>no</think> yes"
-    try:
-        row = encode(any_tokenizer, USER, answer(text))
-    except ValueError as reason:
-        assert "not a prefix" in str(reason) and "</think>" in render(
-            any_tokenizer, USER, None, True
-        )
+@pytest.mark.parametrize("form", ["in the text", "apart"])
+def test_a_thought_is_trained_on_with_think_and_left_out_without(any_tokenizer, form):
+    """It may stand in the text or beside it. minimind's prompt opens the thought, the others' do not."""
+    if form == "in the text":
+        message = {"role": "assistant", "content": "<think>no</think> yes"}
     else:
-        assert parts(any_tokenizer, row) == [text + stop(any_tokenizer)]
+        message = {"role": "assistant", "content": "yes", "reasoning_content": "no"}
+    row = encode(any_tokenizer, USER, [message])
+    assert row == encode(any_tokenizer, USER, answer("yes"))
+    assert "no" not in parts(any_tokenizer, row)[0]
+    [trained] = parts(any_tokenizer, encode(any_tokenizer, USER, [message], think=True))
+    opens = render(any_tokenizer, USER, None, True, think=True).endswith("<think>\n")
+    opening = "" if opens else "<think>\n"
+    assert trained == f"{opening}no\n</think>\n\nyes{stop(any_tokenizer)}"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +160,7 @@ def test_white_space_around_the_answer(any_tokenizer, text):
 
 def test_all_turns(any_tokenizer):
     tokenizer = any_tokenizer
-    row = encode(tokenizer, LONG, answer("Goodbye."), all_turns=True)
+    [row] = encode_all_turns(tokenizer, LONG + answer("Goodbye."))
     texts = [text.removesuffix(stop(tokenizer)).strip() for text in parts(tokenizer, row)]
     assert [text.rpartition("</think>")[2].strip() for text in texts] == [
         "Hello there.",
@@ -177,7 +180,7 @@ def test_tool_calls_and_results(any_tokenizer):
     assert '"add"' in said and "drei ü" in said and said.endswith(stop(tokenizer))
     assert "adds" in tokenizer.decode(first["ids"][: first["mask"].index(1)])
     result = [*USER, CALL, {"role": "tool", "content": "RESULT 5"}]
-    row = encode(tokenizer, result, answer("It is 5."), TOOLS, all_turns=True)
+    [row] = encode_all_turns(tokenizer, result + answer("It is 5."), TOOLS)
     stretches = parts(tokenizer, row)
     assert len(stretches) == 2 and '"add"' in stretches[0] and "It is 5." in stretches[1]
     assert "RESULT" not in "".join(stretches) and "RESULT 5" in tokenizer.decode(row["ids"])
@@ -239,10 +242,9 @@ def test_a_template_without_a_stop_token_gets_one(own):
     )
     row = encode(own, LONG, answer("Five."))
     assert parts(own, row) == ["Five.\n<|im_end|>"] and row["ids"][-1] == own.eos_token_id
-    with pytest.raises(
-        ValueError, match="not a prefix"
-    ):  # generation would never see such a token between turns
-        encode(own, LONG, answer("Five."), all_turns=True)
+    # Generation would never see such a token between turns: each turn is a sequence of its own.
+    first, second = encode_all_turns(own, LONG + answer("Five."))
+    assert second == row and parts(own, first) == ["Hello there.\n<|im_end|>"]
 
 
 def test_a_template_that_refuses_is_bad_input(own):
@@ -329,9 +331,30 @@ def test_the_line_on_the_data_by_hand():
 
 
 def test_show_mask_prints_what_is_trained_on(own):
-    text = show_mask(own, encode(own, LONG, answer("Goodbye."), all_turns=True))
+    text = show_mask(own, encode_all_turns(own, LONG + answer("Goodbye."))[0])
     assert text.count("⟦") == text.count("⟧") == 2
     assert "⟦Hello there.<|im_end|>⟧" in text and text.endswith("⟦Goodbye.<|im_end|>⟧")
+
+
+def test_show_mask_is_readable_in_any_script(any_tokenizer):
+    """A letter of several tokens is one letter, and stretches meet where they should."""
+    text = "नमस्ते दुनिया 👋🏽 — 你好, grüße"
+    row = encode(any_tokenizer, [{"role": "user", "content": "Grüße auf Hindi? 🤔"}], answer(text))
+    shown = show_mask(any_tokenizer, row)
+    assert "Grüße auf Hindi? 🤔" in shown and "\ufffd" not in shown
+    assert f"⟦{text}{stop(any_tokenizer)}⟧" in shown
+    assert shown.replace("⟦", "").replace("⟧", "") == any_tokenizer.decode(row["ids"])
+
+
+def test_a_turn_of_weight_0_is_read_and_not_trained_on(own):
+    wrong = {"role": "assistant", "content": "WRONG", "weight": 0}
+    messages = [*USER, wrong, *USER, *answer("Right.")]
+    [row] = encode_all_turns(own, messages)
+    assert parts(own, row) == ["Right.<|im_end|>"] and "WRONG" in own.decode(row["ids"])
+    with pytest.raises(ValueError, match="the answer has weight 0"):
+        encode(own, USER, [wrong])
+    with pytest.raises(ValueError, match="the answer has weight 0"):
+        encode_all_turns(own, [*USER, wrong])
 
 
 def test_the_prompt_of_generation_is_the_prompt_of_training(any_tokenizer):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain.chat.encode import encode
+from posttrain.chat.encode import encode, encode_all_turns
 from posttrain.chat.stops import stop_ids
 from posttrain.chat.template import render
 from posttrain.cli import BadInput
@@ -103,7 +103,7 @@ def test_an_assistant_turn_that_opens_a_conversation(tokenizer, tools, all_turns
     greeting = [{"role": "assistant", "content": "Welcome!"}]
     if all_turns:
         with pytest.raises(BadInput, match="begins with an assistant turn, which answers nothing"):
-            encode(tokenizer, greeting + USER, ANSWER, tools, all_turns=True)
+            encode_all_turns(tokenizer, greeting + USER + ANSWER, tools)
     else:
         row = encode(tokenizer, greeting + USER, ANSWER, tools)
         assert "Welcome!" in tokenizer.decode(row["ids"])

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from posttrain.chat.encode import encode, prompt_ids
+from posttrain.chat.encode import encode_all_turns, prompt_ids
 from posttrain.generate import local
 from posttrain.generate.local import (
     Row,
@@ -392,6 +392,6 @@ def test_training_reads_the_text_that_generation_continues():
         {"role": "assistant", "content": "\nb"},
         {"role": "user", "content": "b"},
     ]
-    row = encode(tokenizer, messages, [{"role": "assistant", "content": "\nb"}], all_turns=True)
+    [row] = encode_all_turns(tokenizer, [*messages, {"role": "assistant", "content": "\nb"}])
     assert "".join(tokenizer.convert_ids_to_tokens(row["ids"])) == "a:\nba:\n\nb$\na:\nba:\n\nb$"
     assert [n for n, m in enumerate(row["mask"]) if m] == [7, 8, 9, 18, 19, 20]

@@ -313,9 +313,9 @@ def test_a_reward_model_reads_the_tools_on_offer():
 
         def apply_chat_template(self, messages, tools, **_):
             seen.append(tools)
-            return super().apply_chat_template(messages, tools)
+            return f"{tools}" + super().apply_chat_template(messages, tools)
 
     tools = [{"type": "function", "function": {"name": "stop"}}]
     case = Case([{"role": "user", "content": "a"}], [message("c")], "chat", tools)
     reward_ids(Notes(), case, message("c"))
-    assert seen == [tools]
+    assert seen[-1] == tools

@@ -142,8 +142,8 @@ MUTANTS = [
     Mutant(
         "posttrain/judging/prompt.py",
         "reward_ids",
-        'untrusted_ids(tokenizer, completion[0]["content"])',
-        'trusted_ids(tokenizer, completion[0]["content"])',
+        'untrusted_ids(tokenizer, visible(completion[0]["content"]))',
+        'trusted_ids(tokenizer, visible(completion[0]["content"]))',
         ["tests/judging/test_judges.py::test_a_reward_models_text_is_the_conversation"],
     ),
     Mutant(

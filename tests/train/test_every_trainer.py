@@ -100,7 +100,7 @@ def test_a_plan_loads_nothing_and_writes_nothing(base, tmp_path, monkeypatch, ca
 
 
 def test_the_mask_is_shown_and_nothing_written(base, tmp_path, monkeypatch, capsys, stage):
-    """Three rows, or the two answers of the first pair; KTO says their labels."""
+    """Three rows of a file, of pairs both answers; KTO says their labels."""
     refuse_to_load(monkeypatch, stage)
     rows = ROWS[stage](5)
     assert run_main(stage, *command(stage, base, tmp_path, rows, "--show-mask")) == 0
@@ -108,7 +108,9 @@ def test_the_mask_is_shown_and_nothing_written(base, tmp_path, monkeypatch, caps
     shown = printed[printed.index("<|im_start|>") :].split("\n---\n")
     answers = [row[ANSWER[stage]] for row in rows[:3]]
     if stage == "dpo":
-        answers = [rows[0]["chosen"], rows[0]["rejected"]]
+        answers = []
+        for row in rows[:3]:
+            answers += [row["chosen"], row["rejected"]]
     assert len(shown) == len(answers)
     for text, answer in zip(shown, answers):
         assert f"⟦{answer}<|im_end|>⟧" in text
@@ -121,7 +123,8 @@ def test_tools_stand_in_every_prompt(base, tmp_path, capsys, stage):
     tools = [{"type": "function", "function": {"name": "weather_of", "parameters": {}}}]
     rows = [row | {"tools": tools} for row in ROWS[stage](2)]
     assert run_main(stage, *command(stage, base, tmp_path, rows, "--show-mask")) == 0
-    assert capsys.readouterr().out.count("weather_of") == 2
+    answers_of_a_row = 2 if stage == "dpo" else 1
+    assert capsys.readouterr().out.count("weather_of") == 2 * answers_of_a_row
 
 
 def test_an_answer_too_long_is_cut(base, tmp_path, capsys, stage):

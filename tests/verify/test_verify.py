@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.chat.thoughts import visible
 from posttrain.cli import BadInput
 from posttrain.verify import checks, sql
 from posttrain.verify.answers import check_answer
@@ -17,7 +18,7 @@ from posttrain.verify.constraints import CONSTRAINTS, check_constraint, constrai
 from posttrain.verify.refusals import is_refusal
 from posttrain.verify.sql import check_sql
 from posttrain.verify.unit_tests import prompt_text, with_helpers
-from posttrain.verify.values import need, plain, visible
+from posttrain.verify.values import need, plain
 
 # ------------------------------------------------------------------------------------------------------------ answers
 
@@ -602,14 +603,15 @@ def test_verify():
     [
         ("<think>no</think> yes", "yes"),
         (" \n<think>no</think>\n\nyes</think>", "yes</think>"),
-        ("<think>cut off", "<think>cut off"),
-        ("so </think> it is", "so </think> it is"),
+        ("<think>cut off", ""),
+        ("opened by the prompt\n</think>\n\nit is", "it is"),
+        ("from <think> to </think> it is", "from <think> to </think> it is"),
         ("I <think>no</think>", "I <think>no</think>"),
     ],
 )
 def test_thoughts_are_not_shown(text, shown):
     assert visible(text) == shown
-    assert verify({"answer": shown}, text)["ok"] is True
+    assert verify({"answer": shown or "cut off"}, text)["ok"] is bool(shown)
 
 
 def test_the_longest_that_is_read():

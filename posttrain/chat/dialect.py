@@ -1,0 +1,380 @@
+"""What a chat template can write, and what has to be rewritten before it gets it.
+
+A template is tried with short conversations whose every part is a word that occurs nowhere else
+(a mark). Of the ways to hand it a feature (FEATURES) the first is taken with which no mark is
+missing from the text; the first way of all is always to leave the messages as they are.
+
+The same marks are then put into the shape of every real conversation (lost_in): a template may
+know a system turn and tool calls, and still drop what is said beside a call.
+"""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+import jinja2
+
+REFUSALS = (jinja2.TemplateError, TypeError)  # a template says no, or trips over what it gets
+THOUGHT_NAMES = ("reasoning_content", "thinking", "reasoning")  # templates read one of these
+
+
+class Chat(NamedTuple):
+    """What a template is given."""
+
+    messages: list
+    tools: list | None = None
+
+
+# ---- ways to hand something to a template --------------------------------------------------------
+
+
+def as_it_is(chat):
+    return chat
+
+
+def text_in_parts(chat):
+    """Every text as [{"type": "text", "text": ...}]: models that also see pictures want it so."""
+    messages = []
+    for message in chat.messages:
+        parts = [{"type": "text", "text": message["content"]}]
+        messages.append(message | {"content": parts})
+    return Chat(messages, chat.tools)
+
+
+def system_in_user_turn(chat):
+    """The system turn's text before that of the user turn behind it (Gemma)."""
+    roles = [message["role"] for message in chat.messages[:2]]
+    if roles != ["system", "user"]:
+        return chat
+    system, user, *rest = chat.messages
+    text = f"{system['content']}\n\n{user['content']}"
+    return Chat([user | {"content": text}, *rest], chat.tools)
+
+
+def tools_in_system_message(chat):
+    """Tool definitions as JSON under the key `tools` of the system message (Phi-4-mini)."""
+    if not chat.tools:
+        return chat
+    functions = [tool["function"] for tool in chat.tools]
+    system, rest = _system_and_rest(chat.messages)
+    system = system | {"tools": json.dumps(functions, ensure_ascii=False)}
+    return Chat([system, *rest], None)
+
+
+def tools_as_text(chat):
+    """Tool definitions as text at the end of the system turn; one is added where there is none."""
+    if not chat.tools:
+        return chat
+    lines = ["You may call these functions:"]
+    for tool in chat.tools:
+        lines.append(json.dumps(tool["function"], ensure_ascii=False))
+    system, rest = _system_and_rest(chat.messages)
+    parts = [system["content"], "\n".join(lines)]
+    system = system | {"content": "\n\n".join(part for part in parts if part)}
+    return Chat([system, *rest], None)
+
+
+def calls_as_text(chat):
+    """Tool calls as text behind what the assistant says, in the form of Qwen and Hermes."""
+    if not any("tool_calls" in message for message in chat.messages):
+        return chat
+    messages = []
+    for message in chat.messages:
+        message = dict(message)
+        texts = [message["content"]] if message["content"] else []
+        for call in message.pop("tool_calls", []):
+            function = json.dumps(call["function"], ensure_ascii=False)
+            texts.append(f"<tool_call>\n{function}\n</tool_call>")
+        messages.append(message | {"content": "\n".join(texts)})
+    return Chat(messages, chat.tools)
+
+
+def arguments_as_json(chat):
+    """The arguments of calls as JSON text (DeepSeek V3)."""
+    messages = []
+    for message in chat.messages:
+        if "tool_calls" in message:
+            calls = []
+            for call in message["tool_calls"]:
+                arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+                calls.append(call | {"function": call["function"] | {"arguments": arguments}})
+            message = message | {"tool_calls": calls}
+        messages.append(message)
+    return Chat(messages, chat.tools)
+
+
+def short_call_ids(chat):
+    """Ids of calls as nine letters or digits, whatever they were (Mistral)."""
+    return _with_call_ids(chat, _short_id)
+
+
+def call_ids_that_name_the_function(chat):
+    """Ids of calls as functions.NAME:NUMBER: Kimi writes the function's name nowhere else."""
+    return _with_call_ids(chat, _naming_id)
+
+
+def results_in_user_turns(chat):
+    """The results of tools as text of a user turn, those in a row as one, with the turn behind."""
+    messages = []
+    for message in chat.messages:
+        if message["role"] == "tool":
+            text = f"<tool_response>\n{message['content']}\n</tool_response>"
+            message = {"role": "user", "content": text, "is_result": True}
+        previous = messages[-1] if messages else {}
+        if message["role"] == "user" and previous.get("is_result"):
+            text = f"{previous['content']}\n{message['content']}"
+            messages[-1] = message | {"content": text}
+        else:
+            messages.append(message)
+    for message in messages:
+        message.pop("is_result", None)
+    return Chat(messages, chat.tools)
+
+
+def _system_and_rest(messages):
+    """The system message, an empty one where there is none, and the other messages."""
+    if messages[0]["role"] == "system":
+        return messages[0], messages[1:]
+    return {"role": "system", "content": ""}, messages
+
+
+def _with_call_ids(chat, new_id):
+    """Calls with new ids, and the results of tools with those of their calls.
+
+    new_id(call, number of the call in the conversation) -> id. A result that names no call belongs
+    to the next call that has none.
+    """
+    ids = {}  # the id in the data: the new one
+    waiting = []  # new ids of calls whose results are to come
+    messages = []
+    count = 0
+    for message in chat.messages:
+        message = dict(message)
+        if "tool_calls" in message:
+            calls = []
+            for call in message["tool_calls"]:
+                renamed = new_id(call, count)
+                count += 1
+                if "id" in call:
+                    ids[call["id"]] = renamed
+                waiting.append(renamed)
+                calls.append(call | {"id": renamed})
+            message["tool_calls"] = calls
+        if message["role"] == "tool" and waiting:
+            renamed = ids.get(message.get("tool_call_id"), waiting[0])
+            if renamed in waiting:
+                waiting.remove(renamed)
+            message["tool_call_id"] = renamed
+        messages.append(message)
+    return Chat(messages, chat.tools)
+
+
+def _short_id(call, number):
+    text = f"{number} {call.get('id')}"
+    return hashlib.sha256(text.encode()).hexdigest()[:9]
+
+
+def _naming_id(call, number):
+    return f"functions.{call['function']['name']}:{number}"
+
+
+# ---- what a template is tried with ---------------------------------------------------------------
+
+USER_MARK, ANSWER_MARK, SYSTEM_MARK = "Qusq", "Qanq", "Qsyq"
+CALL_MARK, VALUE_MARK, RESULT_MARK = "qcaq", "Qvaq", "Qreq"
+TOOL_MARK, TOOL_TEXT_MARK, FIELD_MARK = "qtoq", "Qtxq", "qfiq"
+
+SYSTEM = {"role": "system", "content": SYSTEM_MARK}
+USER = {"role": "user", "content": USER_MARK}
+ANSWER = {"role": "assistant", "content": ANSWER_MARK}
+# Without an id: templates that need one do not say so before they meet a row that has none.
+CALL = {"type": "function", "function": {"name": CALL_MARK, "arguments": {"q": VALUE_MARK}}}
+CALLS = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+RESULT = {"role": "tool", "name": CALL_MARK, "content": RESULT_MARK}
+PARAMETERS = {"type": "object", "properties": {FIELD_MARK: {"type": "string"}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": TOOL_MARK, "description": TOOL_TEXT_MARK, "parameters": PARAMETERS},
+}
+
+
+class Feature(NamedTuple):
+    """Something that not every template knows, what it is tried with, and ways to hand it over."""
+
+    chats: list  # of Chat
+    marks: list  # words that must stand in the text of each
+    ways: list  # functions Chat -> Chat, the first that works is taken
+
+
+# In the order in which they are tried: what was decided for those above goes for those below.
+FEATURES = {
+    "text": Feature([Chat([USER])], [USER_MARK], [as_it_is, text_in_parts]),
+    "system": Feature(
+        [Chat([SYSTEM, USER])], [SYSTEM_MARK, USER_MARK], [as_it_is, system_in_user_turn]
+    ),
+    "tools": Feature(
+        [Chat([USER], [TOOL]), Chat([SYSTEM, USER], [TOOL])],
+        [TOOL_MARK, TOOL_TEXT_MARK, FIELD_MARK],
+        [as_it_is, tools_in_system_message, tools_as_text],
+    ),
+    "calls": Feature(
+        [Chat([USER, CALLS])],
+        [CALL_MARK, VALUE_MARK],
+        [
+            as_it_is,
+            short_call_ids,
+            call_ids_that_name_the_function,
+            arguments_as_json,
+            calls_as_text,
+        ],
+    ),
+    "results": Feature(
+        [Chat([USER, CALLS, RESULT]), Chat([USER, CALLS, RESULT, ANSWER])],
+        [RESULT_MARK, VALUE_MARK],
+        [as_it_is, results_in_user_turns],
+    ),
+}
+# In the order in which they are carried out: a system turn has its tools before it moves.
+CARRIED_OUT = ("calls", "results", "tools", "system", "text")
+
+
+def rewritten(chat, changes):
+    """A chat as its template gets it. changes: {feature: way}."""
+    messages = [_under_all_names(message) for message in chat.messages]
+    chat = Chat(messages, chat.tools)
+    for feature in CARRIED_OUT:
+        chat = changes[feature](chat)
+    return chat
+
+
+def _under_all_names(message):
+    """A message whose thought stands under every name that templates read it by."""
+    thought = message.get("reasoning_content")
+    return message | dict.fromkeys(THOUGHT_NAMES, thought) if thought else message
+
+
+_CHANGES = {}  # Writer.key: what changes_for has found
+
+
+def changes_for(write):
+    """{feature: the way to hand it over} of a template, a Writer; found by trying, once."""
+    if write.key not in _CHANGES:
+        changes = dict.fromkeys(FEATURES, as_it_is)
+        for name, feature in FEATURES.items():
+            changes[name] = _first_that_works(feature, name, changes, write)
+        _CHANGES[write.key] = changes
+    return _CHANGES[write.key]
+
+
+def _first_that_works(feature, name, changes, write):
+    """The first way with which no mark is missing; as it is, where none works."""
+    for way in feature.ways:
+        tried = changes | {name: way}
+        if all(_shows(chat, feature.marks, tried, write) for chat in feature.chats):
+            return way
+    return as_it_is
+
+
+def _shows(chat, marks, changes, write):
+    """Do all marks stand in the text?"""
+    try:
+        text = write(rewritten(chat, changes))
+    except REFUSALS:
+        return False
+    return all(mark in text for mark in marks)
+
+
+# ---- what a template drops of a conversation -----------------------------------------------------
+
+_LOST = {}  # (Writer.key, shape): what lost_in has found
+
+
+def lost_in(chat, changes, write):
+    """Which parts of a conversation its template would drop: ["a tool message", ...].
+
+    Found with marks in the place of all texts, once for each shape of a conversation. Thoughts are
+    not looked for: most templates leave those of earlier turns out, and mean to.
+    """
+    key = (write.key, shape_of(chat))
+    if key not in _LOST:
+        marked, names = _with_marks(chat)
+        text = write(rewritten(marked, changes))
+        missing = [name for mark, name in names.items() if mark not in text]
+        for message in marked.messages:
+            if _is_said_behind_its_call(message, text):
+                missing.append("the order of text and tool call")
+        _LOST[key] = list(dict.fromkeys(missing))
+    return _LOST[key]
+
+
+def _is_said_behind_its_call(message, text):
+    """Does a text have the call of a message before what the message says first?"""
+    if not message["content"] or not message.get("tool_calls"):
+        return False
+    call = message["tool_calls"][0]["function"]["name"]
+    return text.rfind(message["content"]) > text.rfind(call) >= 0
+
+
+def shape_of(chat):
+    """What the parts are that a conversation has, without their texts."""
+    messages = []
+    for message in chat.messages:
+        calls = [bool(call["function"]["arguments"]) for call in message.get("tool_calls", [])]
+        keys = [message["role"], *sorted(message), bool(message["content"].strip()), *calls]
+        messages.append(tuple(keys))
+    tools = []
+    for tool in chat.tools or []:
+        function = tool["function"]
+        tools.append((bool(function.get("description")), bool(_fields_of(function))))
+    return tuple(messages), tuple(tools)
+
+
+def _with_marks(chat):
+    """(a chat of the same shape with a mark in the place of each text, {mark: what that was})."""
+    names = {}
+
+    def mark(name):
+        word = f"Q{len(names)}q"
+        names[word] = name
+        return word
+
+    messages = []
+    for message in chat.messages:
+        message = dict(message)
+        role = message["role"]
+        has_calls = bool(message.get("tool_calls"))
+        if message["content"].strip():
+            beside = " beside a tool call" if has_calls else ""
+            message["content"] = mark(f"the text of the role {role}{beside}")
+        if has_calls:
+            message["tool_calls"] = [_marked_call(call, mark) for call in message["tool_calls"]]
+        messages.append(message)
+    tools = [_marked_tool(tool, mark) for tool in chat.tools or []]
+    return Chat(messages, tools or None), names
+
+
+def _marked_call(call, mark):
+    """A tool call with marks for its name and its arguments."""
+    function = call["function"]
+    arguments = {}
+    if function["arguments"]:
+        arguments = {"q": mark("the arguments of a tool call")}
+    name = mark("the name of a called tool")
+    return call | {"function": {"name": name, "arguments": arguments}}
+
+
+def _marked_tool(tool, mark):
+    """A tool definition with marks for its name, its description and one of its fields."""
+    function = dict(tool["function"])
+    function["name"] = mark("a tool definition")
+    if function.get("description"):
+        function["description"] = mark("the description of a tool")
+    if _fields_of(function):
+        properties = {mark("a field of a tool"): {"type": "string"}}
+        function["parameters"] = {"type": "object", "properties": properties}
+    return tool | {"function": function}
+
+
+def _fields_of(function):
+    """The fields of a function's arguments."""
+    return (function.get("parameters") or {}).get("properties")

@@ -1,0 +1,274 @@
+"""What a model thinks, apart from what it says: in texts, in messages, in prompts, and in what is trained on."""
+
+import json
+
+import pytest
+from conftest import make_tokenizer, run_main, write
+
+from posttrain.chat.encode import encode, prompt_ids
+from posttrain.chat.template import render
+from posttrain.chat.thoughts import (
+    PAIRS,
+    close_thought,
+    opened_thought,
+    split_thought,
+    with_thought_apart,
+)
+from posttrain.gating.answers import answer_of
+from posttrain.generate import local
+
+USER = [{"role": "user", "content": "What is 2+2?"}]
+TURN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+HEADER = "<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    "text, thought, shown",
+    [
+        ("4", "", "4"),
+        ("<think>\n2+2\n</think>\n\n4", "2+2", "4"),
+        ("\n<think>2+2</think>4 ", "2+2", "4 "),
+        ("<think>a</think>\n<think>b</think>\nc", "a\nb", "c"),
+        ("<think>\n\n</think>\n\n4", "", "4"),
+        # Opened by the prompt, and never closed.
+        ("2+2\n</think>\n\n4", "2+2", "4"),
+        ("<think>\n2+2 is 4, so 4", "2+2 is 4, so 4", ""),
+        # Words of a text that speaks about thoughts.
+        ("The tags <think> and </think> frame it.", "", "The tags <think> and </think> frame it."),
+        ("I <think>no</think>", "", "I <think>no</think>"),
+        # Marks of other families.
+        ("[THINK]2+2[/THINK]4", "2+2", "4"),
+        ("<|channel>thought\n2+2\n<channel|>4", "2+2", "4"),
+        ("<|START_THINKING|>2+2<|END_THINKING|>4", "2+2", "4"),
+        ("◁think▷2+2◁/think▷4", "2+2", "4"),
+        ("<thought>2+2</thought>4", "2+2", "4"),
+        (
+            "<reasoning>2+2</reasoning>4",
+            "",
+            "<reasoning>2+2</reasoning>4",
+        ),  # a form that was asked for
+        # Turns in parts: gpt-oss, then Muse.
+        (
+            "<|channel|>analysis<|message|>2+2<|end|><|start|>assistant<|channel|>final<|message|>4<|return|>",
+            "2+2",
+            "4",
+        ),
+        ("<|channel|>final<|message|>4", "", "4"),
+        ("<|channel|>analysis<|message|>2+2 is", "2+2 is", ""),
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant to=functions.f<|channel|>commentary json"
+            "<|message|>{}",
+            "a",
+            " to=functions.f<|channel|>commentary json<|message|>{}",
+        ),
+        (
+            "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant<|channel|>commentary "
+            "to=functions.f<|message|>{}",
+            "",
+            "I look.\n<|channel|>commentary to=functions.f<|message|>{}",
+        ),
+        (" to=self<|message|>2+2<|eom|><|start|>assistant to=user<|message|>4<|eot|>", "2+2", "4"),
+        (" to=user<|message|>4", "", "4"),
+    ],
+)
+def test_thought_and_answer_of_a_text(text, thought, shown):
+    assert split_thought(text) == (thought, shown)
+
+
+def test_messages():
+    """The thought of an assistant's text stands apart; whatever else there is stays as it is."""
+    message = {"role": "assistant", "content": "<think>a</think>b", "weight": 0}
+    apart = {"role": "assistant", "content": "b", "reasoning_content": "a", "weight": 0}
+    assert with_thought_apart(message) == apart and with_thought_apart(apart) == apart
+    empty = {"role": "assistant", "content": "<think>\n</think>\n\nb"}
+    assert with_thought_apart(empty) == {"role": "assistant", "content": "b"}
+    for role, content in (("user", "<think>a</think>b"), ("assistant", "b")):
+        other = {"role": role, "content": content}
+        assert with_thought_apart(other) is other
+
+
+def test_prompts_that_open_a_thought():
+    for pair in PAIRS:
+        opened = f"Hi {pair.opening}\n"
+        assert opened_thought(opened) == f"{pair.opening}\n"
+        assert close_thought(opened) == opened + pair.after
+        closed = f"Hi {pair.opening}\n\n{pair.closing}\n\n"
+        assert opened_thought(closed) == "" and close_thought(closed) == closed
+    assert opened_thought("Hi <think> there") == "" and close_thought("Hi") == "Hi"
+
+
+# ---- templates ------------------------------------------------------------------------------------------------------
+
+
+def with_template(template):
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def opening(block):
+    """ChatML whose prompt ends with a block and whose turns know nothing of it."""
+    return TURN + "{% if add_generation_prompt %}" + HEADER + block + "{% endif %}"
+
+
+def trained(tokenizer, message, think, prompt=USER):
+    row = encode(tokenizer, prompt, [message], think=think)
+    start = row["mask"].index(1)
+    return tokenizer.decode(row["ids"][:start]), tokenizer.decode(row["ids"][start:])
+
+
+THINKING = {"role": "assistant", "content": "4.", "reasoning_content": "2+2"}
+PLAIN = {"role": "assistant", "content": "4."}
+
+
+def test_a_prompt_that_opens_a_thought_and_turns_that_do_not_write_it():
+    """As DeepSeek R1: with --think the thought follows the prompt; without, the thought is closed at once."""
+    tokenizer = with_template(opening("<think>\n"))
+    before, answer = trained(tokenizer, THINKING, True)
+    assert before.endswith(f"{HEADER}<think>\n") and answer == "2+2\n</think>\n\n4.<|im_end|>"
+    for message, think in ((THINKING, False), (PLAIN, False), (PLAIN, True)):
+        before, answer = trained(tokenizer, message, think)
+        assert before.endswith(f"{HEADER}<think>\n\n</think>\n\n") and answer == "4.<|im_end|>"
+    ids = prompt_ids(tokenizer, USER, think=True)
+    assert tokenizer.decode(ids).endswith("<think>\n")
+
+
+def test_a_template_that_writes_thoughts_in_the_last_turn_alone():
+    """As Qwen3: an empty thought is never trained on, an earlier turn's thought is left out."""
+    write_turn = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}"
+        "<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
+    switch = "{% if not (enable_thinking | default(true)) %}<think>\n\n</think>\n\n{% endif %}"
+    tokenizer = with_template(
+        write_turn + "{% if add_generation_prompt %}" + HEADER + switch + "{% endif %}"
+    )
+    assert trained(tokenizer, THINKING, True)[1] == "<think>\n2+2\n</think>\n\n4.<|im_end|>"
+    for message, think in ((THINKING, False), (PLAIN, False), (PLAIN, True)):
+        before, answer = trained(tokenizer, message, think)
+        assert answer == "4.<|im_end|>" and before.endswith("<think>\n\n</think>\n\n")
+    before, _ = trained(tokenizer, THINKING, True, [*USER, THINKING, *USER])
+    assert "2+2" in before and before.count("<think>") == 0
+
+
+def test_a_template_that_knows_no_thoughts():
+    """It is written between the usual marks, or those that are tokens."""
+    tokenizer = with_template(opening(""))
+    assert trained(tokenizer, THINKING, True)[1] == "<think>\n2+2\n</think>\n\n4.<|im_end|>"
+    marked = make_tokenizer()
+    marked.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    marked.chat_template = opening("")
+    assert trained(marked, THINKING, True)[1] == "[THINK]2+2[/THINK]4.<|im_end|>"
+
+
+def test_a_thought_that_stands_in_the_answer_too_is_written():
+    """A template that drops thoughts is not taken for one that writes them because the words occur."""
+    tokenizer = with_template(opening(""))
+    message = {"role": "assistant", "content": "It is 2+2.", "reasoning_content": "2+2"}
+    assert trained(tokenizer, message, True)[1].startswith("<think>\n2+2\n</think>")
+
+
+def test_a_prompt_that_always_ends_the_thought():
+    tokenizer = with_template(opening("<think>\n\n</think>\n\n"))
+    assert trained(tokenizer, PLAIN, True)[1] == "4.<|im_end|>"
+    with pytest.raises(ValueError, match="with it no model can think"):
+        encode(tokenizer, USER, [THINKING], think=True)
+
+
+def test_names_that_templates_read_thoughts_by():
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        turn = TURN.replace("{{ m.content }}", "{{ m." + name + " }}|{{ m.content }}")
+        message = PLAIN | {"reasoning_content": "MOUSE"}
+        assert "MOUSE|4." in render(with_template(turn), [*USER, message], think=True)
+        assert "MOUSE" not in render(with_template(turn), [*USER, message])
+
+
+def test_an_answer_that_is_all_thought_is_empty():
+    message = {"role": "assistant", "content": "<think>2+2"}
+    with pytest.raises(ValueError, match="empty answer"):
+        encode(with_template(opening("")), USER, [message], think=True)
+
+
+# ---- scripts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("think", ["on", "off"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto"])
+def test_trainers_say_what_becomes_of_thoughts(base, tmp_path, capsys, stage, think):
+    rows = {
+        "sft": {"prompt": "a cat", "completion": "<think>MOUSE</think>the mat"},
+        "dpo": {"prompt": "a cat", "chosen": "<think>MOUSE</think>the mat", "rejected": "late"},
+        "kto": {"prompt": "a cat", "completion": "<think>MOUSE</think>the mat", "label": True},
+    }
+    other = {
+        "sft": {"prompt": "a", "completion": "b"},
+        "dpo": {"prompt": "a", "chosen": "b", "rejected": "c"},
+        "kto": {"prompt": "a", "completion": "b", "label": False},
+    }
+    data = write(tmp_path / "rows.jsonl", [rows[stage], other[stage]])
+    words = ["--model", base, "--data", data, "--out", tmp_path / "run", "--show-mask"]
+    assert run_main(stage, *words, "--think", think) == 0
+    printed = capsys.readouterr().out
+    if think == "on":
+        assert "thoughts 1 of 2 rows have thoughts: trained on\n" in printed
+        assert "⟦<think>\nMOUSE\n</think>\n\nthe mat<|im_end|>⟧" in printed
+    else:
+        assert "thoughts 1 of 2 rows have thoughts: left out" in printed and "--think on" in printed
+        assert "MOUSE" not in printed and "⟦the mat<|im_end|>⟧" in printed
+
+
+def test_nothing_is_said_where_no_row_thinks(base, tmp_path, capsys):
+    data = write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b"}])
+    run_main("sft", "--model", base, "--data", data, "--out", tmp_path / "run", "--show-mask")
+    assert "thoughts" not in capsys.readouterr().out
+
+
+def opening_model(base, tmp_path, block):
+    """A copy of the model folder whose prompts end with a block."""
+    import shutil
+
+    folder = tmp_path / "opens"
+    shutil.copytree(base, folder)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = opening(block)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_candidates_of_a_model_that_thinks(base, tmp_path):
+    """A thought that the prompt has opened and that never closes is no answer; all its tokens are a thought's."""
+    folder = opening_model(base, tmp_path, "<think>\n")
+    data = write(tmp_path / "prompts.jsonl", [{"id": "a", "prompt": "the cat"}])
+    for think in ("on", "off"):
+        out = tmp_path / f"{think}.jsonl"
+        words = ["--model", folder, "--data", data, "--out", out, "--n", 1, "--max-tokens", 6]
+        assert run_main("gen_candidates", *words, "--think", think) == 0
+        row = json.loads(out.read_text())
+        [message] = row["completion"]
+        if think == "on":
+            assert message["content"] == "" and message["reasoning_content"]
+            assert row["thought_tokens"] == row["tokens"] == 6
+        else:
+            assert message.keys() == {"role", "content"} and message["content"]
+            assert "thought_tokens" not in row
+
+
+def test_the_gate_counts_what_is_shown():
+    """Budgets are of answers; what a run costs is counted elsewhere, thoughts and all."""
+    line = {"sample": 0, "text": "<think>a b</think>c", "tokens": 9, "finish": "stop"}
+    assert answer_of(line, {}).tokens == 9
+    assert answer_of(line | {"thought_tokens": 7}, {}).tokens == 2
+
+
+def test_tokens_of_a_thought():
+    """What is left of an answer's tokens when those of the visible part and the stop token are taken away."""
+    tokenizer = with_template(opening(""))
+    ids = tokenizer("<think>\na cat\n</think>\n\nthe mat").input_ids
+    answer = local.answer_of(local.Row(0, 1.0, [], [*ids, 2]), tokenizer, [2], "")
+    assert answer["tokens"] == len(ids) + 1
+    assert answer["thought_tokens"] == len(ids) - len(tokenizer("the mat").input_ids)
+    plain = local.answer_of(
+        local.Row(0, 1.0, [], tokenizer("the mat").input_ids), tokenizer, [2], ""
+    )
+    assert plain["thought_tokens"] == 0
