@@ -40,6 +40,7 @@ from posttrain.records.files import read_records
 from posttrain.records.jsonl import read_jsonl, stream_jsonl
 from posttrain.run.file_run import FileRun
 from posttrain.run.forecast import forecast
+from posttrain.verify.checks import check_fields
 
 
 def parse_args(argv=None):
@@ -145,10 +146,13 @@ def with_system(prompt, system):
 
 
 def read_prompts(paths, limit):
-    """The prompts of all files; BadInput when an id occurs in two of them."""
+    """The prompts of all files; BadInput when an id occurs in two of them.
+
+    What verifiers will need is checked here, before an answer is paid for.
+    """
     rows = []
     for path in paths:
-        rows += read_records(path, "prompts", limit)
+        rows += read_records(path, "prompts", limit, check=check_fields)
     if len({row["id"] for row in rows}) < len(rows):
         raise BadInput("--data: the same id occurs in two files; ids must be unique")
     return rows
@@ -213,13 +217,21 @@ def sample_batch(batch, model, tokenizer, max_tokens, *, slots):
     return answers
 
 
+def without_weights(prompt):
+    """The messages for a server, which need not know what training does with them."""
+    messages = []
+    for message in prompt:
+        messages.append({key: value for key, value in message.items() if key != "weight"})
+    return messages
+
+
 def ask_batch(batch, url, max_tokens, concurrency, *, kept):
     """An endpoint's answers, a list for each job."""
     requests = []
     for job in batch:
         for draw in job.draws:
             request = {
-                "messages": job.prompt,
+                "messages": without_weights(job.prompt),
                 "temperature": draw.temperature,
                 "max_tokens": max_tokens,
                 "seed": draw.seed % 2**31,

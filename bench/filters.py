@@ -29,7 +29,7 @@ from posttrain.judging.judges import Judge
 from posttrain.model.memory import OneInMemory
 from posttrain.records.files import read_records
 from posttrain.records.jsonl import read_jsonl
-from posttrain.records.layouts import as_messages
+from posttrain.records.messages import as_messages
 
 FLAGS = ("empty", "repetition", "markers", "injection", "language", "same", "length")
 NULLS = [  # what a null model says to every request

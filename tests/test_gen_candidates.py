@@ -3,11 +3,13 @@
 import json
 import shutil
 from collections import Counter
+from datetime import datetime
 
 import pytest
 from conftest import run_main, run_script, save_folder, text_of, write
 
 import gen_candidates
+import judge
 from gen_candidates import read_systems, recipe, with_system
 from posttrain.chat.encode import prompt_ids
 from posttrain.cli import BadInput
@@ -416,3 +418,95 @@ def test_tools_reach_the_model(base, tmp_path, tokenizer):
         [[alone]] = sample(model, tokenizer, [(asked, [(1.0, row["seed"])])], 6)
         assert row["completion"][0]["content"] == alone["text"]
         assert row["tools"] == tools and row["call"] == rows[0]["call"]
+
+
+CALL_TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+        },
+    }
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"tools": CALL_TOOLS, "call": {"name": "add", "arguments": {"a": "x"}}}, "'call'"),
+        ({"tools": CALL_TOOLS, "call": {"name": "sub", "arguments": {}}}, "'call'"),
+        ({"call": {"name": "add", "arguments": {}}}, "'tools'"),
+        ({"tools": [{"name": "f", "parameters": {"type": "no type"}}]}, r"'tools\[0\]'"),
+        ({"constraints": [{"type": "no such rule"}]}, r"'constraints\[0\]'"),
+        ({"answer": []}, "'answer'"),
+        ({"sql": {"setup": "no sql", "rows": []}}, "'sql'"),
+        ({"expected": "refuses"}, "'expected'"),
+        ({"evidence": 5}, "'evidence'"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--plan"]], ids=["run", "plan"])
+def test_a_check_that_could_not_be_made_is_refused_before_it_is_paid_for(
+    base, tmp_path, fields, named, more
+):
+    data = write(tmp_path / "p.jsonl", [*prompt_rows(2), {"prompt": "Hi."} | fields])
+    with pytest.raises(BadInput, match=rf"p.jsonl:3: field {named}: expected "):
+        run_main("gen_candidates", *command(base, data, tmp_path / "c.jsonl", *more))
+    assert not (tmp_path / "c.jsonl").exists()
+
+
+def test_the_system_column_of_a_prompt_and_the_system_text_of_an_answer(base, tmp_path):
+    """The first is part of the prompt; the second is not, and comes into no later file's prompt."""
+    rows = [{"prompt": "Hi.", "system": "Own."}, {"prompt": "Ho.", "system": None}]
+    systems = write(tmp_path / "systems.jsonl", [{"system": None}, {"system": "Be brief."}])
+    data = write(tmp_path / "p.jsonl", rows)
+    words = ["--n", 2, "--max-tokens", 2, "--system", systems]
+    run_main(
+        "gen_candidates", "--model", base, "--data", data, "--out", tmp_path / "c.jsonl", *words
+    )
+    made = lines(tmp_path / "c.jsonl")
+    first = [{"role": "system", "content": "Own."}, {"role": "user", "content": "Hi."}]
+    for row in made:
+        assert row["prompt"] == (
+            first if row["id"] == "p-1" else [{"role": "user", "content": "Ho."}]
+        )
+    assert sorted(str(row["system"]) for row in made) == ["Be brief."] * 2 + ["None"] * 2
+
+    for kind in ("candidates", "sft"):
+        again = read_records(tmp_path / "c.jsonl", kind)
+        assert [row["prompt"] for row in again] == [row["prompt"] for row in made]
+    labels = judge.make_labels([row | {"score": 5.0} for row in again], good=4, bad=2)
+    assert [row["prompt"] for row in labels] == [row["prompt"] for row in made]
+    assert not any("system" in row for row in labels)
+
+
+def test_a_server_is_not_told_what_is_trained_on(tmp_path, monkeypatch):
+    asked = []
+
+    def ask(url, model, requests, *words, **more):
+        asked.extend(requests)
+        return [{"text": "a", "tokens": 1, "read": 1, "finish": "stop"} for _ in requests]
+
+    monkeypatch.setattr(gen_candidates, "ask_endpoint", ask)
+    turn = {"role": "assistant", "content": "Ha.", "weight": 0}
+    rows = [{"id": "a", "prompt": [*USER, turn, *USER]}]
+    data = write(tmp_path / "p.jsonl", rows)
+    words = ["--endpoint", "http://e/v1", "--n", 1]
+    run_main(
+        "gen_candidates", "--model", "m", "--data", data, "--out", tmp_path / "c.jsonl", *words
+    )
+    said = {"role": "assistant", "content": "Ha."}
+    assert [request["messages"] for request in asked] == [[*USER, said, *USER]]
+    assert lines(tmp_path / "c.jsonl")[0]["prompt"] == rows[0]["prompt"]
+
+
+@pytest.mark.parametrize("column", ["asked", "rating"])
+def test_a_column_of_a_table_does_not_end_the_run(base, tmp_path, column):
+    datasets = pytest.importorskip("datasets")
+    values = {"asked": datetime(2026, 3, 1, 12, 0), "rating": float("nan")}
+    rows = [{"prompt": "Hi.", column: values[column]}]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "set")
+    out = tmp_path / "c.jsonl"
+    run_main("gen_candidates", *command(base, f"hf:{tmp_path / 'set'}", out))
+    expected = {"asked": "2026-03-01T12:00:00", "rating": None}[column]
+    assert [row.get(column) for row in lines(out)] == [expected] * 3

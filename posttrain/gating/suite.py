@@ -23,12 +23,14 @@ wrong in a file is one line, with its place. Left out on purpose: grading, and s
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from posttrain.cli import BadInput
+from posttrain.records.files import note_unread
 from posttrain.records.jsonl import read_jsonl
 from posttrain.records.layouts import normalise
 from posttrain.verify.checks import CHECKS, check_fields
@@ -213,13 +215,15 @@ def read_suite(path, limit=None, *, checks=CHECKS):
         if not rows:
             raise BadInput(f"{file}: no records")
         stem = file.stem.encode("utf-8", "replace").decode()
+        unread = Counter()
         for number, row in rows:
             with at(f"{file}:{number}"):
-                item = suite_item(row, stem, number, checks=checks)
+                item = suite_item(row, stem, number, checks=checks, unread=unread)
                 is_new = item["id"] not in items
                 need(is_new, "id", "one that no other item of the suite has", item["id"])
                 check_slice(item, type_of_slice)
             items[item["id"]] = item
+        note_unread(file, unread)
     return list(items.values())
 
 
@@ -236,8 +240,8 @@ def check_slice(item, type_of_slice):
     )
 
 
-def suite_item(row, stem, number, *, checks=CHECKS):
-    """One row of a suite -> the checked item. stem: the name of its file."""
+def suite_item(row, stem, number, *, checks=CHECKS, unread=None):
+    """One row of a suite -> the checked item. stem: the name of its file. unread: see normalise."""
     type_name = "verify" if row.get("type") is None else row["type"]
     need(
         isinstance(type_name, str) and type_name in SUITE_TYPES,
@@ -247,7 +251,7 @@ def suite_item(row, stem, number, *, checks=CHECKS):
     )
     item_type = SUITE_TYPES[type_name]
     read_row = row_without_prompt if item_type.scored_as in RECORDED else row_with_prompt
-    item = {"id": f"{stem}-{number}", "slice": stem} | read_row(row)
+    item = {"id": f"{stem}-{number}", "slice": stem} | read_row(row, unread)
     item["type"] = item_type.scored_as
 
     cluster = item.get("cluster")
@@ -262,16 +266,16 @@ def suite_item(row, stem, number, *, checks=CHECKS):
     return item
 
 
-def row_with_prompt(row):
+def row_with_prompt(row, unread):
     """A row that models are asked: its prompt as messages, which end where the answer begins."""
-    return normalise(row, "prompts")
+    return normalise(row, "prompts", unread)
 
 
-def row_without_prompt(row):
+def row_without_prompt(row, unread):
     """A row with an outcome. Its `candidate` is a score, elsewhere the number of an answer."""
     scores = {role: row[role] for role in ROLES if role in row}
     others = {field: value for field, value in row.items() if field not in scores}
-    read = normalise(others | {"prompt": "-"}, "prompts")
+    read = normalise(others | {"prompt": "-"}, "prompts", unread)
     del read["prompt"]
     return read | scores
 

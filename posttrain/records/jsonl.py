@@ -56,10 +56,7 @@ def _lines(file):
 def _parse(line, place, allow_nan):
     """One line, in bytes -> the JSON object in it."""
     try:
-        row = json.loads(line.decode("utf-8-sig"))
-        # Python reads NaN, 1e999 and half a surrogate pair without complaint, but no other program
-        # would read them.
-        json.dumps(row, ensure_ascii=False, allow_nan=allow_nan).encode()
+        row = parse_json(line.decode("utf-8-sig"), allow_nan=allow_nan)
     except RecursionError:
         raise BadInput(f"{place}: not a JSON object on one line (nested too deeply)") from None
     except ValueError as error:
@@ -67,6 +64,17 @@ def _parse(line, place, allow_nan):
     if not isinstance(row, dict):
         raise BadInput(f"{place}: expected a JSON object, got {type(row).__name__}")
     return row
+
+
+def parse_json(text, *, allow_nan=False):
+    """The value of a JSON text; ValueError or RecursionError for what is none.
+
+    Python reads NaN, 1e999 and half a surrogate pair without complaint, but no other program would
+    read them: they are refused.
+    """
+    value = json.loads(text)
+    json.dumps(value, ensure_ascii=False, allow_nan=allow_nan).encode()
+    return value
 
 
 # ---- files that are written at once --------------------------------------------------------------

@@ -1,27 +1,15 @@
 """The layouts that people have -> message lists under TRL's column names.
 
-`normalise` reads one record, `as_messages` one of its fields. What is wrong with a record is one
-line (BadInput) that names the field and what was expected; whoever reads the file puts file:line
-before it.
+`normalise` reads one record; messages.py has what it makes of one field. What is wrong with a
+record is one line (BadInput) that names the field and what was expected; whoever reads the file
+puts file:line before it. What nothing reads is named, too: see normalise.
 """
 
-import json
 import math
 
 from posttrain.cli import BadInput
-
-# The names of roles in the data -> those of OpenAI.
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    # ShareGPT's
-    "human": "user",
-    "gpt": "assistant",
-    "observation": "tool",
-}
+from posttrain.records.messages import THOUGHT_KEYS, Reading, as_messages, as_tools
+from posttrain.records.nulls import clean_arguments, without_null_keys
 
 # kind of record -> the fields that hold an answer
 ANSWER_FIELDS = {
@@ -33,167 +21,126 @@ ANSWER_FIELDS = {
 }
 
 
-# ---- one field -> message list -------------------------------------------------------------------
+# Kinds of records that a model is trained on.
+TRAINING_KINDS = ("sft", "labels", "pairs")
 
+# Columns with a system text. Beside `generator` and `candidate` the first is gen_candidates.py's:
+# the text under which an answer was sampled, which stays out of the prompt on purpose.
+SYSTEM_FIELDS = ("system", "system_prompt")
 
-def as_messages(value, role, field):
-    """A string, one message or a list of messages -> message list with OpenAI's roles.
+# Fields that could change what is taught, and that no training reads: they are named.
+UNUSED_IN_TRAINING = (
+    *THOUGHT_KEYS,
+    *("conversations", "response", "history", "input", "context", "documents"),
+    *("image", "images", "audio", "audios", "video", "videos"),
+    *("functions", "tool_choice", "chat_template_kwargs"),
+)
 
-    role: who says a plain string. field: its name in the record, for BadInput.
-    """
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if isinstance(value, dict):
-        value = [value]
-    if not _is_list_of_objects(value) or not value:
-        raise BadInput(f"field '{field}': expected a string or a non-empty list of messages")
-    return [_as_message(message, field) for message in value]
-
-
-def _as_message(message, field):
-    """One message in OpenAI's or ShareGPT's layout -> in OpenAI's, with the keys that we use."""
-    role = message.get("role", message.get("from"))
-    content = message.get("content", message.get("value"))
-    calls = message.get("tool_calls") or []
-    if not isinstance(calls, list):
-        calls = [calls]
-    if role == "function_call":  # ShareGPT: the call stands where others have the text
-        role = "assistant"
-        calls = [content]
-        content = ""
-    calls = [_as_tool_call(call, field) for call in calls]
-    if _is_text_in_parts(content):
-        content = "".join(str(piece.get("text", "")) for piece in content)
-
-    if not isinstance(role, str) or role not in ROLES:
-        raise BadInput(
-            f"field '{field}': role {str(role)[:40]!r}; expected system, user, assistant or tool"
-        )
-    is_only_calls = content is None and calls
-    if not isinstance(content, str) and not is_only_calls:
-        raise BadInput(
-            f"field '{field}': the content of a message must be text, got {type(content).__name__}"
-        )
-
-    read = {"role": ROLES[role], "content": content or ""}
-    for key in ("name", "tool_call_id"):
-        if isinstance(message.get(key), str):
-            read[key] = message[key]
-    if calls:
-        read["tool_calls"] = calls
-    return read
-
-
-def _is_list_of_objects(value):
-    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
-
-
-def _is_text_in_parts(content):
-    """Is this [{"type": "text", "text": ...}, ...], as models that also read pictures have it?"""
-    return _is_list_of_objects(content) and all(piece.get("type") == "text" for piece in content)
-
-
-def _as_tool_call(call, field):
-    """{"name", "arguments"}, bare, wrapped or as JSON -> OpenAI's {"id", "type", "function"}."""
-    try:
-        if isinstance(call, str):
-            call = json.loads(call)
-        read = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
-        function = call.get("function", call)
-        arguments = function.get("arguments", {})
-        if isinstance(arguments, str):
-            arguments = json.loads(arguments)
-        name = function["name"]
-        if not isinstance(name, str) or not isinstance(arguments, dict):
-            raise ValueError
-    except (ValueError, KeyError, AttributeError, RecursionError):
-        raise BadInput(
-            f'field \'{field}\': a tool call must be {{"name": text, "arguments": object}}'
-        ) from None
-    read["type"] = "function"
-    read["function"] = {"name": name, "arguments": arguments}
-    return read
-
-
-def _as_tools(definitions):
-    """Tool definitions, a list or its JSON (ShareGPT) -> a list in OpenAI's form; None for none."""
-    try:
-        if isinstance(definitions, str):
-            definitions = json.loads(definitions or "[]")
-        tools = []
-        for definition in definitions or []:
-            is_wrapped = "function" in definition
-            tool = definition if is_wrapped else {"type": "function", "function": definition}
-            if not isinstance(tool["function"]["name"], str):
-                raise ValueError
-            tools.append(tool)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise BadInput(
-            "field 'tools': expected a list of function definitions with a name"
-        ) from None
-    return tools or None
+# What a verifier needs. Null is the same as a field that is absent, but for `call`: no call.
+VERIFIER_FIELDS = ("answer", "sql", "constraints", "expected", "tests", "entry_point", "evidence")
 
 
 # ---- one record ----------------------------------------------------------------------------------
 
 
-def normalise(row, kind):
+def normalise(row, kind, unread=None):
     """One record in any accepted layout -> message lists under TRL's column names.
 
     kind: "prompts", "sft", "candidates", "pairs" or "labels". The result has `prompt` and the
     fields of ANSWER_FIELDS[kind] as message lists, each answer being one assistant message; other
     fields are carried through. BadInput names the field and what was expected.
+
+    unread: a Counter of (what they are of, key) over records, to which the keys are added that
+    nothing reads; those inside messages, calls and tools are then left out.
     """
     if kind == "labels" and "chosen" in row:
         kind = "pairs"  # KTO reads pairs, too
     answer_fields = ANSWER_FIELDS[kind]
     row = dict(row)
-    if "response" in row:
-        row["completion"] = row.pop("response")
+    reading = Reading()
+    _rename_fields(row)
+    if "tools" in row:
+        row["tools"] = as_tools(row["tools"], reading)
 
-    _split_conversation(row, kind)
-    _read_answers(row, answer_fields)
+    _split_conversation(row, kind, reading)
+    if kind in ("sft", "labels"):
+        _take_thought_column(row)
+    _read_answers(row, answer_fields, reading)
     if kind == "pairs":
         _take_shared_prompt(row)
-    _read_prompt(row)
-    _cut_prompt_from_answers(row, answer_fields)
+    _read_prompt(row, reading)
+    prompt_of_record = row["prompt"]
+    _add_system(row, reading)
+    for field in answer_fields:
+        row[field] = _cut_prompt(row[field], [prompt_of_record, row["prompt"]], field)
     _check_values(row)
     _check_null_labels(row)
     if kind == "labels":
         _check_label(row)
-    if "tools" in row:
-        row["tools"] = _as_tools(row["tools"])
+    _clean_verifier_fields(row, reading)
+
+    if kind in TRAINING_KINDS:
+        unused = UNUSED_IN_TRAINING + (("label",) if kind == "sft" else ())
+        reading.leave("fields", {field: row.get(field) for field in unused})
+    if unread is not None:
+        unread.update(reading.unread)
     return row
 
 
-def _split_conversation(row, kind):
-    """A conversation in `messages` or `conversations` -> `prompt`, and `completion` from its end.
+def _rename_fields(row):
+    """Other names of columns -> ours, where ours has no value."""
+    if row.get("completion") is None and "response" in row:
+        row["completion"] = row.pop("response")
+    if row.get("messages") is None and "conversations" in row:
+        row["messages"] = row.pop("conversations")
+    if row.get("tools") is None and _are_functions(row.get("functions")):
+        row["tools"] = row.pop("functions")  # OpenAI's name, before there were tools
+
+
+def _are_functions(definitions):
+    """Is this a list of functions' definitions, as tools are?"""
+    if not isinstance(definitions, list) or not definitions:
+        return False
+    return all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in definitions
+    )
+
+
+def _split_conversation(row, kind, reading):
+    """A conversation in `messages` -> `prompt`, and `completion` from its end.
 
     It says nothing new, and is left out, where the record has a prompt (for SFT an answer, too).
     """
-    conversation = row.pop("conversations", None)
-    conversation = row.pop("messages", conversation)
+    conversation = row.pop("messages", None)
     has_prompt = row.get("prompt") is not None
     has_completion = row.get("completion") is not None
     says_nothing_new = has_prompt and (has_completion or kind != "sft")
     if conversation is None or says_nothing_new:
         return
 
-    messages = as_messages(conversation, "user", "messages")
-    system = row.get("system")  # ShareGPT keeps it apart
-    if isinstance(system, str) and system and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": row.pop("system")})
+    messages = as_messages(conversation, "user", "messages", reading)
     if messages[-1]["role"] == "assistant" and kind != "pairs" and not has_completion:
         row["completion"] = [messages.pop()]  # no use for "prompts": carried through
     row["prompt"] = messages or None
 
 
-def _read_answers(row, answer_fields):
+def _take_thought_column(row):
+    """What the assistant thought, from a column beside a plain completion into its message."""
+    if not isinstance(row.get("completion"), str):
+        return
+    message = {"role": "assistant", "content": row["completion"]}
+    for key in THOUGHT_KEYS:
+        if isinstance(row.get(key), str):
+            message[key] = row.pop(key)
+    row["completion"] = [message]
+
+
+def _read_answers(row, answer_fields, reading):
     """The answers as message lists; all of them must be there."""
     for field in answer_fields:
         if row.get(field) is None:
             raise BadInput(f"field '{field}' is missing")
-        row[field] = as_messages(row[field], "assistant", field)
+        row[field] = as_messages(row[field], "assistant", field, reading)
 
 
 def _take_shared_prompt(row):
@@ -204,13 +151,13 @@ def _take_shared_prompt(row):
         row["prompt"] = before_chosen or None
 
 
-def _read_prompt(row):
+def _read_prompt(row, reading):
     """The prompt as message list, which must end where the assistant's turn begins."""
     if row.get("prompt") is None:
         raise BadInput(
             "field 'prompt' is missing (a string, or messages up to the user's last turn)"
         )
-    row["prompt"] = as_messages(row["prompt"], "user", "prompt")
+    row["prompt"] = as_messages(row["prompt"], "user", "prompt", reading)
     last_role = row["prompt"][-1]["role"]
     if last_role not in ("user", "tool"):
         raise BadInput(
@@ -219,15 +166,68 @@ def _read_prompt(row):
         )
 
 
-def _cut_prompt_from_answers(row, answer_fields):
-    """Each answer must be one message; of one that repeats the prompt the last message is kept."""
-    for field in answer_fields:
-        answer = row[field]
-        if answer[:-1] == row["prompt"]:
-            answer = answer[-1:]
-        if len(answer) != 1 or answer[0]["role"] != "assistant":
-            raise BadInput(f"field '{field}': expected one assistant message after the prompt")
-        row[field] = answer
+def _add_system(row, reading):
+    """A system text in a column of its own -> the prompt's system message.
+
+    BadInput when the record has another system text already.
+    """
+    is_candidate = "generator" in row and "candidate" in row
+    for field in SYSTEM_FIELDS[1:] if is_candidate else SYSTEM_FIELDS:
+        text = row.get(field)
+        if not isinstance(text, str):
+            reading.leave("fields", {field: text})
+            continue
+        del row[field]
+        if not text.strip():
+            continue
+        texts = [turn["content"] for turn in row["prompt"] if turn["role"] == "system"]
+        if not texts:
+            row["prompt"] = [{"role": "system", "content": text}, *row["prompt"]]
+        elif text.strip() not in [other.strip() for other in texts]:
+            raise BadInput(
+                f"field '{field}': {text[:40]!r} is another system text than the one that the "
+                f"record has already, {texts[0][:40]!r}; keep one of them"
+            )
+
+
+def _cut_prompt(answer, prompts, field):
+    """An answer that is one message; of one that repeats the prompt the last message is kept.
+
+    prompts: the prompt with and without the system text of a column.
+    """
+    if answer[:-1] in prompts:
+        answer = answer[-1:]
+    if len(answer) != 1 or answer[0]["role"] != "assistant":
+        raise BadInput(f"field '{field}': expected one assistant message after the prompt")
+    return answer
+
+
+def _clean_verifier_fields(row, reading):
+    """Take out the nulls that a table has put into what verifiers need."""
+    for field in VERIFIER_FIELDS:
+        if row.get(field) is None:
+            row.pop(field, None)
+    if row.get("call") is None and "tools" in row and row["tools"] is None:
+        row.pop("call", None)  # null columns of a row without tools: no call is no demand
+    if isinstance(row.get("constraints"), list):
+        row["constraints"] = without_null_keys(row["constraints"])
+    if isinstance(row.get("sql"), dict):  # the rows of a result may well have nulls in them
+        row["sql"] = {key: value for key, value in row["sql"].items() if value is not None}
+    if isinstance(row.get("call"), dict):
+        row["call"] = _clean_call(row["call"], reading)
+
+
+def _clean_call(call, reading):
+    """The call that a verifier expects, without a table's nulls; null arguments are none."""
+    cleaned = {}
+    for key, value in call.items():
+        if key == "arguments":
+            name = call.get("name")
+            schema = reading.schemas.get(name) if isinstance(name, str) else None
+            value = {} if value is None else clean_arguments(value, schema)
+        if value is not None:
+            cleaned[key] = value
+    return cleaned
 
 
 # ---- values of single fields ---------------------------------------------------------------------

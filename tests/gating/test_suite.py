@@ -622,3 +622,11 @@ def test_own_checks_are_read_where_nothing_is_graded_too(tmp_path, kind):
     path = write(tmp_path / "suite.jsonl", [item | {"vowels": "three"}])
     with pytest.raises(BadInput, match="vowels"):
         read_suite(path, checks=checks)
+
+
+def test_keys_of_messages_that_nothing_reads_are_named(tmp_path, capsys):
+    prompt = [{"role": "user", "content": "Hi", "vote": 1}]
+    path = write(tmp_path / "suite.jsonl", [{"prompt": prompt, "answer": "a"}] * 2)
+    assert [item["prompt"][0].keys() for item in read_suite(path)] == [{"role", "content"}] * 2
+    note = f"note     {path}: nothing reads these keys of messages: vote (2 rows)\n"
+    assert capsys.readouterr().out == note

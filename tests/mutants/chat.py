@@ -47,8 +47,8 @@ MUTANTS = [
         ["tests/chat/test_masks.py::test_truncation_takes_the_stop_token_and_says_so"],
     ),
     Mutant(
-        "posttrain/records/layouts.py",
-        "_as_message",
+        "posttrain/records/messages.py",
+        "_take_calls",
         "calls = [calls]",
         "pass",
         ["tests/records/test_records.py::test_conversations_with_tools"],

@@ -56,3 +56,23 @@ def test_letters_are_written_as_they_are(tmp_path):
     assert path.read_bytes() == '{"a": "ü"}\n{"a": "五"}\n{"b": 1}\n'.encode()
     write_jsonl(path, [])
     assert path.read_bytes() == b"" and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_files_of_other_editors(tmp_path, line_end, mark):
+    """A byte order mark, also of a file that was put behind another, and Windows' line ends."""
+    path = tmp_path / "a.jsonl"
+    lines = [mark + b'{"a": "x\\r\\ny"}', b"", mark + b'{"a": "\xc3\xbc"}', b'{"a": 3}']
+    path.write_bytes(line_end.join(lines))
+    assert read_jsonl(path) == [(1, {"a": "x\r\ny"}), (3, {"a": "ü"}), (4, {"a": 3})]
+
+
+@pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_letters_that_other_programs_take_for_line_ends(tmp_path, letter):
+    path = tmp_path / "a.jsonl"
+    rows = [{"a": f"x{letter}y"}, {"a": letter}]
+    write_jsonl(path, rows)
+    append_lines(path, rows[:1])
+    assert [row for _, row in read_jsonl(path)] == [*rows, rows[0]]
+    assert continue_lines(path, [1, 1, 1]) == 3

@@ -1,5 +1,7 @@
 """One record: nothing of it is lost in silence, and the values of its fields are checked in order."""
 
+from collections import Counter
+
 import pytest
 from conftest import write
 
@@ -99,7 +101,7 @@ def test_pairs_of_whole_conversations_end_in_one_answer():
 
 
 def test_the_first_of_several_faults_is_named():
-    """Answers before the prompt, the prompt before values, values in the order of the table, tools last."""
+    """Tools, which calls are read by, before answers, these before the prompt, values in the table's order."""
     row = {
         "tools": 3,
         "scores": {"a": 9},
@@ -110,6 +112,7 @@ def test_the_first_of_several_faults_is_named():
         "completion": 3,
     }
     mended = [
+        ("tools", None),
         ("completion", "Hello"),
         ("prompt", "Hi"),
         ("id", "a"),
@@ -121,8 +124,7 @@ def test_the_first_of_several_faults_is_named():
         with pytest.raises(BadInput, match=f"field '{field}'"):
             normalise(row, "labels")
         row[field] = value
-    with pytest.raises(BadInput, match="field 'tools'"):
-        normalise(row, "labels")
+    assert normalise(row, "labels")
 
 
 def test_a_record_of_no_known_kind_is_a_fault_of_the_program():
@@ -214,17 +216,6 @@ def test_a_conversation_beside_an_answer_ends_with_the_user():
         normalise({"messages": ANSWER}, "sft")
 
 
-@pytest.mark.parametrize("system", ["", "Other.", 5])
-def test_a_system_text_beside_a_conversation(system):
-    """It is used where it says something and the conversation has none of its own."""
-    own = [{"role": "system", "content": "Own."}]
-    row = normalise({"system": system, "messages": own + USER + ANSWER}, "sft")
-    assert row["prompt"] == own + USER and row["system"] == system
-    row = normalise({"system": system, "messages": USER + ANSWER}, "sft")
-    expected = [{"role": "system", "content": system}] if system == "Other." else []
-    assert row["prompt"] == expected + USER
-
-
 def test_an_answer_is_the_assistants():
     for bad in (USER, ANSWER + ANSWER, USER + USER):
         with pytest.raises(BadInput, match="field 'completion': expected one assistant message"):
@@ -240,3 +231,67 @@ def test_scores_from_which_a_label_is_made(score):
         normalise(ROW | {"scores": {"a": 1, "b": score}}, "labels")
     with pytest.raises(BadInput, match="field 'label' is missing"):
         normalise(ROW, "labels")
+
+
+# ---- a system text in a column -------------------------------------------------------------------
+
+SYSTEM = [{"role": "system", "content": "Answer in Latin."}]
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+@pytest.mark.parametrize(
+    "prompt", [{"prompt": "What is 2+2?"}, {"prompt": USER}, {"messages": USER}]
+)
+def test_a_system_column_is_the_system_message(kind, column, prompt):
+    row = prompt | ANSWERS[kind]
+    read = normalise(row | {column: "Answer in Latin."}, kind)
+    assert read["prompt"] == SYSTEM + USER and column not in read
+    for nothing in (None, "", " "):
+        assert normalise(row | {column: nothing}, kind)["prompt"] == USER
+    for same in ("Answer in Latin.", " Answer in Latin.\n"):
+        again = normalise(read | {column: same}, kind)
+        assert again == read
+    with pytest.raises(BadInput) as refused:
+        normalise(read | {column: "Answer in Greek."}, kind)
+    assert str(refused.value) == (
+        f"field '{column}': 'Answer in Greek.' is another system text than the one that the record "
+        "has already, 'Answer in Latin.'; keep one of them"
+    )
+
+
+def test_two_system_columns():
+    row = {"prompt": USER, "system": "Answer in Latin."}
+    assert (
+        normalise(row | {"system_prompt": "Answer in Latin."}, "prompts")["prompt"] == SYSTEM + USER
+    )
+    with pytest.raises(BadInput, match="field 'system_prompt': 'Answer in Greek.' is another"):
+        normalise(row | {"system_prompt": "Answer in Greek."}, "prompts")
+
+
+def test_a_system_column_that_is_no_text_is_named():
+    unread = Counter()
+    row = {"prompt": USER, "system": {"os": "linux"}}
+    assert normalise(row, "prompts", unread) == row
+    assert unread == {("fields", "system"): 1}
+
+
+def test_answers_that_repeat_the_prompt_with_or_without_the_system_column():
+    whole = {"chosen": USER + ANSWER, "rejected": SYSTEM + USER + ANSWER}
+    for prompt in ({"prompt": USER}, {"messages": USER}):
+        read = normalise(prompt | whole | {"system": "Answer in Latin."}, "pairs")
+        assert read["prompt"] == SYSTEM + USER and read["chosen"] == read["rejected"] == ANSWER
+    same = dict.fromkeys(("chosen", "rejected"), USER + ANSWER)
+    assert normalise(same | {"system": "Answer in Latin."}, "pairs")["prompt"] == SYSTEM + USER
+
+
+@pytest.mark.parametrize("kind", ["candidates", "sft", "prompts"])
+def test_the_system_text_of_a_candidate_stays_out_of_its_prompt(kind):
+    """gen_candidates.py notes there under which text it was sampled."""
+    row = {"prompt": USER, "completion": ANSWER, "system": "Be brief."}
+    ours = row | {"candidate": 0, "generator": "runs/sft"}
+    unread = Counter()
+    assert normalise(ours, kind, unread) == ours and not unread
+    assert normalise(row, kind)["prompt"][0]["content"] == "Be brief."
+    prompt = normalise(ours | {"system_prompt": "Answer in Latin."}, kind)["prompt"]
+    assert prompt == SYSTEM + USER

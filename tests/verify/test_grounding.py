@@ -11,7 +11,7 @@ import pytest
 
 from posttrain.cli import BadInput
 from posttrain.records.jsonl import read_jsonl
-from posttrain.records.layouts import as_messages
+from posttrain.records.messages import as_messages
 from posttrain.verify.checks import verify
 from posttrain.verify.grounding import (
     Conversation,
