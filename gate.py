@@ -455,7 +455,9 @@ def main(args):
         run,
         items,
         sides,
-        Sampling(args.max_tokens, args.batch_size, args.seed, args.quantize),
+        Sampling(
+            args.max_tokens, args.batch_size, args.seed, args.quantize, think=args.think == "on"
+        ),
         check=partial(verify, run_code=args.run_code, unsafe=args.unsafe, checks=checks),
         judge=make_judge(args, run, memory),
         memory=memory,

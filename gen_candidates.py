@@ -200,7 +200,7 @@ def tokens_to_read(jobs):
     return tokens
 
 
-def sample_batch(batch, model, tokenizer, max_tokens, *, slots):
+def sample_batch(batch, model, tokenizer, max_tokens, *, slots, think=False):
     """A local model's answers, a list for each job. "read": its prompt, counted once a job.
 
     "message": the answer as the model's own template would write it.
@@ -213,7 +213,8 @@ def sample_batch(batch, model, tokenizer, max_tokens, *, slots):
         for number, answer in enumerate(answers_of_job):
             answer["read"] = len(job.ids) if number == 0 else 0
             tools = job.row.get("tools")
-            answer["message"] = reply_to(tokenizer, job.prompt, tools, answer["text"])
+            text = answer["text"]
+            answer["message"] = reply_to(tokenizer, job.prompt, tools, text, think=think)
     return answers
 
 
@@ -303,6 +304,7 @@ def main(args):
             "some come up more often"
         )
     tokenizers = {}
+    think = args.think == "on"
     batches = []
     for model in dict.fromkeys(args.model):
         if not args.endpoint:
@@ -313,7 +315,7 @@ def main(args):
             recipes,
             args.seed,
             tokenizer=tokenizers.get(model),
-            think=args.think == "on",
+            think=think,
         )
         batches += make_batches(jobs, args.batch_size * args.refill)
 
@@ -351,7 +353,9 @@ def main(args):
             )
         else:
             model = memory.get(name, partial(load_merged, name, args.quantize))
-            answers = sample_batch(batch, model, tokenizers[name], args.max_tokens, slots=slots)
+            answers = sample_batch(
+                batch, model, tokenizers[name], args.max_tokens, slots=slots, think=think
+            )
         return candidate_rows(batch, answers, families[name])
 
     sizes = [count_draws(batch) for batch in batches]

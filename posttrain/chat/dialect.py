@@ -356,10 +356,10 @@ def _with_marks(chat):
 def _marked_call(call, mark):
     """A tool call with marks for its name and its arguments."""
     function = call["function"]
+    name = mark("the name of a called tool")
     arguments = {}
     if function["arguments"]:
         arguments = {"q": mark("the arguments of a tool call")}
-    name = mark("the name of a called tool")
     return call | {"function": {"name": name, "arguments": arguments}}
 
 

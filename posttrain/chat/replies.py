@@ -1,14 +1,20 @@
 """What a model wrote -> the message that it is.
 
-A reply is kept so that training meets the text that was sampled. Its thought stands apart from what
-is shown. Tool calls stay in the text, which is where most templates write them, too; where a
-template would write that text otherwise (the channels of gpt-oss, for instance), they are kept in
-`tool_calls`.
+A reply is kept so that training meets the text that was sampled, and verifiers can read it. Its
+thought stands apart from what is shown. Tool calls stay in the text, which is where most templates
+write them, too. They are kept in `tool_calls` where a template would write that text otherwise (the
+channels of gpt-oss, for instance), or where only the tokenizer knows how to read them: some models
+come with a response template, which transformers' parse_response goes by.
 """
 
-from posttrain.chat.calls import read_calls
+import json
+from typing import NamedTuple
+
+from posttrain.chat.calls import Reading, message_calls, read_calls
+from posttrain.chat.dialect import THOUGHT_NAMES
 from posttrain.chat.encode import turn_texts
-from posttrain.chat.thoughts import split_thought
+from posttrain.chat.template import render
+from posttrain.chat.thoughts import USUAL, opened_thought, split_thought
 
 
 def reply_message(text, thought=""):
@@ -21,20 +27,80 @@ def reply_message(text, thought=""):
     return message
 
 
-def reply_to(tokenizer, prompt, tools, text):
+def reply_to(tokenizer, prompt, tools, text, *, think=False):
     """The message of a text that was sampled behind a prompt; see above.
 
     text: without its stop token, and with the mark of a thought that the prompt has opened.
     """
+    own = _own_reading(tokenizer, prompt, tools, text, think=think)
+    if own is not None and _is_unusual(own, text, tools):
+        return _in_parts(reply_message(own.prose, own.thought), own.calls)
     message = reply_message(text)
-    try:
-        reading = read_calls(message["content"], tools)
-    except ValueError:
-        return message  # a call that is not well-formed is a text
+    reading = _usual_reading(message["content"], tools)
     if not reading.calls or _is_written_alike(tokenizer, prompt, tools, message):
         return message
-    calls = [{"type": "function", "function": call} for call in reading.calls]
-    return message | {"content": reading.prose, "tool_calls": calls}
+    return _in_parts(message | {"content": reading.prose}, reading.calls)
+
+
+def reply_text(tokenizer, prompt, tools, text, *, think=False):
+    """A sampled text as verifiers can read it: as it is, but for what they would not find.
+
+    A thought then stands between <think> marks, and calls are JSON behind what is said.
+    """
+    own = _own_reading(tokenizer, prompt, tools, text, think=think)
+    if own is None or not _is_unusual(own, text, tools):
+        return text
+    calls = [json.dumps(call, ensure_ascii=False) for call in own.calls]
+    shown = "\n".join(part for part in [own.prose, *calls] if part)
+    return f"{USUAL.before}{own.thought}{USUAL.after}{shown}" if own.thought else shown
+
+
+def _in_parts(message, calls):
+    """A message with calls in `tool_calls`; without any it stays as it is."""
+    if not calls:
+        return message
+    return message | {"tool_calls": [{"type": "function", "function": call} for call in calls]}
+
+
+# ---- readings ------------------------------------------------------------------------------------
+
+
+class Own(NamedTuple):
+    """A text as the tokenizer's own response template reads it."""
+
+    thought: str
+    prose: str
+    calls: list  # [{"name", "arguments"}, ...]
+
+
+def _own_reading(tokenizer, prompt, tools, text, *, think):
+    """A text as the tokenizer's response template reads it; None without one, or if it cannot."""
+    if getattr(tokenizer, "response_template", None) is None:
+        return None
+    prefix = render(tokenizer, prompt, tools, True, think=think)
+    written = text.removeprefix(opened_thought(prefix))
+    try:
+        message = tokenizer.parse_response(written, prefix=prefix, tools=tools)
+        reading = message_calls({"content": ""} | message, tools)
+    except Exception:  # a text that does not fit: of many kinds
+        return None
+    thoughts = [message.get(name) or "" for name in THOUGHT_NAMES]
+    return Own(max(thoughts).strip(), reading.prose, reading.calls)
+
+
+def _is_unusual(own, text, tools):
+    """Would verifiers miss what the tokenizer's response template finds: a thought, or calls?"""
+    parts = split_thought(text)
+    misses_a_thought = bool(own.thought) and not parts.thought
+    return misses_a_thought or own.calls != _usual_reading(parts.visible, tools).calls
+
+
+def _usual_reading(text, tools):
+    """The calls of a text as verifiers read them; none where they are not well-formed."""
+    try:
+        return read_calls(text, tools)
+    except ValueError:
+        return Reading(text, [])
 
 
 def _is_written_alike(tokenizer, prompt, tools, message):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 from posttrain.chat.encode import encode
+from posttrain.chat.replies import reply_text
 from posttrain.cli import BadInput
 from posttrain.gating.answers import Answer, answer_of, borrow, read_answers
 from posttrain.gating.grades import grade
@@ -58,6 +59,7 @@ class Sampling:
     batch_size: int  # answers sampled at once
     seed: int
     quantize: str = "auto"
+    think: bool = False  # before they answer
 
 
 class Draw(NamedTuple):
@@ -192,7 +194,7 @@ class AnswerCollector:
         for job, answers_of_job in zip(batch, answers):
             for draw, answer in zip(job.draws, answers_of_job):
                 line = {"id": job.item["id"], "of": side.keys[job.item["id"]]}
-                line |= {"sample": draw.sample, "text": answer["text"]}
+                line |= {"sample": draw.sample, "text": self._text(side, job.item, answer)}
                 line |= {"tokens": answer["tokens"], "finish": answer["finish"]}
                 if answer["thought_tokens"]:
                     line["thought_tokens"] = answer["thought_tokens"]
@@ -200,6 +202,11 @@ class AnswerCollector:
         self.speed[role][0] += len(lines)
         self.speed[role][1] += time.perf_counter() - began
         return lines
+
+    def _text(self, side, item, answer):
+        """An answer's text as verifiers can read it."""
+        tools, think = item.get("tools"), self.sampling.think
+        return reply_text(side.tokenizer, item["prompt"], tools, answer["text"], think=think)
 
     # Multiple choice.
 

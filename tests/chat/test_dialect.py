@@ -176,7 +176,7 @@ def test_arguments_that_a_template_joins_as_text():
         (  # all calls but the first
             COMPLETE.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]"),
             [USER, CALLS | {"tool_calls": [CALL, CALL]}],
-            "drops the arguments of a tool call and the name of a called tool",
+            "drops the name of a called tool and the arguments of a tool call",
         ),
         (  # every system turn but the first
             "{% for m in messages %}{% if m.role != 'system' or loop.first %}"
