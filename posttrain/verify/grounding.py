@@ -2,6 +2,7 @@
 
 Both are cheap readings without a model. `invented` decides (a call with a made-up order number is
 wrong); `check_facts` is a spot check that flags and never decides, for it reads words, not meaning.
+conversation.py says where a value of a call may come from.
 """
 
 import functools
@@ -10,7 +11,19 @@ import math
 import re
 from collections import Counter
 
-# Words for numbers -> the number in digits.
+from posttrain.verify import times_said
+from posttrain.verify.conversation import Conversation
+from posttrain.verify.number_words import reading_form
+
+NEGATION = re.compile(
+    r"\b(?:not|no|never|none|neither|nor|without|cannot|nicht|kein\w*|nie)\b|n't\b"
+)
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+# check_facts
+LEAST_COVERED = 0.6  # of a sentence's words, weighted by idf, that stand in the passage
+LEAST_WORDS = 3  # of a sentence
+# Numbers in words, and what may stand behind a number, as the facts read them.
 NUMBER_WORDS = {
     "zero": "0",
     "one": "1",
@@ -33,42 +46,85 @@ NUMBER_WORDS = {
     "half": "0.5",
     "hundred": "100",
 }
-# What may stand behind a number -> what it is multiplied by.
 SCALES = {"k": 1e3, "thousand": 1e3, "million": 1e6, "m": 1e6, "%": 0.01, "percent": 0.01}
-
-MONTH_NAMES = "jan feb mar apr may jun jul aug sep oct nov dec".split()
-MONTHS = {name: number for number, name in enumerate(MONTH_NAMES, 1)}
-MONTH = rf"({'|'.join(MONTH_NAMES)})[a-z]*\.?"
-# Ways to write a date -> what the groups are: year, month, day. 3/4/2024 has two readings.
-DATES = (
-    (re.compile(r"\b(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})\b"), ("ymd",)),
-    (re.compile(r"\b(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})\b"), ("dmy", "mdy")),
-    (re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? {MONTH}(?:,? (\d{{4}}))?\b"), ("dmy",)),
-    (re.compile(rf"\b{MONTH} (\d{{1,2}})(?:st|nd|rd|th)?(?:,? (\d{{4}}))?\b"), ("mdy",)),
-)
-# Where a conversation says this, any date may follow from it.
-RELATIVE = re.compile(
-    r"\b(?:today|tonight|tomorrow|yesterday|now|next|last|this|coming|"
-    r"in \w+ (?:day|week|month|year)s?|(?:mon|tues|wednes|thurs|fri|satur|sun)day)\b"
-)
-CLOCK = re.compile(
-    r"\b(\d{1,2})(?::(\d{2}))?(?::00)? ?([ap])\.?m\b|\b(\d{1,2}):(\d{2})(?::\d{2})?\b"
-)
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 SCALED_NUMBER = re.compile(rf"({NUMBER.pattern}) ?(k\b|thousand|million|m\b|%|percent)?")
 THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")  # 1,234.5
-SCIENTIFIC = re.compile(r"-?\d+(?:\.\d+)?e[-+]?\d+")
-NEGATION = re.compile(
-    r"\b(?:not|no|never|none|neither|nor|without|cannot|nicht|kein\w*|nie)\b|n't\b"
-)
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
-
-# check_facts
-LEAST_COVERED = 0.6  # of a sentence's words, weighted by idf, that stand in the passage
-LEAST_WORDS = 3  # of a sentence
-
 
 # ---- arguments of a tool call --------------------------------------------------------------------
+
+
+def dates_of(text):
+    """(month, day) and (year, month, day) of the dates in a text, in every reading."""
+    dates = set()
+    for _, readings in times_said.date_phrases(reading_form(text)):
+        for year, month, day in readings:
+            dates |= {(month, day), (year, month, day)}
+    return dates
+
+
+def clocks_of(text):
+    """Times of day in a text, in minutes since midnight."""
+    clocks = set()
+    for _, seconds in times_said.clock_phrases(reading_form(text)):
+        clocks |= {second // 60 for second in seconds}
+    return clocks
+
+
+def invented(arguments, schema, conversation):
+    """Values among a call's arguments whose digits come from nowhere -> ["path: value", ...].
+
+    A value with a digit in it (a number, an id, a date, a time) must occur in the conversation (a
+    text), in digits or in words, or be the default, the const or of the enum of its field in the
+    JSON schema. A date is granted where the conversation says "tomorrow". Words without a digit,
+    true, false and null are free.
+    """
+    conversation = Conversation(conversation)
+    made_up = []
+    for path, value, description in leaves(arguments, schema, ""):
+        is_infinite = value in (math.inf, -math.inf)  # 1e999 is no number
+        field = f"{path.rpartition('.')[2]} {description}"
+        if is_infinite or not conversation.says(str(value).casefold(), field):
+            made_up.append(f"{path}: {str(value)[:40]}")
+    return made_up
+
+
+def leaves(value, field, path):
+    """(path, number or text, description) of all in arguments that the schema does not name.
+
+    field: the JSON schema of the value.
+    """
+    field = field if isinstance(field, dict) else {}
+    if value is None or isinstance(value, bool) or is_named(value, field):
+        return
+    if isinstance(value, dict):
+        fields = field.get("properties") or {}
+        for name, item in value.items():
+            yield from leaves(item, fields.get(name), f"{path}.{name}".strip("."))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from leaves(item, field.get("items"), f"{path}[{number}]")
+    else:
+        yield path, value, str(field.get("description", ""))
+
+
+def is_named(value, field):
+    """Is a value the default, the const or of the enum of its schema? 1 is not 1.0 here."""
+    named = [field.get("default"), field.get("const"), *(field.get("enum") or [])]
+    return any(type(value) is type(other) and value == other for other in named)
+
+
+def spoken(messages):
+    """All that a conversation says, tool calls and their results included, as one text."""
+    turns = []
+    for message in messages:
+        calls = message.get("tool_calls", [])
+        arguments = [json.dumps(call["function"]["arguments"]) for call in calls]
+        turns.append(message["content"] + " ".join(arguments))
+    return "\n".join(turns)
+
+
+# ---- facts ---------------------------------------------------------------------------------------
 
 
 def numbers_of(text):
@@ -94,134 +150,6 @@ def parts_of_number(digits):
     if "," in digits or digits.count(".") > 1:
         return re.split("[.,]", digits)
     return [digits]
-
-
-def dates_of(text):
-    """(month, day) and (year, month, day) of the dates in a text, in every reading."""
-    dates = set()
-    for pattern, readings in DATES:
-        for match in pattern.finditer(text):
-            groups = [number_of_group(group) for group in match.groups()]
-            for reading in readings:
-                part = dict(zip(reading, groups))
-                dates |= {(part["m"], part["d"]), (part["y"], part["m"], part["d"])}
-    return dates
-
-
-def number_of_group(group):
-    """A month's name or digits as a number; None where a date says nothing."""
-    if not group:
-        return None
-    return MONTHS.get(group) or int(group)
-
-
-def clocks_of(text):
-    """Times of day in a text, in minutes since midnight."""
-    clocks = set()
-    for hour, minute, half, hour_of_24, minute_of_24 in CLOCK.findall(text):
-        if half:
-            noon = 720 if half == "p" else 0
-            clocks.add(60 * (int(hour) % 12) + int(minute or 0) + noon)
-        else:
-            clocks.add(60 * (int(hour_of_24) % 24) + int(minute_of_24))
-    return clocks
-
-
-def letters_and_digits(text):
-    return re.sub(r"[\W_]", "", text)
-
-
-class Conversation:
-    """What a conversation says, in the forms in which values are looked for."""
-
-    def __init__(self, text):
-        self.text = text.casefold()
-        self.numbers = numbers_of(self.text)
-        self.dates = dates_of(self.text)
-        self.clocks = clocks_of(self.text)
-        self.squeezed = letters_and_digits(self.text)
-
-    def says(self, value):
-        """Does a value (a text in small letters) come from here, or has it no digit?"""
-        if not re.fullmatch(r"[-+\d.,e]+", value) and letters_and_digits(value) in self.squeezed:
-            return True
-        # Python writes very large and very small numbers so: 0.00001 is 1e-05.
-        if SCIENTIFIC.fullmatch(value) and f"{abs(float(value)):.12g}" in self.numbers:
-            return True
-        dates = dates_of(value)
-        if dates:
-            return bool(dates & self.dates) or bool(RELATIVE.search(self.text))
-        clocks = clocks_of(value)
-        if clocks:
-            return all(minute in self.clocks or self.says_hour(minute) for minute in clocks)
-        words = re.findall(r"[\w.,-]*\d[\w.,-]*", value)
-        return all(self.says_word(word) for word in words)
-
-    def says_hour(self, minute):
-        """Is a time on the hour (in minutes) said as a bare number? 15:00 for "at 3"."""
-        hour = str(minute // 60 % 12 or 12)
-        return minute % 60 == 0 and hour in self.numbers
-
-    def says_word(self, word):
-        """Is a word with a digit in it a number that is said, or said letter by letter?"""
-        if re.fullmatch(r"[-+]?[\d.,]+(?:e[-+]?\d+)?", word):
-            return numbers_of(word) <= self.numbers
-        return letters_and_digits(word) in self.squeezed
-
-
-def invented(arguments, schema, conversation):
-    """Values among a call's arguments whose digits come from nowhere -> ["path: value", ...].
-
-    A value with a digit in it (a number, an id, a date, a time) must occur in the conversation (a
-    text), or be the default, the const or of the enum of its field in the JSON schema. A date is
-    granted where the conversation says "tomorrow". Words without a digit, true, false and null are
-    free.
-    """
-    conversation = Conversation(conversation)
-    made_up = []
-    for path, value in leaves(arguments, schema, ""):
-        is_infinite = value in (math.inf, -math.inf)  # 1e999 is no number
-        if is_infinite or not conversation.says(str(value).casefold()):
-            made_up.append(f"{path}: {str(value)[:40]}")
-    return made_up
-
-
-def leaves(value, field, path):
-    """(path, number or text) of all that stands in arguments and that the schema does not name.
-
-    field: the JSON schema of the value.
-    """
-    field = field if isinstance(field, dict) else {}
-    if value is None or isinstance(value, bool) or is_named(value, field):
-        return
-    if isinstance(value, dict):
-        fields = field.get("properties") or {}
-        for name, item in value.items():
-            yield from leaves(item, fields.get(name), f"{path}.{name}".strip("."))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from leaves(item, field.get("items"), f"{path}[{number}]")
-    else:
-        yield path, value
-
-
-def is_named(value, field):
-    """Is a value the default, the const or of the enum of its schema? 1 is not 1.0 here."""
-    named = [field.get("default"), field.get("const"), *(field.get("enum") or [])]
-    return any(type(value) is type(other) and value == other for other in named)
-
-
-def spoken(messages):
-    """All that a conversation says, tool calls and their results included, as one text."""
-    turns = []
-    for message in messages:
-        calls = message.get("tool_calls", [])
-        arguments = [json.dumps(call["function"]["arguments"]) for call in calls]
-        turns.append(message["content"] + " ".join(arguments))
-    return "\n".join(turns)
-
-
-# ---- facts ---------------------------------------------------------------------------------------
 
 
 def words_of(text):
