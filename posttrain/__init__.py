@@ -2,7 +2,7 @@
 
 cli, hashing    bad input in one line, parsers; hashes and seeds
 records/        JSONL files and the layouts that people have -> message lists
-chat/           messages -> text -> tokens and masks
+chat/           messages -> text -> tokens and masks; tool calls in answers, read back
 processes       several processes that train as one
 run/            run folders: records, forecasts, where a model comes from
 model/          loading, QLoRA, memory

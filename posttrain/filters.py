@@ -36,6 +36,7 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+from posttrain.chat.calls import read_calls
 from posttrain.chat.thoughts import visible
 from posttrain.cli import BadInput
 from posttrain.filter_patterns import (
@@ -71,16 +72,32 @@ class Answer:
     """
 
     def __init__(self, row, words):
-        message = row["completion"][0]
         turns = [turn["content"] for turn in row.get("prompt") or [] if turn["role"] != "assistant"]
         self.row = row
         self.words = words or {}
-        self.text = visible(message["content"]).strip()
+        self.text, self.tool_calls = words_and_calls(row)
         self.code_free = without_code(self.text)
-        self.tool_calls = message.get("tool_calls")
         self.refuses = is_refusal(self.text)
         self.request = turns[-1] if turns else ""
         self.conversation = "\n".join(turns).casefold()  # all that the user, system and tools say
+
+
+def words_and_calls(row):
+    """(what a row's answer says, its tool calls or none) of what a person is shown.
+
+    A call that the model wrote in its own format is no text: its marks have leaked nowhere, and its
+    words are in no language. Text is, what only tries to be a call, and all where no tools are.
+    """
+    message = row["completion"][0]
+    text = visible(message["content"]).strip()
+    tool_calls = message.get("tool_calls")
+    if tool_calls or not row.get("tools"):
+        return text, tool_calls
+    try:
+        reading = read_calls(text, row["tools"])
+    except ValueError:
+        return text, None
+    return (reading.prose, reading.calls) if reading.calls else (text, None)
 
 
 def without_code(text):
@@ -409,7 +426,7 @@ def is_explained(members, others, requests):
 def may_recur(row, text):
     """Is this an answer that many requests can get: right, a refusal, or a tool call?"""
     is_right = (row.get("verify") or {}).get("ok")
-    return bool(is_right or is_refusal(text) or row["completion"][0].get("tool_calls"))
+    return bool(is_right or is_refusal(text) or words_and_calls(row)[1])
 
 
 def odd_lengths(rows, texts, places_of_slice):
@@ -462,7 +479,7 @@ def find_flags(row, words=None):
 
 def flag_groups(rows):
     """Flags that only a whole run shows: a list of names for every row."""
-    texts = [visible(row["completion"][0]["content"]).strip() for row in rows]
+    texts = [words_and_calls(row)[0] for row in rows]
     places_of_slice = {}
     for place, row in enumerate(rows):
         places_of_slice.setdefault(row.get("slice", "all"), []).append(place)

@@ -101,6 +101,39 @@ def test_a_tool_call_is_not_empty():
     assert find_flags(asked) == [], "what stands beside a call is in any language"
 
 
+NATIVE = "<tool_call>\n<function=f>\n<parameter=a>\n{}\n</parameter>\n</function>\n</tool_call>"
+
+
+def test_a_native_call_is_no_text():
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for text in (
+        NATIVE.format(GERMAN),
+        "[TOOL_CALLS]f[ARGS]{}</s>",
+        '{"name": "f", "parameters": {}}',
+    ):
+        assert find_flags(row(text, ENGLISH) | {"tools": tools}) == []
+    torn = NATIVE.format("b").replace("</parameter>", "") + "<|im_end|>"
+    assert find_flags(row(torn) | {"tools": tools}) == ["markers"]
+    assert find_flags(row("Hi <|im_start|> you") | {"tools": tools}) == ["markers"]
+    said = row("<|im_start|> " + NATIVE.format("b")) | {"tools": tools}
+    assert find_flags(said) == ["markers"], "what stands before a call is text"
+    assert find_flags(row(NATIVE.format("b") + "<|im_end|>")) == ["markers"], "without tools"
+    refusal = row("I'm sorry, but I can't help. " + NATIVE.format("b")) | {"tools": tools}
+    assert find_flags(refusal) == ["refusal"]
+
+
+def test_native_calls_recur():
+    """The same call to many requests is no broken record, and its length is not the words' length."""
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    rows = []
+    for number in range(30):
+        text = NATIVE.format("b" * 500 if number < 10 else f"{number}")
+        rows.append(row(text, f"Request {number}") | {"id": str(number), "tools": tools})
+    assert flag_groups(rows) == [[]] * 30
+    without = [{key: value for key, value in r.items() if key != "tools"} for r in rows]
+    assert flag_groups(without) != [[]] * 30
+
+
 ENGLISH = "What is the best way to get to the station, and how long does it take?"
 
 

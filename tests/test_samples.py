@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+from posttrain.chat.calls import message_calls
 from posttrain.gating.rule import PROFILES
 from posttrain.gating.suite import SUITE_TYPES, read_policy, read_suite
-from posttrain.verify.calls import check_call, parse_call
+from posttrain.verify.calls import check_call
 from posttrain.verify.checks import check_fields, verify
 from posttrain.verify.values import is_number
 
@@ -205,7 +206,7 @@ def test_tools_and_suites():
             if row.get("call"):
                 message = {"content": json.dumps(row["call"])}
                 assert check_call(message, row["call"])
-                assert parse_call(message) == row["call"]
+                assert message_calls(message, row["tools"]) == ("", [row["call"]])
     items = read_suite(DATA / "gate")
     for item in items:
         verifiable = {"answer", "call", "sql", "constraints", "expected", "tests"} & item.keys()

@@ -1,1 +1,1 @@
-"""Chat: messages -> text -> tokens and masks."""
+"""Chat: messages -> text -> tokens and masks; and tool calls in answers, read back."""

@@ -54,7 +54,8 @@ def functions_of(tools):
 
 def parameters_of(function):
     """The JSON schema of a function's arguments."""
-    return function.get("parameters") or {}
+    parameters = function.get("parameters")
+    return {} if parameters is None else parameters
 
 
 def standard_type(word):
@@ -138,7 +139,7 @@ def typed_value(text, field):
     """The value of an argument that was written without quotes, as its JSON schema has it.
 
     A string stays as it is: "75001" is no number. Without a schema it is JSON if it can be.
-    ValueError: the schema wants no string, and this is neither JSON nor a value as Python writes it.
+    ValueError: the schema wants no string, and this is neither JSON nor a value in Python's words.
     """
     types = types_of(field)
     bare = text.strip()

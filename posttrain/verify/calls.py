@@ -1,35 +1,46 @@
-"""The field `call`: the one tool call that an answer makes, or none.
+"""The field `call`: the tool calls that an answer makes, or none.
 
-{"name", "arguments"} is the right call, null no call but some text, "grounded" some call that fits
-the schema of its tool and makes up no id, date or number (grounding.py). `tools` beside it has
-the definitions, in JSON Schema.
+    null, or []                  no call, but some text
+    {"name", "arguments"}        this call. With "accepted": {argument: [further values]}, and
+                                 "optional": [arguments that may be left out]
+    [call, call, ...]            all of these calls, in any order
+    {"in_order": [call, ...]}    all of these calls, in this order
+    "grounded"                   a call that fits the schema of its tool and makes up no id, date or
+                                 number (grounding.py)
+
+`tools` beside it has the definitions, in JSON Schema; of its types, words of other languages are
+understood ("str", "dict", "float"). An answer's calls are read in every format that models write
+(posttrain/chat/calls.py); one that is tried and malformed is never right.
 """
 
 import functools
 import json
 import re
 
+from posttrain.chat.calls import message_calls
+from posttrain.chat.schemas import NAME_WORDS, functions_of, parameters_of, standard
 from posttrain.verify.grounding import invented, spoken
-from posttrain.verify.values import Verdict, need, plain, strict_json
+from posttrain.verify.values import Verdict, need, plain
 
 LONGEST_ARGUMENTS = 10_000  # characters of JSON, for a grounded call
 # Words of JSON Schema with regular expressions, which hostile text could keep busy for ever.
 PATTERN_WORDS = ("pattern", "patternProperties", "format")
-# Words of JSON Schema under which the keys are names of the user's.
-NAME_WORDS = ("properties", "$defs", "definitions")
 # Words of JSON Schema by which an object may have more properties than those named beside them.
 OPEN_WORDS = {"patternProperties", "$ref", "allOf", "anyOf", "oneOf"}
 
 TOOL_SHAPE = '{"type": "function", "function": {"name", "description", "parameters": JSON schema}}'
 
 
+CALL_SHAPE = '{"name": a tool\'s, "arguments": object}'
+
 # ---- the prompt record ---------------------------------------------------------------------------
 
 
 def check_tools(row):
-    """Refuse malformed `tools` of a record, and a record that has a call and no tools."""
+    """Refuse malformed `tools` of a record, and a record that has calls to make and no tools."""
     tools = row.get("tools")
-    if tools is None and "call" not in row:
+    if tools is None:
+        need(not row.get("call"), "tools", "a list of tool definitions beside `call`")
         return
     need(isinstance(tools, list), "tools", "a list of tool definitions")
     for number, tool in enumerate(tools):
@@ -37,37 +48,71 @@ def check_tools(row):
         function = tool.get("function") if isinstance(tool, dict) else None
         is_function = isinstance(function, dict) and isinstance(function.get("name"), str)
         need(is_function, field, TOOL_SHAPE)
-        why = schema_error(function.get("parameters", {}))
+        why = schema_error(parameters_of(function))
         need(not why, field, f'"parameters" to be a JSON schema ({why})')
 
 
 def schemas_of(tools):
     """{name of a tool: JSON schema of its arguments}."""
-    functions = [tool["function"] for tool in tools]
-    return {function["name"]: function.get("parameters", {}) for function in functions}
+    return {name: parameters_of(function) for name, function in functions_of(tools).items()}
 
 
 def call_shape(row, field):
-    tools = row["tools"]  # well-formed: check_tools came before
     call = row[field]
+    tools = row.get("tools")  # well-formed: check_tools came before
     if call == "grounded":
         has_messages = isinstance(row.get("prompt"), list)
         need(tools and has_messages, field, 'tools and messages beside "grounded"')
-    elif call is not None:
-        schemas = schemas_of(tools)
-        need(
-            is_call(call) and call["name"] in schemas,
-            field,
-            'null, "grounded" or {"name": a tool\'s, "arguments": object}',
-        )
-        why = schema_error(schemas[call["name"]], call["arguments"])
-        need(not why, field, f"arguments that fit the tool's own schema ({why})")
+        return
+    if isinstance(call, dict) and "in_order" in call:
+        is_list = isinstance(call["in_order"], list) and bool(call["in_order"])
+        need(is_list and len(call) == 1, field, '{"in_order": [calls]} and nothing beside it', call)
+    is_known = call is None or isinstance(call, list | dict)
+    need(is_known, field, f'null, "grounded", {CALL_SHAPE}, a list of such or {{"in_order"}}', call)
+    schemas = schemas_of(tools)
+    for expected in expected_calls(call):
+        check_expected(expected, schemas, field)
+
+
+def expected_calls(call):
+    """The calls that a value of the field expects, as a list."""
+    if call is None:
+        return []
+    if isinstance(call, dict):
+        return call.get("in_order", [call])
+    return call
+
+
+def check_expected(expected, schemas, field):
+    """Refuse an expected call that no answer could make."""
+    shape = f'{CALL_SHAPE}, perhaps with "accepted" and "optional"'
+    need(isinstance(expected, dict), field, shape, expected)
+    keys = {"name", "arguments"}
+    is_whole = keys <= expected.keys() <= keys | {"accepted", "optional"}
+    need(is_whole and isinstance(expected["arguments"], dict), field, shape, expected)
+    name, arguments = expected["name"], expected["arguments"]
+    is_tool = isinstance(name, str) and name in schemas
+    need(is_tool, field, f"the name of one of the tools ({', '.join(schemas) or 'none'})", name)
+    why = schema_error(schemas[name], arguments)
+    need(not why, field, f"arguments that fit the tool's own schema ({why})")
+
+    optional = expected.get("optional", [])
+    are_names = isinstance(optional, list) and all(key in arguments for key in optional)
+    need(are_names, field, '"optional" to be a list of arguments of this call', optional)
+    accepted = expected.get("accepted", {})
+    is_object = isinstance(accepted, dict)
+    need(is_object, field, '"accepted" to be {argument: [values]}', accepted)
+    for key, values in accepted.items():
+        is_list = key in arguments and isinstance(values, list)
+        need(is_list, field, '"accepted" to have a list of values for arguments of this call', key)
+        why = schema_error(schemas[name], *[arguments | {key: value} for value in values])
+        need(not why, field, f'"accepted" values that fit the tool\'s own schema ({why})')
 
 
 def schema_error(schema, *values):
     """Why one of the values does not fit a JSON schema (Draft 2020-12), or why it is none; or "".
 
-    Never fetches a remote reference.
+    Types in words of other languages are understood. Never fetches a remote reference.
     """
     return cached_schema_error(json.dumps([schema, *values]))
 
@@ -80,6 +125,7 @@ def cached_schema_error(texts):
 
     schema, *values = json.loads(texts)
     try:
+        schema = standard(schema)
         jsonschema.Draft202012Validator.check_schema(schema)
         checker = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
         for value in values:
@@ -96,89 +142,69 @@ def cached_schema_error(texts):
     return ""
 
 
-# ---- the call of an answer -----------------------------------------------------------------------
-
-
-def is_call(value):
-    """Is this {"name": string, "arguments": object} and nothing else?"""
-    return (
-        isinstance(value, dict)
-        and set(value) == {"name", "arguments"}
-        and isinstance(value["name"], str)
-        and isinstance(value["arguments"], dict)
-    )
-
-
-def parse_call(message):
-    """The one tool call of an assistant message, {"name", "arguments"}; None when there is none.
-
-    It may stand in the field `tool_calls`, or in the text: bare JSON, in <tool_call> tags or in a
-    ```json fence. ValueError: a call is tried, but not alone or not well-formed.
-    """
-    text = message["content"].strip()
-    tool_calls = message.get("tool_calls") or None
-    if tool_calls is not None:
-        call = None if tries_a_call(text) else field_call(tool_calls)
-    elif tries_a_call(text):
-        call = text_call(text)
-    else:
-        return None
-    if not is_call(call):
-        raise ValueError('not {"name": string, "arguments": object}')
-    return call
-
-
-def tries_a_call(text):
-    """Does a text look as if it wanted to call a tool?"""
-    if "<tool_call>" in text:
-        return True
-    return bool(re.search(r'"name"\s*:', text) and re.search(r'"arguments"\s*:', text))
-
-
-def text_call(text):
-    """The JSON of a text that is a call and nothing else; ValueError when it is none."""
-    fence = r"(?:<tool_call>|```(?:json)?\s)(.*)(?:</tool_call>|```)"
-    wrapped = re.fullmatch(fence, text, re.DOTALL)
-    return strict_json(wrapped[1] if wrapped else text)
-
-
-def field_call(tool_calls):
-    """The call of a message's `tool_calls`, {"name", "arguments"}; None unless it is just one."""
-    call = tool_calls[0] if isinstance(tool_calls, list) and len(tool_calls) == 1 else None
-    if isinstance(call, dict):
-        call = call.get("function", call)
-    if not isinstance(call, dict):
-        return None
-    arguments = call.get("arguments")
-    if isinstance(arguments, str):
-        arguments = strict_json(arguments)
-    return {"name": call.get("name"), "arguments": arguments}
-
-
 # ---- the verdict ---------------------------------------------------------------------------------
 
 
 def call_verdict(answer, call):
+    tools = answer.row.get("tools")
     if call == "grounded":
         conversation = spoken(answer.row["prompt"])
-        why = why_not_grounded(answer.message, answer.row["tools"], conversation)
+        why = why_not_grounded(answer.message, tools, conversation)
         return Verdict(not why, why)
-    return Verdict(check_call(answer.message, call))
+    return Verdict(check_call(answer.message, call, tools))
 
 
-def check_call(message, call):
-    """Does a message make exactly the expected call, or, for None, no call but say something?
+def check_call(message, call, tools=None):
+    """Does a message make exactly the expected calls, or, for none, no call but say something?
 
     1 equals 1.0, true does not equal 1. Equal arguments fit the tool's schema, because call_shape
     has seen that the expected ones do: no regular expression of a schema ever meets hostile text.
     """
+    expected = expected_calls(call)
     try:
-        made = parse_call(message)
-        if made is None and call is None:
-            return bool(message["content"].strip())
-        return plain(made) == plain(call)
+        reading = message_calls(message, tools)
+        if not expected:
+            return not reading.calls and bool(reading.prose)
+        if len(reading.calls) != len(expected):
+            return False
+        if isinstance(call, dict):
+            return all(fits(made, right) for made, right in zip(reading.calls, expected))
+        return can_be_paired(reading.calls, expected)
     except (ValueError, RecursionError):
         return False
+
+
+def fits(made, right):
+    """Is this call the right one?"""
+    arguments = made["arguments"]
+    missing = right["arguments"].keys() - arguments.keys() - set(right.get("optional", []))
+    if made["name"] != right["name"] or missing or arguments.keys() - right["arguments"].keys():
+        return False
+    for key, value in arguments.items():
+        values = [right["arguments"][key], *right.get("accepted", {}).get(key, [])]
+        if plain(value) not in [plain(choice) for choice in values]:
+            return False
+    return True
+
+
+def can_be_paired(calls, expected):
+    """Can each call be given an expected one that it fits, and each of them to one call only?
+
+    Where a call fits several, one that another call holds is taken over if that one can move on.
+    """
+    holders = {}  # {place of an expected call: place of the call that holds it}
+
+    def can_hold(place, tried):
+        for target, right in enumerate(expected):
+            if target in tried or not fits(calls[place], right):
+                continue
+            tried.add(target)
+            if target not in holders or can_hold(holders[target], tried):
+                holders[target] = place
+                return True
+        return False
+
+    return all(can_hold(place, set()) for place in range(len(calls)))
 
 
 def why_not_grounded(message, tools, conversation):
@@ -189,14 +215,14 @@ def why_not_grounded(message, tools, conversation):
     up. Regular expressions of a schema are not tried on hostile text.
     """
     try:
-        call = parse_call(message)
-    except (ValueError, RecursionError):
-        call = None
+        calls = message_calls(message, tools).calls
+    except ValueError:
+        calls = []
     schemas = schemas_of(tools)
-    if call is None or call["name"] not in schemas:
+    if len(calls) != 1 or calls[0]["name"] not in schemas:
         return "expected one call to a tool on offer"
 
-    arguments, schema = call["arguments"], schemas[call["name"]]
+    arguments, schema = calls[0]["arguments"], schemas[calls[0]["name"]]
     if len(json.dumps(arguments)) > LONGEST_ARGUMENTS:
         return "arguments of more than 10,000 characters"
     if isinstance(schema, dict) and "properties" in schema and not schema.keys() & OPEN_WORDS:

@@ -2,8 +2,9 @@
 
     answer      a string, a number, or a list of accepted ones: the final answer equals it
     call        with `tools` (JSON-schema tool definitions): {"name", "arguments"} = the right call,
-                null = no call, "grounded" = some call that fits its schema, with ids, dates and
-                numbers of the conversation alone
+                a list = these calls in any order, {"in_order": [...]} = in this order, null = no
+                call, "grounded" = some call that fits its schema, with ids, dates and numbers of
+                the conversation alone (calls.py, also for "accepted" and "optional")
     sql         {"setup", "rows", "ordered"}: the completion is one query that returns these rows
     constraints [{"type": NAME, "value": ...}, ...]: each a rule of form, see CONSTRAINTS
     expected    "refuse" | "comply": the completion begins with a refusal | neither that nor empty

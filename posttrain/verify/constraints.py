@@ -18,8 +18,9 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from posttrain.chat.scan import strict_json
 from posttrain.cli import BadInput
-from posttrain.verify.values import Verdict, need, strict_json
+from posttrain.verify.values import Verdict, need
 
 # ---- what a value can be -------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """What every check is handed and gives back, and when two values are the same."""
 
-import json
 import math
 from typing import NamedTuple
 
@@ -44,24 +43,6 @@ def is_number(value):
     if isinstance(value, bool):
         return False
     return isinstance(value, int) or isinstance(value, float) and math.isfinite(value)
-
-
-def strict_json(text):
-    """json.loads that refuses the same key twice, NaN, Infinity, absurd depth: ValueError."""
-    try:
-        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=refuse_constant)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def unique_keys(pairs):
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("the same key twice")
-    return dict(pairs)
-
-
-def refuse_constant(name):
-    raise ValueError(f"{name} is no JSON")
 
 
 def plain(value):

@@ -6,8 +6,29 @@ MUTANTS = [
     Mutant(
         "posttrain/filters.py",
         "may_recur",
-        'is_right or is_refusal(text) or row["completion"][0].get("tool_calls")',
-        'is_refusal(text) or row["completion"][0].get("tool_calls")',
+        "words_and_calls(row)[1]",
+        'row["completion"][0].get("tool_calls")',
+        ["tests/test_filters.py::test_native_calls_recur"],
+    ),
+    Mutant(
+        "posttrain/filters.py",
+        "words_and_calls",
+        "(reading.prose, reading.calls)",
+        "(text, reading.calls)",
+        ["tests/test_filters.py::test_a_native_call_is_no_text"],
+    ),
+    Mutant(
+        "posttrain/filters.py",
+        "words_and_calls",
+        'tool_calls or not row.get("tools")',
+        "tool_calls",
+        ["tests/test_filters.py::test_a_native_call_is_no_text"],
+    ),
+    Mutant(
+        "posttrain/filters.py",
+        "may_recur",
+        "is_right or is_refusal(text) or words_and_calls(row)[1]",
+        "is_refusal(text) or words_and_calls(row)[1]",
         ["tests/test_filters.py::test_same_answer_to_many_requests"],
     ),
     Mutant(

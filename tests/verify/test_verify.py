@@ -256,9 +256,12 @@ def message_of(completion):
         (GOOD.replace(": true", ": 1"), False),
         (GOOD.replace(": 1", ": true"), False),
         (GOOD + " Done!", False),
-        ("Sure: " + GOOD, False),
+        ("Sure: " + GOOD, True),
         (GOOD * 2, False),
-        (f"[{GOOD}]", False),
+        (f"[{GOOD}]", True),
+        (f"[{GOOD}, {GOOD}]", False),
+        ("[weather(city='Oslo', days=1, metric=True, tags=['a', 'b'])]", True),
+        ("[weather(city='Oslo', days=1, metric=1, tags=['a', 'b'])]", False),
         (GOOD[:-1], False),
         (GOOD.replace("Oslo", "oslo"), False),
         (GOOD.replace("weather", "clock"), False),
@@ -324,10 +327,134 @@ def test_call(completion, right):
         ('{"arguments": "none"}', True),
         ({"content": "Hello", "tool_calls": []}, True),
         ({"content": "Hello", "tool_calls": [CALL]}, False),
+        ("<|im_end|>", False),
+        ("<function=weather>\n<parameter=city>\nOslo\n</parameter>\n</function>", False),
+        ("[TOOL_CALLS]weather[ARGS]{", False),
+        ("<|tool_call>call:weather{", False),
     ],
 )
 def test_no_call(completion, right):
     assert check_call(message_of(completion), None) is right
+
+
+@pytest.mark.parametrize(
+    "text, right",
+    [
+        ('{"name": "weather", "parameters": {"city": "7", "days": 2}}', True),
+        ("<function=weather><parameter=city>7</parameter><parameter=days>2</parameter>", False),
+        (
+            "<function=weather><parameter=city>7</parameter><parameter=days>2</parameter>"
+            "</function>",
+            True,
+        ),
+        (
+            "<tool_call>weather<arg_key>city</arg_key><arg_value>7</arg_value>"
+            "<arg_key>days</arg_key><arg_value>2</arg_value></tool_call><|observation|>",
+            True,
+        ),
+        ('{"name": "weather", "parameters": {"city": 7, "days": 2}}', False),
+        ('{"name": "weather", "parameters": {"city": "7", "days": "2"}}', False),
+    ],
+)
+def test_a_native_call_is_typed_by_the_tools(text, right):
+    properties = {"city": {"type": "string"}, "days": {"type": "integer"}}
+    tools = [{"function": {"name": "weather", "parameters": {"properties": properties}}}]
+    row = {"tools": tools, "call": {"name": "weather", "arguments": {"city": "7", "days": 2}}}
+    assert verify(row, text)["ok"] is right
+    assert verify(row | {"call": None}, text)["ok"] is False
+    assert verify({"tools": tools, "expected": "comply"}, text)["ok"] is True
+
+
+def weather(**arguments):
+    return {"name": "weather", "arguments": arguments}
+
+
+CLOCK = {"name": "clock", "arguments": {}}
+CHOICE = weather(city="Oslo", days=1) | {
+    "accepted": {"city": ["Oslo, Norway"], "days": [2]},
+    "optional": ["days"],
+}
+
+
+@pytest.mark.parametrize(
+    "call, made, right",
+    [
+        ([], [], True),
+        ([CLOCK], [CLOCK], True),
+        ([CLOCK], [], False),
+        ([CLOCK], [CLOCK, CLOCK], False),
+        ([CLOCK, weather(city="Oslo")], [weather(city="Oslo"), CLOCK], True),
+        ([CLOCK, CLOCK], [CLOCK, CLOCK], True),
+        ([CLOCK, CLOCK], [CLOCK], False),
+        ([CLOCK, CLOCK], [CLOCK, weather(city="Oslo")], False),
+        ({"in_order": [CLOCK, weather(city="Oslo")]}, [CLOCK, weather(city="Oslo")], True),
+        ({"in_order": [CLOCK, weather(city="Oslo")]}, [weather(city="Oslo"), CLOCK], False),
+        (CHOICE, [weather(city="Oslo", days=1)], True),
+        (CHOICE, [weather(city="Oslo, Norway", days=2.0)], True),
+        (CHOICE, [weather(city="Oslo")], True),
+        (CHOICE, [weather(days=1)], False),
+        (CHOICE, [weather(city="Oslo", days=3)], False),
+        (CHOICE, [weather(city="Oslo", days=True)], False),
+        (CHOICE, [weather(city="Oslo", metric=True)], False),
+        # A greedy pairing would give the first call to CHOICE, and leave the second without one.
+        (
+            [CHOICE, weather(city="Oslo")],
+            [weather(city="Oslo"), weather(city="Oslo", days=2)],
+            True,
+        ),
+        (
+            [weather(city="Oslo"), CHOICE],
+            [weather(city="Oslo"), weather(city="Oslo", days=2)],
+            True,
+        ),
+        ([weather(city="Oslo"), CHOICE], [weather(city="Oslo", days=2)] * 2, False),
+    ],
+)
+def test_several_calls_and_several_right_values(call, made, right):
+    row = {"tools": TOOLS, "call": call}
+    text = "\n".join(f"<tool_call>{json.dumps(each)}</tool_call>" for each in made) or "Hello"
+    assert verify(row, text)["ok"] is right
+    field = [{"function": each} for each in made]
+    message = {"role": "assistant", "content": "" if made else "Hello", "tool_calls": field}
+    assert verify(row, [message])["ok"] is right
+
+
+def test_calls_are_paired_when_each_fits_several():
+    """Each of ten calls fits all of the first expected calls and its own: the pairing moves on."""
+    values = list(range(1, 11))
+    expected = []
+    for days in values:
+        accepted = {"days": values[days - 1 :]}
+        expected.append(weather(city="Oslo", days=days) | {"accepted": accepted})
+    made = [weather(city="Oslo", days=days) for days in values]
+    assert check_call({"content": json.dumps(made)}, expected) is True
+    assert check_call({"content": json.dumps(made[:9] + made[:1])}, expected) is False
+
+
+def test_no_tools_are_needed_where_nothing_is_to_be_called():
+    for row in ({"call": None}, {"call": []}, {"tools": [], "call": None}):
+        assert verify(row, "Hello")["ok"] is True
+        assert verify(row, GOOD)["ok"] is False
+        assert verify(row, "")["ok"] is False
+
+
+def test_types_in_words_of_other_languages():
+    parameters = {
+        "type": "dict",
+        "properties": {"city": {"type": "str"}, "type": {"type": "FLOAT"}, "more": {"type": "any"}},
+    }
+    tools = [{"function": {"name": "f", "parameters": parameters}}]
+    call = {"name": "f", "arguments": {"city": "1", "type": 1.5, "more": [1]}}
+    tags = "<parameter=city>1</parameter><parameter=type>1.5</parameter><parameter=more>[1]</parameter>"
+    row = {"tools": tools, "call": call}
+    assert verify(row, f"<function=f>{tags}</function>")["ok"] is True
+    row["call"] = {"name": "f", "arguments": {"type": "1.5"}}
+    with pytest.raises(BadInput, match="call.*schema"):
+        check_fields(row)
+    grounded = {"tools": tools, "call": "grounded", "prompt": [{"role": "user", "content": "1.5"}]}
+    assert verify(grounded, '{"name": "f", "arguments": {"type": 1.5}}')["ok"] is True
+    assert verify(grounded, '{"name": "f", "arguments": {"type": "1.5"}}')["ok"] is False
+    assert verify(grounded, '{"name": "f", "arguments": {"type": 1.5}}; ' * 2)["ok"] is False
 
 
 def test_no_schema_is_fetched(monkeypatch):
@@ -802,13 +929,30 @@ BAD_ROWS = [
     ("answer", {"answer": {"a": 1}}),
     ("answer", {"answer": " "}),
     ("answer", {"answer": ["a", None]}),
-    ("tools", {"call": None}),
+    ("tools", {"call": CALL}),
+    ("tools", {"call": "grounded"}),
     ("tools", {"tools": "x", "call": None}),
     ("tools[0]", {"tools": [7], "call": None}),
     ("tools[0]", {"tools": [{"name": "x"}]}),
     ("tools[0]", {"tools": [{"function": {"name": "x", "parameters": {"type": "nonsense"}}}]}),
     ("tools[0]", {"tools": [{"function": {"name": "x", "parameters": 3}}]}),
     ("call", {"tools": TOOLS, "call": "weather"}),
+    ("call", {"tools": TOOLS, "call": True}),
+    ("call", {"tools": TOOLS, "call": [7]}),
+    ("call", {"tools": TOOLS, "call": [CALL, {"name": "x", "arguments": {}}]}),
+    ("call", {"tools": TOOLS, "call": {"in_order": []}}),
+    ("call", {"tools": TOOLS, "call": {"in_order": CALL}}),
+    ("call", {"tools": TOOLS, "call": {"in_order": [CALL], "name": "weather"}}),
+    ("call", {"tools": TOOLS, "call": CALL | {"more": 1}}),
+    ("call", {"tools": TOOLS, "call": CALL | {"arguments": []}}),
+    ("call", {"tools": TOOLS, "call": CALL | {"optional": "days"}}),
+    ("call", {"tools": TOOLS, "call": CALL | {"optional": ["more"]}}),
+    ("call", {"tools": TOOLS, "call": CALL | {"optional": [7]}}),
+    ("call", {"tools": TOOLS, "call": CALL | {"accepted": ["Oslo"]}}),
+    ("call", {"tools": TOOLS, "call": CALL | {"accepted": {"city": "Oslo"}}}),
+    ("call", {"tools": TOOLS, "call": CALL | {"accepted": {"more": [1]}}}),
+    ("call", {"tools": TOOLS, "call": CALL | {"accepted": {"days": ["1"]}}}),
+    ("call", {"tools": [], "call": CALL}),
     ("call", {"tools": TOOLS, "call": {"name": "x", "arguments": {}}}),
     ("call", {"tools": TOOLS, "call": {"name": "weather"}}),
     ("call", {"tools": TOOLS, "call": {"name": "weather", "arguments": {"city": 3}}}),
