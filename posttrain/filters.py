@@ -4,7 +4,7 @@ One answer by itself (FILTERS):
     empty        nothing but punctuation, or an announcement with nothing behind it ("Solution:")
     truncated    cut off at the longest length
     repetition   half of its runs of four words come again
-    markers      leaked chat markers
+    markers      leaked chat markers; those of a well-formed tool call are none, where tools are
     injection    speaks to a judge: asks for a score, imitates a verdict
     refusal      refuses, and nothing says whether it should
     over-refusal refuses what it should answer

@@ -157,12 +157,24 @@ def read_calls(text, tools=None):
     text = text[: end_of_words(text)]
     functions = functions_of(tools)
     try:
-        reading = marked_calls(text, functions)
+        # Marks inside the texts of JSON are no marks.
+        reading = None if is_json(text) else marked_calls(text, functions)
         if reading is None:
             reading = unmarked_calls(text, functions)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return Reading(text.strip(), []) if reading is None else reading
+
+
+def is_json(text):
+    """Is a text one JSON object or list, and nothing else?"""
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        strict_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 def message_calls(message, tools=None):

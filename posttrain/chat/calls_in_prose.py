@@ -160,8 +160,13 @@ def json_in_prose(text, shown, functions):
 FENCE = re.compile(r"```\w*")
 FENCE_AT_END = re.compile(r"```\w*\Z")
 LONGEST_FENCE = 20  # characters of a fence with its language
-JSON_NAME = re.compile(r"""["']name["']\s*:\s*["']([^"'\n]*)["']""")
-JSON_ARGUMENTS = re.compile(r"""(?:"arguments"|'(?:arguments|parameters)')\s*:""")
+# Keys that stand for name and arguments in words of other systems.
+JSON_NAME = re.compile(
+    r"""["'](?:name|tool|tool_name|function|function_name|action)["']\s*:\s*["']([^"'\n]*)["']"""
+)
+JSON_ARGUMENTS = re.compile(
+    r"""(?:"(?:arguments|args|action_input)"|'(?:arguments|parameters)')\s*:"""
+)
 
 
 def tries_in_json(text, functions):

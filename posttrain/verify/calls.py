@@ -188,23 +188,27 @@ def fits(made, right):
 
 
 def can_be_paired(calls, expected):
-    """Can each call be given an expected one that it fits, and each of them to one call only?
+    """Can each call be given an expected one that it fits, and each of them to one call only?"""
+    targets = []  # for each call, the places of the expected ones that it fits
+    for made in calls:
+        targets.append([place for place, right in enumerate(expected) if fits(made, right)])
+    holders = {}  # {place of an expected call: the call that holds it}
+    return all(find_target(number, targets, holders, set()) for number in range(len(calls)))
 
-    Where a call fits several, one that another call holds is taken over if that one can move on.
+
+def find_target(number, targets, holders, tried):
+    """Give a call an expected one; a call that holds it already moves on to another, if it can.
+
+    tried: places that were looked at on the way here.
     """
-    holders = {}  # {place of an expected call: place of the call that holds it}
-
-    def can_hold(place, tried):
-        for target, right in enumerate(expected):
-            if target in tried or not fits(calls[place], right):
-                continue
-            tried.add(target)
-            if target not in holders or can_hold(holders[target], tried):
-                holders[target] = place
-                return True
-        return False
-
-    return all(can_hold(place, set()) for place in range(len(calls)))
+    for target in targets[number]:
+        if target in tried:
+            continue
+        tried.add(target)
+        if target not in holders or find_target(holders[target], targets, holders, tried):
+            holders[target] = number
+            return True
+    return False
 
 
 def why_not_grounded(message, tools, conversation):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.chat import calls
+from posttrain.chat.call_parts import json_calls
 from posttrain.chat.calls import END_TOKENS, FORMATS, OPENINGS, message_calls, read_calls
 from posttrain.chat.scan import DEEPEST, strict_json
 from posttrain.chat.schemas import standard, typed_value
@@ -287,9 +289,9 @@ PARALLEL = [
 
 @pytest.mark.parametrize("text", PARALLEL)
 def test_parallel_calls(text):
-    calls = [{"name": "get_tide", "arguments": {}}, TIME]
-    assert read_calls(text, TOOLS).calls == calls
-    assert read_calls("Both, then:\n" + text, TOOLS) == ("Both, then:", calls)
+    both = [{"name": "get_tide", "arguments": {}}, TIME]
+    assert read_calls(text, TOOLS).calls == both
+    assert read_calls("Both, then:\n" + text, TOOLS) == ("Both, then:", both)
 
 
 def test_what_channels_write_around_prose_is_left_out():
@@ -486,6 +488,15 @@ def test_no_call(text):
     assert read_calls(text + "<|im_end|>\n", TOOLS) == (text.strip(), [])
 
 
+def test_marks_inside_the_texts_of_json_are_none():
+    note = "<tool_call> or [TOOL_CALLS]"
+    assert read_calls(json.dumps({"note": note}), TOOLS).calls == []
+    call = {"name": "get_tide", "arguments": {"note": note}}
+    assert read_calls(json.dumps(call), TOOLS).calls == [call]
+    with pytest.raises(ValueError):
+        read_calls(f"{json.dumps(call)} <tool_call>", TOOLS)
+
+
 def test_data_of_other_names_is_no_call_when_prose_goes_on():
     text = '{"name": "adam", "parameters": {"rate": 0.1}} is what I would choose.'
     assert read_calls(text, TOOLS).calls == []
@@ -524,6 +535,7 @@ def test_data_of_other_names_is_no_call_when_prose_goes_on():
         '{"name": "get_tide"}, "arguments": {}}',
         "{'name': 'get_tide', 'arguments': {}}",
         '{"name": "get_tide", "parameters": {}, "why": "so"}',
+        '{"tool": "get_tide", "args": {"days": 3}}',
         '[{"name": "get_tide", "arguments": {}}, {"height": 3}]',
         '{"type": "function", "function": {"name": "get_tide", "arguments": "{}"}}',
         "<function=get_tide>\n<parameter=days>\n3\n</function>",
@@ -687,6 +699,21 @@ def test_every_format_has_a_sample():
         assert texts or re.search(form.mark, without[name]), name
 
 
+def test_a_format_is_a_function_and_a_line(monkeypatch):
+    """As the docstring of calls.py shows it."""
+
+    def read_shout(scan, functions):
+        scan.expects("CALL!")
+        return json_calls(scan)
+
+    marks = [*calls.MARKS, (re.compile("CALL!"), read_shout)]
+    monkeypatch.setattr(calls, "MARKS", marks)
+    shout = 'Now. CALL! {"name": "get_time", "arguments": {}}'
+    assert read_calls(shout) == ("Now.", [TIME])
+    with pytest.raises(ValueError):
+        read_calls("CALL!")
+
+
 SPOKEN = [
     {"role": "user", "content": "Will it be high?"},
     {"role": "assistant", "content": ""},
@@ -709,13 +736,19 @@ TEMPLATES = [
 ]
 
 
-@pytest.mark.skipif("KIT_REAL" not in os.environ, reason="no real tokenizers")
-@pytest.mark.parametrize(("name", "opening", "kind"), TEMPLATES, ids=[t[0] for t in TEMPLATES])
-def test_what_real_templates_write_is_read(name, opening, kind):
+@pytest.fixture(scope="module")
+def qwen():
+    """A tokenizer to render templates with; which one makes no difference to the text."""
+    if "KIT_REAL" not in os.environ:
+        pytest.skip("no real tokenizers")
     transformers = pytest.importorskip("transformers")
-    trl = pytest.importorskip("trl")
     folder = Path(os.environ["KIT_REAL"]) / "tokenizers" / "qwen2"
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("name", "opening", "kind"), TEMPLATES, ids=[t[0] for t in TEMPLATES])
+def test_what_real_templates_write_is_read(qwen, name, opening, kind):
+    trl = pytest.importorskip("trl")
     template = Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja"
     if not template.exists():
         pytest.skip("another version of TRL")
@@ -730,7 +763,7 @@ def test_what_real_templates_write_is_read(name, opening, kind):
     shown = json.dumps(arguments) if kind is str else arguments
     call = {"type": "function", "function": {"name": "get_tide", "arguments": shown}}
     messages = [SPOKEN[0], SPOKEN[1] | {"tool_calls": [call]}]
-    text = tokenizer.apply_chat_template(
+    text = qwen.apply_chat_template(
         messages, TOOLS_WITH_TEXTS, chat_template=template.read_text(), tokenize=False
     )
     answer = text[text.rindex(opening) + len(opening) :]

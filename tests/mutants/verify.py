@@ -225,8 +225,8 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/verify/calls.py",
-        "can_be_paired",
-        "target not in holders or can_hold(holders[target], tried)",
+        "find_target",
+        "target not in holders or find_target(holders[target], targets, holders, tried)",
         "target not in holders",
         ["tests/verify/test_verify.py::test_several_calls_and_several_right_values"],
     ),
