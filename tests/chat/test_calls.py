@@ -388,6 +388,7 @@ def test_literals(text, value):
         ("null", {"anyOf": [{"type": "string"}, {"type": "null"}]}, None),
         ("7", {"enum": ["7", "8"]}, "7"),
         ("7", {"enum": [7, 8]}, 7),
+        ("7", {"type": ["string", "integer"]}, "7"),
         ("False", {"type": "boolean"}, False),
         (" 3\n", {"type": "integer"}, 3),
         ('"3"', {"type": "integer"}, "3"),
@@ -470,6 +471,7 @@ def test_words_of_other_languages_in_schemas():
         "```python\ntides = [get_tide(harbour=h) for h in harbours]\n```",
         "tides = [get_tide(harbour=h) for h in harbours]",
         "print(get_tide(harbour='Husum'))",
+        "get_tide(harbour='Husum')\nprint(end='')",
         "[1, 2, 3]",
         "[f(x), g(y)]",
         "['a', 'b']",
@@ -540,6 +542,11 @@ def test_data_of_other_names_is_no_call_when_prose_goes_on():
         '{"type": "function", "function": {"name": "get_tide", "arguments": "{}"}}',
         "<function=get_tide>\n<parameter=days>\n3\n</function>",
         "<function=get_tide>\n<parameter=days>\n3\n<parameter=height>\n1\n</parameter>\n</function>",
+        "<function=get_tide><parameter=harbour>a<parameter=note>b</parameter></function>",
+        "<tool_call>get_tide<arg_key>harbour</arg_key><arg_value>a<arg_key>note</arg_key>"
+        "<arg_value>b</arg_value></tool_call>",
+        '<minimax:tool_call><invoke name="get_tide"><parameter name="harbour">a'
+        '<parameter name="note">b</parameter></invoke></minimax:tool_call>',
         "<function=get_tide><parameter=days>1</parameter><parameter=days>2</parameter></function>",
         "<function=get_tide><parameter=days>three</parameter></function>",
         "<function=get_tide><parameter=days>3</parameter>",
@@ -594,6 +601,8 @@ def test_data_of_other_names_is_no_call_when_prose_goes_on():
         '<invoke name="get_tide"></invoke>',
         "<|tool_call|>get_tide",
         "Action: ```json\n[]```",
+        'Action: ```json\n[{"tool_name": "get_tide", "parameters": {}}]```\n'
+        '{"tool_name": "get_time", "parameters": {}}',
         "<|action_start|><|interpreter|>print(1)<|action_end|>",
         'get_tide\n{"harbour": "Husum"',
         'get_tide {"harbour": "Husum"} now',

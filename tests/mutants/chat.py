@@ -86,7 +86,7 @@ MUTANTS = [
         "marked_calls",
         "not mark.match(text, scan.place)",
         "False",
-        ["tests/chat/test_calls.py::test_text_behind_a_call_is_refused"],
+        ["tests/chat/test_calls.py::test_a_malformed_call_is_refused"],
     ),
     Mutant(
         "posttrain/chat/calls.py",
