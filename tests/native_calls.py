@@ -418,6 +418,13 @@ class Damaged(NamedTuple):
     strict: bool = True  # False: any calls but the case's may be read, none may not
 
 
+# Marks that close a call whose name and arguments are complete, or a whole block of calls.
+CLOSERS = re.compile(
+    r"(?:\s|</(?:tool_call|function|minimax:tool_call|atem:function_calls)>"
+    r"|<\|/?[a-z_]+\|>|<[a-z_]+\|>|<｜[\w▁]+｜>|```)*"
+)
+
+
 def cut_positions(case, text):
     """Where a text may be cut so that a call is tried and not finished."""
     end = len(text.rstrip())
@@ -429,12 +436,17 @@ def cut_positions(case, text):
 
 
 def cut(case, text, position):
-    """The text up to a position. Where it ends just behind a call, it says the calls up to there."""
+    """The text up to a position. Where it ends just behind a call, it says the calls up to there.
+
+    So it may where marks alone are missing that close a whole call: samplers stop at some of them,
+    and servers cut them off.
+    """
     start = text[:position]
     allowed = None
-    for count in range(1, len(case.calls)):
+    for count in range(1, len(case.calls) + 1):
         shorter = case.text(case.calls[:count]).strip()
-        if start.strip().removesuffix("<|eom|>") == shorter:
+        written = start.strip().removesuffix("<|eom|>").strip()
+        if shorter.startswith(written) and CLOSERS.fullmatch(shorter[len(written) :]):
             allowed = case.calls[:count]
     return Damaged("cut off", start, allowed)
 
@@ -480,7 +492,10 @@ def bracket_removed(case, rng, text):
 
 
 def tag_removed(case, rng, text):
-    """One closing tag is missing. What stands behind may then be read as part of a value."""
+    """One closing tag is missing. What stands behind may then be read as part of a value.
+
+    The tag that closes the whole may be missing; see cut.
+    """
     positions = []
     for tag in case.style.tags:
         for match in re.finditer(re.escape(tag), text):
@@ -488,7 +503,9 @@ def tag_removed(case, rng, text):
     if not positions:
         return None
     tag = rng.choice(positions)
-    return Damaged("tag removed", text[: tag.start()] + text[tag.end() :], strict=False)
+    without = text[: tag.start()] + text[tag.end() :]
+    allowed = case.calls if CLOSERS.fullmatch(text[tag.start() :]) else None
+    return Damaged("tag removed", without, allowed, strict=False)
 
 
 def key_twice(case, rng, text):
@@ -765,7 +782,6 @@ def report(tally, longest=1500):
 def main():
     """Prints the table for bench/RESULTS.md."""
     from posttrain.chat.calls import read_calls
-
     from posttrain.verify.calls import check_call
 
     print(report(measure(read_calls, check_call, count=10_000)))
