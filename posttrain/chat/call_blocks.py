@@ -161,7 +161,7 @@ def gemma(opening, closing, quote):
     return read
 
 
-GEMMA_KEY = re.compile(r"[^\s:,{}\[\]<>\"']+")
+GEMMA_KEY = re.compile(r"[^:,{}\[\]<>\"'\n]+")
 GEMMA_WORD = re.compile(r"[^\s,{}\[\]<>]+")
 
 
@@ -175,7 +175,9 @@ def gemma_pairs(scan, quote, depth):
         if scan.takes(quote):
             key = scan.until(quote)
         else:
-            key = tag_name((scan.matches(GEMMA_KEY) or [""])[0])
+            key = (scan.matches(GEMMA_KEY) or [""])[0].strip()
+        if not key:
+            raise ValueError("an argument without a name")
         scan.space().expects(":")
         pairs.append((key, gemma_value(scan, quote, depth)))
     return unique_keys(pairs)
@@ -212,7 +214,7 @@ def read_harmony(scan, functions):
 
 
 HARMONY = re.compile(
-    r"(?:<\|start\|>assistant)?\s?(?:<\|channel\|>\w+)?\s?to=(?:functions\.)?([\w.:-]+?)\s?"
+    r"(?:<\|start\|>assistant)?\s?(?:<\|channel\|>\w+)?\s?\bto=(?:functions\.)?([\w.:-]+?)\s?"
     r"(?:<\|channel\|>\w+)?\s?(?:<\|constrain\|>)?\s?(?:json|code)?\s?<\|message\|>"
 )
 HARMONY_END = re.compile(r"\s*(?:<\|(?:call|end)\|>)?")
@@ -309,7 +311,10 @@ def read_kimi(scan, functions):
     while scan.space().takes("<|tool_call_begin|>"):
         label = scan.until("<|tool_call_argument_begin|>")
         name = tag_name(label).removeprefix("functions.")
-        calls.append(call_of(KIMI_NUMBER.sub("", name), json_object(scan)))
+        name, number = KIMI_NUMBER.subn("", name)
+        if not number:
+            raise ValueError("a call without its number")
+        calls.append(call_of(name, json_object(scan)))
         scan.closes("<|tool_call_end|>")
     if not calls:
         raise ValueError("no call between the marks")

@@ -15,11 +15,15 @@ class Reading(NamedTuple):
 
 
 def call_of(name, arguments):
-    if not isinstance(name, str) or not name.strip():
+    if not isinstance(name, str) or not CALL_NAME.fullmatch(name.strip()):
         raise ValueError("a call without a name")
     if not isinstance(arguments, dict):
         raise ValueError("arguments that are no object")
     return {"name": name.strip(), "arguments": arguments}
+
+
+# A name begins and ends with a letter, a digit or _.
+CALL_NAME = re.compile(r"\w(?:.*\w)?")
 
 
 def tag_name(text):
@@ -60,6 +64,8 @@ def json_call(value):
         raise ValueError("a call with keys that no call has")
     if not all(isinstance(value.get(key, ""), str) for key in OTHER_KEYS):
         raise ValueError("an id that is no text")
+    if value.get("type", "function") != "function":
+        raise ValueError("a call of another type")
     names = [value[key] for key in NAME_KEYS if key in value]
     arguments = [value[key] for key in ARGUMENTS_KEYS if key in value]
     if len(names) != 1 or len(arguments) != 1:

@@ -52,7 +52,7 @@ from posttrain.chat.calls_in_prose import (
     named_object,
     python_in_prose,
 )
-from posttrain.chat.scan import Scan, strict_json
+from posttrain.chat.scan import Scan, is_json, strict_json
 from posttrain.chat.schemas import functions_of
 
 
@@ -86,12 +86,12 @@ FORMATS = {
     ),
     "gemma3": Format("```tool_code", read_tool_code),
     "gpt-oss": Format(
-        r"(?:<\|start\|>assistant)?\s?(?:<\|channel\|>\w+)?\s?to=functions\.|"
+        r"(?:<\|start\|>assistant)?\s?(?:<\|channel\|>\w+)?\s?\bto=functions\.|"
         r"<\|channel\|>\w+ to=\w",
         read_harmony,
     ),
     "muse": Format(
-        r"(?:<\|start\|>assistant)?\s?to=(?!user\b|self\b)[\w.:/-]+<\|message\|>|"
+        r"(?:<\|start\|>assistant)?\s?\bto=(?!user\b|self\b)[\w.:/-]+<\|message\|>|"
         "<atem:function_calls>",
         read_muse,
     ),
@@ -166,17 +166,6 @@ def read_calls(text, tools=None):
     return Reading(text.strip(), []) if reading is None else reading
 
 
-def is_json(text):
-    """Is a text one JSON object or list, and nothing else?"""
-    if not text.lstrip().startswith(("{", "[")):
-        return False
-    try:
-        strict_json(text)
-    except ValueError:
-        return False
-    return True
-
-
 def message_calls(message, tools=None):
     """The calls of an assistant message -> Reading: of its `tool_calls`, else of its text.
 
@@ -226,7 +215,8 @@ TORN = re.compile(
     r"</tool_call>|<arg_key>|</arg_value>|<parameter=|</minimax:tool_call>|<invoke name=|<atem:|"
     r"<\|tool_call_end\|>|<tool_call\|>|<end_function_call>|<\|/tool_call\|>|<\|END_ACTION\|>|"
     r"<\|tool_call_argument_begin\|>|<\|tool_calls_section_end\|>|<\|action_end\|>|<\|constrain\|>|"
-    r"\[ARGS\]|\[CALL_ID\]|<｜tool▁(?:sep|call▁end|calls▁end)｜>|</?｜DSML｜"
+    r"\[ARGS\]|\[CALL_ID\]|\bTOOL_CALLS\b|=functions\.|<\|channel\|>commentary\s|"
+    r"</function(?:_calls?)?>|</tool_calls>|<｜tool▁(?:sep|call▁end|calls▁end)｜>|</?｜DSML｜"
 )
 # How calls begin. An answer that ends inside one of these was cut off.
 OPENINGS = (

@@ -22,7 +22,7 @@ from posttrain.chat.call_parts import (
     python_call,
     python_list,
 )
-from posttrain.chat.scan import Scan
+from posttrain.chat.scan import Scan, is_json
 
 # `Code in a line` only speaks of what stands there.
 INLINE_CODE = re.compile(r"(?<!`)`[^`\n]+`(?!`)")
@@ -141,6 +141,8 @@ def json_in_prose(text, shown, functions):
             raise ValueError("a call in JSON that cannot be read")
         return None
     prose = text[: meant[0].start].rstrip()
+    if prose.endswith(UNCLOSED):
+        raise ValueError("a call inside of something that does not close")
     scan = Scan(text, meant[0].start)
     calls = json_calls(scan)
     fence = FENCE_AT_END.search(prose, max(0, len(prose) - LONGEST_FENCE))
@@ -157,6 +159,7 @@ def json_in_prose(text, shown, functions):
     raise ValueError("text behind a call")
 
 
+UNCLOSED = ("{", "[", '"')
 FENCE = re.compile(r"```\w*")
 FENCE_AT_END = re.compile(r"```\w*\Z")
 LONGEST_FENCE = 20  # characters of a fence with its language
@@ -169,11 +172,31 @@ JSON_ARGUMENTS = re.compile(
 )
 
 
+# Where JSON may begin, and words that a call in JSON has.
+JSON_BEGINS = re.compile(r"^[ \t]*(?=[{\[\"])", re.MULTILINE)
+DEFINITION = re.compile(r'"description"|"function"\s*:\s*\{')
+ARGUMENTS_KEY = re.compile(r'"(?:arguments|parameters)"\s*:\s*\{')
+JSON_WORDS = re.compile(r"name|arguments|parameters")
+QUOTED_NAME = re.compile(r"(?:[\"':]|: )([^\W\d][\w.-]*)(?=[\"',])")
+
+
 def tries_in_json(text, functions):
-    """Does a text name a tool and arguments in what looks like JSON, or like Python's objects?"""
-    if not JSON_ARGUMENTS.search(text) or '"description"' in text:
+    """Does a text name a tool in what looks like JSON, or like Python's objects, and is no call?"""
+    if DEFINITION.search(text):
         return False
-    return any(match[1] in functions for match in JSON_NAME.finditer(text))
+    begin = JSON_BEGINS.search(text)
+    named = any(match[1] in functions for match in JSON_NAME.finditer(text))
+    if named and (begin or JSON_ARGUMENTS.search(text)):
+        return True
+    # A bracket, a quote or a colon is missing.
+    if not begin or not text.rstrip().endswith(("}", "]", "```")):
+        return False
+    names = [match[1] for match in QUOTED_NAME.finditer(text, begin.start())]
+    if not any(name in functions for name in names):
+        return False
+    if is_json(text):
+        return bool(ARGUMENTS_KEY.search(text))
+    return bool(JSON_WORDS.search(text, begin.start()))
 
 
 # ---- calls in Python's syntax --------------------------------------------------------------------
@@ -183,8 +206,9 @@ PYTHON_CALL = re.compile(
     r"(?:^[ \t]*|(\[)\s*)([^\W\d][\w.-]*)\((?=\s*(?:[^\W\d]\w*\s*(?:=|\Z)|\)|\Z))", re.MULTILINE
 )
 CALL_BEGINS = re.compile(r"(\[?)\s*([^\W\d][\w.-]*)\(")
-# A call and nothing else, its arguments without names.
-LONE_CALL = re.compile(r"\[?\s*([^\W\d][\w.-]*)\([^()\n]*\)\s*\]?")
+# A call and nothing else, perhaps with arguments without names or with brackets too many.
+LONE_CALL = re.compile(r"\[?\s*([^\W\d][\w.-]*)\([^\n]*\)\s*\]?")
+WORD_BEHIND = re.compile(r"\)\s+\w")
 ATTEMPTS = 5  # places of an answer at which calls are looked for
 
 
@@ -204,8 +228,8 @@ def python_in_prose(text, shown, functions):
                 return reading
             place = scan.place
     lone = LONE_CALL.fullmatch(text.strip())
-    if lone and lone[1] in functions:
-        raise ValueError("arguments without names")
+    if lone and lone[1] in functions and not WORD_BEHIND.search(text):
+        raise ValueError("a call whose arguments cannot be read")
     return other_list and read_other_list(text, other_list.start(), functions)
 
 
@@ -228,7 +252,10 @@ def read_run(scan, functions, is_list):
             raise
         return None
     if scan.at_end():
-        return Reading(scan.text[:start].strip(), calls)
+        prose = scan.text[:start].strip()
+        if prose.endswith(UNCLOSED):
+            raise ValueError("a call inside of something that does not close")
+        return Reading(prose, calls)
     if is_alone and is_list:
         raise ValueError("text behind a call")
     return None

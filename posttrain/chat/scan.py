@@ -39,6 +39,17 @@ def strict_json(text):
         raise ValueError("nested too deeply") from None
 
 
+def is_json(text):
+    """Is a text one JSON object or list, and nothing else?"""
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        strict_json(text)
+    except ValueError:
+        return False
+    return True
+
+
 def unique_keys(pairs):
     if len(dict(pairs)) < len(pairs):
         raise ValueError("the same key twice")

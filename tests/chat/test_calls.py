@@ -339,14 +339,14 @@ def test_values_of_all_types():
 def test_gemma_values():
     text = (
         '<|tool_call>call:get_tide{days:3,exact:true,harbour:<|"|>Hus{um},"\'<|"|>,'
-        'stations:[<|"|>a<|"|>,1.5,null,[]],options:{<|"|>a b<|"|>:{c:-1}}}<tool_call|>'
+        'stations:[<|"|>a<|"|>,1.5,null,[]],options:{<|"|>a b<|"|>:{c d:-1}}}<tool_call|>'
     )
     assert read_calls(text).calls[0]["arguments"] == {
         "days": 3,
         "exact": True,
         "harbour": "Hus{um},\"'",
         "stations": ["a", 1.5, None, []],
-        "options": {"a b": {"c": -1}},
+        "options": {"a b": {"c d": -1}},
     }
 
 
@@ -506,6 +506,14 @@ def test_data_of_other_names_is_no_call_when_prose_goes_on():
         read_calls(text.replace("adam", "get_tide"), TOOLS)
 
 
+@pytest.mark.skipif("KIT_REAL" not in os.environ, reason="no real data")
+def test_real_answers_are_no_calls():
+    path = Path(os.environ["KIT_REAL"]) / "data/sft/dolly1000.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines():
+        for text in json.loads(line).values():
+            assert not tries_a_call(str(text)), text
+
+
 # ---- malformed calls -------------------------------------------------------------------------
 
 
@@ -534,6 +542,21 @@ def test_data_of_other_names_is_no_call_when_prose_goes_on():
         '{"name": "get_tide", "arguments": {}}}',
         '{"name": "get_tide", "argum',
         '{"name": "get_ti',
+        '{name": "get_tide", "parameters": {}}',
+        '"name": "get_tide", "parameters": {}}',
+        '{"name" "get_tide", "parameters": {}}',
+        '{"name": "get_tide", "parameters" {}}',
+        '{"name": "get_tide, "parameters": {}}',
+        '{"nam": "get_tide", "parameters": {}}',
+        '{"name": "get_tide", "params": {}}',
+        '{{"name": "get_tide", "parameters": {}}',
+        '{"type": "object", "name": "get_tide", "parameters": {}}',
+        "TOOL_CALLS] [{}]",
+        'tofunctions.get_tide<|channel|>commentary json<|message|>{"days": 3}',
+        "<|tool_call_begin|>functions.get_tide<|tool_call_argument_begin|>{}<|tool_call_end|>",
+        "<|tool_call_begin|>.get_tide:0<|tool_call_argument_begin|>{}<|tool_call_end|>",
+        "<|tool_call>call:get_tide{:3}<tool_call|>",
+        '{"days": 3}</function>',
         '{"name": "get_tide"}, "arguments": {}}',
         "{'name': 'get_tide', 'arguments': {}}",
         '{"name": "get_tide", "parameters": {}, "why": "so"}',
@@ -573,6 +596,9 @@ def test_data_of_other_names_is_no_call_when_prose_goes_on():
         "<|tool_call_start|>[]<|tool_call_end|>",
         "<|tool_call_start|><|tool_call_end|>",
         "[get_tide(harbour='Husum'",
+        "[get_tide((harbour='Husum')]",
+        "[[get_tide(harbour='Husum')]",
+        "get_tide(harbour='Husum'))",
         "[get_tide(harbour=Husum)]",
         "[get_tide(harbour='Husum')]\n\nThat is the call.",
         "get_tide(harbour='Husum', harbour='Emden')",
@@ -586,6 +612,7 @@ def test_data_of_other_names_is_no_call_when_prose_goes_on():
         "<|tool_call>call:get_tide{harbour:Husum}<tool_call|>",
         "<|tool_call>call:get_tide{days:1,days:2}<tool_call|>",
         "<|tool_call>call:get_tide{days:[1}<tool_call|>",
+        "<|tool_call>call:get_tide{days,3}<tool_call|>",
         "<|tool_call>get_tide{}<tool_call|>",
         "<|channel|>commentary to=functions.get_tide <|constrain|>json<|message|>{<|call|>",
         "<|channel|>commentary to=functions.get_tide <|constrain|>json",
