@@ -216,7 +216,8 @@ TORN = re.compile(
     r"<\|tool_call_end\|>|<tool_call\|>|<end_function_call>|<\|/tool_call\|>|<\|END_ACTION\|>|"
     r"<\|tool_call_argument_begin\|>|<\|tool_calls_section_end\|>|<\|action_end\|>|<\|constrain\|>|"
     r"\[ARGS\]|\[CALL_ID\]|\bTOOL_CALLS\b|=functions\.|<\|channel\|>commentary\s|"
-    r"</function(?:_calls?)?>|</tool_calls>|<｜tool▁(?:sep|call▁end|calls▁end)｜>|</?｜DSML｜"
+    r"</function(?:_calls?)?>|</tool_calls>|\btool_code\s*\n|"
+    r"<｜tool▁(?:sep|call▁end|calls▁end)｜>|</?｜DSML｜"
 )
 # How calls begin. An answer that ends inside one of these was cut off.
 OPENINGS = (

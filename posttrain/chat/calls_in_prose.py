@@ -159,10 +159,12 @@ def json_in_prose(text, shown, functions):
     raise ValueError("text behind a call")
 
 
+# Before a call they mean that it stands inside of something.
 UNCLOSED = ("{", "[", '"')
 FENCE = re.compile(r"```\w*")
 FENCE_AT_END = re.compile(r"```\w*\Z")
 LONGEST_FENCE = 20  # characters of a fence with its language
+
 # Keys that stand for name and arguments in words of other systems.
 JSON_NAME = re.compile(
     r"""["'](?:name|tool|tool_name|function|function_name|action)["']\s*:\s*["']([^"'\n]*)["']"""
@@ -170,9 +172,7 @@ JSON_NAME = re.compile(
 JSON_ARGUMENTS = re.compile(
     r"""(?:"(?:arguments|args|action_input)"|'(?:arguments|parameters)')\s*:"""
 )
-
-
-# Where JSON may begin, and words that a call in JSON has.
+# Where JSON may begin, what a tool's definition has, and the words and names of a call in JSON.
 JSON_BEGINS = re.compile(r"^[ \t]*(?=[{\[\"])", re.MULTILINE)
 DEFINITION = re.compile(r'"description"|"function"\s*:\s*\{')
 ARGUMENTS_KEY = re.compile(r'"(?:arguments|parameters)"\s*:\s*\{')

@@ -608,6 +608,7 @@ def test_real_answers_are_no_calls():
         "<|python_tag|>import os",
         "```tool_code\ntides = get_tide()\n```",
         "```tool_code\n```",
+        "``tool_code\nget_tide()\n```",
         '<|tool_call>call:get_tide{harbour:<|"|>Husum}<tool_call|>',
         "<|tool_call>call:get_tide{harbour:Husum}<tool_call|>",
         "<|tool_call>call:get_tide{days:1,days:2}<tool_call|>",
