@@ -50,6 +50,7 @@ from posttrain.chat.calls_in_prose import (
     blank,
     json_in_prose,
     named_object,
+    python_alone,
     python_in_prose,
 )
 from posttrain.chat.scan import Scan, is_json, strict_json
@@ -115,7 +116,7 @@ FORMATS = {
 MARKS = [(re.compile(form.mark), form.read) for form in FORMATS.values()]
 
 # The functions that look for calls without marks, in the order in which they are tried.
-UNMARKED = (named_object, json_in_prose, python_in_prose)
+UNMARKED = (python_alone, named_object, json_in_prose, python_in_prose)
 
 # Tokens that end a turn. They may still stand behind an answer.
 END_TOKENS = (
@@ -161,6 +162,8 @@ def read_calls(text, tools=None):
         reading = None if is_json(text) else marked_calls(text, functions)
         if reading is None:
             reading = unmarked_calls(text, functions)
+        elif reading.prose and unmarked_calls(reading.prose, functions) is not None:
+            raise ValueError("calls of two formats")
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return Reading(text.strip(), []) if reading is None else reading
@@ -258,8 +261,14 @@ def marked_calls(text, functions):
     """The Reading of an answer that has the mark of a format; None when there is none."""
     shown = INLINE_CODE.sub(blank, text)
     start, mark, read = first_block(shown)
+    torn = TORN.search(shown)
+    first = min(start, torn.start() if torn else start)
+    if INSIDE_OF_TEXT.search(shown, 0, first):
+        reading = call_around(text, first, functions)
+        if reading is not None:
+            return reading
     if mark is None:
-        if TORN.search(shown) or is_cut(text):
+        if torn or is_cut(text):
             raise ValueError("a call without its beginning or its end")
         return None
     scan = Scan(text, start)
@@ -269,6 +278,20 @@ def marked_calls(text, functions):
             raise ValueError("text behind a call")
         calls += read(scan, functions)
     return Reading(CHANNELS.sub("", text[:start]).strip(), calls)
+
+
+# A quote before a mark: the mark may stand in an argument of a call without marks.
+INSIDE_OF_TEXT = re.compile("[\"']")
+
+
+def call_around(text, start, functions):
+    """The Reading of a call without marks that begins before a mark and has it in an argument."""
+    try:
+        reading = unmarked_calls(text, functions)
+    except ValueError:
+        return None
+    begins_before = reading is not None and len(reading.prose) < len(text[:start].strip())
+    return reading if begins_before and reading.calls else None
 
 
 def first_block(text):

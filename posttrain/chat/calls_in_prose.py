@@ -203,13 +203,29 @@ def tries_in_json(text, functions):
 
 # [f(a= or [f() anywhere, and f(a= or f() at the beginning of a line.
 PYTHON_CALL = re.compile(
-    r"(?:^[ \t]*|(\[)\s*)([^\W\d][\w.-]*)\((?=\s*(?:[^\W\d]\w*\s*(?:=|\Z)|\)|\Z))", re.MULTILINE
+    r"(?:^[ \t]*|(\[)\s*)([^\W\d][\w.-]*)\((?=\s*(?:[^\W\d]\w*\s*(?:=|\Z)|[)\]]|\Z))",
+    re.MULTILINE,
 )
 CALL_BEGINS = re.compile(r"(\[?)\s*([^\W\d][\w.-]*)\(")
 # A call and nothing else, perhaps with arguments without names or with brackets too many.
 LONE_CALL = re.compile(r"\[?\s*([^\W\d][\w.-]*)\([^\n]*\)\s*\]?")
 WORD_BEHIND = re.compile(r"\)\s+\w")
 ATTEMPTS = 5  # places of an answer at which calls are looked for
+
+
+LIST_BEGINS = re.compile(r"\s*\[\s*[^\W\d][\w.-]*\(")
+
+
+def python_alone(text, shown, functions):
+    """[f(x=1), g()] as the whole answer, so that JSON in an argument is not taken for a call."""
+    if not LIST_BEGINS.match(text):
+        return None
+    scan = Scan(text, 0)
+    try:
+        calls = python_list(scan.space())
+    except ValueError:
+        return None  # the others say what it is
+    return Reading("", calls) if scan.space().at_end() else None
 
 
 def python_in_prose(text, shown, functions):

@@ -32,9 +32,9 @@ def reply_to(tokenizer, prompt, tools, text, *, think=False):
 
     text: without its stop token, and with the mark of a thought that the prompt has opened.
     """
-    own = _own_reading(tokenizer, prompt, tools, text, think=think)
-    if own is not None and _is_unusual(own, text, tools):
-        return _in_parts(reply_message(own.prose, own.thought), own.calls)
+    parsed = _parsed_by_tokenizer(tokenizer, prompt, tools, text, think=think)
+    if parsed is not None and _is_unusual(parsed, text, tools):
+        return _in_parts(reply_message(parsed.prose, parsed.thought), parsed.calls)
     message = reply_message(text)
     reading = _usual_reading(message["content"], tools)
     if not reading.calls or _is_written_alike(tokenizer, prompt, tools, message):
@@ -47,12 +47,12 @@ def reply_text(tokenizer, prompt, tools, text, *, think=False):
 
     A thought then stands between <think> marks, and calls are JSON behind what is said.
     """
-    own = _own_reading(tokenizer, prompt, tools, text, think=think)
-    if own is None or not _is_unusual(own, text, tools):
+    parsed = _parsed_by_tokenizer(tokenizer, prompt, tools, text, think=think)
+    if parsed is None or not _is_unusual(parsed, text, tools):
         return text
-    calls = [json.dumps(call, ensure_ascii=False) for call in own.calls]
-    shown = "\n".join(part for part in [own.prose, *calls] if part)
-    return f"{USUAL.before}{own.thought}{USUAL.after}{shown}" if own.thought else shown
+    calls = [json.dumps(call, ensure_ascii=False) for call in parsed.calls]
+    shown = "\n".join(part for part in [parsed.prose, *calls] if part)
+    return f"{USUAL.before}{parsed.thought}{USUAL.after}{shown}" if parsed.thought else shown
 
 
 def _in_parts(message, calls):
@@ -65,7 +65,7 @@ def _in_parts(message, calls):
 # ---- readings ------------------------------------------------------------------------------------
 
 
-class Own(NamedTuple):
+class Parsed(NamedTuple):
     """A text as the tokenizer's own response template reads it."""
 
     thought: str
@@ -73,7 +73,7 @@ class Own(NamedTuple):
     calls: list  # [{"name", "arguments"}, ...]
 
 
-def _own_reading(tokenizer, prompt, tools, text, *, think):
+def _parsed_by_tokenizer(tokenizer, prompt, tools, text, *, think):
     """A text as the tokenizer's response template reads it; None without one, or if it cannot."""
     if getattr(tokenizer, "response_template", None) is None:
         return None
@@ -85,14 +85,14 @@ def _own_reading(tokenizer, prompt, tools, text, *, think):
     except Exception:  # a text that does not fit: of many kinds
         return None
     thoughts = [message.get(name) or "" for name in THOUGHT_NAMES]
-    return Own(max(thoughts).strip(), reading.prose, reading.calls)
+    return Parsed(max(thoughts).strip(), reading.prose, reading.calls)
 
 
-def _is_unusual(own, text, tools):
+def _is_unusual(parsed, text, tools):
     """Would verifiers miss what the tokenizer's response template finds: a thought, or calls?"""
     parts = split_thought(text)
-    misses_a_thought = bool(own.thought) and not parts.thought
-    return misses_a_thought or own.calls != _usual_reading(parts.visible, tools).calls
+    misses_a_thought = bool(parsed.thought) and not parts.thought
+    return misses_a_thought or parsed.calls != _usual_reading(parts.visible, tools).calls
 
 
 def _usual_reading(text, tools):

@@ -824,3 +824,33 @@ TOOLS_WITH_TEXTS = [
         },
     }
 ]
+
+
+MARKED = "[TOOL_CALLS]get_tide[ARGS]{}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '```json\n{"name": "get_tide", "arguments": {"harbour": "MARK"}}\n```',
+        '{"name": "get_tide", "parameters": {"harbour": "MARK"}}',
+        "[get_tide(harbour='MARK')]",
+        'I look.\n{"name": "get_tide", "arguments": {"harbour": "MARK"}}',
+    ],
+)
+def test_marks_in_arguments_of_calls_without_marks(text):
+    """A text that an argument has is no call, and what is torn does not become the call inside it."""
+    tools = [{"type": "function", "function": {"name": "get_tide"}}]
+    for value in (MARKED, "</arg_value>", "<tool_call>", "functools[{"):
+        [call] = read_calls(text.replace("MARK", value), tools).calls
+        assert call == {"name": "get_tide", "arguments": {"harbour": value}}
+    torn = text[: text.index("MARK")] + MARKED
+    with pytest.raises(ValueError):
+        read_calls(torn, tools)
+
+
+def test_json_in_an_argument_of_a_list_of_calls():
+    """The list is the answer; the object in its text is none."""
+    inner = '{"name": "g", "arguments": {}}'
+    text = f"[f(x='{inner} {{}}'), f(x='{inner}')]"
+    assert [call["arguments"]["x"] for call in read_calls(text).calls] == [f"{inner} {{}}", inner]

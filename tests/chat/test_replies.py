@@ -89,7 +89,8 @@ def test_thoughts_of_a_server():
 
 # A form that nothing but its response template knows: (( thought )) and !name{json}.
 TURN = (
-    "{{ tools | tojson if tools else '' }}{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}(({{ m.reasoning_content }}))"
+    "{{ tools | tojson if tools else '' }}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content %}(({{ m.reasoning_content }}))"
     "{% endif %}{{ m.content }}{% for c in m.tool_calls or [] %}!{{ c.function.name }}"
     "{{ c.function.arguments | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

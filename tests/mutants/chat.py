@@ -91,9 +91,23 @@ MUTANTS = [
     Mutant(
         "posttrain/chat/calls.py",
         "marked_calls",
-        "TORN.search(shown) or is_cut(text)",
+        "torn or is_cut(text)",
         "is_cut(text)",
         ["tests/chat/test_calls.py::test_a_malformed_call_is_refused"],
+    ),
+    Mutant(
+        "posttrain/chat/calls.py",
+        "call_around",
+        "reading is not None and len(reading.prose) < len(text[:start].strip())",
+        "False",
+        ["tests/chat/test_calls.py::test_marks_in_arguments_of_calls_without_marks"],
+    ),
+    Mutant(
+        "posttrain/chat/calls.py",
+        "read_calls",
+        "reading.prose and unmarked_calls(reading.prose, functions) is not None",
+        "False",
+        ["tests/chat/test_calls.py::test_marks_in_arguments_of_calls_without_marks"],
     ),
     Mutant(
         "posttrain/chat/calls.py",
