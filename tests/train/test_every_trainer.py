@@ -119,6 +119,17 @@ def test_the_mask_is_shown_and_nothing_written(base, tmp_path, monkeypatch, caps
     assert not (tmp_path / "run").exists()
 
 
+def test_the_mask_is_shown_of_every_file(base, tmp_path, capsys, stage):
+    """Three rows of each: a second file may be read otherwise than the first."""
+    second = write(tmp_path / "more.jsonl", ROWS[stage](2))
+    words = command(stage, base, tmp_path, ROWS[stage](5), "--show-mask")
+    words.insert(words.index("--out"), second)
+    assert run_main(stage, *words) == 0
+    printed = capsys.readouterr().out
+    answers_of_a_row = 2 if stage == "dpo" else 1
+    assert printed.count("⟦") == (3 + 2) * answers_of_a_row
+
+
 def test_tools_stand_in_every_prompt(base, tmp_path, capsys, stage):
     tools = [{"type": "function", "function": {"name": "weather_of", "parameters": {}}}]
     rows = [row | {"tools": tools} for row in ROWS[stage](2)]
