@@ -182,7 +182,7 @@ def _naming_id(call, number):
 
 USER_MARK, ANSWER_MARK, SYSTEM_MARK = "Qusq", "Qanq", "Qsyq"
 CALL_MARK, VALUE_MARK, RESULT_MARK = "qcaq", "Qvaq", "Qreq"
-TOOL_MARK, TOOL_TEXT_MARK, FIELD_MARK = "qtoq", "Qtxq", "qfiq"
+TOOL_MARK, FIELD_MARK = "qtoq", "qfiq"
 
 SYSTEM = {"role": "system", "content": SYSTEM_MARK}
 USER = {"role": "user", "content": USER_MARK}
@@ -194,7 +194,7 @@ RESULT = {"role": "tool", "name": CALL_MARK, "content": RESULT_MARK}
 PARAMETERS = {"type": "object", "properties": {FIELD_MARK: {"type": "string"}}}
 TOOL = {
     "type": "function",
-    "function": {"name": TOOL_MARK, "description": TOOL_TEXT_MARK, "parameters": PARAMETERS},
+    "function": {"name": TOOL_MARK, "description": "a tool", "parameters": PARAMETERS},
 }
 
 
@@ -213,8 +213,9 @@ FEATURES = {
         [Chat([SYSTEM, USER])], [SYSTEM_MARK, USER_MARK], [as_it_is, system_in_user_turn]
     ),
     "tools": Feature(
+        # Without the description: a model's own form may be short, such as get_weather(city).
         [Chat([USER], [TOOL]), Chat([SYSTEM, USER], [TOOL])],
-        [TOOL_MARK, TOOL_TEXT_MARK, FIELD_MARK],
+        [TOOL_MARK, FIELD_MARK],
         [as_it_is, tools_in_system_message, tools_as_text],
     ),
     "calls": Feature(
@@ -324,8 +325,7 @@ def shape_of(chat):
         messages.append(tuple(keys))
     tools = []
     for tool in chat.tools or []:
-        function = tool["function"]
-        tools.append((bool(function.get("description")), bool(_fields_of(function))))
+        tools.append(bool(_fields_of(tool["function"])))
     return tuple(messages), tuple(tools)
 
 
@@ -364,11 +364,9 @@ def _marked_call(call, mark):
 
 
 def _marked_tool(tool, mark):
-    """A tool definition with marks for its name, its description and one of its fields."""
+    """A tool definition with marks for its name and one of its fields."""
     function = dict(tool["function"])
     function["name"] = mark("a tool definition")
-    if function.get("description"):
-        function["description"] = mark("the description of a tool")
     if _fields_of(function):
         properties = {mark("a field of a tool"): {"type": "string"}}
         function["parameters"] = {"type": "object", "properties": properties}
