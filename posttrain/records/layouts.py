@@ -31,10 +31,13 @@ SYSTEM_FIELDS = ("system", "system_prompt")
 # Fields that could change what is taught, and that no training reads: they are named.
 UNUSED_IN_TRAINING = (
     *THOUGHT_KEYS,
-    *("conversations", "response", "history", "input", "context", "documents"),
+    *("conversations", "response", "instruction", "input", "output", "history"),
+    *("context", "documents"),
     *("image", "images", "audio", "audios", "video", "videos"),
     *("functions", "tool_choice", "chat_template_kwargs"),
 )
+
+HISTORY_EXPECTED = "field 'history': expected a list of [user, assistant] pairs of texts"
 
 # What a verifier needs. Null is the same as a field that is absent, but for `call`: no call.
 VERIFIER_FIELDS = ("answer", "sql", "constraints", "expected", "tests", "entry_point", "evidence")
@@ -59,6 +62,7 @@ def normalise(row, kind, unread=None):
     row = dict(row)
     reading = Reading()
     _rename_fields(row)
+    _read_alpaca(row)
     if "tools" in row:
         row["tools"] = as_tools(row["tools"], reading)
 
@@ -95,6 +99,49 @@ def _rename_fields(row):
         row["messages"] = row.pop("conversations")
     if row.get("tools") is None and _are_functions(row.get("functions")):
         row["tools"] = row.pop("functions")  # OpenAI's name, before there were tools
+
+
+def _read_alpaca(row):
+    """Alpaca's `instruction`, `input` and `output` -> `prompt` and `completion`.
+
+    Beside them may stand the turns before, in LLaMA-Factory's `history`. Nothing is read of these
+    fields where the record has its prompt in another place.
+    """
+    if row.get("instruction") is None or _has_prompt(row):
+        return
+    texts = []
+    for field in ("instruction", "input"):
+        text = row.pop(field, None)
+        if not isinstance(text, str | None):
+            raise BadInput(f"field '{field}': expected a text, got {str(text)[:40]!r}")
+        if text and text.strip():
+            texts.append(text)
+    history = _read_history(row.pop("history", None))
+    row["prompt"] = [*history, {"role": "user", "content": "\n\n".join(texts)}]
+    if row.get("completion") is None and "output" in row:
+        row["completion"] = row.pop("output")
+
+
+def _has_prompt(row):
+    """Is there a prompt, a conversation, or a pair of answers that are whole conversations?"""
+    if row.get("prompt") is not None or row.get("messages") is not None:
+        return True
+    chosen = row.get("chosen")
+    return isinstance(chosen, list) and len(chosen) > 1
+
+
+def _read_history(pairs):
+    """[[what the user said, what the assistant said], ...] -> message list; [] for none."""
+    if not isinstance(pairs, list | None):
+        raise BadInput(HISTORY_EXPECTED)
+    messages = []
+    for pair in pairs or []:
+        is_pair = isinstance(pair, list) and len(pair) == 2
+        if not is_pair or not all(isinstance(text, str) for text in pair):
+            raise BadInput(HISTORY_EXPECTED)
+        messages.append({"role": "user", "content": pair[0]})
+        messages.append({"role": "assistant", "content": pair[1]})
+    return messages
 
 
 def _are_functions(definitions):

@@ -403,11 +403,26 @@ MUTANTS = [
             "tests/test_gen_candidates.py::test_a_check_that_could_not_be_made_is_refused_before_it_is_paid_for"
         ],
     ),
+    # Alpaca
     Mutant(
-        "gen_candidates.py",
-        "without_weights",
-        "key != 'weight'",
-        "True",
-        ["tests/test_gen_candidates.py::test_a_server_is_not_told_what_is_trained_on"],
+        "posttrain/records/layouts.py",
+        "_read_alpaca",
+        "[*history, {'role': 'user', 'content': '\\n\\n'.join(texts)}]",
+        "[{'role': 'user', 'content': '\\n\\n'.join(texts)}]",
+        ["tests/records/test_layouts.py::test_turns_before_an_alpaca_row"],
+    ),
+    Mutant(
+        "posttrain/records/layouts.py",
+        "_read_alpaca",
+        "text and text.strip()",
+        "text",
+        ["tests/records/test_layouts.py::test_an_alpaca_row_without_input"],
+    ),
+    Mutant(
+        "posttrain/records/layouts.py",
+        "_read_alpaca",
+        "row.get('instruction') is None or _has_prompt(row)",
+        "row.get('instruction') is None",
+        ["tests/records/test_layouts.py::test_an_instruction_is_no_prompt_where_there_is_another"],
     ),
 ]

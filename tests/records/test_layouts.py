@@ -7,7 +7,7 @@ from conftest import write
 
 from posttrain.cli import BadInput
 from posttrain.records.files import read_records
-from posttrain.records.layouts import normalise
+from posttrain.records.layouts import ANSWER_FIELDS, normalise
 
 USER = [{"role": "user", "content": "What is 2+2?"}]
 ANSWER = [{"role": "assistant", "content": "It is 4."}]
@@ -295,3 +295,79 @@ def test_the_system_text_of_a_candidate_stays_out_of_its_prompt(kind):
     assert normalise(row, kind)["prompt"][0]["content"] == "Be brief."
     prompt = normalise(ours | {"system_prompt": "Answer in Latin."}, kind)["prompt"]
     assert prompt == SYSTEM + USER
+
+
+# ---- Alpaca --------------------------------------------------------------------------------------
+
+ALPACA = {"instruction": "Translate.", "input": "Guten Tag", "output": "Good day"}
+TRANSLATE = [{"role": "user", "content": "Translate.\n\nGuten Tag"}]
+GOOD_DAY = [{"role": "assistant", "content": "Good day"}]
+
+
+def test_an_alpaca_row():
+    unread = Counter()
+    read = normalise(ALPACA, "sft", unread)
+    assert read == {"prompt": TRANSLATE, "completion": GOOD_DAY} and not unread
+    assert normalise(ALPACA | {"label": True}, "labels")["completion"] == GOOD_DAY
+    assert normalise(ALPACA, "prompts")["prompt"] == TRANSLATE
+    assert normalise({**ALPACA, "candidate": 0}, "candidates")["completion"] == GOOD_DAY
+
+
+@pytest.mark.parametrize("nothing", [{}, {"input": None}, {"input": ""}, {"input": " \n"}])
+def test_an_alpaca_row_without_input(nothing):
+    row = {"instruction": "What is 2+2?", "output": "It is 4."} | nothing
+    assert normalise(row, "sft") == {"prompt": USER, "completion": ANSWER}
+
+
+def test_an_input_alone_is_the_prompt():
+    row = {"instruction": "", "input": "What is 2+2?", "output": "It is 4."}
+    assert normalise(row, "sft") == {"prompt": USER, "completion": ANSWER}
+
+
+def test_turns_before_an_alpaca_row():
+    """LLaMA-Factory's: the system text stands before them."""
+    row = ALPACA | {"history": [["What is 2+2?", "It is 4."]], "system": "Answer in Latin."}
+    unread = Counter()
+    read = normalise(row, "sft", unread)
+    assert read == {"prompt": SYSTEM + USER + ANSWER + TRANSLATE, "completion": GOOD_DAY}
+    assert not unread
+    for none in (None, []):
+        assert normalise(ALPACA | {"history": none}, "sft")["prompt"] == TRANSLATE
+
+
+@pytest.mark.parametrize("history", ["Hi", {}, ["Hi"], [["Hi"]], [["Hi", None]], [["a", "b", "c"]]])
+def test_turns_before_an_alpaca_row_are_pairs_of_texts(history):
+    with pytest.raises(BadInput, match="field 'history': expected a list of .user, assistant."):
+        normalise(ALPACA | {"history": history}, "sft")
+
+
+@pytest.mark.parametrize("field", ["instruction", "input"])
+def test_what_an_alpaca_row_says_is_text(field):
+    with pytest.raises(BadInput, match=f"field '{field}': expected a text, got "):
+        normalise(ALPACA | {field: ["Hi"]}, "sft")
+
+
+def test_an_alpaca_row_without_an_answer():
+    for row in ({"instruction": "Hi"}, ALPACA | {"output": None}):
+        with pytest.raises(BadInput, match="field 'completion' is missing"):
+            normalise(row, "sft")
+
+
+def test_pairs_beside_an_instruction():
+    row = {"instruction": "Translate.", "input": "Guten Tag", "chosen": "Good day"}
+    read = normalise(row | {"rejected": "Hm"}, "pairs")
+    assert (read["prompt"], read["chosen"]) == (TRANSLATE, GOOD_DAY) and "input" not in read
+
+
+def test_an_instruction_is_no_prompt_where_there_is_another():
+    """Fields that could change what is taught: they are named."""
+    rows = [
+        ({"prompt": USER, "completion": ANSWER}, "sft"),
+        ({"messages": USER + ANSWER}, "sft"),
+        ({"chosen": USER + ANSWER, "rejected": USER + ANSWER}, "pairs"),
+    ]
+    for row, kind in rows:
+        unread = Counter()
+        read = normalise(row | ALPACA | {"history": [["a", "b"]]}, kind, unread)
+        assert read["prompt"] == USER and read[ANSWER_FIELDS[kind][0]] == ANSWER
+        assert {key for _, key in unread} == {*ALPACA, "history"}
