@@ -30,7 +30,7 @@ from common import cost_line, generation_tokens, money
 from posttrain.chat.encode import prompt_ids
 from posttrain.chat.replies import reply_message, reply_to
 from posttrain.cli import BadInput, at_least, parser, run_stage
-from posttrain.generate.endpoint import ask_endpoint
+from posttrain.generate.endpoint import ask_endpoint, messages_for_server
 from posttrain.generate.local import generation_batches, sample
 from posttrain.hashing import seed_for
 from posttrain.model.family import family_of
@@ -218,21 +218,13 @@ def sample_batch(batch, model, tokenizer, max_tokens, *, slots, think=False):
     return answers
 
 
-def without_weights(prompt):
-    """The messages for a server, which need not know what training does with them."""
-    messages = []
-    for message in prompt:
-        messages.append({key: value for key, value in message.items() if key != "weight"})
-    return messages
-
-
 def ask_batch(batch, url, max_tokens, concurrency, *, kept):
     """An endpoint's answers, a list for each job."""
     requests = []
     for job in batch:
         for draw in job.draws:
             request = {
-                "messages": without_weights(job.prompt),
+                "messages": messages_for_server(job.prompt),
                 "temperature": draw.temperature,
                 "max_tokens": max_tokens,
                 "seed": draw.seed % 2**31,

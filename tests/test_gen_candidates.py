@@ -480,26 +480,6 @@ def test_the_system_column_of_a_prompt_and_the_system_text_of_an_answer(base, tm
     assert not any("system" in row for row in labels)
 
 
-def test_a_server_is_not_told_what_is_trained_on(tmp_path, monkeypatch):
-    asked = []
-
-    def ask(url, model, requests, *words, **more):
-        asked.extend(requests)
-        return [{"text": "a", "tokens": 1, "read": 1, "finish": "stop"} for _ in requests]
-
-    monkeypatch.setattr(gen_candidates, "ask_endpoint", ask)
-    turn = {"role": "assistant", "content": "Ha.", "weight": 0}
-    rows = [{"id": "a", "prompt": [*USER, turn, *USER]}]
-    data = write(tmp_path / "p.jsonl", rows)
-    words = ["--endpoint", "http://e/v1", "--n", 1]
-    run_main(
-        "gen_candidates", "--model", "m", "--data", data, "--out", tmp_path / "c.jsonl", *words
-    )
-    said = {"role": "assistant", "content": "Ha."}
-    assert [request["messages"] for request in asked] == [[*USER, said, *USER]]
-    assert lines(tmp_path / "c.jsonl")[0]["prompt"] == rows[0]["prompt"]
-
-
 @pytest.mark.parametrize("column", ["asked", "rating"])
 def test_a_column_of_a_table_does_not_end_the_run(base, tmp_path, column):
     datasets = pytest.importorskip("datasets")

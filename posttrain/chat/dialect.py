@@ -105,12 +105,12 @@ def arguments_as_json(chat):
 
 def short_call_ids(chat):
     """Ids of calls as nine letters or digits, whatever they were (Mistral)."""
-    return _with_call_ids(chat, _short_id)
+    return with_call_ids(chat, _short_id)
 
 
 def call_ids_that_name_the_function(chat):
     """Ids of calls as functions.NAME:NUMBER: Kimi writes the function's name nowhere else."""
-    return _with_call_ids(chat, _naming_id)
+    return with_call_ids(chat, _naming_id)
 
 
 def results_in_user_turns(chat):
@@ -138,7 +138,7 @@ def _system_and_rest(messages):
     return {"role": "system", "content": ""}, messages
 
 
-def _with_call_ids(chat, new_id):
+def with_call_ids(chat, new_id):
     """Calls with new ids, and the results of tools with those of their calls.
 
     new_id(call, number of the call in the conversation) -> id. A result that names no call belongs

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Event, Lock
 
+from posttrain.chat.dialect import Chat, with_call_ids
 from posttrain.cli import BadInput
 from posttrain.hashing import seed_for
 from posttrain.records.jsonl import append_lines
@@ -44,7 +45,37 @@ REMEDY = {
     "UnprocessableEntityError": "the server refuses such requests",
 }
 
+# Keys of our messages that OpenAI's protocol does not have.
+UNSENT_KEYS = ("reasoning_content", "weight")
+
 PRINTED_NOTES = set()  # each is printed once
+
+
+def messages_for_server(messages):
+    """Messages of a record -> the same in OpenAI's protocol.
+
+    There the arguments of a call are JSON text, every call has an id, and every result names that
+    of its call. There is no place for what the assistant thought in earlier turns, nor for whether
+    a turn is trained on.
+    """
+    sent = []
+    for message in with_call_ids(Chat(messages, None), _id_for_server).messages:
+        message = {key: value for key, value in message.items() if key not in UNSENT_KEYS}
+        if "tool_calls" in message:
+            message["tool_calls"] = [_call_for_server(call) for call in message["tool_calls"]]
+        sent.append(message)
+    return sent
+
+
+def _id_for_server(call, number):
+    """The id in the data, or else one from the number of the call in the conversation."""
+    return call.get("id") or f"call_{number}"
+
+
+def _call_for_server(call):
+    """A call of ours with its arguments as JSON text."""
+    arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    return call | {"function": call["function"] | {"arguments": arguments}}
 
 
 def ask_endpoint(url, model, requests, concurrency=8, *, kept=None):

@@ -719,6 +719,47 @@ def test_candidates_from_an_endpoint(server, tmp_path):
     assert {request["max_tokens"] for request in server.seen} == {11}
 
 
+def test_a_server_is_sent_the_messages_of_its_protocol(server, tmp_path):
+    """Arguments as JSON text, ids that belong together, and no keys of ours."""
+    tide = {"name": "tide", "arguments": {"harbour": "Büsum", "days": 2}}
+    now = {"name": "now", "arguments": {}}
+    calls = [
+        {"id": "a", "type": "function", "function": now},
+        {"type": "function", "function": tide},
+    ]
+    calling = {"role": "assistant", "content": "", "tool_calls": calls}
+    prompt = [
+        {"role": "user", "content": "How high?"},
+        calling | {"reasoning_content": "First the time."},
+        {"role": "tool", "content": "noon", "tool_call_id": "a"},
+        {"role": "tool", "content": "3.4", "name": "tide"},
+        {"role": "assistant", "content": "3.4 m.", "weight": 0},
+        {"role": "user", "content": "And now?"},
+    ]
+    tools = [{"type": "function", "function": {"name": name}} for name in ("tide", "now")]
+    rows = [{"id": "q", "prompt": prompt, "tools": tools}]
+    data = write(tmp_path / "p.jsonl", rows)
+    out = tmp_path / "c.jsonl"
+    command = ["--model", "m", "--endpoint", server.url, "--data", data, "--out", out, "--n", 1]
+    assert run_main("gen_candidates", *command) == 0
+
+    [request] = server.seen
+    text = {"name": "tide", "arguments": '{"harbour": "Büsum", "days": 2}'}
+    calls = [
+        {"id": "a", "type": "function", "function": {"name": "now", "arguments": "{}"}},
+        {"id": "call_1", "type": "function", "function": text},
+    ]
+    assert request["messages"] == [
+        {"role": "user", "content": "How high?"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "noon", "tool_call_id": "a"},
+        {"role": "tool", "content": "3.4", "name": "tide", "tool_call_id": "call_1"},
+        {"role": "assistant", "content": "3.4 m."},
+        {"role": "user", "content": "And now?"},
+    ]
+    assert json.loads(out.read_text())["prompt"] == prompt, "the record keeps what it said"
+
+
 def test_a_server_that_dies_keeps_what_is_written(server, tmp_path, capsys):
     rows = [{"id": f"q{n}", "prompt": text_of(n, 3 + n)} for n in range(6)]
     out = tmp_path / "c.jsonl"
@@ -1036,7 +1077,7 @@ def serve():
 @pytest.mark.slow
 def test_transformers_serve(serve, tmp_path, capsys):
     """A real server to the end: answers with counted tokens, and JSON verdicts (it refuses
-    log-probabilities): the tiny base knows no JSON, so every verdict is null, and that is said.
+    log-probabilities): the tiny base knows no JSON, so no answer has a score, and that is said.
     """
     model = str(ROOT / "data" / "tiny" / "base")
     rows = [{"id": f"q{n}", "prompt": text_of(n, 4)} for n in range(3)]
@@ -1064,28 +1105,9 @@ def test_transformers_serve(serve, tmp_path, capsys):
     assert len(made) == 6 and all(row["tokens"] > 0 and row["read"] > 0 for row in made)
     assert "does not count tokens" not in capsys.readouterr().out
     (tmp_path / "c.md").write_text("## kind\nIs it kind?\n0: no 3: so 5: yes\n")
-    assert (
-        run_main(
-            "judge",
-            "--judge",
-            model,
-            "--endpoint",
-            serve,
-            "--constitution",
-            tmp_path / "c.md",
-            "--data",
-            tmp_path / "c.jsonl",
-            "--out",
-            tmp_path / "j",
-            "--concurrency",
-            2,
-        )
-        == 0
-    )
-    printed = capsys.readouterr().out
-    assert "gives no log-probabilities" in printed and "6 of 6 answers without a score" in printed
-    judged = [
-        json.loads(line) for line in (tmp_path / "j" / "judged.jsonl").read_text().splitlines()
-    ]
-    assert all(row["judged"] is None and row["scores"] == {"kind": None} for row in judged)
-    assert sum(row["judge_tokens"] for row in judged) > 100
+    judge = ["--judge", model, "--endpoint", serve, "--constitution", tmp_path / "c.md"]
+    files = ["--data", tmp_path / "c.jsonl", "--out", tmp_path / "j", "--concurrency", 2]
+    with pytest.raises(BadInput, match="not one of 6 answers has a score"):
+        run_main("judge", *judge, *files)
+    assert "gives no log-probabilities" in capsys.readouterr().out
+    assert not (tmp_path / "j" / "pairs.jsonl").exists()

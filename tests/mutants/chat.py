@@ -300,7 +300,7 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/chat/dialect.py",
-        "_with_call_ids",
+        "with_call_ids",
         "if renamed in waiting:\n    waiting.remove(renamed)",
         "pass",
         ["tests/chat/test_dialect.py::test_ids_of_calls"],

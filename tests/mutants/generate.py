@@ -126,6 +126,24 @@ MUTANTS = [
     # endpoints
     Mutant(
         "posttrain/generate/endpoint.py",
+        "messages_for_server",
+        "key not in UNSENT_KEYS",
+        "key != 'weight'",
+        [
+            "tests/generate/test_endpoint.py::test_a_server_is_sent_the_messages_of_its_protocol",
+        ],
+    ),
+    Mutant(
+        "posttrain/generate/endpoint.py",
+        "_call_for_server",
+        'call["function"] | {"arguments": arguments}',
+        'call["function"]',
+        [
+            "tests/generate/test_endpoint.py::test_a_server_is_sent_the_messages_of_its_protocol",
+        ],
+    ),
+    Mutant(
+        "posttrain/generate/endpoint.py",
         "seconds_to_wait",
         "max(seconds, 0.0)",
         "PAUSE",
