@@ -3,8 +3,8 @@
 Reads   prompts.jsonl: prompt, id, and whatever else the row carries (slice, answer, tools, tests
         ... are kept).
 Writes  candidates.jsonl, a line per answer: the prompt's fields, candidate (0..N-1), completion,
-        generator, family, temperature, system, seed, tokens, read, finish ("stop" or "length");
-        and candidates.run.json beside it.
+        generator, family, temperature, system, seed, tokens, read, finish ("stop" or "length"),
+        thought_tokens where a part of the tokens is a thought; and candidates.run.json beside it.
 
     python gen_candidates.py --model runs/sft --data data/prompts.jsonl --out runs/candidates.jsonl
     python gen_candidates.py --model runs/sft runs/dpo --data data/prompts.jsonl \\

@@ -364,7 +364,7 @@ def test_all_templates_are_there():
 
 
 def print_table():
-    """The table for bench/RESULTS.md: own templates first, then what is refused."""
+    """The table for bench/RESULTS.md, and the reasons of what is refused."""
     reasons = {}
     rows = 0
     right = 0
@@ -376,14 +376,16 @@ def print_table():
             cell = outcome(name, template, case)
             rows += 1
             right += cell == "right"
-            if cell != "right":
+            if cell == "right":
+                cells.append("✓")
+            else:
                 number = reasons.setdefault(cell, len(reasons) + 1)
-                cell = f"{cell.split(':')[0]} {number}"
-            cells.append(cell)
+                cells.append(f"{cell.split(':')[0]} {number}")
         print(f"| {name} | " + " | ".join(cells) + " |")
+    print()
     for reason, number in reasons.items():
         print(f"{number}. {reason}")
-    print(f"{right} of {rows} cells right")
+    print(f"\n{right} of {rows} cells right")
 
 
 if __name__ == "__main__":
