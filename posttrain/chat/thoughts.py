@@ -113,15 +113,24 @@ def _split_channels(text):
 
 
 def with_thought_apart(message):
-    """An assistant message whose thought stands in `reasoning_content`, not in its content."""
-    if message["role"] != "assistant" or message.get("reasoning_content"):
+    """An assistant message whose thought stands in `reasoning_content`, not in its content.
+
+    Data may have it in both places, with its marks in the content: it is one thought then. Where
+    the two differ, both were thought.
+    """
+    if message["role"] != "assistant":
         return message
-    parts = split_thought(message["content"])
-    if not parts.thought and parts.visible == message["content"]:
+    content = message["content"]
+    thought = message.get("reasoning_content", "")
+    if thought and _pair_at_start(content) is None:
+        return message
+    parts = split_thought(content)
+    if not parts.thought and parts.visible == content:
         return message
     changed = message | {"content": parts.visible}
-    if parts.thought:
-        changed["reasoning_content"] = parts.thought
+    if parts.thought and parts.thought != thought.strip():
+        thoughts = [text for text in (thought, parts.thought) if text]
+        changed["reasoning_content"] = "\n".join(thoughts)
     return changed
 
 

@@ -73,7 +73,12 @@ def parse_json(text, *, allow_nan=False):
     read them: they are refused.
     """
     value = json.loads(text)
-    json.dumps(value, ensure_ascii=False, allow_nan=allow_nan).encode()
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=allow_nan).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair such as \\ud83d, which is no letter") from None
+    except ValueError:
+        raise ValueError("NaN or Infinity, which JSON has not: write null") from None
     return value
 
 

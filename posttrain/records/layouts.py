@@ -166,6 +166,12 @@ def _split_conversation(row, kind, reading):
         return
 
     messages = as_messages(conversation, "user", "messages", reading)
+    last_role = messages[-1]["role"]
+    if kind in ("sft", "labels") and last_role != "assistant" and not has_completion:
+        raise BadInput(
+            f"field 'messages': the last message must be the assistant's answer, got {last_role}; "
+            "cut off what comes after the last answer"
+        )
     if messages[-1]["role"] == "assistant" and kind != "pairs" and not has_completion:
         row["completion"] = [messages.pop()]  # no use for "prompts": carried through
     row["prompt"] = messages or None

@@ -94,7 +94,7 @@ def _as_message(message, field, reading):
     content = _take(rest, "content", "value")
     if role == "function_call":  # ShareGPT: the call stands where others have the text
         role = "assistant"
-        rest["tool_calls"] = [content]
+        rest["tool_calls"] = _list_of_calls(content) or [content]
         content = ""
     if not isinstance(role, str) or role not in ROLES:
         raise BadInput(
@@ -113,7 +113,8 @@ def _as_message(message, field, reading):
     is_only_calls = content is None and calls
     if not isinstance(content, str) and not is_only_calls:
         raise BadInput(
-            f"field '{field}': the content of a message must be text, got {type(content).__name__}"
+            f"field '{field}': the content of a message must be text, got {type(content).__name__} "
+            f"({role}); {_remedy_of_content(content, role)}"
         )
 
     read = {"role": role, "content": content or ""}
@@ -131,6 +132,15 @@ def _as_message(message, field, reading):
 
 
 # ---- the text of a message -----------------------------------------------------------------------
+
+
+def _remedy_of_content(content, role):
+    """What to do about a content that is no text."""
+    if role == "tool":
+        return "write what a tool returns as a text, such as its JSON"
+    if isinstance(content, list):
+        return "only parts of type text are read: leave out rows with pictures or sound"
+    return "leave out turns that say nothing"
 
 
 def _join_text(content, reading):
@@ -212,11 +222,7 @@ def _take_weight(rest, field):
 
 def _take_calls(rest, field, reading):
     """The tool calls of an assistant's message, also from OpenAI's old key `function_call`."""
-    calls = rest.pop("tool_calls", None)
-    if is_nothing(calls):
-        calls = []
-    if not isinstance(calls, list):
-        calls = [calls]
+    calls = _list_of_calls(rest.pop("tool_calls", None))
     calls = [_as_tool_call(call, field, reading) for call in calls]
     old = rest.pop("function_call", None)
     if is_nothing(old):
@@ -229,6 +235,18 @@ def _take_calls(rest, field, reading):
             "keep one of them"
         )
     return calls or [old]
+
+
+def _list_of_calls(calls):
+    """Calls as a list: they may be one alone, or the JSON of either."""
+    if is_nothing(calls):
+        return []
+    if isinstance(calls, str):
+        try:
+            calls = parse_json(calls)
+        except (ValueError, RecursionError):
+            pass  # a text that is no call is refused where calls are read
+    return calls if isinstance(calls, list) else [calls]
 
 
 def _as_tool_call(call, field, reading):
@@ -246,7 +264,8 @@ def _as_tool_call(call, field, reading):
             raise ValueError
     except (ValueError, RecursionError):
         raise BadInput(
-            f'field \'{field}\': a tool call must be {{"name": text, "arguments": object}}'
+            f'field \'{field}\': a tool call must be {{"name": text, "arguments": object}}, got '
+            f"{str(call)[:80]!r}; mend it or leave the row out"
         ) from None
     reading.leave("keys of tool calls", rest | function)
     arguments = clean_arguments(arguments, reading.schemas.get(name))

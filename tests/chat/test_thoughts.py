@@ -87,6 +87,23 @@ def test_messages():
         assert with_thought_apart(other) is other
 
 
+@pytest.mark.parametrize(
+    ("content", "thought", "shown"),
+    [
+        ("<think>\na\n</think>\n\nb", "a", "b"),  # the same in both places
+        ("<think>\nc\n</think>\n\nb", "a\nc", "b"),
+        ("<think>\n\n</think>\n\nb", "a", "b"),
+        ("<think>\nc", "a\nc", ""),
+        ("The mark </think> ends it.", "a", "The mark </think> ends it."),
+    ],
+)
+def test_a_thought_beside_the_content_and_in_it(content, thought, shown):
+    """Else its marks would be trained on as a part of the answer."""
+    message = {"role": "assistant", "content": content, "reasoning_content": "a"}
+    apart = {"role": "assistant", "content": shown, "reasoning_content": thought}
+    assert with_thought_apart(message) == apart and with_thought_apart(apart) == apart
+
+
 def test_prompts_that_open_a_thought():
     for pair in PAIRS:
         opened = f"Hi {pair.opening}\n"

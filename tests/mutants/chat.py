@@ -308,6 +308,20 @@ MUTANTS = [
     # thoughts
     Mutant(
         "posttrain/chat/thoughts.py",
+        "with_thought_apart",
+        "thought and _pair_at_start(content) is None",
+        "thought",
+        ["tests/chat/test_thoughts.py::test_a_thought_beside_the_content_and_in_it"],
+    ),
+    Mutant(
+        "posttrain/chat/thoughts.py",
+        "with_thought_apart",
+        "parts.thought and parts.thought != thought.strip()",
+        "parts.thought",
+        ["tests/chat/test_thoughts.py::test_a_thought_beside_the_content_and_in_it"],
+    ),
+    Mutant(
+        "posttrain/chat/thoughts.py",
         "split_thought",
         "closing and pair.opening not in before",
         "closing",

@@ -48,6 +48,21 @@ def test_what_other_programs_could_not_read_is_refused(tmp_path, text):
         list(stream_jsonl(path))
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("NaN", "NaN or Infinity, which JSON has not: write null"),
+        ("1e999", "NaN or Infinity, which JSON has not: write null"),
+        ('"\\ud83d"', "half of a surrogate pair"),
+    ],
+)
+def test_values_that_json_has_not_are_named(tmp_path, text, remedy):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"a": {text}}}\n')
+    with pytest.raises(BadInput, match=remedy):
+        read_jsonl(path)
+
+
 def test_letters_are_written_as_they_are(tmp_path):
     """Whole or line by line; a folder that is not there is made."""
     path = tmp_path / "new" / "folder" / "a.jsonl"

@@ -82,6 +82,17 @@ def test_a_prompt_ends_where_the_assistant_begins(tmp_path, kind, last_role):
     assert f"got {last_role}" in str(refused.value)
 
 
+@pytest.mark.parametrize("last_role", ["user", "tool"])
+def test_a_conversation_to_train_on_ends_with_an_answer(last_role):
+    messages = USER + ANSWER + [{"role": last_role, "content": "Hm"}]
+    for kind in ("sft", "labels"):
+        with pytest.raises(
+            BadInput, match=f"field 'messages': the last message .* got {last_role}"
+        ):
+            normalise({"messages": messages}, kind)
+        assert normalise({"messages": messages} | ANSWERS[kind], kind)["prompt"] == messages
+
+
 @pytest.mark.parametrize("kind", ["prompts", "sft", "candidates", "labels"])
 def test_the_end_of_a_conversation_is_the_answer(kind):
     """Of two assistant turns at the end only the last is one: what is left is no prompt."""

@@ -1,5 +1,6 @@
 """Messages: what they say is kept under one name, and keys that nothing reads are named, never lost in silence."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -140,6 +141,36 @@ def test_calls_as_openai_had_them_first():
     assert read(old | {"tool_calls": [CALL]})["tool_calls"] == calls
     with pytest.raises(BadInput, match="different calls in 'tool_calls' and 'function_call'"):
         read(old | {"tool_calls": [CALL | {"arguments": {}}]})
+
+
+def test_calls_may_be_the_json_of_a_list():
+    """In columns of tables, and where ShareGPT has the text of a turn."""
+    other = {"name": "factor", "arguments": {"n": 52}}
+    calls = [{"type": "function", "function": function} for function in (CALL, other)]
+    text = json.dumps([CALL, other])
+    assert read(SPOKEN | {"tool_calls": text})["tool_calls"] == calls
+    assert read(SPOKEN | {"tool_calls": json.dumps(CALL)})["tool_calls"] == calls[:1]
+    assert read({"from": "function_call", "value": text})["tool_calls"] == calls
+    assert read(SPOKEN | {"tool_calls": "[]"}) == SPOKEN
+
+
+@pytest.mark.parametrize("nothing", [None, "", "[]", {}, "factor(51)"])
+def test_a_turn_of_calls_has_calls(nothing):
+    with pytest.raises(BadInput, match="a tool call must be .* got .*; mend it or leave the row"):
+        read({"from": "function_call", "value": nothing})
+
+
+@pytest.mark.parametrize(
+    ("role", "content", "remedy"),
+    [
+        ("tool", {"level": 3.4}, "write what a tool returns as a text, such as its JSON"),
+        ("user", [{"type": "image"}], "leave out rows with pictures"),
+        ("assistant", None, "leave out turns that say nothing"),
+    ],
+)
+def test_a_content_that_is_no_text_has_a_remedy(role, content, remedy):
+    with pytest.raises(BadInput, match=remedy):
+        normalise({"prompt": [{"role": role, "content": content}, USER]}, "prompts")
 
 
 def test_definitions_as_openai_had_them_first():
