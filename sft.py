@@ -1,7 +1,7 @@
 """Stage A: supervised fine-tuning (SFT) on the answers of conversations, with LoRA / QLoRA.
 
-Reads   sft.jsonl: prompt + completion, messages, or ShareGPT conversations; optional weight, slice,
-        id, tools.
+Reads   sft.jsonl: prompt + completion, messages, ShareGPT conversations, or Alpaca's instruction,
+        input, output; optional weight, slice, id, tools.
 Writes  a run folder: LoRA adapter, tokenizer and chat template, log.jsonl (a line a step),
         curves.png, run.json (arguments, hashes, cost).
 

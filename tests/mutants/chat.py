@@ -196,10 +196,10 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/records/messages.py",
-        "_take_calls",
-        "calls = [calls]",
-        "pass",
-        ["tests/records/test_records.py::test_conversations_with_tools"],
+        "_list_of_calls",
+        "calls if isinstance(calls, list) else [calls]",
+        "calls",
+        ["tests/records/test_messages.py::test_calls_may_be_the_json_of_a_list"],
     ),
     Mutant(
         "posttrain/chat/encode.py",

@@ -211,6 +211,27 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/records/messages.py",
+        "_list_of_calls",
+        "parse_json(calls)",
+        "[calls]",
+        ["tests/records/test_messages.py::test_calls_may_be_the_json_of_a_list"],
+    ),
+    Mutant(
+        "posttrain/records/messages.py",
+        "_as_message",
+        "_list_of_calls(content) or [content]",
+        "_list_of_calls(content)",
+        ["tests/records/test_messages.py::test_a_turn_of_calls_has_calls"],
+    ),
+    Mutant(
+        "posttrain/records/layouts.py",
+        "_split_conversation",
+        "kind in ('sft', 'labels') and last_role != 'assistant' and not has_completion",
+        "False",
+        ["tests/records/test_layouts.py::test_a_conversation_to_train_on_ends_with_an_answer"],
+    ),
+    Mutant(
+        "posttrain/records/messages.py",
         "_take_calls",
         "calls or [old]",
         "calls",
