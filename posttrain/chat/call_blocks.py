@@ -32,6 +32,36 @@ def between(opening, closing):
     return read
 
 
+def behind(opening, closing=""):
+    """A reader of JSON behind a mark; some models of the family write a closing one as well."""
+
+    def read(scan, functions):
+        scan.expects(opening)
+        calls = json_calls(scan)
+        scan.space().takes(closing)
+        return calls
+
+    return read
+
+
+def python_between(opening, closing):
+    """A reader of calls in Python's syntax, or in JSON, between two marks."""
+
+    def read(scan, functions):
+        scan.expects(opening)
+        if JSON_LIST.match(scan.space().text, scan.place) or scan.sees("{"):
+            calls = json_calls(scan)
+        else:
+            calls = python_calls(scan, closing)
+        scan.closes(closing)
+        return calls
+
+    return read
+
+
+JSON_LIST = re.compile(r"\[\s*\{")
+
+
 def read_function_tag(scan, functions):
     """<function=f>{"x": 1}</function>"""
     scan.expects("<function=")
@@ -49,6 +79,8 @@ def read_parameter_tags(scan, functions):
         calls.append(parameter_call(scan, functions))
     if opening:
         scan.closes(f"</{opening[1]}>")
+    else:
+        scan.space().takes("</tool_call>")  # Qwen3-Coder forgets the opening mark, and closes it
     return calls
 
 
@@ -68,10 +100,44 @@ def parameter_call(scan, functions):
     return call_of(name, typed_arguments(name, pairs, functions))
 
 
+def read_named_tags(scan, functions):
+    """<function name="f"><param name="k">v</param><param name="k"><![CDATA[v]]></param></function>"""
+    scan.expects('<function name="')
+    name = tag_name(scan.until('"'))
+    scan.expects(">")
+    pairs = []
+    while scan.space().takes('<param name="'):
+        key = tag_name(scan.until('"'))
+        scan.expects(">")
+        if scan.takes("<![CDATA["):
+            text = scan.until("]]>")
+            scan.expects("</param>")
+        else:
+            text = scan.until("</param>", ("<param name=", "</function>"))
+        pairs.append((key, text))
+    scan.expects("</function>")
+    return [call_of(name, typed_arguments(name, pairs, functions))]
+
+
 def read_key_tags(scan, functions):
     """<tool_call>f <arg_key>k</arg_key> <arg_value>v</arg_value></tool_call>"""
+    return [key_call(scan, functions)]
+
+
+def read_hunyuan(scan, functions):
+    """<tool_calls><tool_call>f<tool_sep>, pairs as above, </tool_call></tool_calls>"""
+    scan.expects("<tool_calls>")
+    calls = []
+    while scan.space().sees("<tool_call>"):
+        calls.append(key_call(scan, functions))
+    scan.closes("</tool_calls>")
+    return calls
+
+
+def key_call(scan, functions):
     opening = scan.matches(KEY_TAGS)
     name = tag_name(scan.matches(UP_TO_TAG)[0])
+    scan.takes("<tool_sep>")
     pairs = []
     while scan.space().takes("<arg_key>"):
         key = tag_name(scan.until("</arg_key>"))
@@ -79,7 +145,7 @@ def read_key_tags(scan, functions):
         text = scan.until("</arg_value>", ("<arg_key>", "<arg_value>", opening[0]))
         pairs.append((key, text))
     scan.expects(f"</{opening[1]}>")
-    return [call_of(name, typed_arguments(name, pairs, functions))]
+    return call_of(name, typed_arguments(name, pairs, functions))
 
 
 KEY_TAGS = re.compile(r"<(tool_call|longcat_tool_call)>")
@@ -89,7 +155,7 @@ UP_TO_TAG = re.compile(r"[^<]*")
 def read_mistral(scan, functions):
     """[TOOL_CALLS][{"name", "arguments"}], or [TOOL_CALLS]f[CALL_ID]id[ARGS]{"x": 1}"""
     scan.expects("[TOOL_CALLS]")
-    if scan.space().sees("[{") or scan.sees("{") or MISTRAL_LIST.match(scan.text, scan.place):
+    if scan.space().sees("[{") or scan.sees("{") or JSON_LIST.match(scan.text, scan.place):
         return json_calls(scan)
     name = tag_name(scan.matches(MISTRAL_NAME)[0])
     if scan.takes("[CALL_ID]"):
@@ -98,27 +164,7 @@ def read_mistral(scan, functions):
     return [call_of(name, json_object(scan))]
 
 
-MISTRAL_LIST = re.compile(r"\[\s*\{")
 MISTRAL_NAME = re.compile(r"[^\[{]*")
-
-
-def read_lfm(scan, functions):
-    """<|tool_call_start|>[f(a='x', b=True)]<|tool_call_end|>"""
-    scan.expects("<|tool_call_start|>")
-    if MISTRAL_LIST.match(scan.space().text, scan.place) or scan.sees("{"):
-        calls = json_calls(scan)
-    else:
-        calls = python_calls(scan, "<|tool_call_end|>")
-    scan.closes("<|tool_call_end|>")
-    return calls
-
-
-def read_function_calls(scan, functions):
-    """<function_calls>f(x=1)</function_calls>, a call a line"""
-    scan.expects("<function_calls>")
-    calls = python_calls(scan, "</function_calls>")
-    scan.expects("</function_calls>")
-    return calls
 
 
 def read_python_tag(scan, functions):
@@ -245,8 +291,14 @@ def invoke(outer, prefix=""):
 
 
 def invoke_block(scan, functions, outer, prefix):
-    opening = f'<{prefix}invoke name="'
     scan.expects(f"<{outer}>")
+    calls = invoke_calls(scan, functions, prefix)
+    scan.closes(f"</{outer}>")
+    return calls
+
+
+def invoke_calls(scan, functions, prefix):
+    opening = f'<{prefix}invoke name="'
     calls = []
     while scan.space().takes(opening):
         name = tag_name(scan.until('"'))
@@ -259,7 +311,6 @@ def invoke_block(scan, functions, outer, prefix):
         scan.expects(f"</{prefix}invoke>")
     if not calls:
         raise ValueError("no call between the marks")
-    scan.closes(f"</{outer}>")
     return calls
 
 
@@ -282,6 +333,24 @@ def invoke_parameters(scan, prefix):
 
 
 IS_STRING = re.compile(r'\s+string="(true|false)"')
+
+
+def read_step(scan, functions):
+    """<｜tool_calls_begin｜><｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name="f">..."""
+    scan.expects("<｜tool_calls_begin｜>")
+    calls = []
+    while scan.matches(STEP_CALL):
+        calls += invoke_calls(scan, functions, "steptml:")
+        scan.closes("<｜tool_call_end｜>")
+    if not calls:
+        raise ValueError("no call between the marks")
+    scan.closes("<｜tool_calls_end｜>")
+    return calls
+
+
+STEP_CALL = re.compile(
+    r"\s*(?:<｜tool_sep｜>\s*)?<｜tool_call_begin｜>\s*(?:function\s*<｜tool_sep｜>)?"
+)
 
 
 def read_deepseek(scan, functions):
@@ -326,6 +395,28 @@ def read_kimi(scan, functions):
 KIMI_NUMBER = re.compile(r":\d+\Z")
 
 
+def read_kimi_3(scan, functions):
+    """<|open|>tools<|sep|><|open|>call tool="f" index="1"<|sep|>, arguments, each closed by name"""
+    scan.expects("<|open|>tools<|sep|>")
+    calls = []
+    while header := scan.matches(KIMI_CALL):
+        pairs = []
+        while argument := scan.matches(KIMI_ARGUMENT):
+            text = scan.until("<|close|>argument<|sep|>", ("<|open|>",))
+            value = text if argument[2] == "string" else strict_json(text)
+            pairs.append((tag_name(argument[1]), value))
+        scan.space().expects("<|close|>call<|sep|>")
+        calls.append(call_of(tag_name(header[1]), unique_keys(pairs)))
+    if not calls:
+        raise ValueError("no call between the marks")
+    scan.closes("<|close|>tools<|sep|>")
+    return calls
+
+
+KIMI_CALL = re.compile(r'\s*<\|open\|>call tool="([^"]*)"(?: index="\d+")?<\|sep\|>')
+KIMI_ARGUMENT = re.compile(r'\s*<\|open\|>argument key="([^"]*)" type="(\w+)"<\|sep\|>')
+
+
 def read_command(scan, functions):
     """Action: ```json [{"tool_name", "parameters"}]```"""
     scan.matches(COMMAND)
@@ -337,17 +428,6 @@ def read_command(scan, functions):
 COMMAND = re.compile(r"Action:\s*```json")
 
 
-def read_phi(scan, functions):
-    """<|tool_call|>[{...}]<|/tool_call|>, which Granite leaves open, or functools[{...}]"""
-    scan.matches(PHI)
-    calls = json_calls(scan)
-    scan.space().takes("<|/tool_call|>")
-    return calls
-
-
-PHI = re.compile(r"<\|tool_call\|>|functools")
-
-
 def read_intern(scan, functions):
     """<|action_start|><|plugin|>{...}<|action_end|>"""
     scan.expects("<|action_start|>")
@@ -355,3 +435,38 @@ def read_intern(scan, functions):
     calls = json_calls(scan)
     scan.closes("<|action_end|>")
     return calls
+
+
+def read_apertus(scan, functions):
+    """<|tools_prefix|>[{"f": {"x": 1}}]<|tools_suffix|>"""
+    scan.expects("<|tools_prefix|>")
+    calls = []
+    items = scan.json()
+    for item in items if isinstance(items, list) else []:
+        if not isinstance(item, dict) or len(item) != 1:
+            raise ValueError("a call that is no object of one name")
+        calls += [call_of(name, arguments) for name, arguments in item.items()]
+    if not calls:
+        raise ValueError("no call between the marks")
+    scan.closes("<|tools_suffix|>")
+    return calls
+
+
+def read_inkling(scan, functions):
+    """<|content_invoke_tool_json|>{"name", "args"}<|end_message|>"""
+    scan.matches(INKLING)
+    value = json_object(scan)
+    if value.keys() != {"name", "args"}:
+        raise ValueError("a call with keys that no call has")
+    scan.closes("<|end_message|>")
+    return [call_of(value["name"], value["args"])]
+
+
+INKLING = re.compile(r"(?:<\|message_model\|>)?<\|content_invoke_tool_json\|>")
+
+
+def read_functionary(scan, functions):
+    """>>>f, a line break, and the arguments in JSON"""
+    scan.expects(">>>")
+    name = tag_name(scan.until("\n"))
+    return [call_of(name, json_object(scan))]

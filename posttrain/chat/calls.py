@@ -25,23 +25,29 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from posttrain.chat.call_blocks import (
+    behind,
     between,
     gemma,
     invoke,
+    python_between,
+    read_apertus,
     read_command,
     read_deepseek,
-    read_function_calls,
     read_function_tag,
+    read_functionary,
     read_harmony,
+    read_hunyuan,
+    read_inkling,
     read_intern,
     read_key_tags,
     read_kimi,
-    read_lfm,
+    read_kimi_3,
     read_mistral,
     read_muse,
+    read_named_tags,
     read_parameter_tags,
-    read_phi,
     read_python_tag,
+    read_step,
     read_tool_code,
 )
 from posttrain.chat.call_parts import Reading, call_of
@@ -76,7 +82,10 @@ FORMATS = {
     "glm": Format("<(?:longcat_)?tool_call>", read_key_tags),
     "llama-tag": Format(r"<\|python_tag\|>", read_python_tag),
     "mistral": Format(r"\[TOOL_CALLS\]", read_mistral),
-    "lfm2": Format(r"<\|tool_call_start\|>", read_lfm),
+    "lfm2": Format(
+        r"<\|tool_call_start\|>", python_between("<|tool_call_start|>", "<|tool_call_end|>")
+    ),
+    "llama4": Format(r"<\|python_start\|>", python_between("<|python_start|>", "<|python_end|>")),
     "gemma4": Format(
         r"<\|tool_call>",
         gemma(opening="<|tool_call>", closing="<tool_call|>", quote='<|"|>'),
@@ -101,16 +110,31 @@ FORMATS = {
         "<｜DSML｜function_calls>", invoke("｜DSML｜function_calls", "｜DSML｜")
     ),
     "deepseek-dsml-4": Format("<｜DSML｜tool_calls>", invoke("｜DSML｜tool_calls", "｜DSML｜")),
-    "phi4-mini": Format(r"<\|tool_call\|>|functools(?=\[\s*\{)", read_phi),
+    "phi4-mini": Format(r"<\|tool_call\|>", behind("<|tool_call|>", "<|/tool_call|>")),
+    "firefunction": Format(r"functools(?=\[\s*\{)", behind("functools")),
+    "functionary": Format(r">>>(?!all\b)[\w.-]+\n\s*(?=\{)", read_functionary),
     "kimi": Format(r"<\|tool_calls_section_begin\|>|<\|tool_call_begin\|>", read_kimi),
     "minimax": Format("<minimax:tool_call>", invoke("minimax:tool_call")),
+    "kimi-k3": Format(r"<\|open\|>tools<\|sep\|>", read_kimi_3),
+    "step3": Format("<｜tool_calls_begin｜>", read_step),
+    "hunyuan": Format(r"<tool_calls>\s*(?=<tool_call>)", read_hunyuan),
     "minimax-m1": Format("<tool_calls>", between("<tool_calls>", "</tool_calls>")),
     "invoke": Format(r"<function_calls>\s*(?=<)", invoke("function_calls")),
-    "olmo3": Format("<function_calls>", read_function_calls),
+    "olmo3": Format("<function_calls>", python_between("<function_calls>", "</function_calls>")),
+    "dots": Format("<dots_function_call>", invoke("dots_function_call")),
+    "minicpm5": Format('<function name="', read_named_tags),
     "command-r": Format(r"Action:\s*```json", read_command),
     "command-a": Format(r"<\|START_ACTION\|>", between("<|START_ACTION|>", "<|END_ACTION|>")),
     "internlm": Format(r"<\|action_start\|>", read_intern),
-    "granite-20b": Format("<function_call>", between("<function_call>", "</function_call>")),
+    "granite-20b": Format("<function_call>", behind("<function_call>", "</function_call>")),
+    "nemotron-nano-2": Format("<TOOLCALL>", between("<TOOLCALL>", "</TOOLCALL>")),
+    "apertus": Format(r"<\|tools_prefix\|>", read_apertus),
+    "inkling": Format(
+        r"(?:<\|message_model\|>)?<\|content_invoke_tool_json\|>",
+        read_inkling,
+    ),
+    "gigachat3": Format(r"function call<\|role_sep\|>", behind("function call<|role_sep|>")),
+    "gigachat3.1": Format(r"<\|function_call\|>", behind("<|function_call|>")),
 }
 
 MARKS = [(re.compile(form.mark), form.read) for form in FORMATS.values()]
@@ -143,6 +167,9 @@ END_TOKENS = (
     "[e~[",
     "<｜end▁of▁sentence｜>",
     "<｜User｜>",
+    "<|close|>message<|sep|>",
+    "<|end_of_msg|>",
+    "<|content_model_end_sampling|>",
 )
 
 
@@ -220,7 +247,12 @@ TORN = re.compile(
     r"<\|tool_call_argument_begin\|>|<\|tool_calls_section_end\|>|<\|action_end\|>|<\|constrain\|>|"
     r"\[ARGS\]|\[CALL_ID\]|\bTOOL_CALLS\b|=functions\.|<\|channel\|>commentary\s|"
     r"</function(?:_calls?)?>|</tool_calls>|\btool_code\s*\n|"
-    r"<｜tool▁(?:sep|call▁end|calls▁end)｜>|</?｜DSML｜"
+    r"<｜tool▁(?:sep|call▁end|calls▁end)｜>|</?｜DSML｜|</?dots_function_call>|"
+    r"</TOOLCALL>|<\|tools_suffix\|>|<\|python_end\|>|<tool_sep>|<param name=|"
+    r"<｜tool_(?:call_begin|call_end|calls_end|sep)｜>|</?steptml:|"
+    r"<\|(?:open|close)\|>(?:call|argument|tools)\b|<\|content_invoke_tool|"
+    # Of PLaMo 3, K2 Horizon and MiniMax M3, which nothing here reads.
+    r"<\|plamo:begin_tool|</?ifm\|tool_call|\]<\]minimax\[>\["
 )
 # How calls begin. An answer that ends inside one of these was cut off.
 OPENINGS = (
@@ -242,6 +274,13 @@ OPENINGS = (
     "<atem:",
     "<｜tool▁calls▁begin｜>",
     "<｜DSML｜",
+    "<|python_start|>",
+    "<|tools_prefix|>",
+    "<|open|>tools<|sep|>",
+    "<|content_invoke_tool_json|>",
+    "<｜tool_calls_begin｜>",
+    "<dots_function_call>",
+    "<TOOLCALL>",
     "[TOOL_CALLS]",
     "to=functions.",
     "functools[{",
@@ -253,7 +292,10 @@ LEAST_CUT = 4  # characters of an opening
 # What stands around prose where an answer has channels.
 CHANNELS = re.compile(
     r"<\|start\|>assistant|<\|channel\|>[^<]*(?=<)|(?:^|\s)to=\w+(?=<\|message\|>)|<\|message\|>|"
-    r"<\|(?:end|eom)\|>"
+    r"<\|(?:end|eom)\|>|"
+    # Of Kimi K3, Inkling and Functionary.
+    r"<\|(?:open|close)\|>\w+<\|sep\|>|<\|message_model\|>|<\|content_text\|>|"
+    r"<\|end_message\|>|>>>all\n"
 )
 
 

@@ -203,7 +203,7 @@ def tries_in_json(text, functions):
 
 # [f(a= or [f() anywhere, and f(a= or f() at the beginning of a line.
 PYTHON_CALL = re.compile(
-    r"(?:^[ \t]*|(\[)\s*)([^\W\d][\w.-]*)\((?=\s*(?:[^\W\d]\w*\s*(?:=|\Z)|[)\]]|\Z))",
+    r"(?:^[ \t]*|(\[)\s*)([^\W\d][\w.-]*)\((?=\s*(?:[^\W\d]\w*\s*(?:=|\Z)|[)\],]|\Z))",
     re.MULTILINE,
 )
 CALL_BEGINS = re.compile(r"(\[?)\s*([^\W\d][\w.-]*)\(")

@@ -79,6 +79,11 @@ SAMPLES = [
         "<parameter=days>\n3\n</parameter>\n</function>",
     ),
     (
+        "qwen3-coder with the closing mark alone",
+        "<function=get_tide>\n<parameter=harbour>\n75001\n</parameter>\n"
+        "<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>",
+    ),
+    (
         "seed",
         "<seed:tool_call>\n<function=get_tide>\n<parameter=harbour>75001</parameter>\n"
         "<parameter=days>3</parameter>\n</function>\n</seed:tool_call><seed:eos>",
@@ -206,6 +211,63 @@ SAMPLES = [
         '<|action_start|><|plugin|>\n{"name": "get_tide", "parameters": {"harbour": "75001", '
         '"days": 3}}<|action_end|>',
     ),
+    (
+        "llama4",
+        "<|python_start|>[get_tide(harbour='75001', days=3)]<|python_end|><|eot|>",
+    ),
+    ("functionary", '>>>get_tide\n{"harbour": "75001", "days": 3}<|eot_id|>'),
+    (
+        "kimi-k3",
+        '<|open|>tools<|sep|><|open|>call tool="get_tide" index="1"<|sep|>'
+        '<|open|>argument key="harbour" type="string"<|sep|>75001<|close|>argument<|sep|>'
+        '<|open|>argument key="days" type="number"<|sep|>3<|close|>argument<|sep|>'
+        "<|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>",
+    ),
+    (
+        "step3",
+        "<｜tool_calls_begin｜><｜tool_call_begin｜>function<｜tool_sep｜>"
+        '<steptml:invoke name="get_tide"><steptml:parameter name="harbour">75001'
+        '</steptml:parameter><steptml:parameter name="days">3</steptml:parameter>'
+        "</steptml:invoke><｜tool_call_end｜><｜tool_calls_end｜>",
+    ),
+    (
+        "hunyuan",
+        "<tool_calls>\n<tool_call>get_tide<tool_sep>\n<arg_key>harbour</arg_key>\n"
+        "<arg_value>75001</arg_value>\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n"
+        "</tool_call>\n</tool_calls>",
+    ),
+    (
+        "dots",
+        '<dots_function_call>\n<invoke name="get_tide">\n<parameter name="harbour">75001'
+        '</parameter>\n<parameter name="days">3</parameter>\n</invoke>\n</dots_function_call>',
+    ),
+    (
+        "minicpm5",
+        '<function name="get_tide"><param name="harbour"><![CDATA[75001]]></param>'
+        '<param name="days">3</param></function>',
+    ),
+    (
+        "nemotron-nano-2",
+        '<TOOLCALL>[{"name": "get_tide", "arguments": {"harbour": "75001", "days": 3}}]</TOOLCALL>',
+    ),
+    (
+        "apertus",
+        '<|tools_prefix|>[{"get_tide": {"harbour": "75001", "days": 3}}]<|tools_suffix|>',
+    ),
+    (
+        "inkling",
+        "<|message_model|><|content_invoke_tool_json|>"
+        '{"name":"get_tide","args":{"harbour":"75001","days":3}}<|end_message|>',
+    ),
+    (
+        "gigachat3",
+        'function call<|role_sep|>\n{"name": "get_tide", "arguments": {"harbour": "75001", '
+        '"days": 3}}</s>',
+    ),
+    (
+        "gigachat3.1",
+        '<|function_call|>{"name": "get_tide", "arguments": {"harbour": "75001", "days": 3}}',
+    ),
     ("JSON list", '[{"name": "get_tide", "arguments": {"harbour": "75001", "days": 3}}]'),
     (
         "fenced",
@@ -284,6 +346,23 @@ PARALLEL = [
     "<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
     '<minimax:tool_call>\n<invoke name="get_tide">\n</invoke>\n<invoke name="get_time">\n</invoke>'
     "\n</minimax:tool_call>",
+    "<function=get_tide>\n</function>\n</tool_call>\n<tool_call>\n<function=get_time>\n</function>\n"
+    "</tool_call>",
+    '<function_call> {"name": "get_tide", "arguments": {}}\n'
+    '<function_call> {"name": "get_time", "arguments": {}}',
+    "<|python_start|>[get_tide(), get_time()]<|python_end|>",
+    ">>>get_tide\n{}>>>get_time\n{}",
+    '<|open|>tools<|sep|><|open|>call tool="get_tide" index="1"<|sep|><|close|>call<|sep|>'
+    '<|open|>call tool="get_time" index="2"<|sep|><|close|>call<|sep|><|close|>tools<|sep|>',
+    '<｜tool_calls_begin｜><｜tool_call_begin｜><steptml:invoke name="get_tide"></steptml:invoke>'
+    "<｜tool_call_end｜><｜tool_sep｜><｜tool_call_begin｜>"
+    '<steptml:invoke name="get_time"></steptml:invoke><｜tool_call_end｜><｜tool_calls_end｜>',
+    "<tool_calls><tool_call>get_tide<tool_sep></tool_call><tool_call>get_time<tool_sep></tool_call>"
+    "</tool_calls>",
+    '<|tools_prefix|>[{"get_tide": {}}, {"get_time": {}}]<|tools_suffix|>',
+    '<|content_invoke_tool_json|>{"name":"get_tide","args":{}}<|end_message|><|message_model|>'
+    '<|content_invoke_tool_json|>{"name":"get_time","args":{}}<|end_message|>',
+    '<function name="get_tide"></function>\n<function name="get_time"></function>',
 ]
 
 
@@ -300,6 +379,14 @@ def test_what_channels_write_around_prose_is_left_out():
     assert read_calls(text) == ("I look it up.", [TIME])
     atem = '<atem:function_calls><atem:invoke name="get_time"></atem:invoke></atem:function_calls>'
     text = f" to=user<|message|>I look.<|eom|><|start|>assistant to=get_time<|message|>{atem}"
+    assert read_calls(text) == ("I look.", [TIME])
+    call = ">>>get_time\n{}"
+    assert read_calls(f">>>all\nI look.{call}") == ("I look.", [TIME])
+    call = '<|content_invoke_tool_json|>{"name":"get_time","args":{}}<|end_message|>'
+    text = f"<|message_model|><|content_text|>I look.<|end_message|><|message_model|>{call}"
+    assert read_calls(text) == ("I look.", [TIME])
+    call = '<|open|>tools<|sep|><|open|>call tool="get_time"<|sep|><|close|>call<|sep|>'
+    text = f"<|open|>response<|sep|>I look.<|close|>response<|sep|>{call}"
     assert read_calls(text) == ("I look.", [TIME])
     with pytest.raises(ValueError, match="another tool"):
         read_calls(f"to=get_tide<|message|>{atem}")
@@ -635,6 +722,30 @@ def test_real_answers_are_no_calls():
         'get_tide\n{"harbour": "Husum"',
         'get_tide {"harbour": "Husum"} now',
         "<tool_ca",
+        "[get_time(, get_tide(days=3)]",
+        "<TOOLCALL>[]</TOOLCALL>",
+        "<|python_start|>I look it up.<|python_end|>",
+        "<|tools_prefix|>[]<|tools_suffix|>",
+        '<|tools_prefix|>{"get_time": {}}<|tools_suffix|>',
+        '<|tools_prefix|>[{"get_tide": {}, "get_time": {}}]<|tools_suffix|>',
+        '<|tools_prefix|>[{"get_tide": {"days": 3}',
+        '<|content_invoke_tool_json|>{"name":"get_time"}<|end_message|>',
+        '<|content_invoke_tool_json|>{"name":"get_time","args":{}} is a call.',
+        '<|open|>tools<|sep|><|open|>call tool="get_tide"<|sep|><|open|>argument key="days" '
+        'type="number"<|sep|>three<|close|>argument<|sep|><|close|>call<|sep|>',
+        '<|open|>tools<|sep|><|open|>call tool="get_tide"<|sep|>three<|close|>call<|sep|>',
+        '<|open|>call tool="get_time"<|sep|><|close|>call<|sep|><|close|>tools<|sep|>',
+        "<|open|>tools<|sep|><|close|>tools<|sep|>",
+        "<｜tool_calls_begin｜><｜tool_calls_end｜>",
+        "<｜tool_calls_begin｜><｜tool_call_begin｜>get_time<｜tool_call_end｜><｜tool_calls_end｜>",
+        "<tool_calls><tool_call>get_time<tool_sep></tool_calls>",
+        '<function name="get_tide"><param name="days">3</function>',
+        '<function name="get_tide"><param name="harbour"><![CDATA[a]]>b</param></function>',
+        '<dots_function_call><invoke name="get_time"></dots_function_call>',
+        ">>>get_tide\n{",
+        "<|plamo:begin_tool_requests:plamo|>",
+        "<ifm|tool_calls><ifm|tool_call>get_time</ifm|tool_call></ifm|tool_calls>",
+        ']<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="get_time">]<]minimax[>[</invoke>',
     ],
 )
 def test_a_malformed_call_is_refused(text):
