@@ -176,8 +176,8 @@ JSON_ARGUMENTS = re.compile(
 JSON_BEGINS = re.compile(r"^[ \t]*(?=[{\[\"])", re.MULTILINE)
 DEFINITION = re.compile(r'"description"|"function"\s*:\s*\{')
 ARGUMENTS_KEY = re.compile(r'"(?:arguments|parameters)"\s*:\s*\{')
-JSON_WORDS = re.compile(r"name|arguments|parameters")
-QUOTED_NAME = re.compile(r"(?:[\"':]|: )([^\W\d][\w.-]*)(?=[\"',])")
+JSON_WORDS = re.compile(r"\b(?:name|arguments|parameters)\b")
+QUOTED_NAME = re.compile(r"(?:[\"':]|: )([^\W\d][\w.-]*)(?=[\"',])(?![\"']\s*:)")
 
 
 def tries_in_json(text, functions):
@@ -191,11 +191,12 @@ def tries_in_json(text, functions):
     # A bracket, a quote or a colon is missing.
     if not begin or not text.rstrip().endswith(("}", "]", "```")):
         return False
+    shape = text[begin.end() :].rstrip().removesuffix("```")
     names = [match[1] for match in QUOTED_NAME.finditer(text, begin.start())]
     if not any(name in functions for name in names):
         return False
-    if is_json(text):
-        return bool(ARGUMENTS_KEY.search(text))
+    if is_json(shape):
+        return bool(ARGUMENTS_KEY.search(shape))
     return bool(JSON_WORDS.search(text, begin.start()))
 
 
@@ -209,7 +210,7 @@ PYTHON_CALL = re.compile(
 CALL_BEGINS = re.compile(r"(\[?)\s*([^\W\d][\w.-]*)\(")
 # A call and nothing else, perhaps with arguments without names or with brackets too many.
 LONE_CALL = re.compile(r"\[?\s*([^\W\d][\w.-]*)\([^\n]*\)\s*\]?")
-WORD_BEHIND = re.compile(r"\)\s+\w")
+MORE_BEHIND = re.compile(r"\)\s+[^\s)\]]")
 ATTEMPTS = 5  # places of an answer at which calls are looked for
 
 
@@ -244,7 +245,7 @@ def python_in_prose(text, shown, functions):
                 return reading
             place = scan.place
     lone = LONE_CALL.fullmatch(text.strip())
-    if lone and lone[1] in functions and not WORD_BEHIND.search(text):
+    if lone and lone[1] in functions and not MORE_BEHIND.search(text):
         raise ValueError("a call whose arguments cannot be read")
     return other_list and read_other_list(text, other_list.start(), functions)
 

@@ -570,6 +570,11 @@ def test_words_of_other_languages_in_schemas():
         "An <b>important</b> tag, and <function> is none.",
         "Action: look at the tide.",
         "get_tide\n\nreads a table {of tides}",
+        "get_tide(x) = get_time(2)",
+        "get_tide(x) + get_time(y)",
+        'The station:\n```json\n{"name": "Husum", "source": "get_tide"}\n```',
+        'The station:\n```json\n{"name": "Husum", "get_tide": {"deep": 3}\n```',
+        '```py\n"""The tide."""\nuse("get_tide")\nif __name__ == "__main__":\n    use()\n```',
     ],
 )
 def test_no_call(text):
