@@ -101,7 +101,7 @@ def parameter_call(scan, functions):
 
 
 def read_named_tags(scan, functions):
-    """<function name="f"><param name="k">v</param><param name="k"><![CDATA[v]]></param></function>"""
+    """<function name="f"><param name="k">v</param></function>, a value perhaps in <![CDATA[v]]>"""
     scan.expects('<function name="')
     name = tag_name(scan.until('"'))
     scan.expects(">")
@@ -125,7 +125,7 @@ def read_key_tags(scan, functions):
 
 
 def read_hunyuan(scan, functions):
-    """<tool_calls><tool_call>f<tool_sep>, pairs as above, </tool_call></tool_calls>"""
+    """<tool_calls><tool_call>f<tool_sep>, pairs as in read_key_tags, </tool_call></tool_calls>"""
     scan.expects("<tool_calls>")
     calls = []
     while scan.space().sees("<tool_call>"):

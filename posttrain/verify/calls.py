@@ -97,8 +97,12 @@ def check_expected(expected, schemas, field):
     need(not why, field, f"arguments that fit the tool's own schema ({why})")
 
     optional = expected.get("optional", [])
-    are_names = isinstance(optional, list) and all(key in arguments for key in optional)
+    is_list = isinstance(optional, list)
+    are_names = is_list and all(isinstance(key, str) and key in arguments for key in optional)
     need(are_names, field, '"optional" to be a list of arguments of this call', optional)
+    least = {key: value for key, value in arguments.items() if key not in optional}
+    why = schema_error(schemas[name], least)
+    need(not why, field, f'"optional" arguments that the tool\'s schema does not require ({why})')
     accepted = expected.get("accepted", {})
     is_object = isinstance(accepted, dict)
     need(is_object, field, '"accepted" to be {argument: [values]}', accepted)

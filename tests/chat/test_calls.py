@@ -517,6 +517,9 @@ def test_words_of_other_languages_in_schemas():
             "d": {"anyOf": [{"type": "BOOLEAN"}, {"type": "List"}]},
             "e": {"type": "nonsense"},
             "f": {"type": ["any", "str"]},
+            "g": {"type": "HashMap"},
+            "h": {"type": ["Bigint", "byte", "short"]},
+            "i": {"anyOf": [{"type": "ArrayList"}, {"type": "char"}]},
         },
     }
     assert standard(schema) == {
@@ -529,6 +532,9 @@ def test_words_of_other_languages_in_schemas():
             "d": {"anyOf": [{"type": "boolean"}, {"type": "array"}]},
             "e": {"type": "nonsense"},
             "f": {},
+            "g": {"type": "object"},
+            "h": {"type": ["integer"]},
+            "i": {"anyOf": [{"type": "array"}, {"type": "string"}]},
         },
     }
 

@@ -82,6 +82,27 @@ MUTANTS = [
         ["tests/chat/test_calls.py::test_what_channels_write_around_prose_is_left_out"],
     ),
     Mutant(
+        "posttrain/chat/call_blocks.py",
+        "read_apertus",
+        "not isinstance(item, dict) or len(item) != 1",
+        "not isinstance(item, dict)",
+        ["tests/chat/test_calls.py::test_a_malformed_call_is_refused"],
+    ),
+    Mutant(
+        "posttrain/chat/call_blocks.py",
+        "read_kimi_3",
+        'argument[2] == "string"',
+        "True",
+        ["tests/chat/test_calls.py::test_a_call_is_read"],
+    ),
+    Mutant(
+        "posttrain/chat/calls_in_prose.py",
+        "tries_in_json",
+        "is_json(shape)",
+        "False",
+        ["tests/chat/test_calls.py::test_no_call"],
+    ),
+    Mutant(
         "posttrain/chat/calls.py",
         "marked_calls",
         "not mark.match(text, scan.place)",

@@ -232,6 +232,20 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/verify/calls.py",
+        "check_expected",
+        "isinstance(key, str) and key in arguments",
+        "key in arguments",
+        ["tests/verify/test_verify.py::test_bad_rows_are_refused_by_field"],
+    ),
+    Mutant(
+        "posttrain/verify/calls.py",
+        "check_expected",
+        "schema_error(schemas[name], least)",
+        '""',
+        ["tests/verify/test_verify.py::test_bad_rows_are_refused_by_field"],
+    ),
+    Mutant(
+        "posttrain/verify/calls.py",
         "fits",
         'right["arguments"].keys() - arguments.keys() - set(right.get("optional", []))',
         'right["arguments"].keys() - arguments.keys()',

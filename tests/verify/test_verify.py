@@ -948,6 +948,8 @@ BAD_ROWS = [
     ("call", {"tools": TOOLS, "call": CALL | {"optional": "days"}}),
     ("call", {"tools": TOOLS, "call": CALL | {"optional": ["more"]}}),
     ("call", {"tools": TOOLS, "call": CALL | {"optional": [7]}}),
+    ("call", {"tools": TOOLS, "call": CALL | {"optional": [["days"]]}}),
+    ("call", {"tools": TOOLS, "call": CALL | {"optional": ["city"]}}),
     ("call", {"tools": TOOLS, "call": CALL | {"accepted": ["Oslo"]}}),
     ("call", {"tools": TOOLS, "call": CALL | {"accepted": {"city": "Oslo"}}}),
     ("call", {"tools": TOOLS, "call": CALL | {"accepted": {"more": [1]}}}),
