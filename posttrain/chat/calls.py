@@ -18,7 +18,7 @@ calls. Put it into FORMATS with a regular expression of the mark by which a bloc
 
 The mark alone says that a call is tried. Its further marks go into TORN, its opening into OPENINGS:
 a text that has or ends in those alone is a torn call. Formats without a mark (bare JSON, f(x=1))
-stand in UNMARKED: such a function looks at the whole answer and returns None where no call is meant.
+stand in UNMARKED: such a function looks at the whole answer; None says that no call is meant.
 """
 
 import re
