@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import jinja2
 
+from posttrain.chat.thoughts import BLOCK_AT_END, EMPTY_THOUGHT
+
 REFUSALS = (jinja2.TemplateError, TypeError)  # a template says no, or trips over what it gets
 THOUGHT_NAMES = ("reasoning_content", "thinking", "reasoning")  # templates read one of these
 
@@ -113,6 +115,29 @@ def call_ids_that_name_the_function(chat):
     return with_call_ids(chat, _naming_id)
 
 
+def results_with_names(chat):
+    """Each result of a tool with the name of that tool; OpenAI's have the id of the call alone."""
+    waiting = []  # calls whose results are to come
+    messages = []
+    for message in chat.messages:
+        waiting += message.get("tool_calls", [])
+        if message["role"] == "tool" and waiting:
+            call = _answered_call(message, waiting)
+            waiting.remove(call)
+            if not message.get("name"):
+                message = message | {"name": call["function"]["name"]}
+        messages.append(message)
+    return Chat(messages, chat.tools)
+
+
+def _answered_call(result, waiting):
+    """The call that a result belongs to: by its id; without one, the first that has no result."""
+    for call in waiting:
+        if call.get("id") == result.get("tool_call_id"):
+            return call
+    return waiting[0]
+
+
 def results_in_user_turns(chat):
     """The results of tools as text of a user turn, those in a row as one, with the turn behind."""
     messages = []
@@ -189,9 +214,14 @@ USER = {"role": "user", "content": USER_MARK}
 ANSWER = {"role": "assistant", "content": ANSWER_MARK}
 # Without an id: templates that need one do not say so before they meet a row that has none.
 CALL = {"type": "function", "function": {"name": CALL_MARK, "arguments": {"q": VALUE_MARK}}}
+# No model writes its arguments like this: such a template wants them as JSON text (Phi-4-mini).
+PYTHON_ARGUMENTS = str(CALL["function"]["arguments"])
 CALLS = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-RESULT = {"role": "tool", "name": CALL_MARK, "content": RESULT_MARK}
-PARAMETERS = {"type": "object", "properties": {FIELD_MARK: {"type": "string"}}}
+CALLS_WITH_ID = CALLS | {"tool_calls": [CALL | {"id": "call_1"}]}
+# Without a name: many rows have none, and templates that need one would refuse them.
+RESULT = {"role": "tool", "content": RESULT_MARK}
+FIELD = {"type": "string", "description": "q"}  # Command-R's template refuses a field without one
+PARAMETERS = {"type": "object", "properties": {FIELD_MARK: FIELD}}
 TOOL = {
     "type": "function",
     "function": {"name": TOOL_MARK, "description": "a tool", "parameters": PARAMETERS},
@@ -210,7 +240,10 @@ class Feature(NamedTuple):
 FEATURES = {
     "text": Feature([Chat([USER])], [USER_MARK], [as_it_is, text_in_parts]),
     "system": Feature(
-        [Chat([SYSTEM, USER])], [SYSTEM_MARK, USER_MARK], [as_it_is, system_in_user_turn]
+        # Mistral writes the system turn into the user turn that is the last of all messages.
+        [Chat([SYSTEM, USER]), Chat([SYSTEM, USER, ANSWER])],
+        [SYSTEM_MARK, USER_MARK],
+        [as_it_is, system_in_user_turn],
     ),
     "tools": Feature(
         # Without the description: a model's own form may be short, such as get_weather(city).
@@ -230,9 +263,13 @@ FEATURES = {
         ],
     ),
     "results": Feature(
-        [Chat([USER, CALLS, RESULT]), Chat([USER, CALLS, RESULT, ANSWER])],
+        [
+            Chat([USER, CALLS, RESULT]),
+            Chat([USER, CALLS, RESULT, ANSWER]),
+            Chat([USER, CALLS_WITH_ID, RESULT]),
+        ],
         [RESULT_MARK, VALUE_MARK],
-        [as_it_is, results_in_user_turns],
+        [as_it_is, results_with_names, results_in_user_turns],
     ),
 }
 # In the order in which they are carried out: a system turn has its tools before it moves.
@@ -241,11 +278,21 @@ CARRIED_OUT = ("calls", "results", "tools", "system", "text")
 
 def rewritten(chat, changes):
     """A chat as its template gets it. changes: {feature: way}."""
-    messages = [_under_all_names(message) for message in chat.messages]
+    messages = [_without_blank_text(message) for message in chat.messages]
+    messages = [_under_all_names(message) for message in messages]
     chat = Chat(messages, chat.tools)
     for feature in CARRIED_OUT:
         chat = changes[feature](chat)
     return chat
+
+
+def _without_blank_text(message):
+    """A message that has nothing but white space beside its calls, without that.
+
+    Templates that write either the text or the calls would write the white space.
+    """
+    is_blank = bool(message.get("tool_calls")) and not message["content"].strip()
+    return message | {"content": ""} if is_blank else message
 
 
 def _under_all_names(message):
@@ -277,12 +324,37 @@ def _first_that_works(feature, name, changes, write):
 
 
 def _shows(chat, marks, changes, write):
-    """Do all marks stand in the text?"""
+    """Do all marks stand in the text, and the arguments of calls not as Python prints them?"""
     try:
         text = write(rewritten(chat, changes))
     except REFUSALS:
         return False
-    return all(mark in text for mark in marks)
+    return all(mark in text for mark in marks) and PYTHON_ARGUMENTS not in text
+
+
+_EMPTY_THOUGHTS = {}  # (Writer.key, role): what empty_thought has found
+
+
+def empty_thought(changes, write, role):
+    """What a template writes before an answer that has no thought; "" for nothing.
+
+    role: of the message before the answer. Some templates (Kimi K2, DeepSeek V3.2) write it into
+    the turn, and not into the prompt of a model that shall not think.
+    """
+    key = (write.key, role)
+    if key not in _EMPTY_THOUGHTS:
+        prompt = [USER, CALLS, RESULT] if role == "tool" else [USER]
+        try:
+            prompt_text = write(rewritten(Chat(prompt), changes), True)
+            turn_text = write(rewritten(Chat([*prompt, ANSWER]), changes))
+        except REFUSALS:
+            prompt_text, turn_text = "", ""
+        header = BLOCK_AT_END.sub("", prompt_text)
+        before = ""
+        if turn_text.startswith(header):
+            before = turn_text[len(header) :].partition(ANSWER_MARK)[0]
+        _EMPTY_THOUGHTS[key] = before if EMPTY_THOUGHT.fullmatch(before) else ""
+    return _EMPTY_THOUGHTS[key]
 
 
 # ---- what a template drops of a conversation -----------------------------------------------------
@@ -368,7 +440,7 @@ def _marked_tool(tool, mark):
     function = dict(tool["function"])
     function["name"] = mark("a tool definition")
     if _fields_of(function):
-        properties = {mark("a field of a tool"): {"type": "string"}}
+        properties = {mark("a field of a tool"): FIELD}
         function["parameters"] = {"type": "object", "properties": properties}
     return tool | {"function": function}
 

@@ -19,6 +19,7 @@ from posttrain.chat.thoughts import (
     visible,
     with_thought_apart,
     without_thought,
+    without_thought_marks,
 )
 
 
@@ -99,9 +100,12 @@ def turn_texts(tokenizer, messages, tools=None, *, think=False):
     if thought:
         text_without = render(tokenizer, [*prompt, without_thought(answer)], tools, think=think)
         thought_is_missing = turn_text == text_without
+    is_behind_tool = prompt[-1]["role"] == "tool"
     if turn_text.startswith(prompt_text) and not thought_is_missing:
-        if prompt[-1]["role"] == "tool":
-            _require_one_header(tokenizer, turn_text[len(prompt_text) :])
+        body = turn_text[len(prompt_text) :]
+        if is_behind_tool:
+            _require_one_header(tokenizer, body)
+        _require_visible(answer, opened_thought(prompt_text) + body)
         return prompt_text, turn_text
 
     # The prompt's end may open a thought (or hold an empty one) that the template does not write
@@ -109,18 +113,39 @@ def turn_texts(tokenizer, messages, tools=None, *, think=False):
     # the prompt, the thought, and what the template writes behind the turn's header.
     header = BLOCK_AT_END.sub("", prompt_text)
     if not turn_text.startswith(header):
+        header = _with_space_of(turn_text, header)
+    if not turn_text.startswith(header) and is_behind_tool:
+        header = _without_header(
+            render(tokenizer, prompt, tools, think=think), prompt_text, turn_text
+        )
+    if not turn_text.startswith(header):
         raise ValueError("the chat template's prompt is not a prefix of the conversation")
     body = turn_text[len(header) :]
+    if is_behind_tool:
+        _require_one_header(tokenizer, body)
     if thought:
-        opening = opened_thought(prompt_text)
-        if header != prompt_text and not opening:
-            raise ValueError(
-                "the chat template's prompt ends a thought: with it no model can think"
-            )
-        pair = pair_of(tokenizer)
-        before = "" if opening else pair.before
-        body = f"{before}{thought}{pair.after}{visible(body)}"
+        body = _with_thought(tokenizer, prompt_text, thought, body)
+    _require_visible(answer, opened_thought(prompt_text) + body)
     return prompt_text, prompt_text + body
+
+
+def _with_thought(tokenizer, prompt_text, thought, body):
+    """The text of a turn with a thought before it, behind a prompt that may have opened it."""
+    opening = opened_thought(prompt_text)
+    if BLOCK_AT_END.search(prompt_text) and not opening:
+        raise ValueError("the chat template's prompt ends a thought: with it no model can think")
+    pair = pair_of(tokenizer, opening)
+    before = "" if opening else pair.before
+    return f"{before}{thought}{pair.after}{without_thought_marks(body).visible}"
+
+
+def _with_space_of(turn_text, header):
+    """A header with the white space that a turn has behind it, where its prompt has another."""
+    bare = header.rstrip()
+    if not turn_text.startswith(bare):
+        return header
+    body = turn_text[len(bare) :].lstrip()
+    return turn_text[: len(turn_text) - len(body)]
 
 
 def _require_one_header(tokenizer, body):
@@ -131,9 +156,29 @@ def _require_one_header(tokenizer, body):
 
 
 def turn_header(tokenizer):
-    """What a template opens an assistant turn with, behind a user's."""
+    """What a template opens an assistant turn with, behind a user's, without a thought."""
     prompt = [{"role": "user", "content": "a"}]
-    return render(tokenizer, prompt, None, True).removeprefix(render(tokenizer, prompt))
+    opening = render(tokenizer, prompt, None, True).removeprefix(render(tokenizer, prompt))
+    return BLOCK_AT_END.sub("", opening)
+
+
+def _without_header(conversation, prompt_text, turn_text):
+    """The conversation before a turn, where its template goes on without a header.
+
+    Apertus writes what follows a tool's result into the turn that called the tool, but the prompt
+    that generation sees opens a turn. Where that opening stands in the turn, too, it is the prompt
+    that comes back, with which the turn does not begin.
+    """
+    opening = "".join(prompt_text.removeprefix(conversation).split())
+    body = "".join(turn_text.removeprefix(conversation).split())
+    return conversation if opening and opening not in body else prompt_text
+
+
+def _require_visible(answer, body):
+    """ValueError when an answer stands where a model would write its thought (Nemotron Nano 2)."""
+    is_text = bool(answer["content"].strip()) and not answer.get("tool_calls")
+    if is_text and not visible(body).strip():
+        raise ValueError("the chat template writes the answer as a thought")
 
 
 # ---- tokens --------------------------------------------------------------------------------------
@@ -188,16 +233,17 @@ class Sequence:
 def _find_stop(tokenizer, ids, start, stops):
     """Position of the first stop token from `start` on, or None.
 
-    Behind it there may be more stop tokens (Phi closes first the turn, then the conversation) and
-    white space. Any other text means that the stop token stands inside the answer, where generation
-    would have ended.
+    Between it and the last one there may be more stop tokens (Phi closes first the turn, then the
+    conversation) and white space. Any other text means that the stop token stands inside the
+    answer, where generation would have ended. What stands behind the last one is the template's:
+    that of Command R7B always opens one more turn.
     """
     positions = [n for n in range(start, len(ids)) if ids[n] in stops]
     if not positions:
         return None
     if len(positions) > 1:
-        behind = [token for token in ids[positions[0] :] if token not in stops]
-        if tokenizer.decode(behind).strip():
+        between = [token for token in ids[positions[0] : positions[-1]] if token not in stops]
+        if tokenizer.decode(between).strip():
             raise ValueError("a stop token inside the answer")
     return positions[0]
 

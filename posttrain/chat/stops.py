@@ -94,12 +94,14 @@ def _end_of_text(tokenizer):
 def _end_of_call(tokenizer, end_of_text):
     """The token behind a call that ends its turn, or the one that opens the tool's turn, or None.
 
-    It is the one that ends a turn of text; if that is not there, the last special token, apart from
-    those that stand between two calls, too.
+    It is the one that ends a turn of text; if that is not there, the end-of-sequence token; if that
+    is not there, the last special token, apart from those that stand between two calls, too. The
+    last one alone would be wrong for Command R7B, whose template always opens one more turn.
     """
     behind = _text_behind(tokenizer, [USER, CALLED])
-    if end_of_text in _special_tokens(tokenizer, behind):
-        return end_of_text
+    for end in (end_of_text, tokenizer.eos_token_id):
+        if end in _special_tokens(tokenizer, behind):
+            return end
     behind_first = _text_behind(tokenizer, [USER, CALLED_TWICE], first=True)
     between = behind_first.partition(ANSWER)[0]
     within_calls = _special_tokens(tokenizer, between)

@@ -9,7 +9,7 @@ system turn, and so on. Where something would vanish all the same, the messages 
 
 import jinja2
 
-from posttrain.chat.dialect import Chat, changes_for, lost_in, rewritten
+from posttrain.chat.dialect import Chat, changes_for, empty_thought, lost_in, rewritten
 from posttrain.chat.thoughts import close_thought, with_thought_apart, without_thought
 from posttrain.cli import BadInput
 
@@ -57,7 +57,9 @@ def render(tokenizer, messages, tools=None, generation_prompt=False, *, think=Fa
         raise BadInput(f"the chat template refuses these messages ({reason})") from None
     if lost:
         raise BadInput(f"the chat template drops {' and '.join(lost)}")
-    return text if think or not generation_prompt else close_thought(text)
+    if think or not generation_prompt:
+        return text
+    return close_thought(text, empty_thought(changes, write, messages[-1]["role"]))
 
 
 def writer(tokenizer, tools, think):

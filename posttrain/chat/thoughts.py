@@ -34,8 +34,16 @@ PAIRS = (
     Pair("<seed:think>", "</seed:think>", "<seed:think>", "</seed:think>"),
     Pair("<think>", "</think>", "<think>\n", "\n</think>\n\n"),
     Pair("<thought>", "</thought>", "<thought>\n", "\n</thought>\n\n"),
+    Pair("<longcat_think>", "</longcat_think>", "<longcat_think>\n", "\n</longcat_think>\n"),
 )
 USUAL = PAIRS[5]
+
+# Marks around what is shown, which a model writes behind its thought (Command R7B and A, Solar).
+ANSWER_MARKS = (
+    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+    ("<|START_TEXT|>", "<|END_TEXT|>"),
+    ("<|content|>", "<|end|>"),
+)
 
 
 class Parts(NamedTuple):
@@ -46,7 +54,18 @@ class Parts(NamedTuple):
 
 
 def split_thought(text):
-    """The thought at the start of a model's text, and what is left when it is taken away."""
+    """The thought at the start of a model's text, and what a person is shown of the rest."""
+    parts = without_thought_marks(text)
+    shown = parts.visible.strip()
+    for opening, closing in ANSWER_MARKS:
+        if shown.startswith(opening):
+            shown = shown.removeprefix(opening).removesuffix(closing)
+            return Parts(parts.thought, shown)
+    return parts
+
+
+def without_thought_marks(text):
+    """The thought at the start of a model's text, and all that is left when it is taken away."""
     if "<|message|>" in text:
         return _split_channels(text)
     thoughts = []
@@ -144,6 +163,7 @@ def without_thought(message):
 OPENINGS = "|".join(re.escape(pair.opening) for pair in PAIRS)
 CLOSINGS = "|".join(re.escape(pair.closing) for pair in PAIRS)
 OPEN_AT_END = re.compile(rf"(?:{OPENINGS})\s*\Z")
+EMPTY_THOUGHT = re.compile(rf"\s*(?:(?:{OPENINGS})\s*)?(?:{CLOSINGS})\s*")
 BLOCK_AT_END = re.compile(rf"(?:{OPENINGS})\s*(?:(?:{CLOSINGS})\s*)?\Z")
 
 
@@ -156,8 +176,13 @@ def opened_thought(prompt_text):
     return match[0] if match else ""
 
 
-def close_thought(prompt_text):
-    """A prompt's text with the thought closed that it opens: the model then answers at once."""
+def close_thought(prompt_text, empty=""):
+    """A prompt's text with the thought closed that it opens: the model then answers at once.
+
+    empty: what the template writes before an answer without a thought, if anything.
+    """
+    if empty:
+        return BLOCK_AT_END.sub("", prompt_text) + empty
     opening = opened_thought(prompt_text).strip()
     for pair in PAIRS:
         if pair.opening == opening:
@@ -165,11 +190,14 @@ def close_thought(prompt_text):
     return prompt_text
 
 
-def pair_of(tokenizer):
+def pair_of(tokenizer, opening=""):
     """The marks that a tokenizer's model thinks between: those that are tokens of it.
 
-    <think> where none are.
+    <think> where none are. opening: what its prompt opens a thought with, which says more.
     """
+    for pair in PAIRS:
+        if pair.opening == opening.strip():
+            return pair
     tokens = tokenizer.get_added_vocab()
     for pair in PAIRS:
         if pair.closing in tokens:

@@ -176,6 +176,28 @@ SAMPLES = [
         "<|end_of_text|>",
     ),
     (
+        "nemotron",
+        '<TOOLCALL>[{"name": "get_tide", "arguments": {"harbour": "75001", "days": 3}}]</TOOLCALL>'
+        "<SPECIAL_12>",
+    ),
+    ("apertus", '<|tools_prefix|>[{"get_tide": {"harbour": "75001", "days": 3}}]<|tools_suffix|>'),
+    (
+        "longcat",
+        '<longcat_tool_call>{"name": "get_tide", "arguments": {"harbour": "75001", "days": 3}}'
+        "</longcat_tool_call>",
+    ),
+    (
+        "longcat, tags",
+        "<longcat_tool_call>get_tide\n<longcat_arg_key>harbour</longcat_arg_key>\n"
+        "<longcat_arg_value>75001</longcat_arg_value>\n<longcat_arg_key>days</longcat_arg_key>\n"
+        "<longcat_arg_value>3</longcat_arg_value>\n</longcat_tool_call></longcat_s>",
+    ),
+    (
+        "granite-20b, open",
+        '<function_call> {"name": "get_tide", "arguments": {"harbour": "75001", "days": 3}}'
+        "<|endoftext|>",
+    ),
+    (
         "granite-20b",
         '<function_call> {"name": "get_tide", "arguments": {"harbour": "75001", "days": 3}}',
     ),

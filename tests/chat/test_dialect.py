@@ -175,6 +175,66 @@ def test_arguments_that_a_template_joins_as_text():
     assert '[get_tide x{"harbour": "Emden"}]' in render(with_template(joins), [USER, CALLS])
 
 
+def test_arguments_as_python_prints_them():
+    """As Phi-4-mini: joined as they are, they would be no JSON, and no call that any reader knows."""
+    prints = COMPLETE.replace("{{ c.function.arguments | tojson }}", "{{ c.function.arguments }}")
+    assert names(prints)["calls"] == "arguments_as_json"
+    assert '[get_tide {"harbour": "Emden"}]' in render(with_template(prints), [USER, CALLS])
+
+
+def test_results_that_need_a_name():
+    """As Gemma 4 and functionary: OpenAI's rows have the id of the call, others not even that."""
+    named = COMPLETE.replace("{{ m.role }}", "{{ m.role + (m.name if m.role == 'tool' else '') }}")
+    assert names(named)["results"] == "results_with_names"
+    other = {"type": "function", "function": {"name": "get_wind", "arguments": {}}}
+    calls = CALLS | {"tool_calls": [CALL | {"id": "a"}, other | {"id": "b"}]}
+    by_id = [RESULT | {"tool_call_id": "b"}, RESULT | {"tool_call_id": "a"}]
+    tokenizer = with_template(named)
+    assert "<toolget_wind>3.4 metres<|im_end|><toolget_tide>" in render(
+        tokenizer, [USER, calls, *by_id]
+    )
+    assert "<toolget_tide>3.4 metres<|im_end|><toolget_wind>" in render(
+        tokenizer, [USER, calls, RESULT, RESULT]
+    )
+    own_name = RESULT | {"name": "mine"}
+    assert "<toolmine>" in render(tokenizer, [USER, calls, own_name])
+
+
+def test_white_space_beside_a_call():
+    """A template that writes either the text or the calls writes the calls."""
+    either = COMPLETE.replace(
+        "{{ m.content }}" + WRITES_CALLS,
+        "{% if m.content %}{{ m.content }}{% else %}" + WRITES_CALLS + "{% endif %}",
+    )
+    tokenizer = with_template(either)
+    for blank in ("", " \n"):
+        assert "[get_tide" in render(tokenizer, [USER, CALLS | {"content": blank}])
+    with pytest.raises(BadInput, match="drops the name of a called tool"):
+        render(tokenizer, [USER, CALLS | {"content": "I look."}])
+
+
+def test_a_system_turn_that_only_prompts_have():
+    """As Mistral: it stands in the last of all messages, if that is a user's."""
+    last = (
+        "{% for m in messages %}{% if m.role != 'system' %}<{{ m.role }}>"
+        "{% if loop.last and m.role == 'user' and messages[0].role == 'system' %}{{ messages[0].content }}"
+        "{% endif %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+    )
+    assert names(last)["system"] == "system_in_user_turn"
+    text = render(with_template(last), [SYSTEM, USER, ANSWER, NEXT, ANSWER])
+    assert text.startswith("<user>Be brief.\n\nHow high is the tide?<|im_end|>")
+
+
+def test_fields_that_need_a_description():
+    """As Command-R: the template is not taken for one that knows no tools."""
+    described = COMPLETE.replace(
+        "tools | tojson",
+        "tools[0].function.name + tools[0].function.description + tools[0].function.parameters.properties"
+        ".values() | map(attribute='description') | join + tools[0].function.parameters | tojson",
+    )
+    assert "tools" not in names(described)
+
+
 @pytest.mark.parametrize(
     "template, messages, lost",
     [

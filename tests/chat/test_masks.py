@@ -235,6 +235,19 @@ def test_a_template_whose_prompt_is_no_prefix_is_refused(own):
         )
 
 
+def test_white_space_that_only_the_prompt_has(own):
+    """As Granite 20B: the prompt of generation is trained on, and the answer behind it."""
+    own.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant:\n{% endif %}"
+    )
+    for content in ("Five.", "<think>2+3</think>Five."):
+        row = encode(own, USER, answer(content), think="<think>" in content)
+        before = prompt_ids(own, USER, think="<think>" in content)
+        assert row["ids"][: len(before)] == before and row["mask"].index(1) == len(before)
+        assert own.decode(row["ids"][len(before) :]).endswith("Five.<|im_end|>")
+
+
 def test_a_template_without_a_stop_token_gets_one(own):
     own.chat_template = (
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"

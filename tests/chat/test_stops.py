@@ -75,6 +75,19 @@ def test_a_turn_that_calls_ends_in_another_token():
     assert last_tokens(tokenizer, [USER, CALLS, RESULT, ANSWER], True) == ["<stop_call>", "<stop>"]
 
 
+def test_a_template_that_always_opens_one_more_turn():
+    """As Command R7B: a call ends in the end-of-sequence token, and not in the mark of that turn."""
+    template = (
+        "{% for m in messages %}{{ '<more>' if m.role == 'assistant' else '<u>' }}{{ m.content }}"
+        + WRITES_CALLS
+        + "{{ '<stop>' if m.role == 'assistant' and not m.tool_calls }}<end>{% endfor %}<more>"
+    )
+    tokenizer = with_tokens(template, "<stop>", "<end>", "<more>", "<call>", "</call>", eos="<end>")
+    assert texts(tokenizer, stop_ids(tokenizer)) == ["<stop>", "<end>"]
+    assert last_tokens(tokenizer, [USER, CALLS]) == ["<end>"]
+    assert last_tokens(tokenizer, [USER, ANSWER]) == ["<stop>"]
+
+
 def test_a_template_that_closes_no_turn():
     """As GLM: a turn ends where the next one opens, the user's behind text, the tool's behind a call."""
     template = (

@@ -1,4 +1,4 @@
-"""Every chat template that TRL ships, and four more: what goes in comes out, and is read back as what it was.
+"""Every chat template that TRL ships, and ten more: what goes in comes out, and is read back as what it was.
 
     python tests/chat/test_templates.py       prints the table template x case of bench/RESULTS.md
 
@@ -61,10 +61,65 @@ SAMPLES = {
         "{% endfor %}<|tool_calls_section_end|>{% endif %}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}<|im_assistant|>assistant<|im_middle|>{% endif %}"
     ),
+    # A thought in every turn, be it empty, and in no prompt.
+    "kimi_k2_thinking": (
+        "{{ tools | tojson if tools else '' }}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.role == 'assistant' %}<think>{{ m.reasoning_content or '' }}</think>{% endif %}{{ m.content }}"
+        "{% for c in m.tool_calls or [] %}<tool_call>\n"
+        '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+        "\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    # Answers between marks, and one more turn is always opened.
+    "command_r7b": (
+        "<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>{{ messages[0].content if messages[0].role == 'system' }}"
+        "{{ tools | tojson if tools else '' }}<|END_OF_TURN_TOKEN|>{% for m in messages %}{% if m.role == 'user' %}"
+        "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>{{ m.content }}<|END_OF_TURN_TOKEN|>{% elif m.role == 'tool' %}"
+        "<|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|><|START_TOOL_RESULT|>{{ m.content }}<|END_TOOL_RESULT|>"
+        "<|END_OF_TURN_TOKEN|>{% elif m.role == 'assistant' %}<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"
+        "{% if m.tool_calls %}<|START_ACTION|>[{% for c in m.tool_calls %}"
+        '{"tool_call_id": "{{ loop.index0 }}", "tool_name": "{{ c.function.name }}", '
+        '"parameters": {{ c.function.arguments | tojson }}}{{ ", " if not loop.last }}{% endfor %}]<|END_ACTION|>'
+        "{% else %}<|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|>{% endif %}<|END_OF_TURN_TOKEN|>"
+        "{% endif %}{% endfor %}<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"
+    ),
+    # What follows a result stands in the turn that called; the prompt opens another one all the same.
+    "apertus": (
+        "{{ tools | tojson if tools else '' }}{% for m in messages %}{% if m.role == 'assistant' %}"
+        "{% if messages[loop.index0 - 1].role != 'tool' %}<|assistant_start|>{% endif %}{{ m.content }}"
+        "{% if m.tool_calls %}<|tools_prefix|>[{% for c in m.tool_calls %}"
+        '{"{{ c.function.name }}": {{ c.function.arguments | tojson }}}{{ ", " if not loop.last }}'
+        "{% endfor %}]<|tools_suffix|>{% else %}<|assistant_end|>{% endif %}"
+        "{% elif m.role == 'tool' %}[{{ m.content }}]"
+        "{% else %}<|{{ m.role }}_start|>{{ m.content }}<|{{ m.role }}_end|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant_start|>{% endif %}"
+    ),
+    # The prompt ends in a line break where turns have a space; calls are not closed.
+    "granite_20b": (
+        "{{ tools | tojson if tools else '' }}{% for m in messages %}{{ m.role | upper }}: {{ m.content }}"
+        "{% for c in m.tool_calls or [] %}<function_call> "
+        '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+        "{% endfor %}{{ eos_token if m.role == 'assistant' }}\n{% endfor %}"
+        "{% if add_generation_prompt %}ASSISTANT:\n{% endif %}"
+    ),
 }
+# The system turn stands in the user's that is the last of all messages: with an answer, nowhere.
+SAMPLES["mistral_v3_last"] = SAMPLES["mistral_v3"].replace(
+    "loop.first and system", "loop.last and system"
+)
+# Arguments are joined as they are: as Python prints them, if they are no text.
+SAMPLES["phi_4_mini_calls"] = SAMPLES["phi_4_mini"].replace(
+    "{{ m.content }}<|end|>{% endif %}{% endfor %}",
+    "{{ m.content }}{% for c in m.tool_calls or [] %}<|tool_call|>"
+    '[{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments }}}]<|/tool_call|>'
+    "{% endfor %}<|end|>{% endif %}{% endfor %}",
+)
 
 # The end-of-sequence token of each family, by the start of its name.
 END_TOKENS = {
+    "apertus": "<|assistant_end|>",
+    "command": "<|END_OF_TURN_TOKEN|>",
+    "granite": "<|endoftext|>",
     "cohere": "<|END_OF_TURN_TOKEN|>",
     "deepseek": "<｜end▁of▁sentence｜>",
     "diffusion_gemma": "<turn|>",
@@ -257,7 +312,9 @@ def prose_and_call(tokenizer):
 
 def result(tokenizer):
     shows = ("HOWHIGH", "get_tide", "Husum Nord 7", "LEVEL 3.4")
-    speaks(tokenizer, [USER, calling(CALL), RESULT], tools=TOOLS, shows=shows)
+    bare = {"role": "tool", "content": "LEVEL 3.4"}
+    for message in (RESULT, bare):
+        speaks(tokenizer, [USER, calling(CALL), message], tools=TOOLS, shows=shows)
 
 
 def call_and_result(tokenizer):
@@ -276,6 +333,13 @@ def thought(tokenizer):
     speaks(tokenizer, [USER], message=message, think=True)
     speaks(tokenizer, [USER], message=message, think=False)
     speaks(tokenizer, [USER], message=answer(), think=True)
+
+
+def result_and_thought(tokenizer):
+    message = answer(reasoning_content="Let me see.")
+    shows = ("HOWHIGH", "LEVEL 3.4")
+    prompt = [USER, calling(CALL), RESULT]
+    speaks(tokenizer, prompt, message=message, tools=TOOLS, think=True, shows=shows)
 
 
 def thought_and_call(tokenizer):
@@ -297,6 +361,7 @@ CASES = {
     "call and result": call_and_result,
     "thought": thought,
     "thought and call": thought_and_call,
+    "result and thought": result_and_thought,
 }
 
 
@@ -322,6 +387,7 @@ REFUSED = {
     ): "the chat template drops the order of text and tool call",
     ("diffusion_gemma", "tool result"): HEADER,
     ("diffusion_gemma", "call and result"): HEADER,
+    ("diffusion_gemma", "result and thought"): HEADER,
     ("gemma4", "prose and call"): "the chat template drops the order of text and tool call",
     ("gptoss", "two calls"): (
         "the chat template drops the name of a called tool and the arguments of a tool call"
@@ -336,6 +402,7 @@ REFUSED = {
     ("llama3_2", "prose and call"): BESIDE,
     ("muse_glimmer", "prose and call"): BESIDE,
     ("mistral_v3", "prose and call"): BESIDE,
+    ("command_r7b", "prose and call"): BESIDE,
 }
 
 

@@ -69,6 +69,8 @@ HEADER = "<|im_start|>assistant\n"
         ),
         (" to=self<|message|>2+2<|eom|><|start|>assistant to=user<|message|>4<|eot|>", "2+2", "4"),
         (" to=user<|message|>4", "", "4"),
+        ("<|START_RESPONSE|>4<|END_RESPONSE|>", "", "4"),
+        ("<|START_THINKING|>2+2<|END_THINKING|><|START_TEXT|>4", "2+2", "4"),
     ],
 )
 def test_thought_and_answer_of_a_text(text, thought, shown):
@@ -184,6 +186,38 @@ def test_a_thought_that_stands_in_the_answer_too_is_written():
     tokenizer = with_template(opening(""))
     message = {"role": "assistant", "content": "It is 2+2.", "reasoning_content": "2+2"}
     assert trained(tokenizer, message, True)[1].startswith("<think>\n2+2\n</think>")
+
+
+def test_a_thought_is_closed_as_the_prompt_opens_it():
+    """As EXAONE Deep, whatever tokens there are."""
+    tokenizer = with_template(opening("<thought>\n"))
+    assert trained(tokenizer, THINKING, True)[1] == "2+2\n</thought>\n\n4.<|im_end|>"
+
+
+def test_an_empty_thought_of_the_turn_stands_in_the_prompt():
+    """As Kimi K2 and DeepSeek V3.2: the model answers at once, and no empty thought is trained on."""
+    empty = (
+        "{% if m.role == 'assistant' %}<think>{{ m.reasoning_content or '' }}</think>{% endif %}"
+    )
+    turns = TURN.replace("{{ m.content }}", empty + "{{ m.content }}")
+    start = "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    for end in ("{% endif %}", "<think>{% endif %}"):
+        tokenizer = with_template(turns + start + end)
+        before, answer = trained(tokenizer, PLAIN, False)
+        assert answer == "4.<|im_end|>" and before.endswith("assistant\n<think></think>")
+        assert render(tokenizer, USER, None, True).endswith("assistant\n<think></think>")
+        assert trained(tokenizer, THINKING, True)[1].endswith("2+2</think>4.<|im_end|>")
+
+
+def test_an_answer_that_is_written_as_a_thought():
+    """As Nemotron Nano 2, which opens a thought in the last turn and leaves it to the text to close it."""
+    opened = TURN.replace(
+        "{{ m.content }}", "{% if m.role == 'assistant' %}<think>\n{% endif %}{{ m.content }}"
+    )
+    for end in ("", "<think>\n\n</think>\n\n", "<think>\n"):
+        start = "{% if add_generation_prompt %}<|im_start|>assistant\n" + end + "{% endif %}"
+        with pytest.raises(ValueError, match="writes the answer as a thought"):
+            encode(with_template(opened + start), USER, [PLAIN])
 
 
 def test_a_prompt_that_always_ends_the_thought():

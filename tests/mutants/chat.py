@@ -247,8 +247,8 @@ MUTANTS = [
     Mutant(
         "posttrain/chat/template.py",
         "render",
-        "text if think or not generation_prompt else close_thought(text)",
-        "text",
+        "return close_thought(text, empty_thought(changes, write, messages[-1]['role']))",
+        "return text",
         [
             "tests/chat/test_thoughts.py::test_a_prompt_that_opens_a_thought_and_turns_that_do_not_write_it"
         ],
@@ -326,6 +326,69 @@ MUTANTS = [
         "pass",
         ["tests/chat/test_dialect.py::test_ids_of_calls"],
     ),
+    Mutant(
+        "posttrain/chat/template.py",
+        "render",
+        "close_thought(text, empty_thought(changes, write, messages[-1]['role']))",
+        "close_thought(text)",
+        ["tests/chat/test_thoughts.py::test_an_empty_thought_of_the_turn_stands_in_the_prompt"],
+    ),
+    Mutant(
+        "posttrain/chat/encode.py",
+        "_require_visible",
+        "is_text and not visible(body).strip()",
+        "False",
+        ["tests/chat/test_thoughts.py::test_an_answer_that_is_written_as_a_thought"],
+    ),
+    Mutant(
+        "posttrain/chat/encode.py",
+        "_with_thought",
+        "pair_of(tokenizer, opening)",
+        "pair_of(tokenizer)",
+        ["tests/chat/test_thoughts.py::test_a_thought_is_closed_as_the_prompt_opens_it"],
+    ),
+    Mutant(
+        "posttrain/chat/encode.py",
+        "turn_texts",
+        "header = _with_space_of(turn_text, header)",
+        "pass",
+        ["tests/chat/test_masks.py::test_white_space_that_only_the_prompt_has"],
+    ),
+    Mutant(
+        "posttrain/chat/encode.py",
+        "_without_header",
+        "conversation if opening and opening not in body else prompt_text",
+        "prompt_text",
+        ["tests/chat/test_templates.py::test_what_goes_in_comes_out"],
+    ),
+    Mutant(
+        "posttrain/chat/stops.py",
+        "_end_of_call",
+        "(end_of_text, tokenizer.eos_token_id)",
+        "(end_of_text,)",
+        ["tests/chat/test_stops.py::test_a_template_that_always_opens_one_more_turn"],
+    ),
+    Mutant(
+        "posttrain/chat/dialect.py",
+        "_shows",
+        "PYTHON_ARGUMENTS not in text",
+        "True",
+        ["tests/chat/test_dialect.py::test_arguments_as_python_prints_them"],
+    ),
+    Mutant(
+        "posttrain/chat/dialect.py",
+        "_without_blank_text",
+        "{'content': ''}",
+        "{}",
+        ["tests/chat/test_dialect.py::test_white_space_beside_a_call"],
+    ),
+    Mutant(
+        "posttrain/chat/dialect.py",
+        "_answered_call",
+        "call.get('id') == result.get('tool_call_id')",
+        "True",
+        ["tests/chat/test_dialect.py::test_results_that_need_a_name"],
+    ),
     # thoughts
     Mutant(
         "posttrain/chat/thoughts.py",
@@ -343,7 +406,7 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/chat/thoughts.py",
-        "split_thought",
+        "without_thought_marks",
         "closing and pair.opening not in before",
         "closing",
         ["tests/chat/test_thoughts.py::test_thought_and_answer_of_a_text"],
@@ -366,8 +429,8 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/chat/encode.py",
-        "turn_texts",
-        "header != prompt_text and not opening",
+        "_with_thought",
+        "BLOCK_AT_END.search(prompt_text) and not opening",
         "False",
         ["tests/chat/test_thoughts.py::test_a_prompt_that_always_ends_the_thought"],
     ),
