@@ -235,6 +235,17 @@ def test_a_template_whose_prompt_is_no_prefix_is_refused(own):
         )
 
 
+def test_a_header_that_only_the_turn_behind_a_result_has(own):
+    """As Apriel, whose header goes on behind its first word: it would be trained on as an answer."""
+    own.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt and messages[-1].role != 'tool' %}<|im_start|>assistant\nI think:\n{% endif %}"
+    )
+    result = [{"role": "tool", "content": "2+3"}]
+    with pytest.raises(ValueError, match="does not open the assistant's turn"):
+        encode(own, USER + result, answer("Five."))
+
+
 def test_white_space_that_only_the_prompt_has(own):
     """As Granite 20B: the prompt of generation is trained on, and the answer behind it."""
     own.chat_template = (
