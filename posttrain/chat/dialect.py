@@ -280,10 +280,39 @@ def rewritten(chat, changes):
     """A chat as its template gets it. changes: {feature: way}."""
     messages = [_without_blank_text(message) for message in chat.messages]
     messages = [_under_all_names(message) for message in messages]
+    messages = results_in_order(messages)
     chat = Chat(messages, chat.tools)
     for feature in CARRIED_OUT:
         chat = changes[feature](chat)
     return chat
+
+
+def results_in_order(messages):
+    """Messages with the results of tools in the order of their calls.
+
+    Most templates write no ids: the order alone says there which call a result belongs to. Results
+    without ids stay as they are.
+    """
+    place_of_call = {}  # id: the call's number in its turn
+    ordered = []
+    waiting = []  # results of the last turn with calls
+
+    def place(result):
+        return place_of_call[result["tool_call_id"]]
+
+    for message in [*messages, None]:
+        if message is not None and message["role"] == "tool":
+            waiting.append(message)
+            continue
+        if all(result.get("tool_call_id") in place_of_call for result in waiting):
+            waiting.sort(key=place)
+        ordered += waiting
+        waiting = []
+        if message is not None:
+            ids = [call.get("id") for call in message.get("tool_calls", [])]
+            place_of_call = {id_: number for number, id_ in enumerate(ids) if id_ is not None}
+            ordered.append(message)
+    return ordered
 
 
 def _without_blank_text(message):

@@ -63,7 +63,8 @@ def encode_turns(tokenizer, messages, turns, tools=None, *, max_len=None, think=
     sequences = [Sequence(tokenizer)]
     for turn in turns:
         if _is_empty(messages[turn]):
-            raise ValueError("empty answer")
+            has_thought = messages[turn].get("reasoning_content")
+            raise ValueError("no answer behind the thought" if has_thought else "empty answer")
         prompt_text, turn_text = turn_texts(tokenizer, messages[: turn + 1], tools, think=think)
         if not prompt_text.startswith(sequences[-1].text):
             sequences.append(Sequence(tokenizer))

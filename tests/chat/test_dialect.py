@@ -167,6 +167,26 @@ def test_ids_of_calls():
     assert "[functions.get_tide:0 {" in text and "[functions.get_tide:1 {" in text
 
 
+def test_results_stand_in_the_order_of_their_calls():
+    """A template without ids would tell the model that Emden's level is Husum's."""
+    calls = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [CALL | {"id": "a"}, CALL | {"id": "b"}],
+    }
+    first = {"role": "tool", "content": "FIRST", "tool_call_id": "a"}
+    second = {"role": "tool", "content": "SECOND", "tool_call_id": "b"}
+    text = render(with_template(COMPLETE), [USER, calls, second, first, ANSWER])
+    assert text.index("FIRST") < text.index("SECOND")
+    # Each turn's by itself, and only where every result names a call.
+    again = [USER, calls, second, first, ANSWER, NEXT, calls, second]
+    text = render(with_template(COMPLETE), again)
+    assert [text.index("FIRST") < text.index("SECOND"), text.count("SECOND")] == [True, 2]
+    unnamed = {"role": "tool", "content": "UNNAMED"}
+    text = render(with_template(COMPLETE), [USER, calls, unnamed, first])
+    assert text.index("UNNAMED") < text.index("FIRST")
+
+
 def test_arguments_that_a_template_joins_as_text():
     joins = COMPLETE.replace(
         "{{ c.function.arguments | tojson }}", "{{ 'x' + c.function.arguments }}"

@@ -237,7 +237,7 @@ def test_names_that_templates_read_thoughts_by():
 
 def test_an_answer_that_is_all_thought_is_empty():
     message = {"role": "assistant", "content": "<think>2+2"}
-    with pytest.raises(ValueError, match="empty answer"):
+    with pytest.raises(ValueError, match="no answer behind the thought"):
         encode(with_template(opening("")), USER, [message], think=True)
 
 

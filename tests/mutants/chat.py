@@ -389,6 +389,13 @@ MUTANTS = [
         "True",
         ["tests/chat/test_dialect.py::test_results_that_need_a_name"],
     ),
+    Mutant(
+        "posttrain/chat/dialect.py",
+        "results_in_order",
+        "waiting.sort(key=place)",
+        "pass",
+        ["tests/chat/test_dialect.py::test_results_stand_in_the_order_of_their_calls"],
+    ),
     # thoughts
     Mutant(
         "posttrain/chat/thoughts.py",
