@@ -139,16 +139,20 @@ def key_call(scan, functions):
     name = tag_name(scan.matches(UP_TO_TAG)[0])
     scan.takes("<tool_sep>")
     pairs = []
-    while scan.space().takes("<arg_key>"):
-        key = tag_name(scan.until("</arg_key>"))
-        scan.space().expects("<arg_value>")
-        text = scan.until("</arg_value>", ("<arg_key>", "<arg_value>", opening[0]))
-        pairs.append((key, text))
+    argument = scan.space().matches(ARGUMENT_TAG)
+    while argument:
+        prefix = argument[1]
+        key = tag_name(scan.until(f"</{prefix}arg_key>"))
+        scan.space().expects(f"<{prefix}arg_value>")
+        inner = (f"<{prefix}arg_key>", f"<{prefix}arg_value>", opening[0])
+        pairs.append((key, scan.until(f"</{prefix}arg_value>", inner)))
+        argument = scan.space().matches(ARGUMENT_TAG)
     scan.expects(f"</{opening[1]}>")
     return call_of(name, typed_arguments(name, pairs, functions))
 
 
 KEY_TAGS = re.compile(r"<(tool_call|longcat_tool_call)>")
+ARGUMENT_TAG = re.compile(r"<(|longcat_)arg_key>")
 UP_TO_TAG = re.compile(r"[^<]*")
 
 

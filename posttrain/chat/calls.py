@@ -77,6 +77,9 @@ class Format(NamedTuple):
 # at one place, the first of this table.
 FORMATS = {
     "hermes": Format(r"<tool_call>\s*(?=[{\[])", between("<tool_call>", "</tool_call>")),
+    "longcat": Format(
+        r"<longcat_tool_call>\s*(?=[{\[])", between("<longcat_tool_call>", "</longcat_tool_call>")
+    ),
     "llama-function": Format(r"<function=[^<>\n]*>\s*(?=\{)", read_function_tag),
     "qwen3-coder": Format(r"(?:<(?:seed:)?tool_call>\s*)?<function=", read_parameter_tags),
     "seed": Format("<seed:tool_call>", read_parameter_tags),
@@ -165,6 +168,8 @@ END_TOKENS = (
     "<eos>",
     "<seed:eos>",
     "</s>",
+    "</longcat_s>",
+    "<SPECIAL_12>",
     "[e~[",
     "<｜end▁of▁sentence｜>",
     "<｜User｜>",
@@ -243,7 +248,8 @@ def end_of_words(text):
 
 # Marks inside and behind calls. Where they stand without an opening one, a call is torn.
 TORN = re.compile(
-    r"</tool_call>|<arg_key>|</arg_value>|<parameter=|</minimax:tool_call>|<invoke name=|<atem:|"
+    r"</(?:longcat_)?tool_call>|<(?:longcat_)?arg_key>|</(?:longcat_)?arg_value>|<parameter=|"
+    r"</minimax:tool_call>|<invoke name=|<atem:|"
     r"<\|tool_call_end\|>|<tool_call\|>|<end_function_call>|<\|/tool_call\|>|<\|END_ACTION\|>|"
     r"<\|tool_call_argument_begin\|>|<\|tool_calls_section_end\|>|<\|action_end\|>|<\|constrain\|>|"
     r"\[ARGS\]|\[CALL_ID\]|\bTOOL_CALLS\b|=functions\.|<\|channel\|>commentary\s|"
@@ -282,6 +288,7 @@ OPENINGS = (
     "<｜tool_calls_begin｜>",
     "<dots_function_call>",
     "<TOOLCALL>",
+    "<longcat_tool_call>",
     "[TOOL_CALLS]",
     "to=functions.",
     "functools[{",

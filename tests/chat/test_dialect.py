@@ -148,11 +148,15 @@ def test_ids_of_calls():
     assert names(mistral)["calls"] == "short_call_ids"
     first, second = CALL | {"id": "call_1"}, CALL | {"id": "call_2"}
     both = {"role": "assistant", "content": "", "tool_calls": [first, second]}
-    results = [RESULT | {"tool_call_id": "call_2"}, RESULT | {"tool_call_id": "call_1"}]
+    results = [
+        {"role": "tool", "content": "SECOND", "tool_call_id": "call_2"},
+        {"role": "tool", "content": "FIRST", "tool_call_id": "call_1"},
+    ]
     changes = changes_for(writer(with_template(mistral), None, False))
     messages = dialect.rewritten(dialect.Chat([USER, both, *results]), changes).messages
     ids = [call["id"] for call in messages[1]["tool_calls"]]
-    assert [message["tool_call_id"] for message in messages[2:]] == ids[::-1]
+    answered = {message["tool_call_id"]: message["content"] for message in messages[2:]}
+    assert answered == dict(zip(ids, ["FIRST", "SECOND"]))
     assert len(set(ids)) == 2 and all(len(name) == 9 and name.isalnum() for name in ids)
     # Without ids, results belong to the calls in their order.
     calls = {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]}
@@ -208,11 +212,13 @@ def test_results_that_need_a_name():
     assert names(named)["results"] == "results_with_names"
     other = {"type": "function", "function": {"name": "get_wind", "arguments": {}}}
     calls = CALLS | {"tool_calls": [CALL | {"id": "a"}, other | {"id": "b"}]}
-    by_id = [RESULT | {"tool_call_id": "b"}, RESULT | {"tool_call_id": "a"}]
+    by_id = [
+        {"role": "tool", "content": "WIND", "tool_call_id": "b"},
+        {"role": "tool", "content": "TIDE", "tool_call_id": "a"},
+    ]
     tokenizer = with_template(named)
-    assert "<toolget_wind>3.4 metres<|im_end|><toolget_tide>" in render(
-        tokenizer, [USER, calls, *by_id]
-    )
+    text = render(tokenizer, [USER, calls, *by_id])
+    assert "<toolget_tide>TIDE<|im_end|>" in text and "<toolget_wind>WIND<|im_end|>" in text
     assert "<toolget_tide>3.4 metres<|im_end|><toolget_wind>" in render(
         tokenizer, [USER, calls, RESULT, RESULT]
     )

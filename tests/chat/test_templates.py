@@ -1,6 +1,6 @@
 """Every chat template that TRL ships, and ten more: what goes in comes out, and is read back as what it was.
 
-    python tests/chat/test_templates.py       prints the table template x case of bench/RESULTS.md
+    python tests/chat/test_templates.py       prints the table template x case
 
 A cell is "right", "refused" (with the reason: the row would be dropped and counted), or what is wrong.
 """
