@@ -8,9 +8,10 @@ from collections import Counter
 
 from tqdm import tqdm
 
+from posttrain.chat.calls import read_calls
 from posttrain.chat.encode import show_mask
 from posttrain.chat.stops import stop_ids
-from posttrain.chat.thoughts import with_thought_apart
+from posttrain.chat.thoughts import visible, with_thought_apart
 from posttrain.cli import BadInput
 from posttrain.packed.lines import line_tokens
 
@@ -44,6 +45,12 @@ def prepare(rows, encode_row, tokenizer, max_dropped, *, think=False):
     thinking = sum(has_thought(row) for row in rows)
     if thinking:
         print(thoughts_line(thinking, len(rows), think))
+    unread = unread_calls(kept, tokenizer)
+    if unread:
+        print(
+            f"note     the template writes tool calls of {unread} answers in a form that verifiers "
+            "do not read (posttrain/chat/calls.py has the forms that they do)"
+        )
     lost = len(rows) - len(kept)
     if not kept or lost > max_dropped * len(rows):
         raise BadInput(
@@ -88,6 +95,37 @@ def thoughts_line(thinking, count, think):
         "trained on" if think else "left out, the answers alone are trained on (--think on: both)"
     )
     return f"thoughts {thinking} of {count} rows have thoughts: {used}"
+
+
+def unread_calls(rows, tokenizer):
+    """How many answers call tools in a way that is not read back as these calls."""
+    unread = 0
+    for row in rows:
+        for message, seq in answers_of(row):
+            calls = [call["function"] for call in message.get("tool_calls", [])]
+            if calls and not seq["truncated"]:
+                unread += calls_trained_on(seq, row.get("tools"), tokenizer) != calls
+    return unread
+
+
+def answers_of(row):
+    """(message, its sequence) of each answer; of several turns the last."""
+    if "completion" in row:
+        return [(row["completion"][-1], row["seqs"][-1])]
+    answers = [row[field][-1] for field in ("chosen", "rejected") if field in row]
+    return list(zip(answers, row["seqs"]))
+
+
+def calls_trained_on(seq, tools, tokenizer):
+    """The calls of a sequence's last supervised stretch as verifiers read them, or None."""
+    start = len(seq["ids"])
+    while start and seq["mask"][start - 1]:
+        start -= 1
+    text = tokenizer.decode(seq["ids"][start:-1])  # without the stop token
+    try:
+        return read_calls(visible(text), tools).calls
+    except ValueError:
+        return None
 
 
 def masked_texts(rows, tokenizer):

@@ -341,6 +341,27 @@ def test_drops_are_counted_by_reason_and_limited(own, capsys):
     )  # weight 0: not used at all
 
 
+def test_calls_that_verifiers_do_not_read_are_counted(own, capsys):
+    """A template may write them in a form of its own, or leave a quote open: training goes on, and says so."""
+    row = {"prompt": USER, "completion": [CALL], "tools": TOOLS, "weight": 1.0}
+
+    def encode_row(row):
+        return row | {"seqs": [encode(own, row["prompt"], row["completion"], row["tools"])]}
+
+    assert len(prepare([row, row], encode_row, own, 0)) == 2
+    assert "verifiers do not read" not in capsys.readouterr().out
+    own.chat_template = TEMPLATE.replace(
+        "m['content']",
+        "m['content'] + ('!' + m['tool_calls'][0]['function']['name'] + '~' "
+        "+ (m['tool_calls'][0]['function']['arguments'] | tojson) if m['tool_calls'] else '')",
+    )
+    assert len(prepare([row, row], encode_row, own, 0)) == 2
+    assert "tool calls of 2 answers in a form that verifiers do not read" in capsys.readouterr().out
+    spoken = {"prompt": USER, "completion": answer("Five."), "tools": TOOLS, "weight": 1.0}
+    prepare([spoken], encode_row, own, 0)
+    assert "verifiers" not in capsys.readouterr().out
+
+
 def test_the_line_on_the_data_by_hand():
     """Rows and reasons; answers cut, tokens, and those of them that are trained on."""
     seqs = [
