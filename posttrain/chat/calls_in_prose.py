@@ -118,7 +118,7 @@ def note_text(node, match):
 def is_meant(node, functions):
     """Does an object, or the first of a list, look like a call and not like other data?"""
     if node.bracket == "[":
-        return any(child.bracket == "{" and is_meant(child, functions) for child in node.children)
+        return any(is_meant(child, functions) for child in node.children)
     keys = set(node.keys)
     if keys <= {"id", "type", "function"}:
         inner = [set(child.keys) for child in node.children]

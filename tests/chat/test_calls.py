@@ -998,3 +998,11 @@ def test_json_in_an_argument_of_a_list_of_calls():
     inner = '{"name": "g", "arguments": {}}'
     text = f"[f(x='{inner} {{}}'), f(x='{inner}')]"
     assert [call["arguments"]["x"] for call in read_calls(text).calls] == [f"{inner} {{}}", inner]
+
+
+def test_what_lists_and_texts_of_calls_may_hold():
+    """A list in a list is no list of calls; a number between marks is no call; a line may go on behind a backslash."""
+    for text in ('[[{"name": "f", "arguments": {}}]]', "<|tools_prefix|>5<|tools_suffix|>"):
+        with pytest.raises(ValueError):
+            read_calls(text)
+    assert read_calls("[f(x='a\\\nb')]").calls == [{"name": "f", "arguments": {"x": "ab"}}]

@@ -255,3 +255,11 @@ def test_constraints_and_sql_lose_what_a_table_has_added():
     assert record["sql"] == {"setup": "", "rows": [[None]]}
     for field in ("answer", "sql", "constraints", "expected", "tests", "entry_point", "evidence"):
         assert field not in normalise({"prompt": "Hi", field: None}, "prompts")
+
+
+def test_null_among_the_schemas_of_a_list():
+    """Arrow pads no lists, but JSON that somebody wrote may have it: no schema is null."""
+    either = {"anyOf": [None, {"type": "string"}]}
+    parameters = {"type": "object", "properties": {"x": either}}
+    cleaned = clean_function({"name": "f", "parameters": parameters})
+    assert cleaned["parameters"]["properties"]["x"] == {"anyOf": [{"type": "string"}]}
