@@ -222,6 +222,9 @@ def test_results_that_need_a_name():
     assert "<toolget_tide>3.4 metres<|im_end|><toolget_wind>" in render(
         tokenizer, [USER, calls, RESULT, RESULT]
     )
+    # The second call's result alone, by its id.
+    text = render(tokenizer, [USER, calls, RESULT | {"tool_call_id": "b"}])
+    assert "<toolget_wind>" in text and "<toolget_tide>" not in text
     own_name = RESULT | {"name": "mine"}
     assert "<toolmine>" in render(tokenizer, [USER, calls, own_name])
 

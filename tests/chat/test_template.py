@@ -34,6 +34,14 @@ def test_thinking_is_switched_off_where_a_template_can(tokenizer):
     assert (
         thinking.decode([i for i, m in zip(row["ids"], row["mask"]) if m]) == "It is 4.<|im_end|>"
     )
+    assert "<think>" in thinking.decode(row["ids"]), "the model is told not to think"
+
+
+@pytest.mark.parametrize("name", ["enable_thinking", "thinking", "open_thinking"])
+def test_names_of_the_switch(tokenizer, name):
+    switched = with_template(tokenizer, TURN + "{{ " + name + " | default('unsaid') }}")
+    assert render(switched, USER).endswith("False")
+    assert render(switched, USER, think=True).endswith("True")
 
 
 def test_two_stop_tokens_in_a_row_end_the_answer_at_the_first(tokenizer):

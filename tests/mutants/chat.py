@@ -274,7 +274,7 @@ MUTANTS = [
             }
         """,
         '{"chat_template": template, "tokenize": False, "date_string": FIXED_DATE}',
-        ["tests/chat/test_template.py::test_thinking_is_switched_off_where_a_template_can"],
+        ["tests/chat/test_template.py::test_names_of_the_switch"],
     ),
     # what a template does not know
     Mutant(
@@ -296,7 +296,7 @@ MUTANTS = [
         "_shows",
         "all((mark in text for mark in marks))",
         "any((mark in text for mark in marks))",
-        ["tests/chat/test_dialect.py::test_templates_that_know_no_tools"],
+        ["tests/chat/test_dialect.py::test_definitions_in_a_short_form"],
     ),
     Mutant(
         "posttrain/chat/dialect.py",
