@@ -92,7 +92,7 @@ def calls_as_text(chat):
 
 
 def arguments_as_json(chat):
-    """The arguments of calls as JSON text (DeepSeek V3)."""
+    """The arguments of calls as JSON text (DeepSeek V3, and OpenAI's protocol)."""
     messages = []
     for message in chat.messages:
         if "tool_calls" in message:

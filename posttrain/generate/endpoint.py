@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Event, Lock
 
-from posttrain.chat.dialect import Chat, with_call_ids
+from posttrain.chat.dialect import Chat, arguments_as_json, with_call_ids
 from posttrain.cli import BadInput
 from posttrain.hashing import seed_for
 from posttrain.records.jsonl import append_lines
@@ -58,24 +58,16 @@ def messages_for_server(messages):
     of its call. There is no place for what the assistant thought in earlier turns, nor for whether
     a turn is trained on.
     """
+    chat = arguments_as_json(with_call_ids(Chat(messages), _id_for_server))
     sent = []
-    for message in with_call_ids(Chat(messages, None), _id_for_server).messages:
-        message = {key: value for key, value in message.items() if key not in UNSENT_KEYS}
-        if "tool_calls" in message:
-            message["tool_calls"] = [_call_for_server(call) for call in message["tool_calls"]]
-        sent.append(message)
+    for message in chat.messages:
+        sent.append({key: value for key, value in message.items() if key not in UNSENT_KEYS})
     return sent
 
 
 def _id_for_server(call, number):
     """The id in the data, or else one from the number of the call in the conversation."""
     return call.get("id") or f"call_{number}"
-
-
-def _call_for_server(call):
-    """A call of ours with its arguments as JSON text."""
-    arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
-    return call | {"function": call["function"] | {"arguments": arguments}}
 
 
 def ask_endpoint(url, model, requests, concurrency=8, *, kept=None):

@@ -134,8 +134,8 @@ MUTANTS = [
         ],
     ),
     Mutant(
-        "posttrain/generate/endpoint.py",
-        "_call_for_server",
+        "posttrain/chat/dialect.py",
+        "arguments_as_json",
         'call["function"] | {"arguments": arguments}',
         'call["function"]',
         [
