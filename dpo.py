@@ -99,7 +99,15 @@ def encode_pair(tokenizer, row, max_len, *, think=False):
     rejected = encode(tokenizer, prompt, row["rejected"], tools, max_len=max_len, think=think)
     if chosen["ids"] == rejected["ids"]:
         raise ValueError("chosen and rejected are the same")
+    if prompt_of(chosen) != prompt_of(rejected):
+        # Many templates end the prompt of an answer that is given at once with an empty thought.
+        raise ValueError("one answer has a thought and the other none: their prompts differ")
     return row | {"seqs": [chosen, rejected]}
+
+
+def prompt_of(seq):
+    """The tokens of a sequence before the first that is trained on."""
+    return seq["ids"][: seq["mask"].index(1)]
 
 
 def require_probabilities(rows):

@@ -30,10 +30,19 @@ def computing(real, event):
     return compute
 
 
+def replace_everywhere(name, watched):
+    """Whoever imported the function `name` of posttrain.records.jsonl calls `watched` instead."""
+    from posttrain.records import jsonl
+
+    real = getattr(jsonl, name)
+    for module in list(sys.modules.values()):
+        if getattr(module, name, None) is real:
+            setattr(module, name, watched)
+
+
 def watch(stage, kill_at, list_file):
     """Number the events of this process, die in event `kill_at` (0: never), append each event's label to list_file."""
     from posttrain.records import jsonl
-    from posttrain.run import folder
 
     script, labels = importlib.import_module(stage), []
 
@@ -68,10 +77,9 @@ def watch(stage, kill_at, list_file):
         real(source, target)
         event("after a copy")
 
-    script.append_lines, shutil.copy = append, copy
-    for room in (jsonl, folder, script):
-        if hasattr(room, "write_whole"):
-            room.write_whole = whole
+    shutil.copy = copy
+    replace_everywhere("append_lines", append)
+    replace_everywhere("write_whole", whole)
     for name in {"sample", "judge_answers", "flag_groups", "make_pairs"} & vars(script).keys():
         setattr(script, name, computing(getattr(script, name), event))
     return script

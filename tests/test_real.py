@@ -2,13 +2,15 @@
 
 import json
 import math
+from functools import partial
 
 import benchmarks
 import pytest
 from conftest import adapter_of, log_lines, run_main
 
+import dpo
 import kto
-from posttrain.chat.encode import encode
+import sft
 from posttrain.model.load import load_tokenizer
 from posttrain.records.mixture import read_mixture
 from posttrain.train.rows import prepare
@@ -82,30 +84,14 @@ def test_all_rows_are_read_and_encoded(real, capsys, script, name, kind, flags):
     """At most one row in five is lost, no answer is empty in silence, and every kept one ends in a stop token."""
     tokenizer = load_tokenizer(str(real / "models/stories260K"))
     rows = read_mixture([str(real / "data" / f"{name}.jsonl")], kind)
-    if kind == "labels":
-        rows = [answer for row in rows for answer in kto.unary(row, 3.0)]
-    fields = ("chosen", "rejected") if kind == "pairs" else ("completion",)
-    kept = prepare(
-        rows,
-        lambda row: (
-            row
-            | {
-                "seqs": [
-                    encode(
-                        tokenizer,
-                        row["prompt"],
-                        row[field],
-                        row.get("tools"),
-                        max_len=4096,
-                        all_turns=bool(flags) and kind == "sft",
-                    )
-                    for field in fields
-                ]
-            }
-        ),
-        tokenizer,
-        0.2,
-    )
+    if script == "kto":
+        rows, _ = kto.read_answers(rows, 3.0)
+    encode_row = {
+        "sft": partial(sft.encode_conversation, all_turns="--all-turns" in flags, think=False),
+        "dpo": dpo.encode_pair,
+        "kto": kto.encode_answer,
+    }[script]
+    kept = prepare(rows, partial(encode_row, tokenizer, max_len=4096), tokenizer, 0.2)
     with capsys.disabled():
         print(f"\n{name} {' '.join(flags)}: {len(kept)} of {len(rows)}")
     assert len(kept) >= 0.8 * len(rows)

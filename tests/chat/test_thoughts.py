@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import make_tokenizer, run_main, write
 
+import dpo
 from posttrain.chat.encode import encode, prompt_ids
 from posttrain.chat.template import render
 from posttrain.chat.thoughts import (
@@ -267,6 +268,20 @@ def test_trainers_say_what_becomes_of_thoughts(base, tmp_path, capsys, stage, th
     else:
         assert "thoughts 1 of 2 rows have thoughts: left out" in printed and "--think on" in printed
         assert "MOUSE" not in printed and "⟦the mat<|im_end|>⟧" in printed
+
+
+def test_a_pair_of_which_one_answer_thinks():
+    """Where the template's prompts differ, the pair would compare answers to two prompts; elsewhere it is trained on."""
+    switched = with_template(opening("<think>\n"))
+    row = {"prompt": USER, "chosen": [THINKING], "rejected": [PLAIN | {"content": "5."}]}
+    with pytest.raises(ValueError, match="one answer has a thought and the other none"):
+        dpo.encode_pair(switched, row, 2048, think=True)
+    for tokenizer, think in ((switched, False), (with_template(opening("")), True)):
+        encoded = dpo.encode_pair(tokenizer, row, 2048, think=think)["seqs"]
+        assert len({tuple(dpo.prompt_of(seq)) for seq in encoded}) == 1
+    both = row | {"rejected": [THINKING | {"content": "5."}]}
+    chosen, rejected = dpo.encode_pair(switched, both, 2048, think=True)["seqs"]
+    assert dpo.prompt_of(chosen) == dpo.prompt_of(rejected) and 1 in rejected["mask"]
 
 
 def test_nothing_is_said_where_no_row_thinks(base, tmp_path, capsys):

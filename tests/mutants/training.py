@@ -364,6 +364,13 @@ MUTANTS = [
     # DPO and IPO
     Mutant(
         "dpo.py",
+        "encode_pair",
+        "prompt_of(chosen) != prompt_of(rejected)",
+        "False",
+        ["tests/chat/test_thoughts.py::test_a_pair_of_which_one_answer_thinks"],
+    ),
+    Mutant(
+        "dpo.py",
         "pack_loss",
         "spec.function(scores[:, 0], scores[:, 1], beta, p_wrong)",
         "spec.function(scores[:, 1], scores[:, 0], beta, p_wrong)",
