@@ -14,6 +14,7 @@ import sys
 
 import torch
 import torch.distributed
+import torch.distributed.nn  # imported later, its defaults would hold on to the group for ever
 from tqdm import tqdm
 
 from posttrain.cli import BadInput

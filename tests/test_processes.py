@@ -144,6 +144,28 @@ def test_sums_over_processes(forker, tmp_path):
         assert gradients == "[[[3.0, 3.0, 3.0], [3.0, 3.0, 3.0]], [1.0]]"
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
+def test_nothing_holds_on_to_the_group():
+    """What is imported later keeps no reference: the group's threads end with it, or they may abort the process as it
+    exits. A fresh interpreter, in which nothing is imported yet."""
+    code = """if 1:
+        from pathlib import Path
+        import torch.distributed as dist
+        import posttrain.processes
+        def threads():
+            files = [file for file in Path("/proc/self/task").glob("*/comm") if file.exists()]
+            return sum("gloo" in file.read_text() for file in files)
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        import peft, transformers
+        print(threads() > 0)
+        dist.destroy_process_group()
+        print(threads())"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=280, cwd=ROOT
+    )
+    assert ended.returncode == 0 and ended.stdout.split() == ["True", "0"], ended
+
+
 def test_one_process_alone(monkeypatch):
     """Without accelerate launch nothing is summed, shared or sharded."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
