@@ -122,20 +122,18 @@ def results_with_names(chat):
     for message in chat.messages:
         waiting += message.get("tool_calls", [])
         if message["role"] == "tool" and waiting:
-            call = _answered_call(message, waiting)
-            waiting.remove(call)
+            call = waiting.pop(_answered(message, waiting))
             if not message.get("name"):
                 message = message | {"name": call["function"]["name"]}
         messages.append(message)
     return Chat(messages, chat.tools)
 
 
-def _answered_call(result, waiting):
-    """The call that a result belongs to: by its id; without one, the first that has no result."""
-    for call in waiting:
-        if call.get("id") == result.get("tool_call_id"):
-            return call
-    return waiting[0]
+def _answered(result, calls):
+    """Position of the call that a result belongs to: by its id, else the first of the calls."""
+    ids = [call.get("id") for call in calls]
+    named = result.get("tool_call_id")
+    return ids.index(named) if named in ids else 0
 
 
 def results_in_user_turns(chat):
@@ -166,11 +164,10 @@ def _system_and_rest(messages):
 def with_call_ids(chat, new_id):
     """Calls with new ids, and the results of tools with those of their calls.
 
-    new_id(call, number of the call in the conversation) -> id. A result that names no call belongs
-    to the next call that has none.
+    new_id(call, number of the call in the conversation) -> id.
     """
-    ids = {}  # the id in the data: the new one
-    waiting = []  # new ids of calls whose results are to come
+    waiting = []  # calls whose results are to come
+    new_ids = []  # theirs
     messages = []
     count = 0
     for message in chat.messages:
@@ -180,16 +177,14 @@ def with_call_ids(chat, new_id):
             for call in message["tool_calls"]:
                 renamed = new_id(call, count)
                 count += 1
-                if "id" in call:
-                    ids[call["id"]] = renamed
-                waiting.append(renamed)
+                waiting.append(call)
+                new_ids.append(renamed)
                 calls.append(call | {"id": renamed})
             message["tool_calls"] = calls
         if message["role"] == "tool" and waiting:
-            renamed = ids.get(message.get("tool_call_id"), waiting[0])
-            if renamed in waiting:
-                waiting.remove(renamed)
-            message["tool_call_id"] = renamed
+            position = _answered(message, waiting)
+            waiting.pop(position)
+            message["tool_call_id"] = new_ids.pop(position)
         messages.append(message)
     return Chat(messages, chat.tools)
 

@@ -158,11 +158,13 @@ def test_ids_of_calls():
     answered = {message["tool_call_id"]: message["content"] for message in messages[2:]}
     assert answered == dict(zip(ids, ["FIRST", "SECOND"]))
     assert len(set(ids)) == 2 and all(len(name) == 9 and name.isalnum() for name in ids)
-    # Without ids, results belong to the calls in their order.
-    calls = {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]}
-    messages = dialect.rewritten(dialect.Chat([USER, calls, RESULT, RESULT]), changes).messages
-    ids = [call["id"] for call in messages[1]["tool_calls"]]
-    assert [message["tool_call_id"] for message in messages[2:]] == ids
+    # Without ids, and with one id for all, results belong to the calls in their order.
+    for same in ({}, {"id": "call"}):
+        calls = {"role": "assistant", "content": "", "tool_calls": [CALL | same, CALL | same]}
+        result = RESULT | {f"tool_call_{key}": value for key, value in same.items()}
+        messages = dialect.rewritten(dialect.Chat([USER, calls, result, result]), changes).messages
+        ids = [call["id"] for call in messages[1]["tool_calls"]]
+        assert [message["tool_call_id"] for message in messages[2:]] == ids
     assert first["id"] == "call_1", "the rows themselves are not changed"
 
     kimi = COMPLETE.replace("c.function.name", "c.id")

@@ -322,8 +322,8 @@ MUTANTS = [
     Mutant(
         "posttrain/chat/dialect.py",
         "with_call_ids",
-        "if renamed in waiting:\n    waiting.remove(renamed)",
-        "pass",
+        "new_ids.pop(position)",
+        "new_ids[position]",
         ["tests/chat/test_dialect.py::test_ids_of_calls"],
     ),
     Mutant(
@@ -384,9 +384,9 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/chat/dialect.py",
-        "_answered_call",
-        "call.get('id') == result.get('tool_call_id')",
-        "True",
+        "_answered",
+        "ids.index(named) if named in ids else 0",
+        "0",
         ["tests/chat/test_dialect.py::test_results_that_need_a_name"],
     ),
     Mutant(
