@@ -5,8 +5,6 @@ record is one line (BadInput) that names the field and what was expected; whoeve
 puts file:line before it. What nothing reads is named, too: see normalise.
 """
 
-import math
-
 from posttrain.cli import BadInput
 from posttrain.records.messages import THOUGHT_KEYS, Reading, as_messages, as_tools
 from posttrain.records.nulls import clean_arguments, without_null_keys
@@ -24,9 +22,13 @@ ANSWER_FIELDS = {
 # Kinds of records that a model is trained on.
 TRAINING_KINDS = ("sft", "labels", "pairs")
 
+# Fields with answers. Those of other kinds are named and left out of what is trained on: a row of
+# UltraFeedback, for instance, has a conversation for SFT beside its pair.
+ALL_ANSWER_FIELDS = ("completion", "chosen", "rejected")
+
 # Columns with a system text. Beside `generator` and `candidate` the first is gen_candidates.py's:
 # the text under which an answer was sampled, which stays out of the prompt on purpose.
-SYSTEM_FIELDS = ("system", "system_prompt")
+SYSTEM_FIELDS = ("system", "system_prompt", "system_message")
 
 # Fields that could change what is taught, and that no training reads: they are named.
 UNUSED_IN_TRAINING = (
@@ -34,7 +36,8 @@ UNUSED_IN_TRAINING = (
     *("conversations", "response", "instruction", "input", "output", "history"),
     *("context", "documents"),
     *("image", "images", "audio", "audios", "video", "videos"),
-    *("functions", "tool_choice", "chat_template_kwargs"),
+    *("functions", "tool_choice", "chat_template_kwargs", "instructions"),
+    *("train", "loss_mask", "train_mask"),
 )
 
 HISTORY_EXPECTED = "field 'history': expected a list of [user, assistant] pairs of texts"
@@ -56,16 +59,14 @@ def normalise(row, kind, unread=None):
     unread: a Counter of (what they are of, key) over records, to which the keys are added that
     nothing reads; those inside messages, calls and tools are then left out.
     """
-    if kind == "labels" and "chosen" in row:
+    if kind == "labels" and row.get("chosen") is not None:
         kind = "pairs"  # KTO reads pairs, too
     answer_fields = ANSWER_FIELDS[kind]
     row = dict(row)
     reading = Reading()
     _rename_fields(row)
     _read_alpaca(row)
-    if "tools" in row:
-        row["tools"] = as_tools(row["tools"], reading)
-
+    _read_tools(row, reading)
     _split_conversation(row, kind, reading)
     if kind in ("sft", "labels"):
         _take_thought_column(row)
@@ -84,6 +85,9 @@ def normalise(row, kind, unread=None):
     _clean_verifier_fields(row, reading)
 
     if kind in TRAINING_KINDS:
+        for field in ALL_ANSWER_FIELDS:
+            if field in row and field not in answer_fields:
+                reading.leave("fields", {field: row.pop(field)})
         unused = UNUSED_IN_TRAINING + (("label",) if kind == "sft" else ())
         reading.leave("fields", {field: row.get(field) for field in unused})
     if unread is not None:
@@ -151,6 +155,21 @@ def _are_functions(definitions):
     return all(
         isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in definitions
     )
+
+
+def _read_tools(row, reading):
+    """The tool definitions; a record without any has no field for them.
+
+    Where a table has null for tools and call alike, that none is to be called is no demand.
+    """
+    if "tools" not in row:
+        return
+    definitions = row.pop("tools")
+    if definitions in (None, "", "null") and row.get("call") is None:
+        row.pop("call", None)
+    tools = as_tools(definitions, reading)
+    if tools:
+        row["tools"] = tools
 
 
 def _split_conversation(row, kind, reading):
@@ -260,26 +279,41 @@ def _clean_verifier_fields(row, reading):
     for field in VERIFIER_FIELDS:
         if row.get(field) is None:
             row.pop(field, None)
-    if row.get("call") is None and "tools" in row and row["tools"] is None:
-        row.pop("call", None)  # null columns of a row without tools: no call is no demand
     if isinstance(row.get("constraints"), list):
         row["constraints"] = without_null_keys(row["constraints"])
     if isinstance(row.get("sql"), dict):  # the rows of a result may well have nulls in them
         row["sql"] = {key: value for key, value in row["sql"].items() if value is not None}
-    if isinstance(row.get("call"), dict):
-        row["call"] = _clean_call(row["call"], reading)
+    if "call" in row:
+        row["call"] = _clean_calls(row["call"], reading)
+
+
+def _clean_calls(call, reading):
+    """What a verifier expects to be called (verify/calls.py), without a table's nulls."""
+    if isinstance(call, list):
+        return [_clean_calls(entry, reading) for entry in call]
+    if not isinstance(call, dict):
+        return call
+    if call.get("in_order") is not None:  # beside plain calls in other rows of the table
+        call = {key: value for key, value in call.items() if value is not None}
+        return call | {"in_order": _clean_calls(call["in_order"], reading)}
+    return _clean_call(call, reading)
 
 
 def _clean_call(call, reading):
-    """The call that a verifier expects, without a table's nulls; null arguments are none."""
-    cleaned = {}
-    for key, value in call.items():
-        if key == "arguments":
-            name = call.get("name")
-            schema = reading.schemas.get(name) if isinstance(name, str) else None
-            value = {} if value is None else clean_arguments(value, schema)
-        if value is not None:
-            cleaned[key] = value
+    """One expected call without a table's nulls; null arguments are none."""
+    name = call.get("name")
+    schema = reading.schemas.get(name) if isinstance(name, str) else None
+    cleaned = {key: value for key, value in call.items() if value is not None}
+    if "arguments" in call:
+        arguments = call["arguments"]
+        cleaned["arguments"] = {} if arguments is None else clean_arguments(arguments, schema)
+    if isinstance(call.get("accepted"), dict):
+        cleaned["accepted"] = {}
+        for key, values in call["accepted"].items():
+            if isinstance(values, list):
+                values = [clean_arguments({key: value}, schema).get(key) for value in values]
+            if values is not None:
+                cleaned["accepted"][key] = values
     return cleaned
 
 
@@ -299,17 +333,22 @@ def _is_object(value):
 
 
 def _is_number(value):
-    """A finite number from 0 on. True and False are numbers to Python, but a mistake here."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    """A number from 0 to LARGEST. True and False are numbers to Python, but a mistake here."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
 def _is_count(value):
-    return isinstance(value, int) and _is_number(value)
+    """A whole number, which tables may write as 3.0."""
+    return _is_number(value) and value == int(value)
 
 
 def _is_share(value):
     return _is_number(value) and value <= 1
 
+
+LARGEST = 1e15  # of a number: sums of larger ones would lose their digits
+A_NUMBER = "a number from 0 to 1e15"
+A_COUNT = "a whole number from 0 to 1e15"
 
 # (field, whether a value is good, what was expected), in the order of the complaints
 VALUE_CHECKS = (
@@ -317,9 +356,9 @@ VALUE_CHECKS = (
     ("slice", _is_text, "a string"),
     ("label", _is_bool, "true or false"),
     ("scores", _is_object, "{criterion: 0-5}"),
-    ("weight", _is_number, "a number >= 0"),
-    ("candidate", _is_count, "a number >= 0"),
-    ("tokens", _is_count, "a number >= 0"),
+    ("weight", _is_number, A_NUMBER),
+    ("candidate", _is_count, A_COUNT),
+    ("tokens", _is_count, A_COUNT),
     ("p", _is_share, "a number from 0 to 1"),
 )
 
@@ -334,6 +373,8 @@ def _check_values(row):
             row.pop(field, None)
         elif not is_good(value):
             raise BadInput(f"field '{field}': expected {expected}, got {str(value)[:40]!r}")
+        elif is_good is _is_count:
+            row[field] = int(value)
 
 
 def _check_null_labels(row):

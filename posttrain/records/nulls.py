@@ -18,6 +18,9 @@ VALUE_LISTS = ("enum", "examples")
 # Words of JSON Schema with a list of schemas that speak of the same value.
 BRANCH_WORDS = ("anyOf", "oneOf", "allOf")
 
+# Types that allow null, also in words of Python.
+NULL_TYPES = {"null", "none", "nonetype", "any", ""}
+
 MOST_BRANCHES = 100  # of a schema; a $ref may lead back to where it stands
 MOST_REFERENCES = 10  # from one $ref to the next
 
@@ -143,7 +146,8 @@ def _verdict_on_null(schema, untyped):
         return True
     kinds = schema.get("type")
     if kinds is not None:
-        return "null" in (kinds if isinstance(kinds, list) else [kinds])
+        words = kinds if isinstance(kinds, list) else [kinds]
+        return any(str(word).lower() in NULL_TYPES for word in words)
     values = schema.get("enum")
     if isinstance(values, list):
         return None in values

@@ -18,7 +18,13 @@ import json
 import re
 
 from posttrain.chat.calls import message_calls
-from posttrain.chat.schemas import NAME_WORDS, functions_of, parameters_of, standard
+from posttrain.chat.schemas import (
+    NAME_WORDS,
+    VALUE_WORDS,
+    functions_of,
+    parameters_of,
+    standard,
+)
 from posttrain.verify.grounding import invented, spoken
 from posttrain.verify.values import Verdict, need, plain
 
@@ -63,6 +69,9 @@ def call_shape(row, field):
     if call == "grounded":
         has_messages = isinstance(row.get("prompt"), list)
         need(tools and has_messages, field, 'tools and messages beside "grounded"')
+        for name, schema in schemas_of(tools).items():
+            why = reference_error(schema)
+            need(not why, "tools", f"every $ref of {name} to lead somewhere ({why})")
         return
     if isinstance(call, dict) and "in_order" in call:
         is_list = isinstance(call["in_order"], list) and bool(call["in_order"])
@@ -144,6 +153,42 @@ def cached_schema_error(texts):
     ) as error:
         return str(getattr(error, "message", error))[:100]
     return ""
+
+
+def reference_error(schema):
+    """Why a "$ref" of a JSON schema leads nowhere; "" when all lead somewhere inside it.
+
+    A schema says so only when a value is held against that place: too late, if it is a model's.
+    """
+    import referencing
+    import referencing.jsonschema
+
+    schema = standard(schema)
+    resource = referencing.jsonschema.DRAFT202012.create_resource(schema)
+    address = resource.id() or ""
+    resolver = referencing.Registry().with_resource(address, resource).resolver(address)
+    for reference in references_in(schema):
+        try:
+            resolver.lookup(reference)
+        except referencing.exceptions.Unresolvable as error:
+            return str(error)[:100]
+    return ""
+
+
+def references_in(schema, keys_are_names=False):
+    """The texts of every "$ref" in a JSON schema. keys_are_names: as in chat.schemas.standard."""
+    if isinstance(schema, list):
+        for part in schema:
+            yield from references_in(part)
+    if not isinstance(schema, dict):
+        return
+    for key, part in schema.items():
+        if key == "$ref" and isinstance(part, str) and not keys_are_names:
+            yield part
+        elif keys_are_names:
+            yield from references_in(part)
+        elif key not in VALUE_WORDS:
+            yield from references_in(part, key in NAME_WORDS)
 
 
 # ---- the verdict ---------------------------------------------------------------------------------

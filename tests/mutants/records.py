@@ -3,6 +3,35 @@
 from planting import Mutant
 
 MUTANTS = [
+    # what a table and other kinds of records leave in a row
+    Mutant(
+        "posttrain/records/layouts.py",
+        "normalise",
+        "field not in answer_fields",
+        "False",
+        ["tests/records/test_layouts.py::test_answers_of_other_kinds_are_left_out_and_named"],
+    ),
+    Mutant(
+        "posttrain/records/layouts.py",
+        "_read_tools",
+        'definitions in (None, "", "null")',
+        'definitions in (None, "", "null", [])',
+        ["tests/records/test_layouts.py::test_that_none_is_to_be_called"],
+    ),
+    Mutant(
+        "posttrain/records/layouts.py",
+        "_clean_calls",
+        'call.get("in_order") is not None',
+        "False",
+        ["tests/records/test_nulls.py::test_expected_calls_of_a_table_read_as_they_were"],
+    ),
+    Mutant(
+        "posttrain/records/layouts.py",
+        "_clean_call",
+        "clean_arguments({key: value}, schema).get(key)",
+        "value",
+        ["tests/records/test_nulls.py::test_accepted_values_keep_what_is_meant"],
+    ),
     # reading, runs and what they record
     Mutant(
         "posttrain/records/jsonl.py",
@@ -350,7 +379,7 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/records/layouts.py",
-        "_clean_verifier_fields",
+        "_read_tools",
         "row.pop('call', None)",
         "pass",
         ["tests/records/test_nulls.py::test_null_columns_of_a_row_without_tools"],
@@ -358,8 +387,8 @@ MUTANTS = [
     Mutant(
         "posttrain/records/layouts.py",
         "_clean_call",
-        "clean_arguments(value, schema)",
-        "clean_arguments(value, None)",
+        "clean_arguments(arguments, schema)",
+        "clean_arguments(arguments, None)",
         ["tests/records/test_nulls.py::test_calls_follow_the_schema_of_their_own_tool"],
     ),
     Mutant(

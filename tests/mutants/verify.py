@@ -3,6 +3,13 @@
 from planting import Mutant
 
 MUTANTS = [
+    Mutant(
+        "posttrain/verify/calls.py",
+        "references_in",
+        "key not in VALUE_WORDS",
+        "True",
+        ["tests/verify/test_verify.py::test_references_of_schemas_lead_somewhere"],
+    ),
     # inside the sandbox: what the tests decide
     Mutant(
         "posttrain/verify/sandbox_child.py",

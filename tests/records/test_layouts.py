@@ -33,9 +33,9 @@ def test_nothing_of_a_record_is_lost_in_silence():
         ("slice", [3, {}], ["tools"], "a string"),
         ("label", [1, "true"], [True, False], "true or false"),
         ("scores", [[], 4], [{"a": 5, "b": None}], "{criterion: 0-5}"),
-        ("weight", [-0.1, True, "1", float("inf")], [0, 2.5], "a number >= 0"),
-        ("candidate", [-1, 0.5, False], [0, 12], "a number >= 0"),
-        ("tokens", [-1, 0.5, True], [0, 12], "a number >= 0"),
+        ("weight", [-0.1, True, "1", float("inf"), 10**400], [0, 2.5], "a number from 0 to 1e15"),
+        ("candidate", [-1, 0.5, False], [0, 12, 3.0], "a whole number from 0 to 1e15"),
+        ("tokens", [-1, 0.5, True, 1e16], [0, 12], "a whole number from 0 to 1e15"),
         ("p", [-0.1, 1.01, True], [0, 0.5, 1], "a number from 0 to 1"),
         ("label_chosen", [0, "no"], [True, False], "true, false or null"),
     ],
@@ -48,6 +48,7 @@ def test_values_of_fields(field, bad_values, good_values, expected):
     for value in good_values:
         read = normalise(ROW | {field: value}, "sft")
         assert read[field] == (str(value) if field == "id" else value)
+        assert field not in ("candidate", "tokens") or isinstance(read[field], int)
 
 
 def test_null_is_no_value_but_in_the_labels_of_a_pair():
@@ -191,7 +192,7 @@ def test_a_part_without_text_says_nothing():
 def test_tools_of_a_record():
     """None, an empty text and an empty list mean that there are none; each of others has a name."""
     for none in (None, "", "null", "[]", []):
-        assert normalise(ROW | {"tools": none}, "sft")["tools"] is None
+        assert "tools" not in normalise(ROW | {"tools": none}, "sft")
     wrapped = [{"type": "function", "function": {"name": "add"}}]
     for given in (wrapped, [{"name": "add"}]):
         assert normalise(ROW | {"tools": given}, "sft")["tools"] == wrapped
@@ -207,6 +208,27 @@ def test_tools_of_a_record():
             BadInput, match="field 'tools': expected a list of function definitions"
         ):
             normalise(ROW | {"tools": bad}, "sft")
+
+
+def test_answers_of_other_kinds_are_left_out_and_named():
+    """A row of UltraFeedback has a conversation beside its pair; what a stray column holds does not matter."""
+    for stray in ("text", [{"from": "gpt", "value": "x"}], {"a": 1}, ["<think>hm</think>"]):
+        unread = Counter()
+        read = normalise(ROW | {"chosen": stray, "rejected": None}, "sft", unread)
+        assert read == normalise(ROW, "sft") and unread == {("fields", "chosen"): 1}
+    pair = {"prompt": "Hi", "chosen": "a", "rejected": "b"}
+    for kind in ("pairs", "labels"):
+        assert "completion" not in normalise(pair | {"completion": "stray"}, kind)
+    both = ROW | {"label": True, "chosen": None, "rejected": None}
+    assert "chosen" not in normalise(both, "labels"), "a table of pairs and labels"
+
+
+def test_that_none_is_to_be_called():
+    """Said by [] and by a record without tools; null for both, in a table, says nothing."""
+    for said in ({"tools": []}, {"tools": "[]"}, {}):
+        assert normalise({"prompt": "Hi", "call": None} | said, "prompts")["call"] is None
+    for unsaid in ({"tools": None}, {"tools": ""}):
+        assert "call" not in normalise({"prompt": "Hi", "call": None} | unsaid, "prompts")
 
 
 def test_a_conversation_that_says_nothing_new_is_left_out():
@@ -250,7 +272,7 @@ SYSTEM = [{"role": "system", "content": "Answer in Latin."}]
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
-@pytest.mark.parametrize("column", ["system", "system_prompt"])
+@pytest.mark.parametrize("column", ["system", "system_prompt", "system_message"])
 @pytest.mark.parametrize(
     "prompt", [{"prompt": "What is 2+2?"}, {"prompt": USER}, {"messages": USER}]
 )

@@ -243,6 +243,8 @@ def test_keys_that_nothing_reads_are_counted_by_rows():
         "tools": [{"type": "function", "function": {"name": "factor"}, "price": 3, "tag": None}],
         "images": ["a.png"],
         "image": None,
+        "instructions": "Answer in Latin.",
+        "loss_mask": [0, 1, 0, 1],
         "meta": {"a": 1},
     }
     unread = Counter()
@@ -256,6 +258,8 @@ def test_keys_that_nothing_reads_are_counted_by_rows():
         ("keys of tool calls", "strict"): 2,
         ("keys of tool definitions", "price"): 2,
         ("fields", "images"): 2,
+        ("fields", "instructions"): 2,
+        ("fields", "loss_mask"): 2,
     }
     assert record["images"] == ["a.png"] and record["meta"] == {"a": 1}, "fields are carried"
     assert record["completion"][0].keys() == {"role", "content", "tool_calls"}

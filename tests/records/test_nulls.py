@@ -8,6 +8,7 @@ from conftest import write
 from posttrain.records.files import read_records
 from posttrain.records.layouts import normalise
 from posttrain.records.nulls import allows_null, clean_arguments, clean_function
+from posttrain.verify.checks import check_fields
 
 CITY = {"type": "string", "enum": ["Rome", "Oslo"]}
 WEATHER = {
@@ -92,6 +93,43 @@ def test_null_columns_of_a_row_without_tools(tmp_path):
     assert normalise({"prompt": "Hi", "call": None}, "prompts")["call"] is None
 
 
+RECIPE = {"name": "scale", "arguments": {"recipe": "bread", "factor": 2.0}}
+CITY_CALL = {"name": "weather", "arguments": {"city": "Rome"}}
+ROME = CITY_CALL | {"accepted": {"city": ["Oslo", "Rome"]}}
+BREAD = RECIPE | {"accepted": {"factor": [2, 3]}, "optional": ["factor"]}
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [ROME, BREAD, None],
+        [[CITY_CALL, RECIPE], [RECIPE], None, []],
+        [[ROME, BREAD], [BREAD], [RECIPE]],
+        [{"in_order": [CITY_CALL, RECIPE]}, RECIPE, {"in_order": [BREAD]}],
+    ],
+    ids=["one", "lists", "lists of more", "in order"],
+)
+def test_expected_calls_of_a_table_read_as_they_were(tmp_path, calls):
+    """Of every form: a list, an order, further accepted values."""
+    datasets = pytest.importorskip("datasets")
+    tools = [tool("weather", WEATHER), tool("scale", SCALE | {"required": ["recipe"]})]
+    rows = [{"prompt": "Do it.", "tools": json.dumps(tools), "call": call} for call in calls]
+    data = datasets.Dataset.from_list(rows)
+    data.save_to_disk(tmp_path / "set")
+    data.to_json(tmp_path / "set.jsonl")
+    for name in (f"hf:{tmp_path / 'set'}", tmp_path / "set.jsonl"):
+        read = read_records(name, "prompts", check=check_fields)
+        assert [record["call"] for record in read] == calls
+
+
+def test_accepted_values_keep_what_is_meant():
+    """A null in a list is somebody's; one inside an object is a table's."""
+    accepted = {"when": [{"day": "Mon", "hour": None}, None], "factor": None}
+    call = {"name": "weather", "arguments": {"city": "Rome"}, "accepted": accepted}
+    read = normalise({"prompt": "Hi", "tools": TOOLS, "call": call}, "prompts")["call"]
+    assert read["accepted"] == {"when": [{"day": "Mon"}, None]}
+
+
 def test_pairs_whose_columns_have_other_nulls():
     """The prompt and the answers that repeat it come from columns of different types."""
     user = {"role": "user", "content": "Do it."}
@@ -126,6 +164,10 @@ def test_pairs_whose_columns_have_other_nulls():
         ({"type": "null"}, True),
         ({"type": ["string", "null"]}, True),
         ({"type": ["string", "integer"]}, False),
+        ({"type": ["str", "None"]}, True),
+        ({"type": "NoneType"}, True),
+        ({"type": "any"}, True),
+        ({"type": "dict"}, False),
         ({"type": "string", "nullable": True}, True),
         ({"type": "string", "nullable": False}, False),
         ({"anyOf": [{"type": "string"}, {"type": "null"}]}, True),

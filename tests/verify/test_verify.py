@@ -466,6 +466,32 @@ def test_no_schema_is_fetched(monkeypatch):
     assert not asked
 
 
+@pytest.mark.parametrize(
+    ("field", "good"),
+    [
+        ({"$ref": "#/$defs/city"}, True),
+        ({"$ref": "#"}, True),
+        ({"$ref": "#/$defs/nope"}, False),
+        ({"anyOf": [{"$ref": "#/$defs/nope"}]}, False),
+        ({"$ref": "https://example.org/city"}, False),
+        ({"type": "object", "properties": {"$ref": {"type": "str"}}}, True),
+        ({"type": "object", "default": {"$ref": "#/$defs/nope"}}, True),
+    ],
+)
+def test_references_of_schemas_lead_somewhere(field, good):
+    """Known before anything is sampled: no answer that uses such a field could be judged."""
+    parameters = {"type": "dict", "properties": {"to": field}, "$defs": {"city": {"type": "str"}}}
+    tools = [{"function": {"name": "go", "parameters": parameters}}]
+    row = {"prompt": [{"role": "user", "content": "Go."}], "tools": tools, "call": "grounded"}
+    if good:
+        check_fields(row)
+    else:
+        with pytest.raises(
+            BadInput, match=r"'tools': expected every \$ref of go to lead somewhere"
+        ):
+            check_fields(row)
+
+
 def test_schema_pattern_never_meets_hostile_text():
     start = time.process_time()
     assert (
