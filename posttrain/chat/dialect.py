@@ -130,10 +130,22 @@ def results_with_names(chat):
 
 
 def _answered(result, calls):
-    """Position of the call that a result belongs to: by its id, else the first of the calls."""
-    ids = [call.get("id") for call in calls]
-    named = result.get("tool_call_id")
-    return ids.index(named) if named in ids else 0
+    """Position of the call that a result belongs to; the first of all where it does not say."""
+    place = place_of_result(result, calls)
+    return 0 if place is None else place
+
+
+def place_of_result(result, calls):
+    """Position of the call that a result names, by its id or else by its tool; None for none."""
+    call_id = result.get("tool_call_id")
+    if call_id is not None:
+        return _place_in([call.get("id") for call in calls], call_id)
+    return _place_in([call["function"]["name"] for call in calls], result.get("name"))
+
+
+def _place_in(names, name):
+    """Position of the first such name, or None."""
+    return names.index(name) if name in names else None
 
 
 def results_in_user_turns(chat):
@@ -286,28 +298,28 @@ def results_in_order(messages):
     """Messages with the results of tools in the order of their calls.
 
     Most templates write no ids: the order alone says there which call a result belongs to. Results
-    without ids stay as they are.
+    that do not all name a call of the turn before, by its id or by its tool, stay as they are.
     """
-    place_of_call = {}  # id: the call's number in its turn
     ordered = []
-    waiting = []  # results of the last turn with calls
-
-    def place(result):
-        return place_of_call[result["tool_call_id"]]
-
-    for message in [*messages, None]:
-        if message is not None and message["role"] == "tool":
-            waiting.append(message)
+    calls = []  # of the last turn
+    results = []  # behind it
+    for message in messages:
+        if message["role"] == "tool":
+            results.append(message)
             continue
-        if all(result.get("tool_call_id") in place_of_call for result in waiting):
-            waiting.sort(key=place)
-        ordered += waiting
-        waiting = []
-        if message is not None:
-            ids = [call.get("id") for call in message.get("tool_calls", [])]
-            place_of_call = {id_: number for number, id_ in enumerate(ids) if id_ is not None}
-            ordered.append(message)
-    return ordered
+        ordered += _in_order_of(calls, results)
+        results = []
+        calls = message.get("tool_calls", [])
+        ordered.append(message)
+    return ordered + _in_order_of(calls, results)
+
+
+def _in_order_of(calls, results):
+    """Results in the order of these calls, if each names one of its own."""
+    places = [place_of_result(result, calls) for result in results]
+    if None in places or len(set(places)) < len(places):
+        return results
+    return [results[places.index(place)] for place in sorted(places)]
 
 
 def _without_blank_text(message):

@@ -120,7 +120,13 @@ def turn_texts(tokenizer, messages, tools=None, *, think=False):
             render(tokenizer, prompt, tools, think=think), prompt_text, turn_text
         )
     if not turn_text.startswith(header):
-        raise ValueError("the chat template's prompt is not a prefix of the conversation")
+        earlier = [without_thought(message) for message in prompt]
+        if earlier == prompt:
+            raise ValueError("the chat template's prompt is not a prefix of the conversation")
+        # gpt-oss reads the thought before a call until the answer is there, then leaves it out. The
+        # turn itself is the same.
+        prompt_without, turn_without = turn_texts(tokenizer, [*earlier, answer], tools, think=think)
+        return prompt_text, prompt_text + turn_without.removeprefix(prompt_without)
     body = turn_text[len(header) :]
     if is_behind_tool:
         _require_one_header(tokenizer, body)

@@ -16,6 +16,7 @@ import json
 import re
 from typing import NamedTuple
 
+from posttrain.chat.dialect import results_in_order
 from posttrain.chat.template import render
 from posttrain.chat.thoughts import visible
 from posttrain.hashing import seed_for
@@ -94,7 +95,11 @@ def signature(tool):
 
 
 def transcript(messages):
-    """Message lists as plain text; the role is named where more than one speaks."""
+    """Message lists as plain text; the role is named where more than one speaks.
+
+    Results of tools stand in the order of their calls, which is all that says whose they are.
+    """
+    messages = results_in_order(messages)
     texts = [_message_text(message) for message in messages]
     if len(texts) == 1:
         return texts[0]

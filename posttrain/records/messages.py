@@ -3,7 +3,7 @@
 Everything that a message says is read, or its key is named: see Reading. A normalised message has
 `role` and `content`, and what of this it needs:
 
-    name, tool_call_id   texts, as in OpenAI's layout
+    name, tool_call_id   of a result: the tool's name and the id of the call; texts
     tool_calls           [{"id", "type", "function": {"name", "arguments": object}}, ...]
     reasoning_content    what the assistant thought before it spoke; a text
     weight               0: this turn of the assistant's is never trained on
@@ -118,9 +118,7 @@ def _as_message(message, field, reading):
         )
 
     read = {"role": role, "content": content or ""}
-    for key in ("name", "tool_call_id"):
-        if rest.get(key) and isinstance(rest[key], str):
-            read[key] = rest.pop(key)
+    _take_names(rest, read)
     if thought:
         read["reasoning_content"] = thought
     if calls:
@@ -131,6 +129,22 @@ def _as_message(message, field, reading):
     return read
 
 
+def _take_names(rest, read):
+    """Move what names a speaker or a tool from `rest` into the message `read`.
+
+    Hardly a template writes who speaks: the name of a user, or of an example in a system turn,
+    stands before the text.
+    """
+    if read["role"] == "tool":
+        for key in ("name", "tool_call_id"):
+            if rest.get(key) and isinstance(rest[key], str):
+                read[key] = rest.pop(key)
+    elif read["role"] != "assistant" and isinstance(rest.get("name"), str):
+        name = rest.pop("name").strip()
+        if name and name.lower() not in ROLES:
+            read["content"] = f"{name}: {read['content']}"
+
+
 # ---- the text of a message -----------------------------------------------------------------------
 
 
@@ -139,6 +153,9 @@ def _remedy_of_content(content, role):
     if role == "tool":
         return "write what a tool returns as a text, such as its JSON"
     if isinstance(content, list):
+        kinds = [part.get("type") for part in content if isinstance(part, dict)]
+        if "tool_use" in kinds or "tool_result" in kinds:  # Anthropic's
+            return "write calls as 'tool_calls' and results as messages of the role tool"
         return "only parts of type text are read: leave out rows with pictures or sound"
     return "leave out turns that say nothing"
 

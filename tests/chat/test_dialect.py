@@ -188,6 +188,18 @@ def test_results_stand_in_the_order_of_their_calls():
     again = [USER, calls, second, first, ANSWER, NEXT, calls, second]
     text = render(with_template(COMPLETE), again)
     assert [text.index("FIRST") < text.index("SECOND"), text.count("SECOND")] == [True, 2]
+    # Rows without ids: by the tool's name, where that names one call.
+    other = CALL | {"function": CALL["function"] | {"name": "get_wind"}}
+    wind, tide = (
+        {"role": "tool", "content": name, "name": f"get_{name}"} for name in ("wind", "tide")
+    )
+    mixed = calls | {"tool_calls": [CALL, other]}
+    text = render(with_template(COMPLETE), [USER, mixed, wind, tide])
+    assert text.index(">tide") < text.index(">wind")
+    twice = calls | {"tool_calls": [other, CALL, other]}
+    again = [wind, tide, wind | {"content": "more wind"}]
+    text = render(with_template(COMPLETE), [USER, twice, *again])
+    assert text.index(">wind") < text.index(">tide") < text.index("more wind")
     unnamed = {"role": "tool", "content": "UNNAMED"}
     text = render(with_template(COMPLETE), [USER, calls, unnamed, first])
     assert text.index("UNNAMED") < text.index("FIRST")

@@ -6,7 +6,7 @@ import pytest
 from conftest import make_tokenizer, run_main, write
 
 import dpo
-from posttrain.chat.encode import encode, prompt_ids
+from posttrain.chat.encode import encode, encode_all_turns, prompt_ids, show_mask
 from posttrain.chat.template import render
 from posttrain.chat.thoughts import (
     PAIRS,
@@ -170,6 +170,25 @@ def test_a_template_that_writes_thoughts_in_the_last_turn_alone():
         assert answer == "4.<|im_end|>" and before.endswith("<think>\n\n</think>\n\n")
     before, _ = trained(tokenizer, THINKING, True, [*USER, THINKING, *USER])
     assert "2+2" in before and before.count("<think>") == 0
+
+
+def test_a_thought_before_a_call_that_goes_when_the_answer_is_there():
+    """As gpt-oss: generation reads the thought behind the call, the finished conversation has none. Both are trained on."""
+    turns = TURN.replace(
+        "{{ m.content }}",
+        "{% set reads = m.reasoning_content and (loop.last or messages[-1].role == 'tool') %}"
+        "{% if reads %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+        "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}{{ m.content }}",
+    )
+    tokenizer = with_template(turns + "{% if add_generation_prompt %}" + HEADER + "{% endif %}")
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+    calls = {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "CALL"}
+    prompt = [*USER, calls, {"role": "tool", "content": "4"}]
+    before, answer = trained(tokenizer, THINKING, True, prompt)
+    assert before == render(tokenizer, prompt, None, True, think=True) and "<think>CALL" in before
+    assert answer == "<think>2+2</think>4.<|im_end|>"
+    [row] = encode_all_turns(tokenizer, [*prompt, THINKING], think=True)
+    assert show_mask(tokenizer, row).count("⟧") == 2
 
 
 def test_a_template_that_knows_no_thoughts():

@@ -126,6 +126,14 @@ def test_pair_prompt_shows_both_orders(tokenizer, constitution):
     )
 
 
+def test_results_of_tools_are_read_in_the_order_of_their_calls():
+    """Else a judge takes Emden's level for Husum's, and a right answer for a wrong one."""
+    calls = [{"id": name, "function": {"name": "tide", "arguments": {"at": name}}} for name in "ab"]
+    results = [{"role": "tool", "content": f"level of {n}", "tool_call_id": n} for n in "ba"]
+    text = transcript([*message("", tool_calls=calls), *results])
+    assert text.index('"a"') < text.index('"b"') < text.index("of a") < text.index("of b")
+
+
 def test_transcript():
     call = {"type": "function", "function": {"name": "add", "arguments": {"a": "ü"}}}
     assert transcript([{"role": "user", "content": "Hi"}]) == "Hi"

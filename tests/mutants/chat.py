@@ -3,6 +3,41 @@
 from planting import Mutant
 
 MUTANTS = [
+    # whose a result is
+    Mutant(
+        "posttrain/chat/dialect.py",
+        "_in_order_of",
+        "len(set(places)) < len(places)",
+        "False",
+        ["tests/chat/test_dialect.py::test_results_stand_in_the_order_of_their_calls"],
+    ),
+    Mutant(
+        "posttrain/chat/dialect.py",
+        "place_of_result",
+        'result.get("name")',
+        "None",
+        ["tests/chat/test_dialect.py::test_results_stand_in_the_order_of_their_calls"],
+    ),
+    Mutant(
+        "posttrain/judging/prompt.py",
+        "transcript",
+        "results_in_order(messages)",
+        "messages",
+        [
+            "tests/judging/test_prompt.py"
+            "::test_results_of_tools_are_read_in_the_order_of_their_calls"
+        ],
+    ),
+    Mutant(
+        "posttrain/chat/encode.py",
+        "turn_texts",
+        "turn_without.removeprefix(prompt_without)",
+        "turn_without",
+        [
+            "tests/chat/test_thoughts.py"
+            "::test_a_thought_before_a_call_that_goes_when_the_answer_is_there"
+        ],
+    ),
     # tool calls in texts
     Mutant(
         "posttrain/chat/scan.py",
@@ -385,15 +420,15 @@ MUTANTS = [
     Mutant(
         "posttrain/chat/dialect.py",
         "_answered",
-        "ids.index(named) if named in ids else 0",
+        "0 if place is None else place",
         "0",
         ["tests/chat/test_dialect.py::test_results_that_need_a_name"],
     ),
     Mutant(
         "posttrain/chat/dialect.py",
-        "results_in_order",
-        "waiting.sort(key=place)",
-        "pass",
+        "_in_order_of",
+        "sorted(places)",
+        "places",
         ["tests/chat/test_dialect.py::test_results_stand_in_the_order_of_their_calls"],
     ),
     # thoughts

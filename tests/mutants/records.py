@@ -3,6 +3,13 @@
 from planting import Mutant
 
 MUTANTS = [
+    Mutant(
+        "posttrain/records/messages.py",
+        "_take_names",
+        "name.lower() not in ROLES",
+        "True",
+        ["tests/records/test_messages.py::test_who_speaks_stands_before_the_text"],
+    ),
     # what a table and other kinds of records leave in a row
     Mutant(
         "posttrain/records/layouts.py",

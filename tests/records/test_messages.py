@@ -165,6 +165,8 @@ def test_a_turn_of_calls_has_calls(nothing):
     [
         ("tool", {"level": 3.4}, "write what a tool returns as a text, such as its JSON"),
         ("user", [{"type": "image"}], "leave out rows with pictures"),
+        ("assistant", [{"type": "text", "text": "a"}, {"type": "tool_use"}], "write calls as"),
+        ("user", [{"type": "tool_result"}], "results as messages of the role tool"),
         ("assistant", None, "leave out turns that say nothing"),
     ],
 )
@@ -226,6 +228,25 @@ def test_json_inside_a_text_can_be_written_again(text):
 
 
 # ---- what nothing reads --------------------------------------------------------------------------
+
+
+def test_who_speaks_stands_before_the_text():
+    """Templates drop the names of several speakers; the assistant's own is counted, as it is trained on."""
+    turns = [
+        {"role": "system", "name": "example_user", "content": "Hi"},
+        {"role": "user", "name": "Alice", "content": "Tea."},
+        {"role": "user", "name": "User", "content": "Coffee."},
+        {"role": "user", "name": None, "content": "Water."},
+    ]
+    spoken = {"role": "assistant", "name": "Bob", "content": "Who wants tea?"}
+    unread = Counter()
+    record = normalise({"messages": [*turns, spoken]}, "sft", unread)
+    texts = [message["content"] for message in record["prompt"]]
+    assert texts == ["example_user: Hi", "Alice: Tea.", "Coffee.", "Water."]
+    assert record["completion"] == [{"role": "assistant", "content": "Who wants tea?"}]
+    assert unread == {("keys of messages", "name"): 1}
+    again = normalise(record, "sft")
+    assert again["prompt"] == record["prompt"], "what a stage has written reads as it was"
 
 
 def test_keys_that_nothing_reads_are_counted_by_rows():
