@@ -31,14 +31,14 @@ from functools import partial
 from common import cost_line, money
 from posttrain.chat.encode import prompt_ids
 from posttrain.chat.stops import stop_ids
-from posttrain.cli import BadInput, at_least, parser, run_stage
+from posttrain.cli import BadInput, at, at_least, parser, run_stage
 from posttrain.gating.answers import key_of, keys_of, lendable
 from posttrain.gating.collect import AnswerCollector, Sampling, Side, draws_of, evenly, of_type
 from posttrain.gating.contamination import contaminated
 from posttrain.gating.rates import expected_answers, power_lines, promise_lines, selftest_lines
 from posttrain.gating.report import html, markdown
 from posttrain.gating.rule import PROFILES, sequential
-from posttrain.gating.suite import IN_SLICES, ONCE, RECORDED, at, read_policy, read_suite
+from posttrain.gating.suite import IN_SLICES, ONCE, RECORDED, read_policy, read_suite
 from posttrain.gating.summary import Evidence, summarise, unscored_slices
 from posttrain.gating.text import between, points
 from posttrain.judging.constitution import read_constitution

@@ -29,7 +29,7 @@ from typing import NamedTuple
 from common import cost_line, generation_tokens, money
 from posttrain.chat.encode import prompt_ids
 from posttrain.chat.replies import reply_message, reply_to
-from posttrain.cli import BadInput, at_least, parser, run_stage
+from posttrain.cli import BadInput, at, at_least, parser, run_stage
 from posttrain.generate.endpoint import ask_endpoint, messages_for_server
 from posttrain.generate.local import generation_batches, sample
 from posttrain.hashing import seed_for
@@ -171,7 +171,8 @@ def make_jobs(model, rows, recipes, seed, *, tokenizer=None, think=False):
             prompt = with_system(row["prompt"], system)
             ids = None
             if tokenizer:
-                ids = prompt_ids(tokenizer, prompt, row.get("tools"), think=think)
+                with at(f"{model}, id {row['id']!r}"):
+                    ids = prompt_ids(tokenizer, prompt, row.get("tools"), think=think)
             draws = [Draw(k, t, seed_for(seed, row["id"], k)) for k, t in candidates]
             jobs.append(Job(row, model, system, prompt, ids, draws))
     return jobs

@@ -1,6 +1,7 @@
 """The command line: parsers that teach, the trainers' flags, bad input as one line."""
 
 import argparse
+import contextlib
 import math
 import sys
 import traceback
@@ -9,6 +10,15 @@ from pathlib import Path
 
 class BadInput(ValueError):
     """The user can fix this: one line that names file, line, field and remedy. Exit code 2."""
+
+
+@contextlib.contextmanager
+def at(place):
+    """Whatever is refused inside is refused with its place, such as file:line."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{place}: {error}") from None
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from conftest import run_main, run_script, save_folder, text_of, write
@@ -453,6 +454,17 @@ def test_a_check_that_could_not_be_made_is_refused_before_it_is_paid_for(
     with pytest.raises(BadInput, match=rf"p.jsonl:3: field {named}: expected "):
         run_main("gen_candidates", *command(base, data, tmp_path / "c.jsonl", *more))
     assert not (tmp_path / "c.jsonl").exists()
+
+
+def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
+    strict = "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% endif %}{{ messages[0].content }}"
+    model = save_folder(tmp_path / "strict")
+    (Path(model) / "chat_template.jinja").write_text(strict)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [*prompt_rows(1), {"id": "long", "prompt": [*turns, turns[0]]}]
+    data = write(tmp_path / "p.jsonl", rows)
+    with pytest.raises(BadInput, match=r"strict, id 'long': the chat template refuses"):
+        run_main("gen_candidates", *command(model, data, tmp_path / "c.jsonl"))
 
 
 def test_the_system_column_of_a_prompt_and_the_system_text_of_an_answer(base, tmp_path):

@@ -22,14 +22,13 @@ A slice is scored in one way: verify, mc, judge, ab and scored items cannot shar
 wrong in a file is one line, with its place. Left out on purpose: grading, and statistics.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from posttrain.cli import BadInput
+from posttrain.cli import BadInput, at
 from posttrain.records.files import note_unread
 from posttrain.records.jsonl import read_jsonl
 from posttrain.records.layouts import normalise
@@ -54,15 +53,6 @@ BUDGETS = {
     "cost": None,
 }
 MOST_ITEMS = 10**9
-
-
-@contextlib.contextmanager
-def at(place):
-    """Whatever is refused inside is refused with its place, file:line."""
-    try:
-        yield
-    except BadInput as error:
-        raise BadInput(f"{place}: {error}") from None
 
 
 # ---- the types of items --------------------------------------------------------------------------
