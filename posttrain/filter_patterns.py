@@ -10,7 +10,7 @@ import re
 
 # Marks of chat templates: control tokens, thoughts, turns of plain transcripts.
 MARKERS = r"""
-    <\|[\w▁｜-]{2,40}\|>
+    <\|[\w:▁｜-]{2,40}\|>
     <｜[^｜<>\s]{1,40}｜>
     </?s>
     <(?:user|assistant|system|end|pad|bos|eos|unk)>

@@ -228,6 +228,35 @@ def xlam(calls, habits):
     return json_list(calls, habits._replace(name_last=False))
 
 
+def xlam_object(calls, habits):
+    return '{"tool_calls": ' + xlam(calls, habits) + "}"
+
+
+def hunyuan_a13b(calls, habits):
+    """What stands behind the thought, without the <answer> around it."""
+    line = "" if habits.compact else "\n"
+    return f"<tool_calls>{line}{json_list(calls, habits)}{line}</tool_calls>"
+
+
+def minicpm3(calls, habits):
+    lines = [python_call(call, habits) for call in calls]
+    return "\n".join(["<|tool_call_start|>", "```python", *lines, "```", "<|tool_call_end|>"])
+
+
+def solar_open(calls, habits):
+    """What stands behind the thought; each call has an id of random letters."""
+    parts = ["<|tool_calls|>"]
+    for number, call in enumerate(calls):
+        parts.append(f"<|tool_call:begin|>a1b2c3d4e{number}<|tool_call:name|>{call['name']}")
+        parts.append(f"<|tool_call:args|>{habits.dumps(call['arguments'])}<|tool_call:end|>")
+    return "".join(parts)
+
+
+def react(calls, habits):
+    arguments = habits.dumps(calls[0]["arguments"])
+    return f"\nAction: {calls[0]['name']}\nAction Input: {arguments}"
+
+
 def json_fence(calls, habits):
     """What models write without a format of their own: one object, or a list of several."""
     habits = habits._replace(name_last=False)
@@ -395,6 +424,7 @@ LFM2_LIST = PYTHON_CODE._replace(
     marker=r"<\|tool_call_start\|>",
     arguments_at=r"\(",
     ends=(CHATML_END,),
+    text_after=False,  # it says behind the calls what it does
 )
 
 FORMATS = {
@@ -501,6 +531,19 @@ FORMATS = {
     "xLAM, list": Format(
         xlam, '"name":', arguments_at=KEYED, prose=False, ends=(LLAMA_END, CHATML_END)
     ),
+    "xLAM, object": Format(
+        xlam_object, '"tool_calls":', arguments_at=KEYED, prose=False, ends=(CHATML_END,)
+    ),
+    "Hunyuan A13B": Format(
+        hunyuan_a13b,
+        "<tool_calls>",
+        arguments_at=KEYED,
+        optional_end="</tool_calls>",
+        ends=("<|eos|>",),
+    ),
+    "MiniCPM3": LFM2_LIST._replace(write=minicpm3, templates=()),
+    "Solar Open": Format(solar_open, r"<\|tool_calls\|>", ends=("<|calls|>",)),
+    "ReAct": Format(react, "Action: ", parallel=False, ends=(CHATML_END,)),
     "DeepSeek V3": Format(
         FromTemplates(("deepseekv3",), "<｜Assistant｜>", (DEEPSEEK_END,), arguments_as_text=True),
         "<｜tool▁calls▁begin｜>",

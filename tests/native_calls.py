@@ -420,8 +420,8 @@ class Damaged(NamedTuple):
 
 # Marks that close a call whose name and arguments are complete, or a whole block of calls.
 CLOSERS = re.compile(
-    r"(?:\s|</(?:tool_call|function|minimax:tool_call|atem:function_calls)>"
-    r"|<\|/?[a-z_]+\|>|<[a-z_]+\|>|<｜[\w▁]+｜>|```)*"
+    r"(?:\s|</(?:tool_calls?|function|minimax:tool_call|atem:function_calls)>"
+    r"|<\|/?[a-z_:]+\|>|<[a-z_]+\|>|<｜[\w▁]+｜>|```)*"
 )
 
 

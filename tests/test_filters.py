@@ -63,6 +63,7 @@ def row(text, request="What is it?", **more):
         ("a b c d e f g h i j k l", {}, []),
         ("no no no no no", {}, []),
         ("Hi <|im_end|>", {}, ["markers"]),
+        ("Hi <|tool_call:end|>", {}, ["markers"]),
         ("see <s> and [INST]", {}, ["markers"]),
         ("a < b and b > c", {}, []),
         ("<div>a</div> <p>", {}, []),

@@ -49,10 +49,13 @@ def python_between(opening, closing):
 
     def read(scan, functions):
         scan.expects(opening)
+        is_fenced = scan.space().takes("```python")  # by MiniCPM3
         if JSON_LIST.match(scan.space().text, scan.place) or scan.sees("{"):
             calls = json_calls(scan)
         else:
-            calls = python_calls(scan, closing)
+            calls = python_calls(scan, "```" if is_fenced else closing)
+        if is_fenced:
+            scan.closes("```")
         scan.closes(closing)
         return calls
 
@@ -397,6 +400,21 @@ def read_kimi(scan, functions):
 
 
 KIMI_NUMBER = re.compile(r":\d+\Z")
+
+
+def read_solar(scan, functions):
+    """<|tool_call:begin|>id<|tool_call:name|>f<|tool_call:args|>{"x": 1}<|tool_call:end|>"""
+    scan.takes("<|begin|>assistant")
+    scan.takes("<|tool_calls|>")
+    calls = []
+    while scan.space().takes("<|tool_call:begin|>"):
+        scan.until("<|tool_call:name|>", ("<|",))  # an id, which says nothing
+        name = tag_name(scan.until("<|tool_call:args|>"))
+        calls.append(call_of(name, json_object(scan)))
+        scan.closes("<|tool_call:end|>")
+    if not calls:
+        raise ValueError("no call between the marks")
+    return calls
 
 
 def read_kimi_3(scan, functions):

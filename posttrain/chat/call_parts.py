@@ -10,7 +10,7 @@ from posttrain.chat.schemas import field_schema, parameters_of, typed_value
 class Reading(NamedTuple):
     """What an answer says and calls."""
 
-    prose: str  # the text before the first call, all of it where there is none, stripped
+    prose: str  # the text before the calls and behind them, all of it without any, stripped
     calls: list  # [{"name": str, "arguments": dict}, ...]
 
 

@@ -4,7 +4,7 @@
     -> Reading(prose="", calls=[{"name": "f", "arguments": {"x": 1}}])
 
 A call that is tried and not well-formed is a ValueError: it is never read as no call, nor as
-another call. Text may stand before the calls, none behind them.
+another call. Text may stand before the calls, none behind them but where the format has it so.
 
 How to add a format. Write a function that reads one block of calls: it gets a Scan, which stands at
 the block's first mark, and the functions on offer, moves the scan behind the block, and returns the
@@ -48,6 +48,7 @@ from posttrain.chat.call_blocks import (
     read_named_tags,
     read_parameter_tags,
     read_python_tag,
+    read_solar,
     read_step,
     read_tool_code,
 )
@@ -59,6 +60,7 @@ from posttrain.chat.calls_in_prose import (
     named_object,
     python_alone,
     python_in_prose,
+    react,
 )
 from posttrain.chat.scan import Scan, is_json, strict_json
 from posttrain.chat.schemas import functions_of
@@ -69,6 +71,7 @@ class Format(NamedTuple):
 
     mark: str  # a regular expression that matches where a block of calls begins
     read: Callable  # read(scan, functions) -> calls of the block
+    speaks_on: bool = False  # does the model say behind its calls what it does?
 
 
 # ---- the tables ----------------------------------------------------------------------------------
@@ -87,7 +90,9 @@ FORMATS = {
     "llama-tag": Format(r"<\|python_tag\|>", read_python_tag),
     "mistral": Format(r"\[TOOL_CALLS\]", read_mistral),
     "lfm2": Format(
-        r"<\|tool_call_start\|>", python_between("<|tool_call_start|>", "<|tool_call_end|>")
+        r"<\|tool_call_start\|>",
+        python_between("<|tool_call_start|>", "<|tool_call_end|>"),
+        speaks_on=True,
     ),
     "llama4": Format(r"<\|python_start\|>", python_between("<|python_start|>", "<|python_end|>")),
     "gemma4": Format(
@@ -137,14 +142,15 @@ FORMATS = {
         r"(?:<\|message_model\|>)?<\|content_invoke_tool_json\|>",
         read_inkling,
     ),
+    "solar": Format(r"(?:<\|begin\|>assistant)?<\|tool_calls\|>|<\|tool_call:begin\|>", read_solar),
     "gigachat3": Format(r"function call<\|role_sep\|>", behind("function call<|role_sep|>")),
     "gigachat3.1": Format(r"<\|function_call\|>", behind("<|function_call|>")),
 }
 
-MARKS = [(re.compile(form.mark), form.read) for form in FORMATS.values()]
+MARKS = [(re.compile(form.mark), form) for form in FORMATS.values()]
 
 # The functions that look for calls without marks, in the order in which they are tried.
-UNMARKED = (python_alone, named_object, json_in_prose, python_in_prose)
+UNMARKED = (python_alone, react, named_object, json_in_prose, python_in_prose)
 
 # Tokens that end a turn. They may still stand behind an answer.
 END_TOKENS = (
@@ -154,7 +160,9 @@ END_TOKENS = (
     "<|eot|>",
     "<|eom|>",
     "<|call|>",
+    "<|calls|>",
     "<|return|>",
+    "<|flush|>",
     "<|end|>",
     "<|end_of_text|>",
     "<|endoftext|>",
@@ -166,6 +174,7 @@ END_TOKENS = (
     "<end_of_turn>",
     "<start_function_response>",
     "<eos>",
+    "<|eos|>",
     "<seed:eos>",
     "</s>",
     "</longcat_s>",
@@ -195,8 +204,6 @@ def read_calls(text, tools=None):
         reading = None if is_json(text) else marked_calls(text, functions)
         if reading is None:
             reading = unmarked_calls(text, functions)
-        elif reading.prose and unmarked_calls(reading.prose, functions) is not None:
-            raise ValueError("calls of two formats")
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return Reading(text.strip(), []) if reading is None else reading
@@ -257,7 +264,7 @@ TORN = re.compile(
     r"<｜tool▁(?:sep|call▁end|calls▁end)｜>|</?｜DSML｜|</?dots_function_call>|"
     r"</TOOLCALL>|<\|tools_suffix\|>|<\|python_end\|>|<tool_sep>|<param name=|"
     r"<｜tool_(?:call_begin|call_end|calls_end|sep)｜>|</?steptml:|"
-    r"<\|(?:open|close)\|>(?:call|argument|tools)\b|<\|content_invoke_tool|"
+    r"<\|(?:open|close)\|>(?:call|argument|tools)\b|<\|content_invoke_tool|<\|tool_call:|"
     # Of PLaMo 3, K2 Horizon and MiniMax M3, which nothing here reads.
     r"<\|plamo:begin_tool|</?ifm\|tool_call|\]<\]minimax\[>\["
 )
@@ -285,6 +292,8 @@ OPENINGS = (
     "<|tools_prefix|>",
     "<|open|>tools<|sep|>",
     "<|content_invoke_tool_json|>",
+    "<|tool_calls|>",
+    "<|tool_call:begin|>",
     "<｜tool_calls_begin｜>",
     "<dots_function_call>",
     "<TOOLCALL>",
@@ -295,6 +304,7 @@ OPENINGS = (
     "```tool_code",
     '{"name":',
     '[{"name":',
+    '{"tool_calls":',
 )
 LEAST_CUT = 4  # characters of an opening
 # What stands around prose where an answer has channels.
@@ -303,14 +313,16 @@ CHANNELS = re.compile(
     r"<\|(?:end|eom)\|>|"
     # Of Kimi K3, Inkling and Functionary.
     r"<\|(?:open|close)\|>\w+<\|sep\|>|<\|message_model\|>|<\|content_text\|>|"
-    r"<\|end_message\|>|>>>all\n"
+    r"<\|end_message\|>|>>>all\n|"
+    # Of Solar Open and Command.
+    r"<\|begin\|>assistant|<\|content\|>|<\|(?:START|END)_(?:RESPONSE|TEXT)\|>"
 )
 
 
 def marked_calls(text, functions):
     """The Reading of an answer that has the mark of a format; None when there is none."""
     shown = INLINE_CODE.sub(blank, text)
-    start, mark, read = first_block(shown)
+    start, mark, form = first_block(shown)
     torn = TORN.search(shown)
     first = min(start, torn.start() if torn else start)
     if INSIDE_OF_TEXT.search(shown, 0, first):
@@ -322,12 +334,17 @@ def marked_calls(text, functions):
             raise ValueError("a call without its beginning or its end")
         return None
     scan = Scan(text, start)
-    calls = read(scan, functions)
-    while not scan.space().at_end():
-        if not mark.match(text, scan.place):
-            raise ValueError("text behind a call")
-        calls += read(scan, functions)
-    return Reading(CHANNELS.sub("", text[:start]).strip(), calls)
+    calls = form.read(scan, functions)
+    while mark.match(text, scan.space().place):
+        calls += form.read(scan, functions)
+    before = CHANNELS.sub("", text[:start]).strip()
+    rest = text[scan.place :]
+    if rest and (not form.speaks_on or has_marks(rest)):
+        raise ValueError("text behind a call")
+    prose = [words for words in (before, rest) if words]
+    if any(unmarked_calls(words, functions) is not None for words in prose):
+        raise ValueError("calls of two formats")
+    return Reading("\n".join(prose), calls)
 
 
 # A quote before a mark: the mark may stand in an argument of a call without marks.
@@ -345,13 +362,19 @@ def call_around(text, start, functions):
 
 
 def first_block(text):
-    """(place, mark, reader) of the first mark in a text, (length, None, None) without one."""
+    """(place, mark, Format) of the first mark in a text, (length, None, None) without one."""
     first = (len(text), None, None)
-    for mark, read in MARKS:
+    for mark, form in MARKS:
         match = mark.search(text)
         if match and match.start() < first[0]:
-            first = (match.start(), mark, read)
+            first = (match.start(), mark, form)
     return first
+
+
+def has_marks(text):
+    """Does a text have the mark of a call, whole, torn or cut off?"""
+    shown = INLINE_CODE.sub(blank, text)
+    return bool(first_block(shown)[1] or TORN.search(shown)) or is_cut(text)
 
 
 def is_cut(text):

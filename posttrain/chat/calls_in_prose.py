@@ -21,6 +21,7 @@ from posttrain.chat.call_parts import (
     json_object,
     python_call,
     python_list,
+    value_calls,
 )
 from posttrain.chat.scan import Scan, is_json
 
@@ -56,6 +57,32 @@ def named_object(text, shown, functions):
     if prose:
         return None
     raise ValueError("text behind a call")
+
+
+# As ReAct's prompts ask for it: the name stands alone on its line. What is cut off may end there.
+REACT = re.compile(
+    r"^[ \t*]*Action:[ \t*`]*(?:([\w.-]+)[ \t*`]*)?"
+    r"(?:\n\s*\**Action Input:[ \t*`]*|\Z|(?=\n\s*\**A))",
+    re.MULTILINE,
+)
+
+
+def react(text, shown, functions):
+    """Action: f, and on the next line Action Input: with the arguments in JSON."""
+    steps = list(REACT.finditer(text))
+    if not steps:
+        return None
+    out_of_code = CODE_BLOCK.sub(blank, text)
+    for step in steps:
+        name, end = step[1] or "", step.end()
+        is_cut = end == len(text) and any(tool.startswith(name) for tool in functions)
+        if name in functions or is_cut or out_of_code.startswith("{", end):
+            scan = Scan(text, end)
+            call = call_of(name, json_object(scan))
+            if not scan.space().at_end():
+                raise ValueError("text behind a call")
+            return Reading(text[: step.start()].strip(), [call])
+    return None
 
 
 # ---- JSON --------------------------------------------------------------------------------------
@@ -120,6 +147,8 @@ def is_meant(node, functions):
     if node.bracket == "[":
         return any(is_meant(child, functions) for child in node.children)
     keys = set(node.keys)
+    if LIST_KEY in keys <= WRAPPER_KEYS:
+        return not node.is_closed or any(is_meant(child, functions) for child in node.children)
     if keys <= {"id", "type", "function"}:
         inner = [set(child.keys) for child in node.children]
         return any({"name", "arguments"} <= names for names in inner)
@@ -133,6 +162,23 @@ def is_meant(node, functions):
     return is_bare or "arguments" in keys or node.name in functions
 
 
+# What xLAM puts its list of calls into, and what an assistant's message in JSON has.
+LIST_KEY = "tool_calls"
+WRAPPER_KEYS = {LIST_KEY, "thought", "role", "content"}
+
+
+def bare_calls(scan):
+    """The calls of the JSON that stands here; their list may stand under "tool_calls"."""
+    start = scan.place
+    value = scan.json()
+    if not isinstance(value, dict) or LIST_KEY not in value:
+        scan.place = start
+        return json_calls(scan)
+    if not isinstance(value[LIST_KEY], list):
+        raise ValueError("tool_calls is no list")
+    return value_calls(value[LIST_KEY])
+
+
 def json_in_prose(text, shown, functions):
     """{"name", "arguments"} or a list of such, at the end of an answer, perhaps fenced."""
     meant = [node for node in json_nodes(shown) if is_meant(node, functions)]
@@ -144,7 +190,7 @@ def json_in_prose(text, shown, functions):
     if prose.endswith(UNCLOSED):
         raise ValueError("a call inside of something that does not close")
     scan = Scan(text, meant[0].start)
-    calls = json_calls(scan)
+    calls = bare_calls(scan)
     fence = FENCE_AT_END.search(prose, max(0, len(prose) - LONGEST_FENCE))
     if fence:
         prose = prose.removesuffix(fence[0])
@@ -174,7 +220,7 @@ JSON_ARGUMENTS = re.compile(
 )
 # Where JSON may begin, what a tool's definition has, and the words and names of a call in JSON.
 JSON_BEGINS = re.compile(r"^[ \t]*(?=[{\[\"])", re.MULTILINE)
-DEFINITION = re.compile(r'"description"|"function"\s*:\s*\{')
+DEFINITION = re.compile(r'"description"|"function"\s*:\s*\{(?=\s*"name")(?![^{}]*"arguments")')
 ARGUMENTS_KEY = re.compile(r'"(?:arguments|parameters)"\s*:\s*\{')
 JSON_WORDS = re.compile(r"\b(?:name|arguments|parameters)\b")
 QUOTED_NAME = re.compile(r"(?:[\"':]|: )([^\W\d][\w.-]*)(?=[\"',])(?![\"']\s*:)")

@@ -22,6 +22,8 @@ class Pair(NamedTuple):
     # As they are written, line breaks included, where a template cannot write the thought itself.
     before: str
     after: str
+    # A mark that ends the thought too, and is no part of it.
+    call: str = ""
 
 
 # The first whose marks are tokens of the tokenizer is the one that a thought is written with. To
@@ -35,15 +37,43 @@ PAIRS = (
     Pair("<think>", "</think>", "<think>\n", "\n</think>\n\n"),
     Pair("<thought>", "</thought>", "<thought>\n", "\n</thought>\n\n"),
     Pair("<longcat_think>", "</longcat_think>", "<longcat_think>\n", "\n</longcat_think>\n"),
+    # Apertus calls tools from within its thought, which stays open.
+    Pair(
+        "<|inner_prefix|>",
+        "<|inner_suffix|>",
+        "<|inner_prefix|>",
+        "<|inner_suffix|>",
+        call="<|tools_prefix|>",
+    ),
+    # Solar Open writes its thought as a turn of its own; <|end|> alone closes any turn.
+    Pair(
+        "<|think|>",
+        "<|end|><|begin|>assistant",
+        "<|think|>",
+        "<|end|><|begin|>assistant",
+    ),
+    Pair("<|thought_start|>", "<|thought_end|>", "<|thought_start|>\n", "\n<|thought_end|>\n"),
+    Pair(
+        "<|begin_of_thought|>",
+        "<|end_of_thought|>",
+        "<|begin_of_thought|>\n\n",
+        "\n\n<|end_of_thought|>\n\n",
+    ),
 )
 USUAL = PAIRS[5]
 
-# Marks around what is shown, which a model writes behind its thought (Command R7B and A, Solar).
+# Marks around what is shown, which a model writes behind its thought (Command R7B and A, Solar,
+# OpenThoughts).
 ANSWER_MARKS = (
     ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     ("<|START_TEXT|>", "<|END_TEXT|>"),
     ("<|content|>", "<|end|>"),
+    ("<|begin_of_solution|>", "<|end_of_solution|>"),
 )
+ANSWER_OPENINGS = tuple(opening for opening, _ in ANSWER_MARKS)
+# The same in plain words (Granite 3.3 and ERNIE, Hunyuan). Only behind a thought, and not in data
+# that is trained on: elsewhere they may be a form that was asked for.
+ANSWER_WORDS = (("<response>", "</response>"), ("<answer>", "</answer>"))
 
 
 class Parts(NamedTuple):
@@ -56,12 +86,20 @@ class Parts(NamedTuple):
 def split_thought(text):
     """The thought at the start of a model's text, and what a person is shown of the rest."""
     parts = without_thought_marks(text)
-    shown = parts.visible.strip()
-    for opening, closing in ANSWER_MARKS:
-        if shown.startswith(opening):
-            shown = shown.removeprefix(opening).removesuffix(closing)
-            return Parts(parts.thought, shown)
-    return parts
+    marks = ANSWER_MARKS
+    if text.removesuffix(parts.visible).rstrip().endswith(USUAL.closing):
+        marks += ANSWER_WORDS
+    return Parts(parts.thought, _without_answer_marks(parts.visible, marks))
+
+
+def _without_answer_marks(text, marks):
+    """A text without the marks around the whole of it; the closing one may be cut off."""
+    whole = text.strip()
+    for opening, closing in marks:
+        if whole.startswith(opening):
+            shown = whole.removeprefix(opening).removesuffix(closing)
+            return text if closing in shown else shown.strip()
+    return text
 
 
 def without_thought_marks(text):
@@ -77,8 +115,13 @@ def without_thought_marks(text):
         # A thought that is never closed takes all that is left: there is no answer.
         body = rest.lstrip().removeprefix(pair.opening)
         thought, _, rest = body.partition(pair.closing)
+        if pair.call and pair.call in thought:
+            thought, call, rest = body.partition(pair.call)
+            rest = call + rest
         thoughts.append(thought.strip())
         rest = rest.lstrip()
+    if not thoughts and text.lstrip().startswith(ANSWER_OPENINGS):
+        return Parts("", text)  # Solar Open closes an answer as it closes a thought
     if not thoughts:
         for pair in PAIRS:
             before, closing, after = text.partition(pair.closing)
@@ -143,10 +186,11 @@ def with_thought_apart(message):
     thought = message.get("reasoning_content", "")
     if thought and _pair_at_start(content) is None:
         return message
-    parts = split_thought(content)
-    if not parts.thought and parts.visible == content:
+    parts = without_thought_marks(content)
+    shown = _without_answer_marks(parts.visible, ANSWER_MARKS)
+    if not parts.thought and shown == content:
         return message
-    changed = message | {"content": parts.visible}
+    changed = message | {"content": shown}
     if parts.thought and parts.thought != thought.strip():
         thoughts = [text for text in (thought, parts.thought) if text]
         changed["reasoning_content"] = "\n".join(thoughts)

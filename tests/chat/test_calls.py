@@ -10,7 +10,7 @@ import pytest
 
 from posttrain.chat import calls
 from posttrain.chat.call_parts import json_calls
-from posttrain.chat.calls import END_TOKENS, FORMATS, OPENINGS, message_calls, read_calls
+from posttrain.chat.calls import END_TOKENS, FORMATS, OPENINGS, Format, message_calls, read_calls
 from posttrain.chat.scan import DEEPEST, strict_json
 from posttrain.chat.schemas import standard, typed_value
 
@@ -113,6 +113,36 @@ SAMPLES = [
         "lfm2",
         "<|tool_call_start|>[get_tide(harbour='75001', days=3)]<|tool_call_end|><|im_end|>",
     ),
+    (
+        "minicpm3",
+        '<|tool_call_start|>\n```python\nget_tide(harbour="75001", days=3)\n```\n<|tool_call_end|>',
+    ),
+    (
+        "solar",
+        "<|tool_calls|><|tool_call:begin|>a1b2c3d4e5<|tool_call:name|>get_tide<|tool_call:args|>"
+        '{"harbour": "75001", "days": 3}<|tool_call:end|><|calls|>',
+    ),
+    (
+        "solar behind a thought or an answer",
+        "<|begin|>assistant<|tool_calls|><|tool_call:begin|>a1<|tool_call:name|>get_tide"
+        '<|tool_call:args|>{"harbour": "75001", "days": 3}<|tool_call:end|>',
+    ),
+    (
+        "hunyuan a13b",
+        '<tool_calls>[{"name": "get_tide", "arguments": {"harbour": "75001", "days": 3}}]'
+        "</tool_calls><|eos|>",
+    ),
+    (
+        "xlam, object",
+        '{"tool_calls": [{"name": "get_tide", "arguments": {"harbour": "75001", "days": 3}}]}',
+    ),
+    (
+        "xlam, object with its thought",
+        '{"thought": "I need it.", "tool_calls": [{"name": "get_tide", "arguments": '
+        '{"harbour": "75001", "days": 3}}]}',
+    ),
+    ("react", 'Action: get_tide\nAction Input: {"harbour": "75001", "days": 3}'),
+    ("react, bold", '**Action:** `get_tide`\n**Action Input:** {"harbour": "75001", "days": 3}'),
     ("python list", '[get_tide(harbour="75001", days=3)]'),
     ("python call", "get_tide(harbour='75001', days=3)"),
     (
@@ -319,12 +349,15 @@ def test_a_call_is_read(text):
 
 @pytest.mark.parametrize("text", TEXTS, ids=NAMES)
 def test_text_behind_a_call_is_refused(text):
-    """Without marks, a call that more prose follows is only spoken of."""
+    """Without marks, a call that more prose follows is only spoken of; LFM2 goes on to speak."""
     words = text
     for token in END_TOKENS:
         words = words.removesuffix(token)
     if text.startswith("get_tide("):
         assert read_calls(f"{words}\n\nThat is all.", TOOLS).calls == []
+        return
+    if text.startswith("<|tool_call_start|>"):
+        assert read_calls(f"{words}\n\nThat is all.", TOOLS) == ("That is all.", [CALL])
         return
     with pytest.raises(ValueError):
         read_calls(f"{words}\n\nThat is all.", TOOLS)
@@ -385,6 +418,10 @@ PARALLEL = [
     '<|content_invoke_tool_json|>{"name":"get_tide","args":{}}<|end_message|><|message_model|>'
     '<|content_invoke_tool_json|>{"name":"get_time","args":{}}<|end_message|>',
     '<function name="get_tide"></function>\n<function name="get_time"></function>',
+    "<|tool_calls|><|tool_call:begin|>a<|tool_call:name|>get_tide<|tool_call:args|>{}<|tool_call:end|>"
+    "<|tool_call:begin|>b<|tool_call:name|>get_time<|tool_call:args|>{}<|tool_call:end|>",
+    "<|tool_call_start|>\n```python\nget_tide()\nget_time()\n```\n<|tool_call_end|>",
+    '{"tool_calls": [{"name": "get_tide", "arguments": {}}, {"name": "get_time", "arguments": {}}]}',
 ]
 
 
@@ -393,6 +430,33 @@ def test_parallel_calls(text):
     both = [{"name": "get_tide", "arguments": {}}, TIME]
     assert read_calls(text, TOOLS).calls == both
     assert read_calls("Both, then:\n" + text, TOOLS) == ("Both, then:", both)
+
+
+LFM2 = "<|tool_call_start|>[get_time()]<|tool_call_end|>"
+
+
+def test_text_behind_a_call_where_the_format_has_it():
+    """As Liquid's own example. A further call in that text is refused, whole or torn."""
+    assert read_calls(f"{LFM2}I look at the clock.<|im_end|>") == ("I look at the clock.", [TIME])
+    assert read_calls(f"Yes.\n{LFM2}\n{LFM2} Twice.") == ("Yes.\nTwice.", [TIME, TIME])
+    again = (
+        LFM2,
+        "<|tool_call_start|>[get_tide(",
+        "<|tool_call_end|>",
+        "<tool_ca",
+        "[TOOL_CALLS]get_tide[ARGS]{}",
+        '{"name": "get_tide", "arguments": {}}',
+        '{"name": "get_tide", "argum',
+        "\nget_tide()",
+    )
+    for more in again:
+        with pytest.raises(ValueError):
+            read_calls(f"{LFM2}I look. {more}", TOOLS)
+    for torn in ("<|tool_call_start|>[get_time()]I look.", "[get_time()]<|tool_call_end|>I look."):
+        with pytest.raises(ValueError):
+            read_calls(torn, TOOLS)
+    with pytest.raises(ValueError, match="two formats"):
+        read_calls(f"get_tide()\n{LFM2}I look.", TOOLS)
 
 
 def test_what_channels_write_around_prose_is_left_out():
@@ -406,6 +470,13 @@ def test_what_channels_write_around_prose_is_left_out():
     assert read_calls(f">>>all\nI look.{call}") == ("I look.", [TIME])
     call = '<|content_invoke_tool_json|>{"name":"get_time","args":{}}<|end_message|>'
     text = f"<|message_model|><|content_text|>I look.<|end_message|><|message_model|>{call}"
+    assert read_calls(text) == ("I look.", [TIME])
+    call = '<|open|>tools<|sep|><|open|>call tool="get_time"<|sep|><|close|>call<|sep|>'
+    call = "<|tool_calls|><|tool_call:begin|>a<|tool_call:name|>get_time<|tool_call:args|>{}"
+    text = f"<|content|>I look.<|end|><|begin|>assistant{call}<|tool_call:end|>"
+    assert read_calls(text) == ("I look.", [TIME])
+    call = '<|START_ACTION|>[{"tool_name": "get_time", "parameters": {}}]<|END_ACTION|>'
+    text = f"<|START_RESPONSE|>I look.<|END_RESPONSE|>{call}"
     assert read_calls(text) == ("I look.", [TIME])
     call = '<|open|>tools<|sep|><|open|>call tool="get_time"<|sep|><|close|>call<|sep|>'
     text = f"<|open|>response<|sep|>I look.<|close|>response<|sep|>{call}"
@@ -597,6 +668,12 @@ def test_words_of_other_languages_in_schemas():
         "to=user is an address.",
         "An <b>important</b> tag, and <function> is none.",
         "Action: look at the tide.",
+        "Action: wait.\nAction input is none.",
+        "Action: none\nAction Input: none\nFinal Answer: It is high.",
+        'As ReAct has it:\n```\nAction: f\nAction Input: {"x": 1}\n```\nThat is all.',
+        '{"tool_calls": []}',
+        '{"tool_calls": 3, "errors": 0}',
+        '{"tool_calls": [{"user": "Ada", "count": 3}]}',
         "get_tide\n\nreads a table {of tides}",
         "get_tide(x) = get_time(2)",
         "get_tide(x) + get_time(y)",
@@ -776,6 +853,30 @@ def test_real_answers_are_no_calls():
         '<function name="get_tide"><param name="harbour"><![CDATA[a]]>b</param></function>',
         '<dots_function_call><invoke name="get_time"></dots_function_call>',
         ">>>get_tide\n{",
+        "<|tool_calls|>",
+        "<|tool_call:begin|>a get_tide<|tool_call:args|>{}<|tool_call:end|>",
+        "<|tool_call:begin|>a<|tool_call:begin|>b<|tool_call:name|>get_tide<|tool_call:args|>{}",
+        "<|tool_call:name|>get_tide<|tool_call:args|>{}<|tool_call:end|>",
+        "<|tool_calls|><|tool_call:begin|>a<|tool_call:name|>get_tide<|tool_call:args|>{<|tool_call:end|>",
+        "<|tool_call_start|>\n```python\nget_tide()\n<|tool_call_end|>",
+        "<|tool_call_start|>\nget_tide()\n```\n<|tool_call_end|>",
+        "```python\nget_tide()\n```\n<|tool_call_end|>",
+        '{"tool_calls": [{"id": "a", "type": "function", "function": '
+        '{"name": "get_tide", "arguments": "{\\"days\\": 3}"}}]}',
+        '{"role": "assistant", "content": null, "tool_calls": [{"id": "a", "type": "function", '
+        '"function": {"arguments": "{}", "name": "nothing"}}]}',
+        '{"choices": [{"tool_calls": [{"function": {"name": "get_tide", "arguments": "{}"}}]}]}',
+        '{"tool_calls": {"name": "get_tide", "arguments": {}}}',
+        '{"tool_calls": [{"name": "nothing", "arguments": {}}]',
+        '{"tool_calls": [{',
+        "Action: get_tide\nAction Input: Husum",
+        'Action: get_tide\nAction Input: {"days": 3',
+        'Action: get_tide\nAction Input: {"days": 3}\nObservation: high',
+        'Action: nothing\nAction Input: {"days": 3',
+        'Action:\nAction Input: {"days": 3}',
+        "I need it.\nAction: get_ti",
+        "I need it.\nAction: get_tide\nActi",
+        '```\nAction: get_tide\nAction Input: {"days": 3}\n```',
         "<|plamo:begin_tool_requests:plamo|>",
         "<ifm|tool_calls><ifm|tool_call>get_time</ifm|tool_call></ifm|tool_calls>",
         ']<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="get_time">]<]minimax[>[</invoke>',
@@ -832,6 +933,7 @@ PIECES = [
         "NaN",
         "Action: ```json",
     ),
+    *("Action: f", "Action: ", "\nAction Input:", "<|tool_call:begin|>", "<|tool_call:name|>f"),
     *("<|tool_call_start|>", "<minimax:tool_call>", '<invoke name="f">', "<function_calls>"),
 ]
 HOSTILE_TOOLS = [{"function": {"name": "f"}}]
@@ -887,7 +989,7 @@ def test_a_format_is_a_function_and_a_line(monkeypatch):
         scan.expects("CALL!")
         return json_calls(scan)
 
-    marks = [*calls.MARKS, (re.compile("CALL!"), read_shout)]
+    marks = [*calls.MARKS, (re.compile("CALL!"), Format("CALL!", read_shout))]
     monkeypatch.setattr(calls, "MARKS", marks)
     shout = 'Now. CALL! {"name": "get_time", "arguments": {}}'
     assert read_calls(shout) == ("Now.", [TIME])

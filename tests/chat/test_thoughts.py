@@ -72,10 +72,55 @@ HEADER = "<|im_start|>assistant\n"
         (" to=user<|message|>4", "", "4"),
         ("<|START_RESPONSE|>4<|END_RESPONSE|>", "", "4"),
         ("<|START_THINKING|>2+2<|END_THINKING|><|START_TEXT|>4", "2+2", "4"),
+        ("<|thought_start|>\n2+2\n<|thought_end|>\n4", "2+2", "4"),
+        ("<|thought_start|>\n2+2 is 4", "2+2 is 4", ""),
+        # Apertus, whose thought may stay open while it calls.
+        ("<|inner_prefix|>2+2<|inner_suffix|>4", "2+2", "4"),
+        ("<|inner_prefix|>2+2 is 4", "2+2 is 4", ""),
+        (
+            "<|inner_prefix|>2+2<|tools_prefix|>[]<|tools_suffix|>",
+            "2+2",
+            "<|tools_prefix|>[]<|tools_suffix|>",
+        ),
+        # Solar Open: each part is a turn.
+        ("<|think|>2+2<|end|><|begin|>assistant<|content|>4<|end|>", "2+2", "4"),
+        ("<|think|>2+2 is 4<|end|>", "2+2 is 4<|end|>", ""),
+        (
+            "<|content|>I look.<|end|><|begin|>assistant<|tool_calls|>",
+            "",
+            "<|content|>I look.<|end|><|begin|>assistant<|tool_calls|>",
+        ),
+        # Other families end their turns with the same token.
+        ("4<|end|>", "", "4<|end|>"),
+        # OpenThoughts.
+        (
+            "<|begin_of_thought|>\n\n2+2\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\n4\n\n"
+            "<|end_of_solution|>",
+            "2+2",
+            "4",
+        ),
+        ("<|begin_of_thought|>2+2 is 4", "2+2 is 4", ""),
+        # Granite 3.3 and ERNIE, Hunyuan: words around the answer, behind a thought alone.
+        ("<think>2+2</think><response>4</response>", "2+2", "4"),
+        ("2+2\n</think>\n\n<response>\n4\n</response>\n", "2+2", "4"),
+        ("<think>\n\n</think>\n<answer>\n4\n</answer>", "", "4"),
+        ("<think>2+2</think><answer>4", "2+2", "4"),
+        ("<answer>4</answer>", "", "<answer>4</answer>"),
+        ("[THINK]2+2[/THINK]<answer>4</answer>", "2+2", "<answer>4</answer>"),
+        ("<think>2+2</think><answer>4</answer> is it.", "2+2", "<answer>4</answer> is it."),
     ],
 )
 def test_thought_and_answer_of_a_text(text, thought, shown):
     assert split_thought(text) == (thought, shown)
+
+
+def test_words_around_an_answer_are_trained_on():
+    """A form that may have been asked for does not vanish from the data."""
+    message = {"role": "assistant", "content": "<think>a</think>\n<answer>b</answer>"}
+    apart = {"role": "assistant", "content": "<answer>b</answer>", "reasoning_content": "a"}
+    assert with_thought_apart(message) == apart and with_thought_apart(apart) == apart
+    solution = message | {"content": "<|begin_of_solution|>b<|end_of_solution|>"}
+    assert with_thought_apart(solution) == {"role": "assistant", "content": "b"}
 
 
 def test_messages():
