@@ -62,15 +62,16 @@ def named_object(text, shown, functions):
 # As ReAct's prompts ask for it: the name stands alone on its line. What is cut off may end there.
 REACT = re.compile(
     r"^[ \t*]*Action:[ \t*`]*(?:([\w.-]+)[ \t*`]*)?"
-    r"(?:\n\s*\**Action Input:[ \t*`]*|\Z|(?=\n\s*\**A))",
+    r"(?:\n\s*\**Action Input:[ \t*`]*|\Z|(?=\n))",
     re.MULTILINE,
 )
+REACT_INPUT = re.compile(r"Action Input:[ \t*`]*\{")
 
 
 def react(text, shown, functions):
     """Action: f, and on the next line Action Input: with the arguments in JSON."""
     steps = list(REACT.finditer(text))
-    if not steps:
+    if not steps and not REACT_INPUT.search(text):
         return None
     out_of_code = CODE_BLOCK.sub(blank, text)
     for step in steps:
@@ -82,6 +83,8 @@ def react(text, shown, functions):
             if not scan.space().at_end():
                 raise ValueError("text behind a call")
             return Reading(text[: step.start()].strip(), [call])
+    if REACT_INPUT.search(out_of_code):
+        raise ValueError("an input without its action")
     return None
 
 
@@ -142,13 +145,18 @@ def note_text(node, match):
         node.name = match[1]
 
 
+# What xLAM puts its list of calls into, and what an assistant's message in JSON has.
+LIST_KEY = "tool_calls"
+WRAPPER_KEYS = {LIST_KEY, "thought", "role", "content"}
+
+
 def is_meant(node, functions):
     """Does an object, or the first of a list, look like a call and not like other data?"""
     if node.bracket == "[":
         return any(is_meant(child, functions) for child in node.children)
     keys = set(node.keys)
     if LIST_KEY in keys <= WRAPPER_KEYS:
-        return not node.is_closed or any(is_meant(child, functions) for child in node.children)
+        return not node.is_closed or holds_calls(node, functions)
     if keys <= {"id", "type", "function"}:
         inner = [set(child.keys) for child in node.children]
         return any({"name", "arguments"} <= names for names in inner)
@@ -162,9 +170,10 @@ def is_meant(node, functions):
     return is_bare or "arguments" in keys or node.name in functions
 
 
-# What xLAM puts its list of calls into, and what an assistant's message in JSON has.
-LIST_KEY = "tool_calls"
-WRAPPER_KEYS = {LIST_KEY, "thought", "role", "content"}
+def holds_calls(node, functions):
+    """Does one of the objects under "tool_calls" look like a call?"""
+    items = [item for values in node.children for item in values.children]
+    return any("function" in item.keys or is_meant(item, functions) for item in items)
 
 
 def bare_calls(scan):

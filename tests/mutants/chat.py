@@ -266,9 +266,30 @@ MUTANTS = [
     Mutant(
         "posttrain/chat/calls_in_prose.py",
         "is_meant",
-        "not node.is_closed or any(is_meant(child, functions) for child in node.children)",
+        "not node.is_closed or holds_calls(node, functions)",
         "True",
         ["tests/chat/test_calls.py::test_no_call"],
+    ),
+    Mutant(
+        "posttrain/chat/calls_in_prose.py",
+        "is_meant",
+        "not node.is_closed or holds_calls(node, functions)",
+        "holds_calls(node, functions)",
+        ["tests/chat/test_calls.py::test_a_malformed_call_is_refused"],
+    ),
+    Mutant(
+        "posttrain/chat/calls_in_prose.py",
+        "holds_calls",
+        "'function' in item.keys or is_meant(item, functions)",
+        "is_meant(item, functions)",
+        ["tests/chat/test_calls.py::test_a_malformed_call_is_refused"],
+    ),
+    Mutant(
+        "posttrain/chat/calls_in_prose.py",
+        "react",
+        'if REACT_INPUT.search(out_of_code):\n    raise ValueError("an input without its action")',
+        "pass",
+        ["tests/chat/test_calls.py::test_a_malformed_call_is_refused"],
     ),
     Mutant(
         "posttrain/chat/calls_in_prose.py",
