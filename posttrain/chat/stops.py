@@ -12,7 +12,9 @@ from posttrain.chat.template import render
 from posttrain.cli import BadInput
 
 ANSWER = "Xq7"  # a text that no template writes by itself
+NEXT = "Xq8"  # the same, of a next turn
 USER = {"role": "user", "content": "a"}
+ASKED_AGAIN = {"role": "user", "content": NEXT}
 ANSWERED = {"role": "assistant", "content": ANSWER}
 CALL = {"type": "function", "function": {"name": "a", "arguments": {"a": ANSWER}}}
 CALLED = {"role": "assistant", "content": "", "tool_calls": [CALL]}
@@ -83,12 +85,22 @@ def find_stops(tokenizer):
 
 
 def _end_of_text(tokenizer):
-    """The first special token behind an answer, or the one that opens the next turn, or None."""
+    """The special token behind an answer that ends its turn, or opens the next one, or None.
+
+    It is the first, unless an end of tokenizer or generation_config follows there, also where the
+    conversation goes on: Cohere closes first the response, then the turn.
+    """
     behind = _text_behind(tokenizer, [USER, ANSWERED])
     tokens = _special_tokens(tokenizer, behind)
-    if tokens:
-        return tokens[0]
-    return _next_opening(tokenizer, behind, [USER, ANSWERED, USER])
+    if not tokens:
+        return _next_opening(tokenizer, behind, [USER, ANSWERED, USER])
+    going_on = _text_behind(tokenizer, [USER, ANSWERED, ASKED_AGAIN]).partition(NEXT)[0]
+    before_next = _special_tokens(tokenizer, going_on)
+    known_ends = [tokenizer.eos_token_id, *generation_stops(tokenizer)]
+    for token in tokens:
+        if token in known_ends and token in before_next:
+            return token
+    return tokens[0]
 
 
 def _end_of_call(tokenizer, end_of_text):

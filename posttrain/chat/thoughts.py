@@ -70,6 +70,7 @@ ANSWER_MARKS = (
     ("<|content|>", "<|end|>"),
     ("<|begin_of_solution|>", "<|end_of_solution|>"),
 )
+OPENED_BY_PROMPT = "<|START_RESPONSE|>"  # Command's prompt may end with it
 ANSWER_OPENINGS = tuple(opening for opening, _ in ANSWER_MARKS)
 # The same in plain words (Granite 3.3 and ERNIE, Hunyuan). Only behind a thought, and not in data
 # that is trained on: elsewhere they may be a form that was asked for.
@@ -93,10 +94,15 @@ def split_thought(text):
 
 
 def _without_answer_marks(text, marks):
-    """A text without the marks around the whole of it; the closing one may be cut off."""
+    """A text without the marks around the whole of it.
+
+    The closing one may be cut off, and the opening one stand in the prompt.
+    """
     whole = text.strip()
     for opening, closing in marks:
-        if whole.startswith(opening):
+        begins = whole.startswith(opening)
+        begins_in_prompt = opening == OPENED_BY_PROMPT and opening not in whole
+        if begins or (begins_in_prompt and whole.endswith(closing)):
             shown = whole.removeprefix(opening).removesuffix(closing)
             return text if closing in shown else shown.strip()
     return text

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicLayer
 
 from posttrain.chat.stops import stop_ids
-from posttrain.chat.thoughts import opened_thought, visible
+from posttrain.chat.thoughts import opened_thought, visible, without_thought_marks
 from posttrain.generate.cache import GrowingLayer
 
 PROMPT_END = 16  # tokens of a prompt that show whether it opens a thought
@@ -233,9 +233,9 @@ def answer_of(row, tokenizer, stops, opening):
     text = opening + tokenizer.decode([token for token in ids if token != tokenizer.unk_token_id])
 
     thought_tokens = 0
-    shown = visible(text)
-    if shown != text:
-        shown_tokens = len(tokenizer(shown, add_special_tokens=False).input_ids)
+    rest = without_thought_marks(text).visible
+    if rest != text:
+        shown_tokens = len(tokenizer(visible(text), add_special_tokens=False).input_ids)
         thought_tokens = max(0, len(ids) - shown_tokens)
     return {
         "text": text,

@@ -76,15 +76,29 @@ def test_a_turn_that_calls_ends_in_another_token():
 
 
 def test_a_template_that_always_opens_one_more_turn():
-    """As Command R7B: a call ends in the end-of-sequence token, and not in the mark of that turn."""
+    """As Command R7B: a call ends in the end-of-sequence token, and not in the mark of that turn.
+
+    An answer is closed before its turn is: what generation stops at ends both.
+    """
     template = (
         "{% for m in messages %}{{ '<more>' if m.role == 'assistant' else '<u>' }}{{ m.content }}"
         + WRITES_CALLS
         + "{{ '<stop>' if m.role == 'assistant' and not m.tool_calls }}<end>{% endfor %}<more>"
     )
     tokenizer = with_tokens(template, "<stop>", "<end>", "<more>", "<call>", "</call>", eos="<end>")
+    assert texts(tokenizer, stop_ids(tokenizer)) == ["<end>"]
+    assert last_tokens(tokenizer, [USER, CALLS]) == ["<end>"]
+    assert last_tokens(tokenizer, [USER, ANSWER]) == ["<end>"]
+    # Where an answer has an end of its own, calls still end in the end-of-sequence token.
+    apart = template.replace("}}<end>{% endfor", "}}{{ '<end>' if m.tool_calls }}{% endfor")
+    tokenizer = with_tokens(apart, "<stop>", "<end>", "<more>", "<call>", "</call>", eos="<end>")
     assert texts(tokenizer, stop_ids(tokenizer)) == ["<stop>", "<end>"]
     assert last_tokens(tokenizer, [USER, CALLS]) == ["<end>"]
+    # As Phi: what follows at the end of the conversation alone is no end of the turn.
+    phi = "{% for m in messages %}<u>{{ m.content }}<stop>{% endfor %}"
+    phi += "{% if not add_generation_prompt %}<end>{% endif %}"
+    tokenizer = with_tokens(phi, "<stop>", "<end>", "<u>", eos="<end>")
+    assert texts(tokenizer, stop_ids(tokenizer)) == ["<stop>", "<end>"]
     assert last_tokens(tokenizer, [USER, ANSWER]) == ["<stop>"]
 
 

@@ -82,6 +82,10 @@ HEADER = "<|im_start|>assistant\n"
             "2+2",
             "<|tools_prefix|>[]<|tools_suffix|>",
         ),
+        # Command: the prompt may have opened the answer.
+        ("4<|END_RESPONSE|>", "", "4"),
+        ("a<|START_RESPONSE|>4<|END_RESPONSE|>", "", "a<|START_RESPONSE|>4<|END_RESPONSE|>"),
+        ("4<|END_TEXT|>", "", "4<|END_TEXT|>"),
         # Solar Open: each part is a turn.
         ("<|think|>2+2<|end|><|begin|>assistant<|content|>4<|end|>", "2+2", "4"),
         ("<|think|>2+2 is 4<|end|>", "2+2 is 4<|end|>", ""),
@@ -398,7 +402,6 @@ def test_tokens_of_a_thought():
     answer = local.answer_of(local.Row(0, 1.0, [], [*ids, 2]), tokenizer, [2], "")
     assert answer["tokens"] == len(ids) + 1
     assert answer["thought_tokens"] == len(ids) - len(tokenizer("the mat").input_ids)
-    plain = local.answer_of(
-        local.Row(0, 1.0, [], tokenizer("the mat").input_ids), tokenizer, [2], ""
-    )
-    assert plain["thought_tokens"] == 0
+    for text in ("the mat", "the mat<|END_RESPONSE|>"):  # a mark of the answer's end is no thought
+        row = local.Row(0, 1.0, [], tokenizer(text).input_ids)
+        assert local.answer_of(row, tokenizer, [2], "")["thought_tokens"] == 0

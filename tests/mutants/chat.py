@@ -3,6 +3,35 @@
 from planting import Mutant
 
 MUTANTS = [
+    # an answer that is closed before its turn is
+    Mutant(
+        "posttrain/chat/thoughts.py",
+        "_without_answer_marks",
+        "opening not in whole",
+        "True",
+        ["tests/chat/test_thoughts.py::test_thought_and_answer_of_a_text"],
+    ),
+    Mutant(
+        "posttrain/chat/thoughts.py",
+        "_without_answer_marks",
+        "opening == OPENED_BY_PROMPT",
+        "True",
+        ["tests/chat/test_thoughts.py::test_thought_and_answer_of_a_text"],
+    ),
+    Mutant(
+        "posttrain/chat/stops.py",
+        "_end_of_text",
+        "token in before_next",
+        "True",
+        ["tests/chat/test_stops.py::test_a_template_that_always_opens_one_more_turn"],
+    ),
+    Mutant(
+        "posttrain/chat/stops.py",
+        "_end_of_text",
+        "token in known_ends",
+        "False",
+        ["tests/chat/test_stops.py::test_a_template_that_always_opens_one_more_turn"],
+    ),
     # whose a result is
     Mutant(
         "posttrain/chat/dialect.py",
