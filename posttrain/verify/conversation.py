@@ -9,7 +9,7 @@ import re
 from fractions import Fraction
 
 from posttrain.verify import numbers_said, times_said
-from posttrain.verify.number_words import reading_form
+from posttrain.verify.number_words import MARKS, reading_form
 
 # A number in a call, as JSON writes it.
 JSON_NUMBER = re.compile(r"[-+]?(\d[\d.,]*(?:e[-+]?\d{1,3})?)")
@@ -54,7 +54,13 @@ LENGTH = re.compile(r"(\d{1,3}):([0-5]\d)(?::([0-5]\d))?")
 COUNT_FIELDS = {"quantity", "qty", "count"}
 PERCENT_FIELDS = {"percent", "percentage", "pct"}
 ARTICLE = re.compile(r"\b(?:an?|ein\w{0,2}|un[ae]?)\b")
+WORD = re.compile(r"[^\s;|()\[\]{}\"']+")
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def plain_words(text):
+    """The words of a text without the marks around them."""
+    return [word.strip(MARKS) for word in WORD.findall(text)]
 
 
 def letters_and_digits(text):
@@ -99,6 +105,7 @@ class Conversation:
     def __init__(self, text):
         self.text = text.casefold()
         self.form = reading_form(text)
+        self.words = {*plain_words(self.text)}
         self.letters = Letters(self.text)
         self.letters_of_form = Letters(self.form)
         self.numbers = numbers_said.numbers_said(self.form)
@@ -239,8 +246,7 @@ class Conversation:
         rest = self.without_numbers(with_clocks)
         if rest is None:
             return False
-        words = re.findall(r"[^\s;|()\[\]{}\"']+", rest)
-        return all(self.says_word(word.strip(".,:!?")) for word in words if re.search(r"\d", word))
+        return all(self.says_word(word) for word in plain_words(rest) if re.search(r"\d", word))
 
     def without_lengths(self, form):
         """A text without the durations that are said; the others are left to their numbers."""
@@ -309,14 +315,14 @@ class Conversation:
         with_unit = NUMBER_WITH_UNIT.fullmatch(word)
         if with_unit and self.says_number(with_unit[1], set()):
             return True
-        return self.has_letters(word) or word in self.text.split()
+        return self.has_letters(word) or word in self.words
 
 
 def stands_alone(match, text):
     """Does a match begin and end with a word of its own?"""
     before = text[max(0, match.start() - 1) : match.start()]
     behind = text[match.end() : match.end() + 1]
-    return not before.strip(" ($€£") and not behind.strip(" ,.!?)€$")
+    return not before.strip(" ($€£") and not behind.strip(' ,.;!?)]}"”»€$')
 
 
 def without(text, spans):

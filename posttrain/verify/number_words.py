@@ -10,6 +10,8 @@ import re
 import unicodedata
 
 INFINITY = float("inf")
+# Marks that may stand behind any phrase: they end a sentence, a clause, a bracket or a quotation.
+MARKS = ".,;:!?¿¡…。、，；：！？()[]{}（）「」\"'`´‘’“”„«»<>*–—-"
 
 
 def counted(words, first=0, step=1):

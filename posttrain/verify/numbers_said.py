@@ -24,17 +24,17 @@ SCALE = alternatives(FACTORS)
 SCALE_WORDS = [word for word, factor in FACTORS.items() if factor > 1 and len(word) > 1]
 PHRASE = re.compile(
     rf"(?P<number>{DIGITS})(?P<exponent>e[-+]?\d{{1,3}}(?!\w))?"
-    r"(?: ?/ ?(?P<below>\d{1,9})(?![\d/])"  # 3/4
-    r"| (?P<upper>\d{1,9})/(?P<lower>\d{1,9})(?![\d/])"  # 2 1/2
+    r"(?: ?/ ?(?P<below>\d{1,9})(?!/?\d)"  # 3/4
+    r"| (?P<upper>\d{1,9})/(?P<lower>\d{1,9})(?!/?\d)"  # 2 1/2
     r"| (?P<parts>\d{1,3})ths\b"  # 2 thirds
     r"| (?:point|komma|coma|virgule|punto) (?P<decimals>\d(?: \d)*)\b"
     r"|(?: and| con| with)? (?:an? |one |1 |ein |eine |un |une |una )?(?P<three>3 )?"
     rf"(?P<more>{FRACTION_WORD})\b"
     r")?"
-    rf"(?:[ -]?(?P<scale>{SCALE})(?!\w)(?: (?:and )?(?P<rest>\d{{1,6}})(?![\d.,]))?)?"
+    rf"(?:[ -]?(?P<scale>{SCALE})(?!\w)(?: (?:and )?(?P<rest>\d{{1,6}})(?![.,]?\d))?)?"
     rf"|\b(?P<part>{FRACTION_WORD})(?: (?:of )?(?:an? |eine |un |une )?(?P<part_scale>{SCALE}))?\b"
     rf"|\b(?P<bare>{alternatives(SCALE_WORDS)})\b"
-    rf"(?: (?P<bare_rest>\d{{1,6}})(?![\d.,])| and (?:an? )?(?P<bare_more>{FRACTION_WORD})\b)?"
+    rf"(?: (?P<bare_rest>\d{{1,6}})(?![.,]?\d)| and (?:an? )?(?P<bare_more>{FRACTION_WORD})\b)?"
 )
 SINGLE_PART = re.compile(r"\b(?:an?|1|one|ein|eine|un|une|the) (\d{1,3})ths?\b")
 COMMA_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
@@ -50,7 +50,8 @@ SPOKEN_YEAR = re.compile(r"(?<!\d)(1[3-9]|20) (\d\d)(?!\d)")
 # What is bounded here is so that hostile text is read in linear time.
 SHORT_DIGITS = r"\d{1,12}(?:[.,]\d{1,12}){0,3}"
 RANGE = re.compile(
-    rf"(?<![\d.,])({SHORT_DIGITS}) ?(?:-|–|—|to|and|bis|a|or|oder|ou|o) ?({SHORT_DIGITS})(?!\d)"
+    rf"(?<!\d)(?<!\d[.,])({SHORT_DIGITS})"
+    rf" ?(?:-|–|—|to|and|bis|a|or|oder|ou|o) ?({SHORT_DIGITS})(?!\d)"
 )
 LONGEST = 60  # digits; a longer number is compared as a text
 

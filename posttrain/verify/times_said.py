@@ -7,7 +7,7 @@ where a phrase stands, and all that it may mean.
 import re
 from fractions import Fraction
 
-from posttrain.verify.number_words import MONTHS
+from posttrain.verify.number_words import MARKS, MONTHS
 
 # ---- dates ---------------------------------------------------------------------------------------
 
@@ -16,9 +16,13 @@ DAY = r"(\d{1,2})(?:st|nd|rd|th|er|o|\.)?"
 OF = r"(?: of| de| del| in)?"
 YEAR = r"(\d{4})(?!\d)"
 TO = r" ?(?:-|–|to|and|bis|until|through|till|al|au|y) ?(?:the |den |zum |el |le )?"
-ALONE = r"(?<![\d/.-])"
+ALONE = r"(?<!\d)(?<!\d[/.-])"
+# A number goes on neither before a phrase nor behind it: "at 7." ends, "at 7.15" goes on.
+START = r"(?<!\d)(?<!\d[:.])"
+END = r"(?![:.,]?\d)"
 # What a name in angle brackets means in the tables of patterns.
 PARTS_OF_PATTERNS = {"MONTH": MONTH, "DAY": DAY, "OF": OF, "YEAR": YEAR, "TO": TO, "ALONE": ALONE}
+PARTS_OF_PATTERNS |= {"START": START, "END": END}
 
 
 def compiled(*rows):
@@ -36,14 +40,14 @@ DATES = compiled(
     (r"<ALONE>(\d{1,2})[-/.] ?(\d{1,2})[-/.] ?<YEAR>", ("dmy", "mdy")),
     (r"<ALONE>(\d{1,2})[-/.](\d{1,2})[-/.](\d\d)(?![\d/.-]\d|\d)", ("dmy", "mdy")),
     (r"\b<DAY>(?: day)?<OF> <MONTH>(?:,?<OF> <YEAR>)?", ("dmy",)),
-    (r"\b<MONTH> (?:the )?<DAY>(?![\d:])(?:,? <YEAR>)?", ("mdy",)),
+    (r"\b<MONTH> (?:the )?<DAY>(?!:?\d)(?:,? <YEAR>)?", ("mdy",)),
 )
 # A date in a conversation may also lack its year, and one in a call its separators.
 LOOSE_DATES = compiled(
     # "3 to 5 May", "May 3-5": the first and the last day; x is the other one.
     (r"\b<DAY><TO><DAY><OF> <MONTH>(?:,?<OF> <YEAR>)?", ("dxmy",)),
-    (r"\b<MONTH> <DAY><TO><DAY>(?![\d:])(?:,? <YEAR>)?", ("mdxy", "mxdy")),
-    (r"<ALONE>(\d{1,2})[/](\d{1,2})(?![\d/])", ("dm", "md")),
+    (r"\b<MONTH> <DAY><TO><DAY>(?!:?\d)(?:,? <YEAR>)?", ("mdxy", "mxdy")),
+    (r"<ALONE>(\d{1,2})[/](\d{1,2})(?!/?\d)", ("dm", "md")),
     (r"<ALONE>(\d{1,2})\.(\d{1,2})\.(?!\d)", ("dm",)),
 )
 COMPACT_DATE = compiled(
@@ -51,7 +55,7 @@ COMPACT_DATE = compiled(
 )
 MONTHS_OF_YEARS = compiled(
     (r"\b<MONTH>(?:,?<OF> <YEAR>)?", "my"),
-    (r"(?<![\d/.-])<YEAR>-(\d\d)(?![\d-])", "ym"),
+    (r"<ALONE><YEAR>-(\d\d)(?!-?\d)", "ym"),
     (r"<ALONE>(\d{1,2})/<YEAR>", "my"),
 )
 # "may" and "march" are other words too: before one of these they are no month.
@@ -118,7 +122,7 @@ HALF_DAY = 12 * 3600
 HALVES = {"a": 0, "p": HALF_DAY}
 MINUTES_OF_WORDS = {"half": 30, "quarter": 15}
 FEW = r"(half|quarter|\d{1,2})(?: minutes?)?"
-HOUR = r"(\d{1,2})(?![\d.,:])"
+HOUR = rf"(\d{{1,2}}){END}"
 # Parts of the day -> is it the half before noon? At night it depends on the hour.
 PARTS_OF_DAY = {"morning": "a", "manana": "a", "afternoon": "p", "apres-midi": "p", "evening": "p"}
 PARTS_OF_DAY |= {"tonight": "p", "night": "n", "lunch": "p", "dinner": "p", "fruh": "a"}
@@ -134,28 +138,28 @@ PARTS_OF_PATTERNS |= {"FEW": FEW, "HOUR": HOUR, "PART_AHEAD": PART_AHEAD}
 # the hour (-), past it (+), and to half an hour before it (halb acht is 7:30).
 CLOCKS = compiled(
     (
-        r"(?<![\d:.])(\d{1,2})(?:[:.h ](\d\d))?(?::(\d\d))?(?:\.\d+)? ?([ap])\.?m\b",
+        r"<START>(\d{1,2})(?:[:.h ](\d\d))?(?::(\d\d))?(?:\.\d+)? ?([ap])\.?m\b",
         "hmsp",
     ),
-    (r"(?<![\d:.])(\d{1,2}):(\d\d)(?::(\d\d))?(?![\d:]| ?[ap]\.?m\b)", "hms"),
+    (r"<START>(\d{1,2}):(\d\d)(?::(\d\d))?(?!:?\d| ?[ap]\.?m\b)", "hms"),
     (
-        r"(?<![\d:.])(\d{1,2}) ?(?:uhr|heure|h)(?: ?(\d\d))?(?!\w)(?! (?:and|moins)\b)",
+        r"<START>(\d{1,2}) ?(?:uhr|heure|h)(?: ?(\d\d))?(?!\w)(?! (?:and|moins)\b)",
         "hm",
     ),
     (
-        r"(?<![\d:.])(\d{1,2})(?::(\d\d))?"
+        r"<START>(\d{1,2})(?::(\d\d))?"
         r"(?= ?(?:-|–|to|and|until|till|or) ?\d{1,2}(?::\d\d)? ?([ap])\.?m\b)",
         "hmp",
     ),
     (r"(?<!\d)([01]\d|2[0-3])([0-5]\d) hour\b", "hm"),
-    (r"(?<![\d:.])(\d{1,2})\.(\d\d) ?uhr\b", "hm"),
-    (r"(?<![\d:.])(\d{1,2}) ([0-5]\d)(?=<PART_AHEAD>)", "hm"),
-    (r"(?<![\d:.])<FEW> (?:past|after|nach) <HOUR>", "+h"),
-    (r"(?<![\d:.])<FEW> (?:to|before|till|of|vor) <HOUR>", "-h"),
+    (r"<START>(\d{1,2})\.(\d\d) ?uhr\b", "hm"),
+    (r"<START>(\d{1,2}) ([0-5]\d)(?=<PART_AHEAD>)", "hm"),
+    (r"<START><FEW> (?:past|after|nach) <HOUR>", "+h"),
+    (r"<START><FEW> (?:to|before|till|of|vor) <HOUR>", "-h"),
     (r"\b(?:3 quarter|dreiviertel) <HOUR>", "3h"),
     (r"\b(?:<FEW> (vor|nach) )?halb <HOUR>", "~vh"),
-    (r"(?<![\d:.])(\d{1,2}) (?:heure )?and (half|quarter)\b", "h+"),
-    (r"\blas? (\d{1,2}) and <FEW>(?![\d:])", "h+"),
+    (r"<START>(\d{1,2}) (?:heure )?and (half|quarter)\b", "h+"),
+    (r"\blas? (\d{1,2}) and <FEW>(?!:?\d)", "h+"),
     (r"\b(\d{1,2}) (?:heure )?(?:menos|moins) (?:le )?<FEW>\b", "h-"),
     (
         r"\b(?:at|by|around|about|until|till|from|to|um|las|for) (\d{1,2}) ([0-5]\d)\b",
@@ -178,14 +182,16 @@ BEHIND_AN_HOUR = (
     "every the works at de am bis morgen heute monday tuesday wednesday thursday friday saturday "
     "sunday"
 ).split()
+MARK = f"[\\n{re.escape(MARKS)}]"
 BARE_HOUR = re.compile(
-    r"(?<![\d:.,/-])(\d{1,2})(?= ?(?:-|–|to|until|till|bis) ?\d{1,2} ?(?:$|[.,;!?\n]))|"  # 9 to 5
+    r"(?<!\d)(?<!\d[:.,/-])(\d{1,2})"
+    rf"(?= ?(?:-|–|to|until|till|bis) ?\d{{1,2}}(?![:.,/-]?\d) ?(?:$|{MARK}))|"  # 9 to 5
     rf"(?:\b(?:{'|'.join(BEFORE_AN_HOUR)}) |-)"
-    r"(\d{1,2})(?![\d:.,/%]\d|\d|%|:| ?(?:[ap]\.?m|uhr|heure|h)\b)"
-    r"(?= ?(?:$|[.,;!?)\n-]"
+    r"(\d{1,2})(?![\d:.,/%]\d|\d|%| ?(?:[ap]\.?m|uhr|heure|h)\b)"
+    rf"(?= ?(?:$|{MARK}"
     rf"|(?:and(?! half| quarter)|{'|'.join(BEHIND_AN_HOUR)})\b))"
-    r"|(?<![\d:.,/$€£-])\b(\d{1,2}) ?(?:o'?clock|sharp|ish|tonight|tomorrow)\b"
-    rf"|(?<![\d:.,/$€£-])\b(\d{{1,2}})(?={PART_AHEAD})"
+    r"|(?<![\d$€£])(?<!\d[:.,/-])\b(\d{1,2}) ?(?:o'?clock|sharp|ish|tonight|tomorrow)\b"
+    rf"|(?<![\d$€£])(?<!\d[:.,/-])\b(\d{{1,2}})(?={PART_AHEAD})"
     r"|^[^\w\n]{0,5}(\d{1,2})[^\w\n]{0,5}$",  # a turn that says nothing else
     re.MULTILINE,
 )
@@ -302,7 +308,7 @@ DURATION = re.compile(
     rf"\b{AMOUNT}(?: of)?(?: an?| de| d'une| d['’]| einer)?[ -]?{UNIT}\b"
     r"(?: and (?:an? )?(half|quarter)\b)?"
 )
-HOURS_AND_MINUTES = re.compile(r"(?<![\w.])(\d{1,3})(?:h| hour | heure )(\d\d)()(?!\w)")
+HOURS_AND_MINUTES = re.compile(r"(?<!\w)(?<!\d\.)(\d{1,3})(?:h| hour | heure )(\d\d)()(?!\w)")
 SHORT_DURATION = re.compile(
     r"(?<![\w.])(?:(\d{1,4})h)?(?: ?(\d{1,4})m(?:in)?)?(?: ?(\d{1,5})s)?(?!\w)"
 )

@@ -470,6 +470,13 @@ MUTANTS = [
         ["tests/verify/test_honest_calls.py::test_an_honest_call"],
     ),
     Mutant(
+        "posttrain/verify/times_said.py",
+        "",
+        "r'(?![:.,]?\\d)'",
+        "r'(?![:.,\\d])'",
+        ["tests/verify/test_honest_calls.py::test_any_mark_may_stand_behind_a_phrase"],
+    ),
+    Mutant(
         "posttrain/verify/grounding.py",
         "is_named",
         "any(type(value) is type(other) and value == other for other in named)",

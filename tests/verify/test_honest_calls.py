@@ -9,7 +9,7 @@ import pytest
 
 from posttrain.verify.conversation import Conversation
 from posttrain.verify.grounding import invented
-from posttrain.verify.number_words import german_number, reading_form
+from posttrain.verify.number_words import MARKS, german_number, reading_form
 
 HONEST = [
     # number words, English
@@ -685,6 +685,12 @@ HONEST = [
     ("email bob42@example.com", {"email": "bob42@example.com"}),
     ("order number A-99-B", {"id": "a99b"}),
     ("the ID is nine nine two", {"id": "992"}),
+    # marks in the midst of what is said
+    ("Wake me at half past six, please.", {"time": "06:30"}),
+    ("Set an alarm for quarter to six. Thanks!", {"time": "05:45"}),
+    ("Weck mich um halb sieben. Danke.", {"time": "06:30"}),
+    ("um halb drei, Raum 4", {"time": "14:30", "room": 4}),
+    ("on May 3: a table for two", {"date": "2025-05-03"}),
 ]
 
 INVENTED = [
@@ -1079,6 +1085,13 @@ INVENTED = [
     ("from 9am to 5pm", {"end": "05:00"}),
     ("set an alarm for 6 tomorrow morning", {"time": "18:00"}),
     ("4 Wochen", {"days": 30}),
+    # a number goes on
+    ("ten past 5.30 metres", {"time": "05:10"}),
+    ("by May 10:30 is late", {"date": "2025-05-10"}),
+    ("at 5:30:20:10", {"time": "05:30:20"}),
+    ("file 2024-05-317", {"month": "2024-05"}),
+    ("Wake me at half past six, please.", {"time": "06:00"}),
+    ("Weck mich um halb sieben. Danke.", {"time": "07:30"}),
 ]
 
 
@@ -1104,6 +1117,42 @@ def test_an_honest_call(said, call):
 @pytest.mark.parametrize(("said", "call"), INVENTED)
 def test_an_invented_call(said, call):
     assert invented(call, {}, said) != []
+
+
+ENDINGS = [*MARKS, "\n", "...", "?!", '."', ".)", "), ", " – ", " .", " !", ". Danke.", ", please"]
+OPENINGS = ["(", '"', "„", "«", "¿", "- ", "* ", "…", "... ", ": ", "Hi. ", "Ok, ", "**", "— "]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_any_mark_may_stand_behind_a_phrase(ending):
+    for said, call in HONEST:
+        assert invented(call, {}, said + ending) == []
+
+
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_any_mark_may_stand_before_a_phrase(opening):
+    for said, call in HONEST:
+        assert invented(call, {}, opening + said) == []
+
+
+@pytest.mark.parametrize("mark", [". ", ", ", ": ", ") - "])
+def test_marks_make_nothing_said(mark):
+    for said, call in INVENTED:
+        assert invented(call, {}, mark + said + mark) != []
+
+
+@pytest.mark.parametrize("ending", [".", "!", "?", ";", ")", '"', "”", "»", "…", ","])
+def test_any_mark_may_stand_behind_a_value(ending):
+    for value, said in (
+        ("at 6:30", "wake me at half past six"),
+        ("on 3 May", "the 3rd of May"),
+        ("up by 5 %", "five percent more"),
+        ("2 million", "2,000,000"),
+        ("order AB-12", "order ab 12"),
+        ("for 90 minutes", "an hour and a half"),
+    ):
+        assert invented({"note": value + ending}, {}, said) == []
+        assert invented({"note": value + ending}, {}, "something at 4") != []
 
 
 @pytest.mark.parametrize(
