@@ -5,6 +5,7 @@ number_words.py. What may mean two things ("3/4/2024", "at 3") counts in both me
 states has to be said in full: its day, its hour, each letter of an id.
 """
 
+import datetime
 import re
 from fractions import Fraction
 
@@ -48,6 +49,14 @@ UNIT_WORDS = {
     "timer": ("second", "minute", "hour"),
 }
 DATE_FIELDS = {"date", "birthday", "day"}
+# A relative date ("tomorrow") grants a day or a month that there is, and a year near a year that is
+# said or near now: traffic may be old, and its bookings are seldom far ahead.
+POSSIBLE = {"day": range(1, 32), "month": range(1, 13)}
+YEARS_FROM_THOSE_SAID = range(-2, 3)
+YEARS_FROM_NOW = range(-10, 4)
+# In these fields "02" is February, or two o'clock. Elsewhere a text of digits is an id.
+PADDED_FIELDS = {"year", "month", "day", "date", "time", "hour", "minute", "second"}
+ZEROS_AHEAD = re.compile(r"(?<!\d)(?<!\d[.,:/-])0\d+(?![.,:/-]?\d)")
 MONTH_AND_DAY = re.compile(r"\d\d-\d\d")
 DURATION_FIELDS = {"duration", "length", "timer"}
 LENGTH = re.compile(r"(\d{1,3}):([0-5]\d)(?::([0-5]\d))?")
@@ -117,6 +126,7 @@ class Conversation:
         self.clocks = self.clocks_said()
         self.durations = {length for _, length in times_said.duration_phrases(self.form)}
         self.any_date = bool(times_said.RELATIVE.search(self.form))
+        self.near_years = self.years_near_those_said()
         self.any_time = bool(times_said.RELATIVE_TIME.search(self.form))
 
     def dates_said(self):
@@ -127,6 +137,15 @@ class Conversation:
             dates |= readings
         with_year = {(month, day) for year, month, day in dates if year}
         return {date for date in dates if date[0] or date[1:] not in with_year}
+
+    def years_near_those_said(self):
+        years = {year + shift for year in self.years_said() for shift in YEARS_FROM_THOSE_SAID}
+        this_year = datetime.date.today().year
+        return years | {this_year + shift for shift in YEARS_FROM_NOW}
+
+    def years_said(self):
+        years = {year for year, _, _ in self.dates} | {year for year, _ in self.months}
+        return years - {None} | {int(year) for year in times_said.YEAR_ALONE.findall(self.form)}
 
     def clocks_said(self):
         """Times of day in seconds, with and without the seconds that are said."""
@@ -158,6 +177,15 @@ class Conversation:
             return self.says_date((None, int(month), int(day)))
         return not number and self.has_letters(value) or self.says_phrases(value)
 
+    def keeps_zeros(self, value, field=""):
+        """Has a text of digits the zeros ahead that are said? "0042" is not 42; True for others."""
+        if not value.isdecimal() or words_of_field(field) & PADDED_FIELDS:
+            return True
+        if value.startswith("0") and len(value) > 1:
+            return self.letters.has(value) or self.letters_of_form.has(value)
+        with_zeros = {number.lstrip("0") for number in ZEROS_AHEAD.findall(self.form)}
+        return value not in with_zeros or value in re.findall(r"\d+", self.form)
+
     def lasts_so_long(self, value):
         """Is "1:30" or "01:30:00" a duration that is said?"""
         match = LENGTH.fullmatch(value)
@@ -167,7 +195,7 @@ class Conversation:
     def says_compact_date(self, value):
         """Is 20240503 a date that is said?"""
         for _, readings in times_said.date_phrases(value, times_said.COMPACT_DATE):
-            return self.any_date or any(self.says_date(date) for date in readings)
+            return any(self.says_date(date) for date in readings)
         return False
 
     def has_letters(self, value):
@@ -213,7 +241,7 @@ class Conversation:
         """
         if "month" in field and any(number == month for _, month in self.months):
             return True
-        if field & {"month", "year", "day"} and self.any_date and number.denominator == 1:
+        if self.any_date and self.may_be_part_of_date(number, field):
             return True
         hours = {second // 3600 for second in self.clocks}
         if "hour" in field and number in hours | {hour % 12 or 12 for hour in hours}:
@@ -225,6 +253,13 @@ class Conversation:
         if field & COUNT_FIELDS and number == 1 and ARTICLE.search(self.form):
             return True
         return any(self.lasts(number, unit) for unit in field & UNIT_FIELDS.keys())
+
+    def may_be_part_of_date(self, number, field):
+        """Is a number a day, a month or a year of the calendar? "days" are counted: not these."""
+        for part, numbers in (POSSIBLE | {"year": self.near_years}).items():
+            if part in field and f"{part}s" not in field and number in numbers:
+                return True
+        return False
 
     def lasts(self, number, unit):
         """Is a number of units a duration that is said?"""
@@ -260,22 +295,28 @@ class Conversation:
         """A text without its dates; None where one is not said."""
         matches = [*times_said.date_phrases(form, times_said.DATES + times_said.COMPACT_DATE)]
         for _, readings in matches:
-            if not self.any_date and not any(self.says_date(date) for date in readings):
+            if not any(self.says_date(date) for date in readings):
                 return None
         form = without(form, [match.span() for match, _ in matches])
         matches = [*times_said.months_of(form)]
         for _, (year, month) in matches:
-            is_said = {(year, month), (None, month)} & self.months or self.any_date
-            if not is_said and year:
+            is_said = {(year, month), (None, month)} & self.months
+            if year and not is_said and not self.may_be_meant(year):
                 return None
         return without(form, [match.span() for match, (year, _) in matches if year])
 
     def says_date(self, date):
-        """Is a date said, with its year or without one?"""
+        """Is a date said, with its year or without one, or may it follow from "tomorrow"?"""
         year, month, day = date
+        if self.may_be_meant(year):
+            return True
         if year is None:
             return any(date_said[1:] == (month, day) for date_said in self.dates)
         return bool({date, (None, month, day)} & self.dates)
+
+    def may_be_meant(self, year):
+        """May a date of this year (None for any) follow from one like "tomorrow"?"""
+        return self.any_date and (year is None or year in self.near_years)
 
     def without_clocks(self, form, has_date):
         """A text without its times of day; None where one is not said.

@@ -84,7 +84,10 @@ def invented(arguments, schema, conversation):
     for path, value, description in leaves(arguments, schema, ""):
         is_infinite = value in (math.inf, -math.inf)  # 1e999 is no number
         field = f"{path.rpartition('.')[2]} {description}"
-        if is_infinite or not conversation.says(str(value).casefold(), field):
+        is_said = not is_infinite and conversation.says(str(value).casefold(), field)
+        if isinstance(value, str) and not conversation.keeps_zeros(value, field):
+            is_said = False
+        if not is_said:
             made_up.append(f"{path}: {str(value)[:40]}")
     return made_up
 

@@ -58,6 +58,7 @@ MONTHS_OF_YEARS = compiled(
     (r"<ALONE><YEAR>-(\d\d)(?!-?\d)", "ym"),
     (r"<ALONE>(\d{1,2})/<YEAR>", "my"),
 )
+YEAR_ALONE = re.compile(r"(?<!\d)(?<!\d[.,])((?:19|20)\d\d)(?![.,]?\d)")
 # "may" and "march" are other words too: before one of these they are no month.
 VERB = re.compile(r"\b(?:may|march) (?:i|you|we|he|she|they|it|not|be|have|also|on|to|the)\b")
 
@@ -310,11 +311,18 @@ DURATION = re.compile(
 )
 HOURS_AND_MINUTES = re.compile(r"(?<!\w)(?<!\d\.)(\d{1,3})(?:h| hour | heure )(\d\d)()(?!\w)")
 SHORT_DURATION = re.compile(
-    r"(?<![\w.])(?:(\d{1,4})h)?(?: ?(\d{1,4})m(?:in)?)?(?: ?(\d{1,5})s)?(?!\w)"
+    r"(?<![\w.])(?:(\d{1,3})d)?(?: ?(\d{1,4})h)?(?: ?(\d{1,4})m(?:in)?)?(?: ?(\d{1,5})s)?(?!\w)"
 )
 ISO_DURATION = re.compile(
     r"\bp(?:(\d{1,4})d)?(?:t(?:(\d{1,4})h)?(?:(\d{1,4})m)?(?:(\d{1,5})s)?)?\b"
 )
+# Words for a day, and for days, near now: a forecast for tomorrow is one of {"days": 1}.
+DAYS_OF_WORDS = {
+    1: "today tonight tomorrow yesterday heute morgen gestern hoy manana ayer demain hier",
+    2: "weekend wochenende ubermorgen",
+}
+DAY_WORDS = {word: days for days, words in DAYS_OF_WORDS.items() for word in words.split()}
+DAY_WORD = re.compile(rf"\b({'|'.join(DAY_WORDS)})\b")
 BETWEEN = re.compile(r",? (?:and )?|-")
 
 
@@ -338,6 +346,8 @@ def duration_phrases(text):
         last = match.end()
     if total:
         yield (start, last), total
+    for match in DAY_WORD.finditer(text):
+        yield match.span(), ("seconds", Fraction(SECONDS["day"] * DAY_WORDS[match[1]]))
     for pattern in (SHORT_DURATION, HOURS_AND_MINUTES, ISO_DURATION):
         for match in pattern.finditer(text):
             if any(match.groups()):

@@ -691,6 +691,23 @@ HONEST = [
     ("Weck mich um halb sieben. Danke.", {"time": "06:30"}),
     ("um halb drei, Raum 4", {"time": "14:30", "room": 4}),
     ("on May 3: a table for two", {"date": "2025-05-03"}),
+    # what a relative date grants
+    ("What's the weather tomorrow?", {"days": 1}),
+    ("What's the weather tomorrow?", {"day": 31, "month": 12, "year": 2025}),
+    ("the last two weeks of transactions", {"period": "14d"}),
+    ("I was born in 1987, and turn 40 next year", {"year": 1988}),
+    ("next month", {"month": "2025-02"}),
+    ("llámame mañana", {"date": "12-25"}),
+    # zeros ahead
+    ("passcode 0042", {"passcode": "0042"}),
+    ("passcode 0042", {"passcode": 42}),
+    ("ZIP 02139", {"zip": "02139"}),
+    ("code zero zero four two", {"code": "0042"}),
+    ("two of the 002 kind", {"amount": "2", "kind": "002"}),
+    ("forty-two people, gate 0042", {"people": "42"}),
+    ("in February, at 7:05", {"month": "02", "hour": "07", "minute": "05"}),
+    ("am 03.05.2025", {"start_day": "3", "start_month": "5"}),
+    ("from 2025-03-05", {"n": "2025"}),
 ]
 
 INVENTED = [
@@ -1085,6 +1102,28 @@ INVENTED = [
     ("from 9am to 5pm", {"end": "05:00"}),
     ("set an alarm for 6 tomorrow morning", {"time": "18:00"}),
     ("4 Wochen", {"days": 30}),
+    # what a relative date does not grant
+    ("What's the weather tomorrow?", {"days": 365}),
+    ("What's the weather tomorrow?", {"days": 5}),
+    ("What's the weather tomorrow?", {"day": 77}),
+    ("What's the weather tomorrow?", {"day": 1.5}),
+    ("What's the weather tomorrow?", {"month": 13}),
+    ("What's the weather tomorrow?", {"months": 3}),
+    ("What's the weather tomorrow?", {"year": 1234}),
+    ("What's the weather tomorrow?", {"years": 2}),
+    ("What's the weather tomorrow?", {"date": "1234-05-06"}),
+    ("What's the weather tomorrow?", {"date": "12340506"}),
+    ("What's the weather tomorrow?", {"month": "1234-05"}),
+    ("the last two weeks of transactions", {"days": 7}),
+    ("the last two weeks of transactions", {"period": "7d"}),
+    ("I was born in 1987, and turn 40 next year", {"year": 1990}),
+    ("this weekend", {"days": 3}),
+    # zeros ahead
+    ("passcode 0042", {"passcode": "42"}),
+    ("passcode 0042", {"passcode": "042"}),
+    ("passcode 42", {"passcode": "0042"}),
+    ("passcode forty-two", {"passcode": "042"}),
+    ("ZIP 02139", {"zip": "2139"}),
     # a number goes on
     ("ten past 5.30 metres", {"time": "05:10"}),
     ("by May 10:30 is late", {"date": "2025-05-10"}),
