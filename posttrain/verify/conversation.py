@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from posttrain.verify import numbers_said, times_said
 from posttrain.verify.number_words import MARKS, reading_form
+from posttrain.verify.numbers_said import UNIT_OF_WORD
 
 # A number in a call, as JSON writes it.
 JSON_NUMBER = re.compile(r"[-+]?(\d[\d.,]*(?:e[-+]?\d{1,3})?)")
@@ -57,6 +58,10 @@ YEARS_FROM_NOW = range(-10, 4)
 # In these fields "02" is February, or two o'clock. Elsewhere a text of digits is an id.
 PADDED_FIELDS = {"year", "month", "day", "date", "time", "hour", "minute", "second"}
 ZEROS_AHEAD = re.compile(r"(?<!\d)(?<!\d[.,:/-])0\d+(?![.,:/-]?\d)")
+# Fields that hold "7*8+101"; elsewhere a text is one where it has a sign that no id or date has.
+EXPRESSION_FIELDS = {"expression", "expr", "formula", "equation", "calculation", "math"}
+EXPRESSION = re.compile(r"(?=.*\d ?[*+^×÷])[\d\s.,()*+/^×÷=-]+")
+SIGNS = re.compile(r"[\s()*+/^×÷=%-]+")
 MONTH_AND_DAY = re.compile(r"\d\d-\d\d")
 DURATION_FIELDS = {"duration", "length", "timer"}
 LENGTH = re.compile(r"(\d{1,3}):([0-5]\d)(?::([0-5]\d))?")
@@ -64,6 +69,18 @@ COUNT_FIELDS = {"quantity", "qty", "count"}
 PERCENT_FIELDS = {"percent", "percentage", "pct"}
 ARTICLE = re.compile(r"\b(?:an?|ein\w{0,2}|un[ae]?)\b")
 WORD = re.compile(r"[^\s;|()\[\]{}\"']+")
+# Fields that count a thing -> words for one: "a child" is {"children": 1}.
+NAMES_OF_ONE = {
+    "children": "child|kind|nino|nina|hijo|hija|enfant",
+    "adults": "adult|erwachsene[rn]?|adulto|adulta|adulte",
+    "infants": "infant|baby|bebe",
+    "rooms": "(?:single |double )?room|(?:einzel|doppel)?zimmer|habitacion|chambre",
+    "bags": "(?:checked )?(?:bag|suitcase)|koffer|gepackstuck|maleta|valise",
+    "tickets": "ticket|karte|fahrkarte|entrada|billete?",
+}
+ONE_OF = {
+    field: re.compile(rf"{ARTICLE.pattern} (?:{names})\b") for field, names in NAMES_OF_ONE.items()
+}
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -119,6 +136,7 @@ class Conversation:
         self.letters_of_form = Letters(self.form)
         self.numbers = numbers_said.numbers_said(self.form)
         self.endless = [number for number in self.numbers if numbers_said.has_no_end(number)]
+        self.measures = numbers_said.measures_said(self.form)
         self.ranges = numbers_said.ranges_said(self.form)
         self.dates = self.dates_said()
         self.months = {month for _, month in times_said.months_of(self.form)}
@@ -135,6 +153,7 @@ class Conversation:
         dates = set()
         for _, readings in times_said.date_phrases(self.form, patterns):
             dates |= readings
+        dates |= {date for _, date in times_said.holidays_of(self.form)}
         with_year = {(month, day) for year, month, day in dates if year}
         return {date for date in dates if date[0] or date[1:] not in with_year}
 
@@ -170,6 +189,9 @@ class Conversation:
         if number and value.count(".") <= 1:
             words = words_of_field(field)
             return self.says_number(number[1], words) or self.says_compact_date(value)
+        is_expression = words_of_field(field) & EXPRESSION_FIELDS or EXPRESSION.fullmatch(value)
+        if is_expression and self.says_numbers_between_signs(value):
+            return True
         if words_of_field(field) & DURATION_FIELDS and self.lasts_so_long(value):
             return True
         if MONTH_AND_DAY.fullmatch(value) and words_of_field(field) & DATE_FIELDS:
@@ -185,6 +207,13 @@ class Conversation:
             return self.letters.has(value) or self.letters_of_form.has(value)
         with_zeros = {number.lstrip("0") for number in ZEROS_AHEAD.findall(self.form)}
         return value not in with_zeros or value in re.findall(r"\d+", self.form)
+
+    def says_numbers_between_signs(self, value):
+        """Is each number of "7*8+101" said? A share may be written out: 15 % as 15/100."""
+        form = reading_form(value)
+        if "%" in self.form or "percent" in self.form:
+            form = re.sub(r"/100(?!\d)", "", form)
+        return all(self.says_word(word) for word in SIGNS.split(form) if re.search(r"\d", word))
 
     def lasts_so_long(self, value):
         """Is "1:30" or "01:30:00" a duration that is said?"""
@@ -241,6 +270,8 @@ class Conversation:
         """
         if "month" in field and any(number == month for _, month in self.months):
             return True
+        if "year" in field and any(number == year for year, _ in self.months):
+            return True
         if self.any_date and self.may_be_part_of_date(number, field):
             return True
         hours = {second // 3600 for second in self.clocks}
@@ -252,6 +283,10 @@ class Conversation:
             return True
         if field & COUNT_FIELDS and number == 1 and ARTICLE.search(self.form):
             return True
+        if number == 1 and any(ONE_OF[word].search(self.form) for word in field & ONE_OF.keys()):
+            return True
+        if any(self.measures_so_much(number, word) for word in field & UNIT_OF_WORD.keys()):
+            return True
         return any(self.lasts(number, unit) for unit in field & UNIT_FIELDS.keys())
 
     def may_be_part_of_date(self, number, field):
@@ -260,6 +295,11 @@ class Conversation:
             if part in field and f"{part}s" not in field and number in numbers:
                 return True
         return False
+
+    def measures_so_much(self, number, word):
+        """Is a number of units a length, a weight, a volume or a price that is said?"""
+        kind, size = UNIT_OF_WORD[word]
+        return (kind, number * size) in self.measures
 
     def lasts(self, number, unit):
         """Is a number of units a duration that is said?"""

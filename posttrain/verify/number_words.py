@@ -109,6 +109,7 @@ FRACTION_WORDS = {"half": "1/2", "halb": "1/2", "quarter": "1/4"}
 PARTS = {f"{word}s": number for word, number in ORDINALS.items() if word.endswith(("rd", "th"))}
 PARTS |= {
     "drittel": 3,
+    "dritteln": 3,
     "tercio": 3,
     "tercios": 3,
     "tiers": 3,
@@ -144,7 +145,7 @@ MEANINGS = {
     "month": "months monat monate monaten mes meses mois",
     "year": "years jahr jahre jahren ano anos ans annee annees",
     "half": "halves halbe halber halben halbes halfte medio media mitad demi demie moitie",
-    "quarter": "quarters viertel cuarto cuartos quart quarts",
+    "quarter": "quarters viertel vierteln cuarto cuartos quart quarts",
     "percent": "prozent",
     "hundred": "cent hundert cien ciento",
     "and": "und y et",
@@ -186,12 +187,12 @@ CLUES = {
     "de": (
         "und ich der das den fur ein eine einen einem bitte uhr ist nicht zum bis wir von "
         "nach gaste personen stunden um vor gegen viertel dreiviertel zwei drei vier funf "
-        "sechs sieben neun zehn zwanzig"
+        "sechs sieben neun zehn zwanzig halb auf wecker heute weck"
     ),
     "es": (
         "el los las del por para que una y quiero reserva mesa personas hora horas manana "
         "minutos dias tengo necesito somos cinco siete ocho nueve diez veinte treinta "
-        "millones veces"
+        "millones veces docena docenas pon anade"
     ),
     "fr": (
         "le les des du pour une et je avec dans est nous aux heure heures personnes chambre "
@@ -355,6 +356,8 @@ def german_number(word):
 WORD = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*|.", re.DOTALL)
 VULGAR = re.compile(r"(?<=\d)([¼½¾⅓⅔⅛⅜⅝⅞])")
 PERCENT_WORDS = re.compile(r"\b(?:per|por|pour)[ -]?(?:cent|ciento)\b")
+SQUARED = re.compile(r"\b(?:squared|zum quadrat|al cuadrado|au carre)\b")
+CUBED = re.compile(r"\b(?:cubed|al cubo|au cube)\b")
 DECIMAL_POINTS = ("point", "komma", "coma", "virgule", "punto")
 GAPS = (" ", "-", "\u2010", "\u2011")
 
@@ -375,6 +378,7 @@ def languages_of(words):
 def reading_form(text):
     """A text as the patterns read it, see above."""
     text = PERCENT_WORDS.sub("percent", without_accents(text))
+    text = CUBED.sub("^3", SQUARED.sub("^2", text))
     words = WORD.findall(text)
     return Reader(words).text()
 

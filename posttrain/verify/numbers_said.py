@@ -13,15 +13,37 @@ FACTORS = {word: Fraction(scale) for word, scale in SCALES.items()}
 FACTORS |= {word: Fraction(100) for word in HUNDREDS - {"cent", "cents"}}
 FACTORS |= {word: Fraction(12) for word in DOZENS}
 FACTORS |= {"k": Fraction(1000), "tsd": Fraction(1000), "m": Fraction(10**6), "mn": Fraction(10**6)}
+FACTORS |= {"grand": Fraction(1000)}
 FACTORS |= {"mio": Fraction(10**6), "bn": Fraction(10**9), "mrd": Fraction(10**9)}
 FACTORS |= {"%": Fraction(1, 100), "percent": Fraction(1, 100)}
 # "5k" may be 5 of something, "5 %" is said as 5; "5 million" is not 5.
 KEEP_THE_NUMBER = {"k", "m", "%", "percent", "million", "thousand"}
 
+# Words for units -> what they measure, and how many of the smallest unit they are.
+UNITS = {
+    ("length", 1): "mm millimeter millimetre milimetro millimeters millimetres milimetros",
+    ("length", 10): "cm centimeter centimetre zentimeter centimetro centimeters centimetres",
+    ("length", 1000): "m meter metre metro meters metres metern metros",
+    (
+        "length",
+        10**6,
+    ): "km kilometer kilometre kilometro kilometers kilometres kilometern kilometros",
+    ("weight", 1): "mg milligram milligramm miligramo milligramme milligrams miligramos",
+    ("weight", 1000): "g gram gramm gramo gramme grams gramos grammes",
+    ("weight", 10**6): "kg kilo kilogram kilogramm kilogramo kilogramme kilos kilograms kilogramos",
+    ("weight", 10**9): "ton tonne tonelada tonnen tons tonnes toneladas",
+    ("volume", 1): "ml milliliter millilitre mililitro milliliters millilitres mililitros",
+    ("volume", 10): "cl centiliter centilitre zentiliter centilitro centilitres",
+    ("volume", 1000): "l liter litre litro liters litres litern litros",
+    ("money", 1): "cent cents ct pence centimo centimos centime centimes",
+    ("money", 100): "$ € £ euro euros eur dollar dollars dolar dolares usd pound pounds gbp",
+}
+UNIT_OF_WORD = {word: unit for unit, words in UNITS.items() for word in words.split()}
 DIGITS = r"\d+(?:[.,]\d+)*"
 FRACTION_WORD = alternatives(FRACTION_WORDS)
 SCALE = alternatives(FACTORS)
 SCALE_WORDS = [word for word, factor in FACTORS.items() if factor > 1 and len(word) > 1]
+SCALE_WORDS.remove("grand")  # without a number it is a grand hotel
 PHRASE = re.compile(
     rf"(?P<number>{DIGITS})(?P<exponent>e[-+]?\d{{1,3}}(?!\w))?"
     r"(?: ?/ ?(?P<below>\d{1,9})(?!/?\d)"  # 3/4
@@ -53,6 +75,9 @@ RANGE = re.compile(
     rf"(?<!\d)(?<!\d[.,])({SHORT_DIGITS})"
     rf" ?(?:-|–|—|to|and|bis|a|or|oder|ou|o) ?({SHORT_DIGITS})(?!\d)"
 )
+UNIT_WORD = alternatives(map(re.escape, UNIT_OF_WORD))
+UNIT_BEHIND = re.compile(rf"(?: of)?(?: an?| de| d['’])? ?({UNIT_WORD})(?!\w)")
+ONE_UNIT = re.compile(rf"\b(?:an?|ein\w{{0,2}}|un[ae]?) ({UNIT_WORD})(?!\w)")
 LONGEST = 60  # digits; a longer number is compared as a text
 
 
@@ -103,7 +128,7 @@ def phrase_values(match, in_call=False):
     if groups["part"]:
         scale = FACTORS.get(groups["part_scale"], 1)
         return {Fraction(FRACTION_WORDS[groups["part"]]) * scale}
-    values = plain_readings(groups["number"]) if in_call else readings(groups["number"])
+    values = plain_readings(groups["number"]) if in_call else values_in_text(match)
     if groups["exponent"]:
         values = {value * Fraction("1" + groups["exponent"]) for value in values}
     whole = values
@@ -121,6 +146,13 @@ def phrase_values(match, in_call=False):
         return scaled
     kept = values if groups["scale"] in KEEP_THE_NUMBER else set()
     return scaled | kept | ({rest} if rest else set())
+
+
+def values_in_text(match):
+    """The values of the number in a match of PHRASE; "12,5 %" and "12,5 kg" are no lists."""
+    digits = match["number"]
+    is_measured = match["scale"] or UNIT_BEHIND.match(match.string, match.end())
+    return is_measured and single_readings(digits) or readings(digits)
 
 
 def bare_values(groups):
@@ -175,6 +207,20 @@ def numbers_said(text):
         for match in pattern.finditer(text):
             numbers |= readings(re.sub(r"\D", "", match[0].replace("oh", "0")))
     return numbers
+
+
+def measures_said(text):
+    """(what is measured, number of the smallest unit) of "5 km", "half a litre", "$19.99"."""
+    measures = set()
+    for match in PHRASE.finditer(text):
+        behind = UNIT_BEHIND.match(text, match.end())
+        unit = behind[1] if behind else text[match.start() - 1 : match.start()]
+        if unit in UNIT_OF_WORD:
+            kind, size = UNIT_OF_WORD[unit]
+            measures |= {(kind, value * size) for value in phrase_values(match)}
+    for match in ONE_UNIT.finditer(text):
+        measures.add(UNIT_OF_WORD[match[1]])
+    return measures
 
 
 def ranges_said(text):

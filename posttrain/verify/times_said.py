@@ -7,7 +7,7 @@ where a phrase stands, and all that it may mean.
 import re
 from fractions import Fraction
 
-from posttrain.verify.number_words import MARKS, MONTHS
+from posttrain.verify.number_words import MARKS, MONTHS, alternatives
 
 # ---- dates ---------------------------------------------------------------------------------------
 
@@ -57,8 +57,20 @@ MONTHS_OF_YEARS = compiled(
     (r"\b<MONTH>(?:,?<OF> <YEAR>)?", "my"),
     (r"<ALONE><YEAR>-(\d\d)(?!-?\d)", "ym"),
     (r"<ALONE>(\d{1,2})/<YEAR>", "my"),
+    # The end of a card: "expiring 08/27".
+    (r"\b(?:exp|valid|gultig|ablauf|vence|caduc|valable)[^\d\n]{0,20}(\d\d)/(\d\d)(?!/?\d)", "my"),
 )
 YEAR_ALONE = re.compile(r"(?<!\d)(?<!\d[.,])((?:19|20)\d\d)(?![.,]?\d)")
+DAYS_WITH_A_NAME = {
+    (1, 1): "new year's day|neujahr|ano nuevo|jour de l'an",
+    (2, 14): "valentine's day|valentinstag|san valentin|saint-valentin",
+    (10, 31): "halloween",
+    (12, 24): "christmas eve|heiligabend|heiliger abend|nochebuena|reveillon de noel",
+    (12, 25): "christmas day|christmas|navidad|noel",
+    (12, 31): "new year's eve|silvester|nochevieja|saint-sylvestre",
+}
+HOLIDAYS = {name: day for day, names in DAYS_WITH_A_NAME.items() for name in names.split("|")}
+HOLIDAY = re.compile(filled(rf"\b({alternatives(HOLIDAYS)})\b(?:,?<OF> <YEAR>)?"))
 # "may" and "march" are other words too: before one of these they are no month.
 VERB = re.compile(r"\b(?:may|march) (?:i|you|we|he|she|they|it|not|be|have|also|on|to|the)\b")
 
@@ -98,11 +110,8 @@ def date_of(groups, way):
     part = dict(zip(way, groups))
     month = MONTHS.get(part["m"]) or int(part["m"])
     day = int(part["d"])
-    year = int(part.get("y") or 0)
-    if 0 < year < 100:
-        year += 2000
     is_date = 1 <= month <= 12 and 1 <= day <= 31
-    return (year or None, month, day) if is_date else None
+    return (year_of(part.get("y")), month, day) if is_date else None
 
 
 def months_of(text):
@@ -114,7 +123,22 @@ def months_of(text):
             part = dict(zip(way, match.groups()))
             month = MONTHS.get(part["m"]) or int(part["m"])
             if 1 <= month <= 12:
-                yield match, (int(part["y"]) if part["y"] else None, month)
+                yield match, (year_of(part["y"]), month)
+
+
+def year_of(digits):
+    """The year in digits, "27" and "2027" alike; None for none."""
+    year = int(digits or 0)
+    if 0 < year < 100:
+        year += 2000
+    return year or None
+
+
+def holidays_of(text):
+    """(match, date) of the days that have a name, like Christmas Eve."""
+    for match in HOLIDAY.finditer(text.replace("’", "'")):
+        month, day = HOLIDAYS[match[1]]
+        yield match, (year_of(match[2]), month, day)
 
 
 # ---- times of day, in seconds since midnight -----------------------------------------------------
@@ -156,6 +180,7 @@ CLOCKS = compiled(
     (r"<START>(\d{1,2})\.(\d\d) ?uhr\b", "hm"),
     (r"<START>(\d{1,2}) ([0-5]\d)(?=<PART_AHEAD>)", "hm"),
     (r"<START><FEW> (?:past|after|nach) <HOUR>", "+h"),
+    (r"\b(half) <HOUR>", "+h"),  # British: "half seven" is 7:30
     (r"<START><FEW> (?:to|before|till|of|vor) <HOUR>", "-h"),
     (r"\b(?:3 quarter|dreiviertel) <HOUR>", "3h"),
     (r"\b(?:<FEW> (vor|nach) )?halb <HOUR>", "~vh"),
@@ -183,11 +208,14 @@ BEHIND_AN_HOUR = (
     "every the works at de am bis morgen heute monday tuesday wednesday thursday friday saturday "
     "sunday"
 ).split()
+# "Set my alarm for 7": for an alarm these words are followed by an hour too.
+ALARM = r"\b(?:alarm|alarma|wake|wecker|weck|despert\w*|despiert\w*|reveil\w*)\b[^\d.;!?\n]{0,30}"
+ALARM += r"\b(?:for|on|auf|fur|para|a|pour) "
 MARK = f"[\\n{re.escape(MARKS)}]"
 BARE_HOUR = re.compile(
     r"(?<!\d)(?<!\d[:.,/-])(\d{1,2})"
     rf"(?= ?(?:-|–|to|until|till|bis) ?\d{{1,2}}(?![:.,/-]?\d) ?(?:$|{MARK}))|"  # 9 to 5
-    rf"(?:\b(?:{'|'.join(BEFORE_AN_HOUR)}) |-)"
+    rf"(?:\b(?:{'|'.join(BEFORE_AN_HOUR)}) |{ALARM}|-)"
     r"(\d{1,2})(?![\d:.,/%]\d|\d|%| ?(?:[ap]\.?m|uhr|heure|h)\b)"
     rf"(?= ?(?:$|{MARK}"
     rf"|(?:and(?! half| quarter)|{'|'.join(BEHIND_AN_HOUR)})\b))"
@@ -303,7 +331,8 @@ UNIT = rf"({'|'.join([*SECONDS, *MONTH_COUNTS])})"
 AMOUNT = (
     r"(?:(\d+(?:[.,]\d+)?)(?: (?:and )?(?:a |1 )?(half|quarter|\d/\d{1,2}))?"
     r"|(half|(?:3 )?quarter)"
-    r"|(?:an?|one|next|this|the|per|last|past|coming|every|each|une?|una|eine[rnm]?|la|le|el)\b)"
+    r"|(?:an?|one|next|this|the|per|last|past|coming|every|each|une?|una|eine[rnm]?|la|le|el)\b"
+    r"|(?=(?:hour|day|week|month|year) and half))"  # "hora y media"
 )
 DURATION = re.compile(
     rf"\b{AMOUNT}(?: of)?(?: an?| de| d'une| d['’]| einer)?[ -]?{UNIT}\b"
