@@ -61,10 +61,12 @@ ZEROS_AHEAD = re.compile(r"(?<!\d)(?<!\d[.,:/-])0\d+(?![.,:/-]?\d)")
 # Fields that hold "7*8+101"; elsewhere a text is one where it has a sign that no id or date has.
 EXPRESSION_FIELDS = {"expression", "expr", "formula", "equation", "calculation", "math"}
 EXPRESSION = re.compile(r"(?=.*\d ?[*+^×÷])[\d\s.,()*+/^×÷=-]+")
+SHARE = re.compile(r"(?<![\d.,/])(\d{1,9})/(\d{1,9})(?![\d.,/])")
 SIGNS = re.compile(r"[\s()*+/^×÷=%-]+")
 MONTH_AND_DAY = re.compile(r"\d\d-\d\d")
 DURATION_FIELDS = {"duration", "length", "timer"}
 LENGTH = re.compile(r"(\d{1,3}):([0-5]\d)(?::([0-5]\d))?")
+PRICE_FIELDS = {"amount", "price", "total", "bill", "cost"}  # here "forty-two fifty" is 42.50
 COUNT_FIELDS = {"quantity", "qty", "count"}
 PERCENT_FIELDS = {"percent", "percentage", "pct"}
 ARTICLE = re.compile(r"\b(?:an?|ein\w{0,2}|un[ae]?)\b")
@@ -74,7 +76,7 @@ NAMES_OF_ONE = {
     "children": "child|kind|nino|nina|hijo|hija|enfant",
     "adults": "adult|erwachsene[rn]?|adulto|adulta|adulte",
     "infants": "infant|baby|bebe",
-    "rooms": "(?:single |double )?room|(?:einzel|doppel)?zimmer|habitacion|chambre",
+    "rooms": "(?:[12] )?room|(?:einzel|doppel)?zimmer|habitacion|chambre",
     "bags": "(?:checked )?(?:bag|suitcase)|koffer|gepackstuck|maleta|valise",
     "tickets": "ticket|karte|fahrkarte|entrada|billete?",
 }
@@ -136,6 +138,7 @@ class Conversation:
         self.letters_of_form = Letters(self.form)
         self.numbers = numbers_said.numbers_said(self.form)
         self.endless = [number for number in self.numbers if numbers_said.has_no_end(number)]
+        self.spoken_prices = numbers_said.spoken_prices(self.form)
         self.measures = numbers_said.measures_said(self.form)
         self.ranges = numbers_said.ranges_said(self.form)
         self.dates = self.dates_said()
@@ -213,6 +216,10 @@ class Conversation:
         form = reading_form(value)
         if "%" in self.form or "percent" in self.form:
             form = re.sub(r"/100(?!\d)", "", form)
+        for upper, lower in SHARE.findall(form):
+            share = Fraction(int(upper), int(lower) or 1)
+            if share.denominator > 1 and share in self.numbers:
+                form = re.sub(rf"(?<!\d){upper}/{lower}(?!\d)", "", form)
         return all(self.says_word(word) for word in SIGNS.split(form) if re.search(r"\d", word))
 
     def lasts_so_long(self, value):
@@ -238,8 +245,10 @@ class Conversation:
         """Is a number said? value: as JSON writes it, without its sign."""
         digits, _, exponent = value.partition("e")
         digits = digits.strip(".,")
-        if len(digits) > numbers_said.LONGEST or self.is_long_id(digits):
+        if len(digits) > numbers_said.LONGEST:
             return self.letters.has(digits)
+        if self.is_long_id(digits) or self.is_word_with_zeros(digits):
+            return True
         factor = Fraction(f"1e{exponent or 0}")
         values = {number * factor for number in numbers_said.plain_readings(digits)}
         if values & self.numbers:
@@ -259,6 +268,10 @@ class Conversation:
     def is_long_id(self, digits):
         return digits.isdigit() and len(digits) >= LONG_ID and self.letters.has(digits)
 
+    def is_word_with_zeros(self, digits):
+        """Is "040004" said as one word, "04-00-04"?"""
+        return digits.startswith("0") and digits in map(letters_and_digits, self.words)
+
     def is_share(self, digits):
         """Is a number 1/3, or the like, rounded?"""
         return any(numbers_said.is_rounded(digits, number) for number in self.endless)
@@ -268,6 +281,22 @@ class Conversation:
 
         {"month": 2} for February, {"minutes": 90} for an hour and a half, {"percent": 50} for half.
         """
+        if self.is_part_of_time(number, field):
+            return True
+        if field & PERCENT_FIELDS and number / 100 in self.numbers:
+            return True
+        if field & PRICE_FIELDS and number in self.spoken_prices:
+            return True
+        if field & COUNT_FIELDS and number == 1 and ARTICLE.search(self.form):
+            return True
+        if number == 1 and any(ONE_OF[word].search(self.form) for word in field & ONE_OF.keys()):
+            return True
+        if any(self.measures_so_much(number, word) for word in field & UNIT_OF_WORD.keys()):
+            return True
+        return any(self.lasts(number, unit) for unit in field & UNIT_FIELDS.keys())
+
+    def is_part_of_time(self, number, field):
+        """Is a number the month, the year, the hour or the minute of a date or a time?"""
         if "month" in field and any(number == month for _, month in self.months):
             return True
         if "year" in field and any(number == year for year, _ in self.months):
@@ -277,17 +306,7 @@ class Conversation:
         hours = {second // 3600 for second in self.clocks}
         if "hour" in field and number in hours | {hour % 12 or 12 for hour in hours}:
             return True
-        if "minute" in field and number in {second // 60 % 60 for second in self.clocks}:
-            return True
-        if field & PERCENT_FIELDS and number / 100 in self.numbers:
-            return True
-        if field & COUNT_FIELDS and number == 1 and ARTICLE.search(self.form):
-            return True
-        if number == 1 and any(ONE_OF[word].search(self.form) for word in field & ONE_OF.keys()):
-            return True
-        if any(self.measures_so_much(number, word) for word in field & UNIT_OF_WORD.keys()):
-            return True
-        return any(self.lasts(number, unit) for unit in field & UNIT_FIELDS.keys())
+        return "minute" in field and number in {second // 60 % 60 for second in self.clocks}
 
     def may_be_part_of_date(self, number, field):
         """Is a number a day, a month or a year of the calendar? "days" are counted: not these."""

@@ -227,7 +227,8 @@ def alternatives(words):
 
 GERMAN_PIECE = re.compile(alternatives([*GERMAN_CARDINALS, "hundert", "tausend", "und"]))
 GERMAN_NUMBER = re.compile(
-    rf"((?:{GERMAN_PIECE.pattern})*?)(?:({alternatives(GERMAN_ORDINALS)})e[nrsm]?|(einhalb|mal))?"
+    rf"((?:{GERMAN_PIECE.pattern})*?)"
+    rf"(?:({alternatives(GERMAN_ORDINALS)})e[nrsm]?|(einhalb(?:tausend)?|mal))?"
 )
 LONGEST_GERMAN = 60  # letters; no longer word is tried
 
@@ -348,6 +349,8 @@ def german_number(word):
     number += group + GERMAN_ORDINALS.get(ordinal, 0)
     if half == "einhalb":
         return f"{number}.5", ""
+    if half == "einhalbtausend":
+        return f"{number}500", ""
     return str(number), "th" if ordinal else ""
 
 
@@ -356,6 +359,8 @@ def german_number(word):
 WORD = re.compile(r"[^\W\d_]+|\d+(?:[.,]\d+)*|.", re.DOTALL)
 VULGAR = re.compile(r"(?<=\d)([¼½¾⅓⅔⅛⅜⅝⅞])")
 PERCENT_WORDS = re.compile(r"\b(?:per|por|pour)[ -]?(?:cent|ciento)\b")
+# "1 300,75"
+SPACED_PRICE = re.compile(r"(?<!\d)(?<!\d[.,])\d{1,3}(?:[ '’]\d{3}){1,5}(?=[.,]\d\d(?!\d))")
 SQUARED = re.compile(r"\b(?:squared|zum quadrat|al cuadrado|au carre)\b")
 CUBED = re.compile(r"\b(?:cubed|al cubo|au cube)\b")
 DECIMAL_POINTS = ("point", "komma", "coma", "virgule", "punto")
@@ -379,6 +384,7 @@ def reading_form(text):
     """A text as the patterns read it, see above."""
     text = PERCENT_WORDS.sub("percent", without_accents(text))
     text = CUBED.sub("^3", SQUARED.sub("^2", text))
+    text = SPACED_PRICE.sub(lambda match: re.sub(r"\D", "", match[0]), text)
     words = WORD.findall(text)
     return Reader(words).text()
 

@@ -63,10 +63,10 @@ COMMA_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 POINT_THOUSANDS = re.compile(r"\d{1,3}(?:\.\d{3})+(?:,\d+)?")
 # "a litre and a half", "2 cups and a half".
 WITH_HALF = re.compile(
-    rf"\b(\d{{1,9}}|an?|ein\w{{0,2}}|un[ae]?|(?=kilo|litro|metro)) ?[^\W\d_]+"
+    rf"\b(\d{{1,9}}|an?|ein\w{{0,2}}|un[ae]?|(?=kilo|litro|metro)) ?([^\W\d_]+)"
     rf" and (?:an? )?({FRACTION_WORD})\b"
 )
-SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:[ '’]\d{3}){1,5}(?![\d])")
+SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:[ '’]\d{3}){1,5}(?!\d)")
 SINGLE_DIGITS = re.compile(r"(?<!\d)\d(?:[ -](?:\d|oh)){2,}(?!\w)")  # "9 oh 2"
 SPOKEN_YEAR = re.compile(r"(?<!\d)(1[3-9]|20) (\d\d)(?!\d)")
 # What is bounded here is so that hostile text is read in linear time.
@@ -77,6 +77,11 @@ RANGE = re.compile(
 )
 UNIT_WORD = alternatives(map(re.escape, UNIT_OF_WORD))
 UNIT_BEHIND = re.compile(rf"(?: of)?(?: an?| de| d['’])? ?({UNIT_WORD})(?!\w)")
+BIG_MONEY = alternatives(
+    [re.escape(w) for w, unit in UNIT_OF_WORD.items() if unit == ("money", 100)]
+)
+PRICE = re.compile(rf"(?<!\d)(?<!\d[.,])(\d{{1,9}}) ?({BIG_MONEY})(?: and)? (\d\d)(?![.,:]?\d|\w)")
+SPOKEN_PRICE = re.compile(r"(?<!\d)(?<!\d[ .,:-])(\d{1,3}) (\d\d)(?![ .,:-]?\d|\w)")
 ONE_UNIT = re.compile(rf"\b(?:an?|ein\w{{0,2}}|un[ae]?) ({UNIT_WORD})(?!\w)")
 LONGEST = 60  # digits; a longer number is compared as a text
 
@@ -198,29 +203,60 @@ def numbers_said(text):
     phrases = {match[0]: match for match in PHRASE.finditer(text)}  # each only once
     for match in phrases.values():
         numbers |= phrase_values(match)
+    numbers |= {price for price, _ in prices_said(text)}
     for match in SINGLE_PART.finditer(text):
         numbers.add(Fraction(1, max(int(match[1]), 1)))
     for match in WITH_HALF.finditer(text):
-        whole = int(match[1]) if match[1].isdigit() else 1
-        numbers.add(whole + Fraction(FRACTION_WORDS[match[2]]))
+        numbers.add(with_half(match))
     for pattern in (SPACED_THOUSANDS, SINGLE_DIGITS, SPOKEN_YEAR):
         for match in pattern.finditer(text):
-            numbers |= readings(re.sub(r"\D", "", match[0].replace("oh", "0")))
+            digits = re.sub(r"[^\d.,]", "", match[0].replace("oh", "0"))
+            numbers |= single_readings(digits)
     return numbers
+
+
+def with_half(match):
+    """The value of a match of WITH_HALF: 1.5 for "a litre and a half"."""
+    whole = int(match[1]) if match[1].isdigit() else 1
+    return whole + Fraction(FRACTION_WORDS[match[3]])
+
+
+def spoken_prices(text):
+    """Two numbers that stand beside each other may be a price: "forty-two fifty"."""
+    return {Fraction(f"{whole}.{cents}") for whole, cents in SPOKEN_PRICE.findall(text)}
+
+
+def prices_said(text):
+    """(value, unit) of "8 euros 50" and of "8 € 50"."""
+    for match in PRICE.finditer(text):
+        yield Fraction(f"{match[1]}.{match[3]}"), match[2]
 
 
 def measures_said(text):
     """(what is measured, number of the smallest unit) of "5 km", "half a litre", "$19.99"."""
-    measures = set()
+    pairs = [(with_half(match), match[2]) for match in WITH_HALF.finditer(text)]
+    pairs += prices_said(text)
     for match in PHRASE.finditer(text):
-        behind = UNIT_BEHIND.match(text, match.end())
-        unit = behind[1] if behind else text[match.start() - 1 : match.start()]
+        unit = unit_at(match, text)
+        pairs += [(value, unit) for value in phrase_values(match)]
+    pairs += [(1, match[1]) for match in ONE_UNIT.finditer(text)]
+    measures = set()
+    for value, unit in pairs:
         if unit in UNIT_OF_WORD:
             kind, size = UNIT_OF_WORD[unit]
-            measures |= {(kind, value * size) for value in phrase_values(match)}
-    for match in ONE_UNIT.finditer(text):
-        measures.add(UNIT_OF_WORD[match[1]])
+            measures.add((kind, value * size))
     return measures
+
+
+def unit_at(match, text):
+    """The unit behind a match of PHRASE, or the sign of money before it; "" for none."""
+    behind = UNIT_BEHIND.match(text, match.end())
+    if behind:
+        return behind[1]
+    if match["scale"] == "m":
+        return "m"  # "3 m" may be metres or millions
+    before = text[match.start() - 1 : match.start()]
+    return before if before in "$€£" else ""
 
 
 def ranges_said(text):

@@ -188,7 +188,8 @@ CLOCKS = compiled(
     (r"\blas? (\d{1,2}) and <FEW>(?!:?\d)", "h+"),
     (r"\b(\d{1,2}) (?:heure )?(?:menos|moins) (?:le )?<FEW>\b", "h-"),
     (
-        r"\b(?:at|by|around|about|until|till|from|to|um|las|for) (\d{1,2}) ([0-5]\d)\b",
+        r"\b(?:at|by|around|about|until|till|from|to|um|gegen|vers|las|for|it|say|hour:|time:)"
+        r" (\d{1,2}) ([0-5]\d)\b",
         "hm",
     ),
 )
@@ -338,7 +339,11 @@ DURATION = re.compile(
     rf"\b{AMOUNT}(?: of)?(?: an?| de| d'une| d['’]| einer)?[ -]?{UNIT}\b"
     r"(?: and (?:an? )?(half|quarter)\b)?"
 )
-HOURS_AND_MINUTES = re.compile(r"(?<!\w)(?<!\d\.)(\d{1,3})(?:h| hour | heure )(\d\d)()(?!\w)")
+HOURS_AND_MINUTES = re.compile(
+    r"(?<!\w)(?<!\d\.)(\d{1,3})(?:h| hour | heure )(?:and )?(\d\d)()(?!\w)"
+)
+ONE_HOUR = re.compile(r"\b(?:an?|eine|una|une) (?=hour )")
+
 SHORT_DURATION = re.compile(
     r"(?<![\w.])(?:(\d{1,3})d)?(?: ?(\d{1,4})h)?(?: ?(\d{1,4})m(?:in)?)?(?: ?(\d{1,5})s)?(?!\w)"
 )
@@ -377,6 +382,7 @@ def duration_phrases(text):
         yield (start, last), total
     for match in DAY_WORD.finditer(text):
         yield match.span(), ("seconds", Fraction(SECONDS["day"] * DAY_WORDS[match[1]]))
+    text = ONE_HOUR.sub(lambda match: "1 ".rjust(len(match[0])), text)
     for pattern in (SHORT_DURATION, HOURS_AND_MINUTES, ISO_DURATION):
         for match in pattern.finditer(text):
             if any(match.groups()):

@@ -338,7 +338,7 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/verify/conversation.py",
-        "Conversation.follows_from_field",
+        "Conversation.is_part_of_time",
         "'month' in field and any(number == month for _, month in self.months)",
         "any(number == month for _, month in self.months)",
         ["tests/verify/test_honest_calls.py::test_an_invented_call"],
@@ -579,6 +579,34 @@ MUTANTS = [
         "year_of",
         "0 < year < 100",
         "False",
+        ["tests/verify/test_honest_calls.py::test_an_honest_call"],
+    ),
+    Mutant(
+        "posttrain/verify/conversation.py",
+        "Conversation.says_numbers_between_signs",
+        "share.denominator > 1 and share in self.numbers",
+        "share in self.numbers",
+        ["tests/verify/test_honest_calls.py::test_an_invented_call"],
+    ),
+    Mutant(
+        "posttrain/verify/conversation.py",
+        "Conversation.is_word_with_zeros",
+        "digits in map(letters_and_digits, self.words)",
+        "self.letters.has(digits)",
+        ["tests/verify/test_honest_calls.py::test_an_invented_call"],
+    ),
+    Mutant(
+        "posttrain/verify/conversation.py",
+        "Conversation.follows_from_field",
+        "field & PRICE_FIELDS and number in self.spoken_prices",
+        "number in self.spoken_prices",
+        ["tests/verify/test_honest_calls.py::test_an_invented_call"],
+    ),
+    Mutant(
+        "posttrain/verify/numbers_said.py",
+        "measures_said",
+        "pairs += prices_said(text)",
+        "pass",
         ["tests/verify/test_honest_calls.py::test_an_honest_call"],
     ),
     Mutant(
