@@ -198,8 +198,8 @@ class Conversation:
         if words_of_field(field) & DURATION_FIELDS and self.lasts_so_long(value):
             return True
         if MONTH_AND_DAY.fullmatch(value) and words_of_field(field) & DATE_FIELDS:
-            month, day = value.split("-")
-            return self.says_date((None, int(month), int(day)))
+            date = times_said.date_of(value.split("-"), "md")
+            return date is not None and self.says_date(date)
         return not number and self.has_letters(value) or self.says_phrases(value)
 
     def keeps_zeros(self, value, field=""):

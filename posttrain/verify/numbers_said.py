@@ -76,7 +76,7 @@ RANGE = re.compile(
     rf" ?(?:-|–|—|to|and|bis|a|or|oder|ou|o) ?({SHORT_DIGITS})(?!\d)"
 )
 UNIT_WORD = alternatives(map(re.escape, UNIT_OF_WORD))
-UNIT_BEHIND = re.compile(rf"(?: of)?(?: an?| de| d['’])? ?({UNIT_WORD})(?!\w)")
+UNIT_BEHIND = re.compile(rf"(?: of)?(?: an?| de| d['’])?[ -]?({UNIT_WORD})(?!\w)")
 BIG_MONEY = alternatives(
     [re.escape(w) for w, unit in UNIT_OF_WORD.items() if unit == ("money", 100)]
 )

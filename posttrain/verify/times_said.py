@@ -7,7 +7,7 @@ where a phrase stands, and all that it may mean.
 import re
 from fractions import Fraction
 
-from posttrain.verify.number_words import MARKS, MONTHS, alternatives
+from posttrain.verify.number_words import MARKS, MONTHS, alternatives, reading_form
 
 # ---- dates ---------------------------------------------------------------------------------------
 
@@ -65,11 +65,16 @@ DAYS_WITH_A_NAME = {
     (1, 1): "new year's day|neujahr|ano nuevo|jour de l'an",
     (2, 14): "valentine's day|valentinstag|san valentin|saint-valentin",
     (10, 31): "halloween",
-    (12, 24): "christmas eve|heiligabend|heiliger abend|nochebuena|reveillon de noel",
+    (
+        12,
+        24,
+    ): "christmas eve|heiligabend|heiliger abend|heiligen abend|nochebuena|reveillon de noel",
     (12, 25): "christmas day|christmas|navidad|noel",
     (12, 31): "new year's eve|silvester|nochevieja|saint-sylvestre",
 }
-HOLIDAYS = {name: day for day, names in DAYS_WITH_A_NAME.items() for name in names.split("|")}
+HOLIDAYS = {
+    reading_form(name): day for day, names in DAYS_WITH_A_NAME.items() for name in names.split("|")
+}
 HOLIDAY = re.compile(filled(rf"\b({alternatives(HOLIDAYS)})\b(?:,?<OF> <YEAR>)?"))
 # "may" and "march" are other words too: before one of these they are no month.
 VERB = re.compile(r"\b(?:may|march) (?:i|you|we|he|she|they|it|not|be|have|also|on|to|the)\b")
@@ -129,7 +134,7 @@ def months_of(text):
 def year_of(digits):
     """The year in digits, "27" and "2027" alike; None for none."""
     year = int(digits or 0)
-    if 0 < year < 100:
+    if digits and len(digits) == 2:
         year += 2000
     return year or None
 

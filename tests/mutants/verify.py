@@ -577,7 +577,7 @@ MUTANTS = [
     Mutant(
         "posttrain/verify/times_said.py",
         "year_of",
-        "0 < year < 100",
+        "digits and len(digits) == 2",
         "False",
         ["tests/verify/test_honest_calls.py::test_an_honest_call"],
     ),
