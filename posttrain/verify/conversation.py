@@ -147,7 +147,7 @@ class Conversation:
         self.clocks = self.clocks_said()
         self.durations = {length for _, length in times_said.duration_phrases(self.form)}
         self.any_date = bool(times_said.RELATIVE.search(self.form))
-        self.near_years = self.years_near_those_said()
+        self.near_years = self.years_that_may_be_meant()
         self.any_time = bool(times_said.RELATIVE_TIME.search(self.form))
 
     def dates_said(self):
@@ -160,7 +160,7 @@ class Conversation:
         with_year = {(month, day) for year, month, day in dates if year}
         return {date for date in dates if date[0] or date[1:] not in with_year}
 
-    def years_near_those_said(self):
+    def years_that_may_be_meant(self):
         years = {year + shift for year in self.years_said() for shift in YEARS_FROM_THOSE_SAID}
         this_year = datetime.date.today().year
         return years | {this_year + shift for shift in YEARS_FROM_NOW}

@@ -19,26 +19,27 @@ FACTORS |= {"%": Fraction(1, 100), "percent": Fraction(1, 100)}
 # "5k" may be 5 of something, "5 %" is said as 5; "5 million" is not 5.
 KEEP_THE_NUMBER = {"k", "m", "%", "percent", "million", "thousand"}
 
-# Words for units -> what they measure, and how many of the smallest unit they are.
-UNITS = {
-    ("length", 1): "mm millimeter millimetre milimetro millimeters millimetres milimetros",
-    ("length", 10): "cm centimeter centimetre zentimeter centimetro centimeters centimetres",
-    ("length", 1000): "m meter metre metro meters metres metern metros",
+# Units: what they measure, how many of the smallest unit they are, and words for them.
+UNITS = (
+    ("length", 1, "mm millimeter millimetre milimetro millimeters millimetres milimetros"),
+    ("length", 10, "cm centimeter centimetre zentimeter centimetro centimeters centimetres"),
+    ("length", 1000, "m meter metre metro meters metres metern metros"),
     (
         "length",
         10**6,
-    ): "km kilometer kilometre kilometro kilometers kilometres kilometern kilometros",
-    ("weight", 1): "mg milligram milligramm miligramo milligramme milligrams miligramos",
-    ("weight", 1000): "g gram gramm gramo gramme grams gramos grammes",
-    ("weight", 10**6): "kg kilo kilogram kilogramm kilogramo kilogramme kilos kilograms kilogramos",
-    ("weight", 10**9): "ton tonne tonelada tonnen tons tonnes toneladas",
-    ("volume", 1): "ml milliliter millilitre mililitro milliliters millilitres mililitros",
-    ("volume", 10): "cl centiliter centilitre zentiliter centilitro centilitres",
-    ("volume", 1000): "l liter litre litro liters litres litern litros",
-    ("money", 1): "cent cents ct pence centimo centimos centime centimes",
-    ("money", 100): "$ € £ euro euros eur dollar dollars dolar dolares usd pound pounds gbp",
-}
-UNIT_OF_WORD = {word: unit for unit, words in UNITS.items() for word in words.split()}
+        "km kilometer kilometre kilometro kilometers kilometres kilometern kilometros",
+    ),
+    ("weight", 1, "mg milligram milligramm miligramo milligramme milligrams miligramos"),
+    ("weight", 1000, "g gram gramm gramo gramme grams gramos grammes"),
+    ("weight", 10**6, "kg kilo kilogram kilogramm kilogramo kilogramme kilos kilograms kilogramos"),
+    ("weight", 10**9, "ton tonne tonelada tonnen tons tonnes toneladas"),
+    ("volume", 1, "ml milliliter millilitre mililitro milliliters millilitres mililitros"),
+    ("volume", 10, "cl centiliter centilitre zentiliter centilitro centilitres"),
+    ("volume", 1000, "l liter litre litro liters litres litern litros"),
+    ("money", 1, "cent cents ct pence centimo centimos centime centimes"),
+    ("money", 100, "$ € £ euro euros eur dollar dollars dolar dolares usd pound pounds gbp"),
+)
+UNIT_OF_WORD = {word: (kind, size) for kind, size, words in UNITS for word in words.split()}
 DIGITS = r"\d+(?:[.,]\d+)*"
 FRACTION_WORD = alternatives(FRACTION_WORDS)
 SCALE = alternatives(FACTORS)
@@ -78,7 +79,7 @@ RANGE = re.compile(
 UNIT_WORD = alternatives(map(re.escape, UNIT_OF_WORD))
 UNIT_BEHIND = re.compile(rf"(?: of)?(?: an?| de| d['’])?[ -]?({UNIT_WORD})(?!\w)")
 BIG_MONEY = alternatives(
-    [re.escape(w) for w, unit in UNIT_OF_WORD.items() if unit == ("money", 100)]
+    [re.escape(word) for word, unit in UNIT_OF_WORD.items() if unit == ("money", 100)]
 )
 PRICE = re.compile(rf"(?<!\d)(?<!\d[.,])(\d{{1,9}}) ?({BIG_MONEY})(?: and)? (\d\d)(?![.,:]?\d|\w)")
 SPOKEN_PRICE = re.compile(r"(?<!\d)(?<!\d[ .,:-])(\d{1,3}) (\d\d)(?![ .,:-]?\d|\w)")

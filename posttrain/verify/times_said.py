@@ -58,22 +58,30 @@ MONTHS_OF_YEARS = compiled(
     (r"<ALONE><YEAR>-(\d\d)(?!-?\d)", "ym"),
     (r"<ALONE>(\d{1,2})/<YEAR>", "my"),
     # The end of a card: "expiring 08/27".
-    (r"\b(?:exp|valid|gultig|ablauf|vence|caduc|valable)[^\d\n]{0,20}(\d\d)/(\d\d)(?!/?\d)", "my"),
+    (
+        r"\b(?:exp(?:ir|\b)|valid|gultig|ablauf|vence|caduc|valable)[^\d\n]{0,20}"
+        r"(\d\d)/(\d\d)(?!/?\d)",
+        "my",
+    ),
 )
 YEAR_ALONE = re.compile(r"(?<!\d)(?<!\d[.,])((?:19|20)\d\d)(?![.,]?\d)")
-DAYS_WITH_A_NAME = {
-    (1, 1): "new year's day|neujahr|ano nuevo|jour de l'an",
-    (2, 14): "valentine's day|valentinstag|san valentin|saint-valentin",
-    (10, 31): "halloween",
+# Month, day and names of the days that have one.
+DAYS_WITH_A_NAME = (
+    (1, 1, "new year's day|neujahr|ano nuevo|jour de l'an"),
+    (2, 14, "valentine's day|valentinstag|san valentin|saint-valentin"),
+    (10, 31, "halloween"),
     (
         12,
         24,
-    ): "christmas eve|heiligabend|heiliger abend|heiligen abend|nochebuena|reveillon de noel",
-    (12, 25): "christmas day|christmas|navidad|noel",
-    (12, 31): "new year's eve|silvester|nochevieja|saint-sylvestre",
-}
+        "christmas eve|heiligabend|heiliger abend|heiligen abend|nochebuena|reveillon de noel",
+    ),
+    (12, 25, "christmas day|christmas|navidad|noel"),
+    (12, 31, "new year's eve|silvester|nochevieja|saint-sylvestre"),
+)
 HOLIDAYS = {
-    reading_form(name): day for day, names in DAYS_WITH_A_NAME.items() for name in names.split("|")
+    reading_form(name): (month, day)
+    for month, day, names in DAYS_WITH_A_NAME
+    for name in names.split("|")
 }
 HOLIDAY = re.compile(filled(rf"\b({alternatives(HOLIDAYS)})\b(?:,?<OF> <YEAR>)?"))
 # "may" and "march" are other words too: before one of these they are no month.
