@@ -5,7 +5,6 @@ number_words.py. What may mean two things ("3/4/2024", "at 3") counts in both me
 states has to be said in full: its day, its hour, each letter of an id.
 """
 
-import datetime
 import re
 from fractions import Fraction
 
@@ -50,11 +49,11 @@ UNIT_WORDS = {
     "timer": ("second", "minute", "hour"),
 }
 DATE_FIELDS = {"date", "birthday", "day"}
-# A relative date ("tomorrow") grants a day or a month that there is, and a year near a year that is
-# said or near now: traffic may be old, and its bookings are seldom far ahead.
+# A relative date ("tomorrow") grants a day or a month that there is, and a year near one that is
+# said or of this century. The clock is not asked: a verdict must be the same in a year from now.
 POSSIBLE = {"day": range(1, 32), "month": range(1, 13)}
 YEARS_FROM_THOSE_SAID = range(-2, 3)
-YEARS_FROM_NOW = range(-10, 4)
+YEARS_OF_USE = range(2000, 2100)
 # In these fields "02" is February, or two o'clock. Elsewhere a text of digits is an id.
 PADDED_FIELDS = {"year", "month", "day", "date", "time", "hour", "minute", "second"}
 ZEROS_AHEAD = re.compile(r"(?<!\d)(?<!\d[.,:/-])0\d+(?![.,:/-]?\d)")
@@ -162,8 +161,7 @@ class Conversation:
 
     def years_that_may_be_meant(self):
         years = {year + shift for year in self.years_said() for shift in YEARS_FROM_THOSE_SAID}
-        this_year = datetime.date.today().year
-        return years | {this_year + shift for shift in YEARS_FROM_NOW}
+        return years | {*YEARS_OF_USE}
 
     def years_said(self):
         years = {year for year, _, _ in self.dates} | {year for year, _ in self.months}
