@@ -19,7 +19,9 @@ import posttrain  # noqa: I001  (quietens the libraries, which must not be loade
 import torch
 import transformers
 
-torch.set_num_threads(1)
+from threads import one_thread
+
+one_thread()
 
 # ChatML. It knows no tools and no tool calls, so the kit's own way of writing them as text is tested with it.
 TEMPLATE = (

@@ -84,12 +84,12 @@ def load_libraries():
     """Import what takes long, quietened as the kit does it, and nothing of the kit itself."""
     sys.path.insert(0, str(ROOT))
     import posttrain  # noqa: F401, I001
-    import torch
     import accelerate  # noqa: F401
     import peft  # noqa: F401
     import transformers  # noqa: F401
+    from threads import one_thread
 
-    torch.set_num_threads(1)
+    one_thread()
     for name in [name for name in sys.modules if name.partition(".")[0] == "posttrain"]:
         del sys.modules[name]
     for folder in (str(ROOT), str(ROOT / "tests")):

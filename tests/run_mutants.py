@@ -24,15 +24,15 @@ import datasets  # noqa: F401
 import peft  # noqa: F401
 import pytest
 import scipy.stats  # noqa: F401
-import torch
 import transformers  # noqa: F401
 from mutants import MUTANTS
 from planting import plant
+from threads import one_thread
 
 WORKERS = 2
 SECONDS = 240  # a fault whose tests take longer is caught: they hang
 SECONDS_WITHOUT_FAULT = 3600  # for all of these tests together
-torch.set_num_threads(1)
+one_thread()
 sys.path.remove(str(ROOT))
 
 

@@ -105,10 +105,10 @@ def drive(stage, root, beside, argv):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     importlib.import_module(stage)
     import peft
-    import torch
+    from threads import one_thread
 
     assert peft
-    torch.set_num_threads(1)
+    one_thread()
 
     def arguments(folder):
         return [word.replace("OUT", str(folder)) for word in argv]

@@ -147,7 +147,10 @@ def test_killed_anywhere_the_run_ends_the_same(base, tmp_path, stage):
         "--pack-tokens",
         "200",
     ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "OMP_NUM_THREADS": "1",
+    }
     result = subprocess.run(
         [sys.executable, __file__, stage, tmp_path, *words],
         capture_output=True,
@@ -200,12 +203,13 @@ def cached(out):
 
 if __name__ == "__main__":
     import torch
+    from threads import one_thread
 
     from posttrain.model.load import load_policy, trained
     from posttrain.packed.reader import teach_lines
 
     # What every child would import again is imported here. No backward pass: autograd must not fork.
-    torch.set_num_threads(1)
+    one_thread()
     policy = load_policy(sys.argv[sys.argv.index("--model") + 1])
     teach_lines(policy)
     warm = trained(policy)
