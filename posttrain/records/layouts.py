@@ -164,12 +164,12 @@ def _read_tools(row, reading):
     """
     if "tools" not in row:
         return
-    definitions = row.pop("tools")
+    definitions = row["tools"]
     if definitions in (None, "", "null") and row.get("call") is None:
         row.pop("call", None)
-    tools = as_tools(definitions, reading)
-    if tools:
-        row["tools"] = tools
+    row["tools"] = as_tools(definitions, reading)
+    if row["tools"] is None:
+        del row["tools"]
 
 
 def _split_conversation(row, kind, reading):
