@@ -15,7 +15,6 @@ from posttrain.chat.thoughts import visible, with_thought_apart
 from posttrain.cli import BadInput
 from posttrain.packed.lines import line_tokens
 
-ANSWERS = ("completion", "chosen", "rejected")  # fields of records
 SHOWN = 3  # rows of each file, by --show-mask
 
 
@@ -82,11 +81,21 @@ def data_line(rows, kept, seqs, reasons):
 
 def has_thought(row):
     """Does an answer of this record come with a thought?"""
-    for field in ANSWERS:
-        for message in row.get(field) or []:
+    for field in answer_fields(row):
+        for message in row[field]:
             if with_thought_apart(message).get("reasoning_content"):
                 return True
     return False
+
+
+def answer_fields(row):
+    """The fields with the answers of a record that is trained on.
+
+    A row that KTO has made of a pair has one of its answers, and the pair as well.
+    """
+    if "completion" in row:
+        return ["completion"]
+    return [field for field in ("chosen", "rejected") if field in row]
 
 
 def thoughts_line(thinking, count, think):
@@ -110,10 +119,8 @@ def unread_calls(rows, tokenizer):
 
 def answers_of(row):
     """(message, its sequence) of each answer; of several turns the last."""
-    if "completion" in row:
-        return [(row["completion"][-1], row["seqs"][-1])]
-    answers = [row[field][-1] for field in ("chosen", "rejected") if field in row]
-    return list(zip(answers, row["seqs"]))
+    answers = [row[field][-1] for field in answer_fields(row)]
+    return list(zip(answers, row["seqs"][-len(answers) :]))
 
 
 def calls_trained_on(seq, tools, tokenizer):

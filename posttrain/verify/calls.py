@@ -18,13 +18,7 @@ import json
 import re
 
 from posttrain.chat.calls import message_calls
-from posttrain.chat.schemas import (
-    NAME_WORDS,
-    VALUE_WORDS,
-    functions_of,
-    parameters_of,
-    standard,
-)
+from posttrain.chat.schemas import NAME_WORDS, functions_of, parameters_of, standard
 from posttrain.verify.grounding import invented, spoken
 from posttrain.verify.values import Verdict, need, plain
 
@@ -163,11 +157,10 @@ def reference_error(schema):
     import referencing
     import referencing.jsonschema
 
-    schema = standard(schema)
-    resource = referencing.jsonschema.DRAFT202012.create_resource(schema)
+    resource = referencing.jsonschema.DRAFT202012.create_resource(standard(schema))
     address = resource.id() or ""
     resolver = referencing.Registry().with_resource(address, resource).resolver(address)
-    for reference in references_in(schema):
+    for reference in references_in(resource):
         try:
             resolver.lookup(reference)
         except referencing.exceptions.Unresolvable as error:
@@ -175,20 +168,13 @@ def reference_error(schema):
     return ""
 
 
-def references_in(schema, keys_are_names=False):
-    """The texts of every "$ref" in a JSON schema. keys_are_names: as in chat.schemas.standard."""
-    if isinstance(schema, list):
-        for part in schema:
-            yield from references_in(part)
-    if not isinstance(schema, dict):
-        return
-    for key, part in schema.items():
-        if key == "$ref" and isinstance(part, str) and not keys_are_names:
-            yield part
-        elif keys_are_names:
-            yield from references_in(part)
-        elif key not in VALUE_WORDS:
-            yield from references_in(part, key in NAME_WORDS)
+def references_in(resource):
+    """The texts of every "$ref" in a JSON schema, a referencing.Resource."""
+    schema = resource.contents
+    if isinstance(schema, dict) and isinstance(schema.get("$ref"), str):
+        yield schema["$ref"]
+    for part in resource.subresources():
+        yield from references_in(part)
 
 
 # ---- the verdict ---------------------------------------------------------------------------------

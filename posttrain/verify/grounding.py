@@ -76,7 +76,7 @@ def invented(arguments, schema, conversation):
 
     A value with a digit in it (a number, an id, a date, a time) must occur in the conversation (a
     text), in digits or in words, or be the default, the const or of the enum of its field in the
-    JSON schema. A date of a year near now, or near a year that is said, is granted where the
+    JSON schema. A date of this century, or near a year that is said, is granted where the
     conversation says "tomorrow". A text of digits keeps its zeros: "0042" is not "42". Words
     without a digit, true, false and null are free.
     """

@@ -352,6 +352,15 @@ def test_a_pair_of_which_one_answer_thinks():
     assert dpo.prompt_of(chosen) == dpo.prompt_of(rejected) and 1 in rejected["mask"]
 
 
+def test_thoughts_are_counted_of_the_answers_that_are_trained_on(base, tmp_path, capsys):
+    """KTO makes two rows of a pair: one of them thinks."""
+    pair = {"prompt": "a cat", "chosen": "<think>MOUSE</think>the mat", "rejected": "late"}
+    data = write(tmp_path / "rows.jsonl", [pair])
+    words = ["--model", base, "--data", data, "--out", tmp_path / "run", "--show-mask"]
+    assert run_main("kto", *words) == 0
+    assert "thoughts 1 of 2 rows have thoughts" in capsys.readouterr().out
+
+
 def test_nothing_is_said_where_no_row_thinks(base, tmp_path, capsys):
     data = write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b"}])
     run_main("sft", "--model", base, "--data", data, "--out", tmp_path / "run", "--show-mask")

@@ -3,6 +3,15 @@
 from planting import Mutant
 
 MUTANTS = [
+    Mutant(
+        "posttrain/train/rows.py",
+        "answer_fields",
+        '"completion" in row',
+        "False",
+        [
+            "tests/chat/test_thoughts.py::test_thoughts_are_counted_of_the_answers_that_are_trained_on"
+        ],
+    ),
     # an answer that is closed before its turn is
     Mutant(
         "posttrain/chat/thoughts.py",
