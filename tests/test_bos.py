@@ -3,6 +3,7 @@
 The text of a chat template is complete: such a token must not be put before it, nor before any part
 of it. So every stage ends in the very results of the tokenizer that adds nothing."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -55,6 +56,16 @@ def test_prompts_answers_and_stops(both):
     assert encode(begins, TURNS, ANSWER) == encode(plain, TURNS, ANSWER)
     whole = TURNS + ANSWER
     assert encode_all_turns(begins, whole) == encode_all_turns(plain, whole)
+
+
+def test_the_end_of_a_turn_that_only_the_template_names(both):
+    """Neither tokenizer nor model knows it as an end: it is the first special token behind the answer."""
+    ends = []
+    for tokenizer in copy.deepcopy(both):
+        tokenizer.eos_token = tokenizer.pad_token
+        tokenizer.generation_stops = []
+        ends.append(stop_ids(tokenizer))
+    assert ends[0] == ends[1] == [both[0].convert_tokens_to_ids("<|im_end|>"), both[0].pad_token_id]
 
 
 def test_the_rest_behind_a_seam(both):

@@ -703,7 +703,7 @@ MUTANTS = [
         "_special_tokens",
         "tokenizer(text, add_special_tokens=False)",
         "tokenizer(text)",
-        ["tests/test_bos.py::test_prompts_answers_and_stops"],
+        ["tests/test_bos.py::test_the_end_of_a_turn_that_only_the_template_names"],
     ),
     Mutant(
         "posttrain/model/load.py",
