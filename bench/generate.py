@@ -304,7 +304,8 @@ if __name__ == "__main__":
 
     from posttrain.chat.encode import prompt_ids
     from posttrain.generate import local
-    from posttrain.generate.local import padded_ids, sample
+    from posttrain.generate.local import sample
+    from posttrain.generate.reading import padded_ids
     from posttrain.model.load import load_model, load_tokenizer
     from posttrain.records.jsonl import read_jsonl
 

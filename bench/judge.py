@@ -336,7 +336,7 @@ if __name__ == "__main__":
     import transformers
 
     from posttrain.chat.template import PLAIN_TEMPLATE
-    from posttrain.generate.local import padded_ids
+    from posttrain.generate.reading import padded_ids
     from posttrain.judging.constitution import read_constitution
     from posttrain.judging.digits import choice_ids, digit_scores, judge_answers
     from posttrain.judging.prompt import Case, judge_ids

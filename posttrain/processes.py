@@ -173,17 +173,17 @@ def shard(model, whole):
     here = sum(parameter.to_local().nbytes for parameter in frozen) / 2**20
     everywhere = sum(parameter.nbytes for parameter in frozen) / 2**20
     print(f"fsdp     {here:,.1f} of {everywhere:,.1f} MiB of frozen weights in each process")
-    model.register_forward_hook(same_logits, with_kwargs=True)
 
 
-def same_logits(module, inputs, options, output):
-    """Forward hook: while sampling, every process goes on with the first one's logits.
+def same_everywhere(logits):
+    """Under FSDP the first process's logits, in all of them.
 
     With logits of its own, rounded otherwise, a process might draw other tokens and call the model
     more often.
     """
-    if options.get("use_cache"):
-        torch.distributed.broadcast(output.logits, 0)
+    if sharded():
+        torch.distributed.broadcast(logits, 0)
+    return logits
 
 
 def as_forward(model, read):

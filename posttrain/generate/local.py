@@ -4,18 +4,17 @@ Each prompt is read once for all its samples. Rows leave the batch when they end
 take their places. Every sample has a random stream of its own: what is drawn depends on its seed,
 never on the rows beside it.
 
-B = rows in the batch, T = columns of tokens so far, V = vocabulary, P = prompts read at once.
+B = rows in the batch, V = vocabulary.
 """
 
 from dataclasses import dataclass, field
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicLayer
 
 from posttrain.chat.stops import stop_ids
 from posttrain.chat.thoughts import opened_thought, visible, without_thought_marks
-from posttrain.generate.cache import GrowingLayer
+from posttrain.generate.reading import reading_of
+from posttrain.processes import same_everywhere
 
 PROMPT_END = 16  # tokens of a prompt that show whether it opens a thought
 
@@ -83,61 +82,30 @@ def sample(model, tokenizer, jobs, max_tokens, *, slots=None):
 
 
 class Batch:
-    """The rows that are being written, and what the model has read of them.
-
-    All rows end in the last of the T columns, so that every row goes on in the same column; the
-    shorter ones have padding on the left.
-    """
+    """The rows that are being written, and what the model has read of them (reading.py)."""
 
     def __init__(self, model, pad_id):
-        self.model = model
-        self.pad_id = pad_id
         self.rows = []
-        self.columns = 0  # T
-        self.cache = None  # keys and values of all tokens that were read
-        self.position = None  # [B, 1], the place of a row's last token, padding not counted
+        self.text = reading_of(model)(model, pad_id)
         self.logits = None  # [B, V] float32, of the tokens to come
-        self.can_grow = False  # may rows join while others are being written?
+
+    @property
+    def can_grow(self):
+        """May rows join while others are being written?"""
+        return self.text.can_grow
 
     def admit(self, rows, prompts):
         """Read the prompts of new rows, and put these rows below those that are in the batch.
 
-        prompts: the token ids of each job.
+        prompts: the token ids of each job. A prompt is read once, however many rows answer it.
         """
-        # Read each prompt once, however many rows answer it. ids, attention, position: [P, T].
         jobs = list(dict.fromkeys(row.job for row in rows))
-        token_ids = [prompts[job] for job in jobs]
-        ids, attention = padded_ids(token_ids, self.pad_id, self.model.device, left=True)
-        position = attention.cumsum(1).sub(1).clamp(min=0)
-        out = self.model(
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=position,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-
-        # Copy what was read of a prompt for each of its rows: from P prompts to the new rows.
         prompt_of_row = [jobs.index(row.job) for row in rows]
-        cache = out.past_key_values
-        cache.batch_select_indices(prompt_of_row)
-        position = position[prompt_of_row, -1:]
-        logits = out.logits[:, -1].float()[prompt_of_row]
-
-        # Join the old rows and the new. The longest row decides how many columns are needed.
-        layers = [[layer] for layer in cache.layers]
+        logits = self.text.admit([prompts[job] for job in jobs], prompt_of_row)
         if self.rows:
-            position = torch.cat([self.position, position])
             logits = torch.cat([self.logits, logits])
-            layers = zip(self.cache.layers, cache.layers)
         self.rows = self.rows + rows
-        self.columns = position.max().item() + 1
-        self.can_grow = is_plain(cache)
-        if self.can_grow:
-            cache.layers = [GrowingLayer(old_and_new, self.columns) for old_and_new in layers]
-        self.cache = cache
-        self.position = position
-        self.logits = logits
+        self.logits = same_everywhere(logits)
 
     def draw(self):
         """The next token of each row, [B]; it is also appended to the row's ids."""
@@ -150,25 +118,12 @@ class Batch:
         """Let the rows with numbers in the set `ended` leave -> the tokens of those that stay."""
         keep = rows_that_stay(len(self.rows), ended)
         self.rows = [self.rows[i] for i in keep]
-        self.position = self.position[keep]
-        self.cache.batch_select_indices(keep)
+        self.text.keep_rows(keep)
         return tokens[keep]
 
     def read(self, tokens):
         """Let the model read one more token of each row, [B]: the logits are those of the next."""
-        self.columns += 1
-        self.position = self.position + 1
-        # A row's position + 1 tokens fill the last columns; what is left of them is padding.
-        column = torch.arange(self.columns, device=self.model.device)
-        attention = (column >= self.columns - 1 - self.position).long()  # [B, T]
-        out = self.model(
-            input_ids=tokens[:, None],
-            attention_mask=attention,
-            position_ids=self.position,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.logits = out.logits[:, -1].float()
+        self.logits = same_everywhere(self.text.read(tokens))
 
 
 def uniform_numbers(seed, count):
@@ -217,14 +172,6 @@ def rows_that_stay(count, ended):
     return keep
 
 
-def is_plain(cache):
-    """Does every layer of this cache keep the keys and values of all tokens?
-
-    Sliding windows (subclasses of DynamicLayer), state spaces and layers that share a cache do not.
-    """
-    return all(type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers)
-
-
 def answer_of(row, tokenizer, stops, opening):
     """An ended row as sample returns it. opening: the mark of a thought that its prompt opens."""
     stopped = row.ids[-1] in stops
@@ -244,16 +191,6 @@ def answer_of(row, tokenizer, stops, opening):
         "thought_tokens": thought_tokens,
         "finish": "stop" if stopped else "length",
     }
-
-
-def padded_ids(rows, pad_id, device, *, left):
-    """Token lists -> (ids, attention) [B, T], padded on the left or right, where attention is 0."""
-    side = "left" if left else "right"
-    ids = [torch.tensor(row) for row in rows]
-    ones = [torch.ones_like(row) for row in ids]
-    ids = pad_sequence(ids, batch_first=True, padding_value=pad_id, padding_side=side)
-    attention = pad_sequence(ones, batch_first=True, padding_value=0, padding_side=side)
-    return ids.to(device), attention.to(device)
 
 
 def generation_batches(lengths, rows_per_job, batch_rows):

@@ -1,7 +1,6 @@
 """Loading tokenizers, models and adapters, in 4 bits where --quantize says so (QLoRA)."""
 
 import contextlib
-import sys
 
 import torch
 import transformers
@@ -9,7 +8,9 @@ from safetensors import SafetensorError
 
 from posttrain.chat.template import PLAIN_TEMPLATE
 from posttrain.cli import BadInput
-from posttrain.model.names import quantize_mode, read_config, resolve_model
+from posttrain.model.adapter import add_adapter, check_adapter, reach_line, without_bitsandbytes
+from posttrain.model.memory import check_fits, model_without_weights
+from posttrain.model.names import architecture_of, quantize_mode, read_config, resolve_model
 from posttrain.processes import shard, sharded
 
 transformers.utils.logging.disable_progress_bar()
@@ -71,17 +72,18 @@ def load_model(name, quantize="auto", trainable=False, classifier=False):
     quantize: "nf4" = 4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314; also runs
     on CPU), "none" = bf16 on a GPU and fp32 on the CPU, "auto" = nf4 on a GPU. classifier: a reward
     model, with one score. The weights are frozen; a run's adapter stays apart from them, and learns
-    when `trainable`. BadInput when nothing can be loaded.
+    when `trainable`. BadInput when nothing can be loaded, or when the weights do not fit.
     """
     base, adapter = resolve_model(name)
     options = number_format(quantize)
     try:
         config = without_dropout(read_config(base))
+        architecture = architecture_of(config)
         if classifier:
             config.num_labels = 1
             architecture = transformers.AutoModelForSequenceClassification
-        else:
-            architecture = transformers.AutoModelForCausalLM
+        if not hasattr(config, "quantization_config"):  # else they are smaller than they look
+            check_fits(name, model_without_weights(name, config, architecture), quantize)
         model = architecture.from_pretrained(base, config=config, **options)
         model.requires_grad_(False)
         if adapter:
@@ -141,10 +143,17 @@ def number_format(quantize):
 
 
 def without_dropout(config):
-    """The config with all dropout at 0, which would make policy and reference differ."""
+    """The config with all dropout at 0, which would make policy and reference differ.
+
+    So would noise at a router ("jitter"), which mixtures of experts add in training. The config of
+    a wrapper has others inside, one for each part.
+    """
     for key, value in vars(config).items():
-        if "drop" in key and isinstance(value, float):
+        is_noise = "drop" in key or "jitter" in key
+        if is_noise and isinstance(value, float):
             setattr(config, key, 0.0)
+        if isinstance(value, transformers.PreTrainedConfig):
+            without_dropout(value)
     return config
 
 
@@ -194,6 +203,7 @@ def load_policy(
     if not hasattr(model, "peft_config"):
         model = add_adapter(model, lora_r, lora_alpha, seed)
     check_adapter(name, model, lora_r, lora_alpha)
+    print(reach_line(model))
     check_length(model, longest)
 
     # The adapter learns in fp32: steps of a small learning rate would be lost in bf16.
@@ -205,68 +215,6 @@ def load_policy(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     shard(model, trained(model))
     return model
-
-
-def add_adapter(model, lora_r, lora_alpha, seed):
-    """The model with a new LoRA adapter on every linear layer but the output layer.
-
-    LoRA (arXiv 2106.09685) adds (alpha / r) B A x to a layer's output. A is random, drawn with
-    `seed`, and B is 0: the policy starts as the base model.
-    """
-    rank = lora_r or 16
-    head = model.get_output_embeddings()
-    head_names = [name for name, module in model.named_modules() if module is head]
-    with without_bitsandbytes(model):
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=lora_alpha or 2 * rank,
-            lora_dropout=0.0,
-            target_modules="all-linear",
-            exclude_modules=head_names,
-            task_type="CAUSAL_LM",
-        )
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)
-
-
-@contextlib.contextmanager
-def without_bitsandbytes(model):
-    """Spare a model that is not quantised the import of bitsandbytes, more than a second.
-
-    peft asks for it when it is itself imported and whenever it adds an adapter, to see whether a
-    layer is of a kind that is made there. In this context it is told that there is none."""
-    if getattr(model, "is_quantized", False) or "bitsandbytes" in sys.modules:
-        yield
-        return
-
-    sys.modules["bitsandbytes"] = None  # how Python notes that a module cannot be imported
-    try:
-        yield
-    finally:
-        del sys.modules["bitsandbytes"]
-        from peft import import_utils
-
-        # It keeps what it was told; the next model may be a quantised one.
-        import_utils.is_bnb_available.cache_clear()
-        import_utils.is_bnb_4bit_available.cache_clear()
-
-
-def check_adapter(name, model, lora_r, lora_alpha):
-    """BadInput when the adapter is no LoRA, or of another rank or alpha than the flags say."""
-    from peft import LoraConfig
-
-    config = model.peft_config["default"]
-    if not isinstance(config, LoraConfig):
-        raise BadInput(
-            f"{name}: an adapter of another kind than LoRA ({config.peft_type}): merge it first"
-        )
-    if lora_r not in (None, config.r) or lora_alpha not in (None, config.lora_alpha):
-        raise BadInput(
-            f"{name} continues an adapter of rank {config.r}, alpha {config.lora_alpha}: leave "
-            "--lora-r and --lora-alpha out, or start from the base model"
-        )
 
 
 def trained(model):

@@ -84,6 +84,18 @@ def read_config(base):
         raise BadInput(f"{base}: no config can be loaded ({reason})") from None
 
 
+def architecture_of(config):
+    """transformers' class of models that can be loaded for a config and write text.
+
+    Models that read images, too (Mistral 3, Qwen3-VL), are no causal LMs for it. Their text part is
+    what is used here.
+    """
+    is_causal_lm = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    if not is_causal_lm and type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
+
+
 def quantize_mode(quantize):
     """What --quantize stands for on this machine: auto is nf4 on a GPU, none on the CPU."""
     if quantize != "auto":

@@ -10,6 +10,7 @@ its output layer. The model's own forward stays as it is.
 import contextlib
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from common import completion_logps
 from posttrain.cli import BadInput
@@ -20,8 +21,8 @@ from posttrain.packed.lines import lay_out
 from posttrain.packed.lora import fuse_lora, restore_lora
 from posttrain.processes import as_forward
 
-# What a model that is no good for lines may raise when one is tried.
-FAILURES = (RuntimeError, TypeError, KeyError, AttributeError, ValueError)
+# What a model that is no good for lines, or for a cache, may raise when it is tried.
+FAILURES = (RuntimeError, TypeError, KeyError, IndexError, AttributeError, ValueError)
 
 
 # ---- the reader ---------------------------------------------------------------------------------
@@ -143,6 +144,29 @@ def logps_after(model, seqs, line):
         return completion_logps(model, seqs)[0]
     reader = line_reader(model)
     return line_logps(reader, lay_out(seqs, reader.base.device, memory=line), len(seqs))[0]
+
+
+@torch.no_grad()
+def last_logits(model, rows):
+    """Next-token logits [B, V] float32 after each row of token ids, by padded rows.
+
+    The padding is on the right, where no token of a causal model can see it.
+    """
+    device = base_of(model).device
+    ids = [torch.tensor(row) for row in rows]
+    ids = pad_sequence(ids, batch_first=True).to(device)  # [B, T]
+    length = torch.tensor([len(row) for row in rows], device=device)[:, None]
+    column = torch.arange(ids.shape[1], device=device)
+    output = model(
+        input_ids=ids,
+        attention_mask=(column < length).long(),
+        logits_to_keep=column == length - 1,
+        use_cache=False,
+    )
+    logits = output.logits
+    if logits.dim() == 3:  # a model that ignores logits_to_keep
+        logits = logits[column == length - 1]
+    return logits.float()
 
 
 def line_logps(reader, line, rows):

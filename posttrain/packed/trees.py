@@ -3,7 +3,7 @@
 import torch
 
 from posttrain.packed.lines import LineBuilder
-from posttrain.packed.reader import base_of, line_reader
+from posttrain.packed.reader import base_of, last_logits, line_reader
 
 
 @torch.no_grad()
@@ -13,14 +13,14 @@ def tree_logits(model, rows, limit=4096):
     Yields (row numbers, logits [n, V] float32, tokens read for each), until all rows have come.
 
     What rows have in common at their start is read once a line, for the first of them in sorted
-    order; a line has at most `limit` tokens, or one row. A model that reads no lines gets every row
-    alone."""
+    order; a line has at most `limit` tokens, or one row. A model that reads no lines gets padded
+    rows of like length, as many as make `limit` tokens."""
     device = base_of(model).device
     reader = line_reader(model)
     if reader is None:
-        for number, row in enumerate(rows):
-            logits = model(input_ids=torch.tensor([row], device=device), logits_to_keep=1).logits
-            yield [number], logits[:, -1].float(), [len(row)]
+        for numbers in batches_by_length(rows, limit):
+            logits = last_logits(model, [rows[number] for number in numbers])
+            yield numbers, logits, [len(rows[number]) for number in numbers]
         return
 
     # In sorted order rows that begin alike are neighbours.
@@ -33,6 +33,17 @@ def tree_logits(model, rows, limit=4096):
     for start, end in cut_lines(fresh, whole, limit):
         line = lay_out_tree(rows[start:end], [0, *shared[start + 1 : end]], device)
         yield order[start:end], reader.logits(line), [whole[start], *fresh[start + 1 : end]]
+
+
+def batches_by_length(rows, limit):
+    """Numbers of the rows in batches of like length: the longest x rows <= limit, or one row."""
+    batches = []
+    for number in sorted(range(len(rows)), key=lambda number: -len(rows[number])):
+        # The first of a batch is its longest.
+        if not batches or (len(batches[-1]) + 1) * len(rows[batches[-1][0]]) > limit:
+            batches.append([])
+        batches[-1].append(number)
+    return batches
 
 
 def lay_out_tree(rows, shared, device="cpu"):

@@ -10,7 +10,13 @@ from tqdm import tqdm
 
 from common import cost_line, money
 from posttrain.cli import BadInput
-from posttrain.model.memory import memory_line, memory_plan, needs_checkpointing
+from posttrain.model.memory import (
+    free_bytes,
+    memory_line,
+    memory_plan,
+    needs_checkpointing,
+    refuse_too_large,
+)
 from posttrain.processes import from_first, is_first
 from posttrain.records.jsonl import append_lines, write_whole
 from posttrain.records.mixture import split_weight
@@ -92,6 +98,8 @@ class TrainingRun:
             self.checkpointing = needs_checkpointing(memory)
             if args.plan:
                 print(memory_line(memory))
+            if torch.cuda.is_available():
+                refuse_too_large(args.model, memory["weights"], memory["experts"], free_bytes())
 
     def open(self):
         """Open or continue the record. False, said in a line, when the run is finished already."""

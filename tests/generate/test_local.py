@@ -5,20 +5,13 @@ And each answer for itself alone, whatever rows are beside it.
 
 import contextlib
 import itertools
-from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import make_model, make_tokenizer, text_of
 from scipy.stats import chisquare
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    DynamicLayer,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedTokenizerFast,
-)
-from transformers.cache_utils import DynamicSlidingWindowLayer
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from posttrain.chat.encode import encode_all_turns, prompt_ids
 from posttrain.generate import local
@@ -26,10 +19,10 @@ from posttrain.generate.local import (
     Row,
     generation_batches,
     next_tokens,
-    padded_ids,
     rows_that_stay,
     sample,
 )
+from posttrain.generate.reading import padded_ids, reading_of
 
 STOPS = [2, 1]  # <|im_end|> closes the turn, <|im_start|> stands for an eos of its own
 
@@ -49,6 +42,7 @@ def ending():
     bias = torch.zeros(320)
     bias[1], bias[2] = 1.2, 1.2
     model.lm_head.register_forward_hook(lambda module, inputs, output: output + bias)
+    reading_of(model)  # tried now, so that no test counts these calls
     return model
 
 
@@ -275,6 +269,7 @@ def test_a_sliding_window_is_not_refilled(tokenizer, prompts):
     bias[2] = 4.0
     model.lm_head.register_forward_hook(lambda module, inputs, output: output + bias)
     jobs = [(ids, [(0.0, 0), (1.0, n)]) for n, ids in enumerate(prompts)]
+    reading_of(model)
     with calls_of(model.model) as calls:
         answers = sample(model, tokenizer, jobs, 12, slots=4)
     assert [rows for rows, columns in calls if columns > 1] == [2, 2, 2, 2]
@@ -320,13 +315,6 @@ def test_rows_that_stay(count, ended, expected):
     assert rows_that_stay(count, ended) == expected
 
 
-@pytest.mark.parametrize("left", [True, False])
-def test_padded_ids(left):
-    ids, attention = padded_ids([[5], [6, 7]], 9, "cpu", left=left)
-    assert ids.tolist() == [[9, 5] if left else [5, 9], [6, 7]]
-    assert attention.tolist() == [[0, 1] if left else [1, 0], [1, 1]]
-
-
 def test_numbers_of_16_bits_are_widened_before_a_draw(two_stops, prompts, monkeypatch):
     """Else the probabilities of a large vocabulary would be rounded to a few steps."""
     seen = []
@@ -346,16 +334,6 @@ def test_a_model_saved_without_a_cache_gets_one(model, tokenizer, prompts):
     saved.config.use_cache = False
     jobs = [(ids, [(0.0, 0), (1.0, 1)]) for ids in prompts[:3]]
     assert sample(saved, tokenizer, jobs, 5) == sample(model, tokenizer, jobs, 5)
-
-
-def test_a_cache_without_keys_and_values_of_every_token_does_not_grow():
-    """A layer that borrows those of another stays empty; a window forgets."""
-    kept, empty, window = DynamicLayer(), DynamicLayer(), DynamicSlidingWindowLayer(4)
-    for layer in (kept, window):
-        layer.update(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4))
-    assert local.is_plain(SimpleNamespace(layers=[kept, kept]))
-    for other in (empty, window):
-        assert not local.is_plain(SimpleNamespace(layers=[kept, other]))
 
 
 def test_batches_are_full():

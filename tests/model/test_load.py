@@ -1,7 +1,5 @@
 """Loading: names of models, tokenizers without a template, references, adapters, checkpointing."""
 
-import importlib.util
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -251,27 +249,6 @@ def test_an_adapter_is_merged_where_nothing_is_rounded(base, tmp_path):
     assert not load_room.is_mergeable(half)
 
 
-def test_bitsandbytes_is_hidden_from_peft_alone(monkeypatch):
-    """And not where a model is quantised, nor for the models that come later."""
-    import peft
-
-    def is_found():
-        return importlib.util.find_spec("bitsandbytes") is not None
-
-    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
-    peft.import_utils.is_bnb_available.cache_clear()
-    with load_room.without_bitsandbytes(SimpleNamespace(is_quantized=True)):
-        assert is_found()
-    with load_room.without_bitsandbytes(SimpleNamespace(is_quantized=False)):
-        assert not is_found() and not peft.import_utils.is_bnb_available()
-    assert is_found() and peft.import_utils.is_bnb_available()
-
-    with pytest.raises(KeyError), load_room.without_bitsandbytes(SimpleNamespace()):
-        assert not is_found()
-        raise KeyError
-    assert is_found() and peft.import_utils.is_bnb_available()
-
-
 def test_quantised_layers_are_known_after_others(base):
     """An adapter on 4-bit layers is of peft's own kind for them: merged otherwise, it is wrong."""
     kinds = []
@@ -298,3 +275,44 @@ def test_checkpointing_changes_nothing(base, tokenizer):
         )
         slopes.append(torch.cat([p.grad.flatten() for p in trained(policy)]))
     assert slopes[0].norm() > 0 and torch.allclose(*slopes, rtol=1e-5, atol=1e-7)
+
+
+def test_no_noise_is_left_in_a_config():
+    """Dropout of a wrapper's parts, and a router's: policy and reference would differ."""
+    text = {"attention_dropout": 0.1, "num_hidden_layers": 2}
+    config = transformers.Gemma3Config(text_config=text, vision_config={"attention_dropout": 0.2})
+    load_room.without_dropout(config)
+    assert config.text_config.attention_dropout == config.vision_config.attention_dropout == 0.0
+    config = transformers.PhimoeConfig(router_jitter_noise=0.1)
+    assert load_room.without_dropout(config).router_jitter_noise == 0.0
+
+
+def test_the_text_part_of_a_model_that_reads_images(tmp_path):
+    """It is no causal LM for transformers; its own dtype and class are kept."""
+    text = transformers.Ministral3Config(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+        "head_dim": 8,
+    }
+    config = transformers.Mistral3Config(
+        text_config=text.to_dict(), vision_config=vision, image_token_index=319
+    )
+    transformers.Mistral3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    model = load_room.load_model(str(tmp_path))
+    assert type(model).__name__ == "Mistral3ForConditionalGeneration"
+    with torch.no_grad():
+        assert model(torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, 320)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import run_main, sft_rows, write
+from conftest import make_tokenizer, run_main, sft_rows, write
 
 from posttrain.cli import BadInput
-from posttrain.model.load import load_policy, load_reference, trained
+from posttrain.model import memory as memory_room
+from posttrain.model.load import load_model, load_policy, load_reference, trained
 from posttrain.model.memory import (
     OneInMemory,
     free_memory,
@@ -77,6 +78,7 @@ def test_what_is_free_is_asked_of_the_gpu(monkeypatch):
 def test_the_memory_line_by_hand():
     parts = {
         "weights": 4,
+        "experts": 0,
         "adapter": 1,
         "activations": 8,
         "checkpointed": 2,
@@ -88,6 +90,71 @@ def test_the_memory_line_by_hand():
         "memory   about 7.8 GiB on a GPU with gradient checkpointing, 13.8 without "
         "(weights 4.00, adapter 1.00, head 0.50, dequantise 0.25, activations 2.00 or 8.00)"
     )
+    line = memory_line({name: gib * 2**30 for name, gib in (parts | {"experts": 3}).items()})
+    assert "about 10.8 GiB" in line and "weights 4.00, experts 3.00, adapter" in line
+
+
+def mixture():
+    """Two layers of width 64, each with 4 experts of inner width 96, of which 2 read a token."""
+    return transformers.MixtralConfig(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=512,
+    )
+
+
+def test_the_plan_of_a_mixture_by_hand(tmp_path):
+    """nf4 leaves experts in bf16; each has an adapter of half the rank, and they are copied."""
+    mixture().save_pretrained(tmp_path)
+    memory = memory_plan(str(tmp_path), "nf4", 4, 1000)
+    attention = 2 * [(64, 64)] * 4
+    experts = 2 * [(2 * 96, 64), (64, 96)]
+    expert_numbers = 4 * sum(a * b for a, b in experts)
+    assert memory["experts"] == 2 * expert_numbers
+    others = 2 * 320 * 64 + 5 * 64 + 2 * 4 * 64  # embeddings and head, norms, routers
+    quantised = sum(a * b for a, b in attention)
+    assert memory["weights"] == pytest.approx(0.516 * quantised + 2 * others)
+    numbers = 4 * sum(a + b for a, b in attention) + 4 * 2 * sum(a + b for a, b in experts)
+    assert memory["adapter"] == 10 * numbers
+
+    kept = sum(a + b + 4 for a, b in attention) + 2 * sum(a + b + 2 for a, b in experts)
+    kept += 2 * (4 + 64 + 4)  # the routers
+    layer = 1000 * (2 * kept / 2 + 16 * 64) + 2 * expert_numbers / 2
+    assert memory["activations"] == pytest.approx(2 * layer)
+    assert memory["checkpointed"] == pytest.approx(layer + 2 * 1000 * 64 * 2)
+    assert memory["dequantise"] == 2 * 64 * 64, "no tensor of experts is unpacked"
+
+
+def test_experts_that_do_not_fit_are_refused_with_their_size(tmp_path, monkeypatch):
+    """Before anything is loaded, with the real size: by loading, and by a plan on a GPU."""
+    folder = str(tmp_path / "mixture")
+    transformers.MixtralForCausalLM(mixture()).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    load_model(folder)
+    whole = 4 * sum(p.numel() for p in load_model(folder).parameters())
+    monkeypatch.setattr(memory_room, "free_bytes", lambda: whole)
+    load_model(folder)
+    monkeypatch.setattr(memory_room, "free_bytes", lambda: whole - 1)
+    monkeypatch.setattr(memory_room, "GIB", 1)
+    experts = 4 * 2 * 4 * 3 * 64 * 96
+    with pytest.raises(
+        BadInput, match=rf"{whole}.0 GiB, {experts}.0 of them experts, which 4 bits"
+    ):
+        load_model(folder)
+    data = write(tmp_path / "d.jsonl", sft_rows(9))
+    words = ["--model", folder, "--data", data, "--out", tmp_path / "run"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (experts / 2, 10**9))
+    for more in ([], ["--plan"]):
+        with pytest.raises(BadInput, match=f"{experts // 2}.0 of them experts"):
+            run_main("sft", *words, *more)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_deleted_reference_leaves_the_memory(base, tokenizer):

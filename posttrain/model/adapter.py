@@ -1,0 +1,318 @@
+"""LoRA: which of a model's matrices an adapter is put on, and how much of the model it reaches.
+
+LoRA (arXiv 2106.09685) adds (alpha / r) B A x to what a matrix makes of x. A is random and B is 0,
+so the policy starts as the base model. What current advice names is the default here: an adapter on
+every matrix of every layer, alpha = 2 r and so a scale of 2, no dropout.
+
+Where a layer has experts (a mixture, MoE), transformers keeps all of their matrices in one
+parameter [experts, outputs, inputs]. Each expert then gets an A and a B of its own, of rank
+r / (experts that read a token), so that a token meets the same rank there as elsewhere
+("LoRA Without Regret", Schulman et al. 2025).
+"""
+
+import contextlib
+import sys
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from posttrain.cli import BadInput
+
+RANK = 16
+
+# What a config calls the number of experts that read a token.
+EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k")
+
+
+# ---- the matrices of a model ---------------------------------------------------------------------
+
+
+class Matrix(NamedTuple):
+    """A matrix that hidden states are multiplied with, or those of all experts of a layer."""
+
+    module: str  # its module's name in the model, without an adapter
+    parameter: str  # its name in that module
+    shape: tuple  # [outputs, inputs], with experts [experts, ., .]
+    kind: str  # LINEAR and EXPERTS can have an adapter, the others cannot
+
+    @property
+    def name(self):
+        return f"{self.module}.{self.parameter}"
+
+    @property
+    def numbers(self):
+        """How many numbers it has."""
+        return torch.Size(self.shape).numel()
+
+
+LINEAR = "linear layers"
+EXPERTS = "experts"
+# Kernels for Mamba layers take these matrices themselves, past an adapter that lies on them.
+MAMBA = "all but in_proj of Mamba layers"
+ROUTER = "routers"
+
+
+def matrices_of(model):
+    """The matrices of a causal LM's text layers, with or without adapters: a list of Matrix.
+
+    No matrices in this sense are embeddings, the output layer, norms, kernels of convolutions, and
+    whatever belongs to a vision tower.
+    """
+    decoder = model.get_decoder()
+    head = model.get_output_embeddings()
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    matrices = []
+    parents = {}  # module: the one that it is a part of
+    for name, module in decoder.named_modules(prefix=prefix):
+        for part in module.children():
+            parents[part] = module
+        is_of_an_adapter = ".lora_" in name
+        if not is_of_an_adapter and module is not head:
+            matrices += matrices_in(without_wrappers(name), module, parents.get(module))
+    return matrices
+
+
+def matrices_in(name, module, parent):
+    """The matrices that a module of this name holds itself, not in its parts."""
+    if isinstance(module, nn.Linear | Conv1D):
+        return [Matrix(name, "weight", linear_shape(module), kind_of_linear(name, module, parent))]
+
+    matrices = []
+    has_experts = "expert" in type(module).__name__.lower()
+    is_lookup = isinstance(module, nn.Embedding)
+    for parameter, weight in module.named_parameters(recurse=False):
+        shape = tuple(weight.shape)
+        if has_experts and len(shape) == 3:
+            matrices.append(Matrix(name, parameter, shape, EXPERTS))
+        elif len(shape) == 2 and parameter == "weight" and not is_lookup:
+            matrices.append(Matrix(name, parameter, shape, ROUTER))
+    return matrices
+
+
+def linear_shape(module):
+    """[outputs, inputs]. In 4 bits the weight itself has another shape."""
+    if isinstance(module, Conv1D):  # GPT-2's linear layer, [inputs, outputs]
+        return tuple(module.weight.shape)[::-1]
+    return module.out_features, module.in_features
+
+
+def kind_of_linear(name, module, parent):
+    is_in_mamba = hasattr(parent, "A_log") and hasattr(parent, "D")
+    if is_in_mamba and not name.endswith(".in_proj"):
+        return MAMBA
+    return LINEAR if gives_a_tensor(module) else ROUTER
+
+
+def gives_a_tensor(module):
+    """Is what a linear layer returns its output alone? Some routers are linear layers, too, and
+    return a tuple, which peft cannot add to."""
+    forward = type(module).forward
+    if forward in (nn.Linear.forward, Conv1D.forward) or is_quantised(module):
+        return True
+    weight = module.weight
+    with torch.no_grad():
+        output = module(
+            torch.zeros(1, module.in_features, dtype=weight.dtype, device=weight.device)
+        )
+    return isinstance(output, torch.Tensor)
+
+
+def is_quantised(module):
+    return hasattr(module.weight, "quant_state")
+
+
+def without_wrappers(name):
+    """A module's name as it was before peft has wrapped it."""
+    return name.replace(".base_layer", "")
+
+
+# ---- a new adapter -------------------------------------------------------------------------------
+
+
+def add_adapter(model, lora_r, lora_alpha, seed):
+    """The model with a new LoRA adapter on every matrix of its layers that can have one.
+
+    lora_r defaults to RANK, lora_alpha to 2 lora_r. A is drawn with `seed`. BadInput when no matrix
+    can have an adapter.
+    """
+    rank = lora_r or RANK
+    alpha = lora_alpha or 2 * rank
+    matrices = matrices_of(model)
+    layers = [matrix for matrix in matrices if matrix.kind == LINEAR]
+    experts = [matrix for matrix in matrices if matrix.kind == EXPERTS]
+    if not layers and not experts:
+        raise BadInput(f"{type(model).__name__} has no linear layer that LoRA can be put on")
+
+    names = short_names([matrix.module for matrix in layers], [n for n, _ in model.named_modules()])
+
+    # A smaller rank for each expert, and an alpha that leaves the scale as it is.
+    expert_rank = rank_of_experts(rank, model.config)
+    expert_names = [matrix.name for matrix in experts]
+    ranks = dict.fromkeys(expert_names, expert_rank)
+    alphas = dict.fromkeys(expert_names, alpha * expert_rank / rank)
+    with without_bitsandbytes(model):
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=0.0,
+            target_modules=[name for name in names if not is_taken_for_experts(name, model)],
+            target_parameters=expert_names or None,
+            rank_pattern=ranks,
+            alpha_pattern=alphas,
+            task_type="CAUSAL_LM",
+        )
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def short_names(targets, others):
+    """The last words of module names, where all modules that end with them are targets.
+
+    targets, others: full names; `others` may hold the targets, too. A target whose last word
+    another module shares keeps its full name.
+    """
+    shared = {last_word(name) for name in set(others) - set(targets)}
+    names = set()
+    for name in targets:
+        names.add(name if last_word(name) in shared else last_word(name))
+    return sorted(names)
+
+
+def last_word(name):
+    return name.rpartition(".")[2]
+
+
+def is_taken_for_experts(name, model):
+    """Would peft put an adapter for this linear layer on the layer's experts instead?
+
+    In transformers 4 every expert had a gate_proj, an up_proj and a down_proj of its own. So that
+    adapters of that time can be read, peft takes these names for the experts of a model that has
+    any, wherever else they stand (beside the experts, in layers without).
+    """
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    config = LoraConfig(target_modules=[name])
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError:  # it misses the other half of what the experts have in one
+        return True
+    return name not in config.target_modules
+
+
+def rank_of_experts(rank, config):
+    """The rank of one expert's adapter: `rank` shared out over the experts that read a token."""
+    return max(1, rank // experts_per_token(config))
+
+
+def experts_per_token(config):
+    """How many experts of a layer read a token; 1 where the config has no word for it."""
+    config = config.get_text_config()
+    for name in EXPERTS_PER_TOKEN:
+        count = getattr(config, name, None)
+        if count:
+            return count
+    return 1
+
+
+@contextlib.contextmanager
+def without_bitsandbytes(model):
+    """Spare a model that is not quantised the import of bitsandbytes, more than a second.
+
+    peft asks for it when it is itself imported and whenever it adds an adapter, to see whether a
+    layer is of a kind that is made there. In this context it is told that there is none."""
+    if getattr(model, "is_quantized", False) or "bitsandbytes" in sys.modules:
+        yield
+        return
+
+    sys.modules["bitsandbytes"] = None  # how Python notes that a module cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules["bitsandbytes"]
+        from peft import import_utils
+
+        # It keeps what it was told; the next model may be a quantised one.
+        import_utils.is_bnb_available.cache_clear()
+        import_utils.is_bnb_4bit_available.cache_clear()
+
+
+# ---- an adapter that is there --------------------------------------------------------------------
+
+
+def check_adapter(name, model, lora_r, lora_alpha):
+    """BadInput when the adapter is no LoRA, or of another rank or alpha than the flags say."""
+    from peft import LoraConfig
+
+    config = model.peft_config["default"]
+    if not isinstance(config, LoraConfig):
+        raise BadInput(
+            f"{name}: an adapter of another kind than LoRA ({config.peft_type}): merge it first"
+        )
+    if lora_r not in (None, config.r) or lora_alpha not in (None, config.lora_alpha):
+        raise BadInput(
+            f"{name} continues an adapter of rank {config.r}, alpha {config.lora_alpha}: leave "
+            "--lora-r and --lora-alpha out, or start from the base model"
+        )
+
+
+class Reach(NamedTuple):
+    """What of a model's matrices an adapter reaches."""
+
+    share: float  # of their numbers
+    layers: list  # names of the matrices that have an adapter
+    left_out: Counter  # {kind or name: numbers} of the others
+
+
+def reach_of(model):
+    """The Reach of the adapter of a peft model."""
+    base = model.get_base_model()
+    adapted = adapted_weights(base)
+    layers = []
+    left_out = Counter()
+    reached = 0
+    for matrix in matrices_of(base):
+        if matrix.name in adapted:
+            layers.append(matrix.name)
+            reached += matrix.numbers
+        elif matrix.kind in (LINEAR, EXPERTS):
+            left_out[short_place(matrix)] += matrix.numbers
+        else:
+            left_out[matrix.kind] += matrix.numbers
+    return Reach(reached / (reached + left_out.total()), layers, left_out)
+
+
+def short_place(matrix):
+    """Where a matrix stands, in two words: self_attn.q_proj, experts.down_proj."""
+    words = matrix.name.removesuffix(".weight").split(".")
+    return ".".join(words[-2:])
+
+
+def adapted_weights(base):
+    """Names of the matrices that LoRA layers lie on, as Matrix has them."""
+    names = set()
+    for name, module in base.named_modules():
+        if len(getattr(module, "lora_A", ())):
+            parameter = getattr(module, "parameter_name", "weight")  # one of experts has a name
+            names.add(f"{without_wrappers(name)}.{parameter}")
+    return names
+
+
+def reach_line(model):
+    """One line for people: rank, scale, how much of the model is reached, and what is left out."""
+    config = model.peft_config["default"]
+    reach = reach_of(model)
+    words = Counter(last_word(name.removesuffix(".weight")) for name in reach.layers)
+    names = ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
+    line = (
+        f"lora     rank {config.r}, scale {config.lora_alpha / config.r:g}, on {reach.share:.1%} "
+        f"of the weights in matrices ({names})"
+    )
+    if reach.left_out:
+        line += f"; left out: {', '.join(reach.left_out)}"
+    return line

@@ -1,0 +1,227 @@
+"""Where LoRA lies: on every matrix of the text layers that can have one, and what is left out is said."""
+
+import importlib.util
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+
+from posttrain.cli import BadInput
+from posttrain.model import adapter as adapter_room
+from posttrain.model.adapter import (
+    EXPERTS,
+    LINEAR,
+    MAMBA,
+    ROUTER,
+    adapted_weights,
+    add_adapter,
+    last_word,
+    matrices_of,
+    reach_line,
+    reach_of,
+    short_names,
+)
+
+SIZE = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+def mixtral():
+    return transformers.MixtralForCausalLM(
+        transformers.MixtralConfig(**SIZE, num_local_experts=4, num_experts_per_tok=2)
+    )
+
+
+def ernie_moe():
+    """A layer without experts and one with, and an expert that reads every token."""
+    config = transformers.Ernie4_5_MoeConfig(
+        **SIZE, moe_num_experts=4, moe_k=2, moe_intermediate_size=32
+    )
+    return transformers.Ernie4_5_MoeForCausalLM(config)
+
+
+def gpt_oss():
+    config = transformers.GptOssConfig(
+        **SIZE, head_dim=16, num_local_experts=4, num_experts_per_tok=2
+    )
+    return transformers.GptOssForCausalLM(config)
+
+
+def phimoe():
+    """Its router is a linear layer that returns three things."""
+    return transformers.PhimoeForCausalLM(
+        transformers.PhimoeConfig(**SIZE, num_local_experts=4, num_experts_per_tok=2)
+    )
+
+
+def gemma3():
+    text = transformers.Gemma3TextConfig(**SIZE, head_dim=16).to_dict()
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=VISION, mm_tokens_per_image=4, image_token_index=319
+    )
+    return transformers.Gemma3ForConditionalGeneration(config)
+
+
+def mamba2():
+    config = transformers.Mamba2Config(
+        vocab_size=320,
+        hidden_size=64,
+        num_hidden_layers=2,
+        state_size=8,
+        num_heads=4,
+        head_dim=32,
+        n_groups=1,
+    )
+    return transformers.Mamba2ForCausalLM(config)
+
+
+def gpt2():
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=320, n_embd=64, n_layer=2, n_head=4)
+    )
+
+
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+MLP = {"gate_proj", "up_proj", "down_proj"}
+FUSED = {"gate_up_proj", "down_proj"}
+CASES = {  # what has an adapter, what has not
+    mixtral: (ATTENTION | FUSED, {ROUTER}),
+    gpt_oss: (ATTENTION | FUSED, {ROUTER}),
+    phimoe: (ATTENTION | FUSED, {ROUTER}),
+    gemma3: (ATTENTION | MLP, set()),
+    mamba2: ({"in_proj"}, {MAMBA}),
+    gpt2: ({"c_attn", "c_proj", "c_fc"}, set()),
+}
+
+
+@pytest.mark.parametrize("make", CASES)
+def test_what_has_an_adapter(make):
+    """Every matrix of every text layer; nothing in a vision tower, and not the output layer."""
+    model = make()
+    linear = [m for m in matrices_of(model) if m.kind in (LINEAR, EXPERTS)]
+    others = {m.kind for m in matrices_of(model)} - {LINEAR, EXPERTS}
+    model = add_adapter(model, 2, None, 0)
+    adapted = adapted_weights(model.get_base_model())
+    assert adapted == {matrix.name for matrix in linear}
+    words = {last_word(name.removesuffix(".weight")) for name in adapted}
+    assert (words, others) == CASES[make]
+    assert not any("vision" in name or "lm_head" in name for name in adapted)
+
+
+@pytest.mark.parametrize("make", [mixtral, gpt_oss, ernie_moe])
+def test_an_expert_has_a_smaller_rank_and_the_same_scale(make):
+    """Two experts read a token: 8 / 2 = 4 for each, and B A is multiplied by 2 everywhere."""
+    model = add_adapter(make(), 8, None, 0)
+    seen = set()
+    for module in model.modules():
+        if hasattr(module, "lora_A") and len(module.lora_A):
+            is_experts = hasattr(module, "parameter_name")
+            assert module.r["default"] == (4 if is_experts else 8)
+            assert module.scaling["default"] == 2
+            seen.add(is_experts)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("make", CASES)
+def test_every_adapter_learns_and_comes_back(make, tmp_path):
+    """Each B has a gradient, so no adapter lies where nothing reads it; a saved one says the same."""
+    model = add_adapter(make(), 4, None, 0)
+    ids = torch.randint(3, 300, (2, 40), generator=torch.Generator().manual_seed(0))
+    model(input_ids=ids, labels=ids).loss.backward()
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    for name, parameter in trained:
+        assert parameter.grad is not None, name
+        assert ("lora_B" in name) == bool(parameter.grad.any()), name
+        parameter.data += 0.1
+    model.save_pretrained(tmp_path)
+    from peft import PeftModel
+
+    torch.manual_seed(0)
+    again = PeftModel.from_pretrained(model.unload(), tmp_path)
+    saved = dict(again.named_parameters())
+    assert all(torch.equal(saved[name], parameter) for name, parameter in trained)
+
+
+def test_names_that_peft_takes_for_experts_are_left_out():
+    """gate_proj, up_proj and down_proj beside the experts: peft would drop them without a word."""
+    model = add_adapter(ernie_moe(), 2, None, 0)
+    reach = reach_of(model)
+    assert "model.layers.1.mlp.experts.gate_up_proj" in reach.layers
+    left_out = set(reach.left_out) - {ROUTER}
+    assert left_out == {f"{place}.{name}" for place in ("mlp", "shared_experts") for name in MLP}
+    assert all(name.split(".")[-1] in reach_line(model) for name in left_out)
+
+
+def test_the_share_by_hand():
+    """Of two Mixtral layers the routers alone, 2 x 4 x 64 numbers, have no adapter."""
+    model = add_adapter(mixtral(), 2, None, 0)
+    attention = 2 * (64 * 64 + 2 * 32 * 64 + 64 * 64)
+    experts = 2 * 4 * (64 * 2 * 96 + 96 * 64)
+    routers = 2 * 4 * 64
+    reach = reach_of(model)
+    assert reach.share == (attention + experts) / (attention + experts + routers)
+    assert reach.left_out == {ROUTER: routers}
+    assert reach_line(model) == (
+        "lora     rank 2, scale 2, on 99.7% of the weights in matrices (2 down_proj, "
+        "2 gate_up_proj, 2 k_proj, 2 o_proj, 2 q_proj, 2 v_proj); left out: routers"
+    )
+
+
+def test_an_adapter_that_was_made_elsewhere_is_measured_too():
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, lora_alpha=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    line = reach_line(get_peft_model(mixtral(), config))
+    assert line.startswith("lora     rank 4, scale 0.5, on 4.7%") and "experts.gate_up_proj" in line
+
+
+def test_short_names():
+    others = ["a.q_proj", "b.q_proj", "a.out", "b.out", "lm_head"]
+    assert short_names(["a.q_proj", "b.q_proj", "a.out"], others) == ["a.out", "q_proj"]
+
+
+def test_a_model_without_linear_layers_is_refused():
+    class Nothing(transformers.GPT2LMHeadModel):
+        def get_decoder(self):
+            return self.transformer.wte
+
+    config = transformers.GPT2Config(vocab_size=320, n_embd=64, n_layer=1, n_head=4)
+    with pytest.raises(BadInput, match="no linear layer"):
+        add_adapter(Nothing(config), 2, None, 0)
+
+
+def test_bitsandbytes_is_hidden_from_peft_alone(monkeypatch):
+    """And not where a model is quantised, nor for the models that come later."""
+    import peft
+
+    def is_found():
+        return importlib.util.find_spec("bitsandbytes") is not None
+
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
+    peft.import_utils.is_bnb_available.cache_clear()
+    with adapter_room.without_bitsandbytes(SimpleNamespace(is_quantized=True)):
+        assert is_found()
+    with adapter_room.without_bitsandbytes(SimpleNamespace(is_quantized=False)):
+        assert not is_found() and not peft.import_utils.is_bnb_available()
+    assert is_found() and peft.import_utils.is_bnb_available()
+
+    with pytest.raises(KeyError), adapter_room.without_bitsandbytes(SimpleNamespace()):
+        assert not is_found()
+        raise KeyError
+    assert is_found() and peft.import_utils.is_bnb_available()
