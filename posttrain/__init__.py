@@ -24,6 +24,10 @@ import warnings
 # Library noise stays off the user's screen. This runs before any library is loaded.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+# peft looks for the ranks of experts among its modules alone, and says that it ignores them. It
+# does not. And it says that it has found out how GPT-2 keeps its matrices.
+warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
+warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -140,34 +140,39 @@ def add_adapter(model, lora_r, lora_alpha, seed):
     """
     rank = lora_r or RANK
     alpha = lora_alpha or 2 * rank
-    matrices = matrices_of(model)
-    layers = [matrix for matrix in matrices if matrix.kind == LINEAR]
-    experts = [matrix for matrix in matrices if matrix.kind == EXPERTS]
-    if not layers and not experts:
-        raise BadInput(f"{type(model).__name__} has no linear layer that LoRA can be put on")
-
-    names = short_names([matrix.module for matrix in layers], [n for n, _ in model.named_modules()])
-
-    # A smaller rank for each expert, and an alpha that leaves the scale as it is.
-    expert_rank = rank_of_experts(rank, model.config)
-    expert_names = [matrix.name for matrix in experts]
-    ranks = dict.fromkeys(expert_names, expert_rank)
-    alphas = dict.fromkeys(expert_names, alpha * expert_rank / rank)
     with without_bitsandbytes(model):
+        targets = targets_of(model)
+        if not targets:
+            raise BadInput(f"{type(model).__name__} has no matrix that LoRA can be put on")
+        layers = [matrix.module for matrix in targets if matrix.kind == LINEAR]
+        experts = [matrix.name for matrix in targets if matrix.kind == EXPERTS]
+
+        # A smaller rank for each expert, and an alpha that leaves the scale as it is.
+        expert_rank = rank_of_experts(rank, model.config)
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
             r=rank,
             lora_alpha=alpha,
             lora_dropout=0.0,
-            target_modules=[name for name in names if not is_taken_for_experts(name, model)],
-            target_parameters=expert_names or None,
-            rank_pattern=ranks,
-            alpha_pattern=alphas,
+            target_modules=short_names(layers, [name for name, _ in model.named_modules()]),
+            target_parameters=experts or None,
+            rank_pattern=dict.fromkeys(experts, expert_rank),
+            alpha_pattern=dict.fromkeys(experts, alpha * expert_rank / rank),
             task_type="CAUSAL_LM",
         )
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def targets_of(model):
+    """The matrices of a model without adapters that a new one is put on: a list of Matrix."""
+    targets = []
+    for matrix in matrices_of(model):
+        is_linear = matrix.kind == LINEAR and not is_taken_for_experts(matrix.module, model)
+        if is_linear or matrix.kind == EXPERTS:
+            targets.append(matrix)
+    return targets
 
 
 def short_names(targets, others):

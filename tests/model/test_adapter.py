@@ -196,13 +196,13 @@ def test_short_names():
     assert short_names(["a.q_proj", "b.q_proj", "a.out"], others) == ["a.out", "q_proj"]
 
 
-def test_a_model_without_linear_layers_is_refused():
+def test_a_model_without_matrices_is_refused():
     class Nothing(transformers.GPT2LMHeadModel):
         def get_decoder(self):
             return self.transformer.wte
 
     config = transformers.GPT2Config(vocab_size=320, n_embd=64, n_layer=1, n_head=4)
-    with pytest.raises(BadInput, match="no linear layer"):
+    with pytest.raises(BadInput, match="no matrix that LoRA"):
         add_adapter(Nothing(config), 2, None, 0)
 
 

@@ -63,9 +63,9 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/model/adapter.py",
-        "add_adapter",
-        "[name for name in names if not is_taken_for_experts(name, model)]",
-        "names",
+        "targets_of",
+        "matrix.kind == LINEAR and not is_taken_for_experts(matrix.module, model)",
+        "matrix.kind == LINEAR",
         ["tests/model/test_adapter.py::test_names_that_peft_takes_for_experts_are_left_out"],
     ),
     Mutant(
