@@ -21,9 +21,9 @@ from collections import Counter
 from functools import partial
 
 from common import PAIR_LOSSES
-from posttrain.chat.encode import encode
+from posttrain.chat.encode import encode_answers
 from posttrain.cli import BadInput, at_least, parse_training, parser, run_stage, training_flags
-from posttrain.model.load import load_policy, load_tokenizer
+from posttrain.model.load import load_policy, load_shared_tokenizer
 from posttrain.model.names import fingerprint
 from posttrain.packed.reader import teach_lines
 from posttrain.processes import join_processes
@@ -88,15 +88,18 @@ def parse_args(argv=None):
 # ---- the method ----------------------------------------------------------------------------------
 
 
-def encode_pair(tokenizer, row, max_len, *, think=False):
+def encode_pair(tokenizer, row, max_len, *, truncate="right", think=False):
     """The row with row["seqs"] = [chosen, rejected], each {"ids", "mask", "truncated"}.
 
     The mask (made in chat/encode.py) is 1 for the answer's tokens up to its stop token. What lies
-    beyond max_len is cut off. ValueError(reason) for a useless pair: prepare counts and drops it.
+    beyond max_len is cut off: at the end, or with truncate "left" at the prompt's start, of both
+    alike. ValueError(reason) for a useless pair: prepare counts and drops it.
     """
     prompt, tools = row["prompt"], row.get("tools")
-    chosen = encode(tokenizer, prompt, row["chosen"], tools, max_len=max_len, think=think)
-    rejected = encode(tokenizer, prompt, row["rejected"], tools, max_len=max_len, think=think)
+    answers = [row["chosen"], row["rejected"]]
+    chosen, rejected = encode_answers(
+        tokenizer, prompt, answers, tools, max_len=max_len, truncate=truncate, think=think
+    )
     if chosen["ids"] == rejected["ids"]:
         raise ValueError("chosen and rejected are the same")
     if prompt_of(chosen) != prompt_of(rejected):
@@ -193,13 +196,20 @@ def main(args):
     # The data: encoded pairs, some held out, and which of them each step reads. Useless pairs are
     # counted and dropped.
     rows = read_mixture(args.data, "pairs", args.limit, args.slice_weight)
-    tokenizer = load_tokenizer(args.model)
+    tokenizer = load_shared_tokenizer(args.model, args.ref)
     rows = prepare(
         rows,
-        partial(encode_pair, tokenizer, max_len=args.max_len, think=args.think == "on"),
+        partial(
+            encode_pair,
+            tokenizer,
+            max_len=args.max_len,
+            truncate=args.truncate,
+            think=args.think == "on",
+        ),
         tokenizer,
         args.max_dropped,
         think=args.think == "on",
+        readers=[args.model, args.ref],
     )
     if args.show_mask:
         print(masked_texts(rows, tokenizer))
@@ -241,7 +251,6 @@ def main(args):
         lora_alpha=args.lora_alpha,
         seed=args.seed,
         checkpointing=run.checkpointing,
-        longest=run.longest_sequence,
     )
     teach_lines(model)  # it then reads a prompt once for both answers, with the same logps
     optimizer = make_optimizer(model, args.lr)

@@ -32,8 +32,18 @@ from common import cost_line, money
 from posttrain.chat.encode import prompt_ids
 from posttrain.chat.stops import stop_ids
 from posttrain.cli import BadInput, at, at_least, parser, run_stage
-from posttrain.gating.answers import key_of, keys_of, lendable
-from posttrain.gating.collect import AnswerCollector, Sampling, Side, draws_of, evenly, of_type
+from posttrain.gating.answers import Answer, key_of, keys_of, lendable
+from posttrain.gating.collect import (
+    AnswerCollector,
+    Duel,
+    Sampling,
+    Side,
+    check_choices,
+    draws_of,
+    evenly,
+    of_type,
+    pair_of,
+)
 from posttrain.gating.contamination import contaminated
 from posttrain.gating.rates import expected_answers, power_lines, promise_lines, selftest_lines
 from posttrain.gating.report import html, markdown
@@ -43,6 +53,7 @@ from posttrain.gating.summary import Evidence, summarise, unscored_slices
 from posttrain.gating.text import between, points
 from posttrain.judging.constitution import read_constitution
 from posttrain.judging.judges import Judge
+from posttrain.model.limits import check_format, fit_prompts
 from posttrain.model.load import load_tokenizer
 from posttrain.model.memory import OneInMemory
 from posttrain.model.names import fingerprint, is_endpoint
@@ -73,6 +84,7 @@ def parse_args(argv=None):
     cooler = "another one for --model (a control: cooler)"
     judge = "compares the answers to items of type judge: a model, a reward model or NAME@URL"
     verifiers = "Python file with checks of your own (data/my_checks.py)"
+    truncate = "left: cut prompts at their start until an answer fits behind them"
     think = "on: both models may think first; their answers alone are graded"
     run_code = "run unit tests on model-written code, in a sandbox"
     unsafe = "with --run-code: also where no isolation works"
@@ -82,6 +94,7 @@ def parse_args(argv=None):
     add("--model-temperature", type=heat, help=cooler)
     add("--greedy", action="store_true", help="one greedy answer more per prompt, reported beside")
     add("--max-tokens", type=at_least(1), default=512, help="longest answer, its thought included")
+    add("--truncate", choices=["left"], help=truncate)
     add("--think", choices=["off", "on"], default="off", help=think)
     add("--judge", nargs="+", action="extend", help=judge)
     add("--constitution", help="for --judge")
@@ -301,8 +314,36 @@ def read_sides(args, items):
             with at(f"{name}, id {item['id']!r}"):
                 tools = item.get("tools")
                 prompts[item["id"]] = prompt_ids(tokenizer, item["prompt"], tools, think=think)
+        prompts = fit_items(args, name, tokenizer, items=items, prompts=prompts)
         sides[role] = Side(name, tokenizer, temperature, prompts, keys_of(items, prompts))
+    check_judge(args, items)
     return sides
+
+
+def check_judge(args, items):
+    """BadInput when a judge on this machine cannot read the prompts, even without answers.
+
+    The answers are not there yet: AnswerCollector looks again when they are.
+    """
+    items = of_type(items, "judge")
+    if not items or is_endpoint(args.judge):
+        return
+    constitution = read_constitution(args.constitution)
+    judge = Judge(args.judge, constitution, OneInMemory(), quantize=args.quantize)
+    empty = Answer("", 0)
+    judge.check([pair_of(Duel(item, 0, empty, empty)) for item in items])
+
+
+def fit_items(args, name, tokenizer, *, items, prompts):
+    """The prompts {item: ids} as a model can read them, see fit_prompts. BadInput if it cannot."""
+    check_format(name, args.quantize)
+    choices = of_type(items, "mc")
+    # Those with choices are answered in words only where requests are timed.
+    answered = [item["id"] for item in items if args.latency or item["type"] != "mc"]
+    texts = [(key, prompts[key]) for key in answered]
+    fitted = fit_prompts(name, tokenizer, texts, args.max_tokens, truncate=args.truncate)
+    check_choices(name, tokenizer, choices, prompts)
+    return prompts | dict(zip(answered, fitted))
 
 
 def lending_key(args, sides):

@@ -34,6 +34,7 @@ from posttrain.generate.endpoint import ask_endpoint, messages_for_server
 from posttrain.generate.local import generation_batches, sample
 from posttrain.hashing import seed_for
 from posttrain.model.family import family_of
+from posttrain.model.limits import check_format, fit_prompts
 from posttrain.model.load import load_merged, load_tokenizer
 from posttrain.model.memory import OneInMemory
 from posttrain.records.files import read_records
@@ -61,6 +62,7 @@ def parse_args(argv=None):
     add = p.add_argument_group("the method").add_argument
     first = "number of the first answer: a second round's are new"
     systems = 'JSONL of {"system": text}: system prompts that take turns (null = none)'
+    truncate = "left: cut a local model's prompts at their start until an answer fits behind them"
     think = "on: a local model may think first (a server decides by itself)"
     seed = "each answer's own seed derives from it, its id and its number"
     add("--n", type=count, default=4, help="answers per prompt, over all models and settings")
@@ -68,6 +70,7 @@ def parse_args(argv=None):
     add("--temperatures", type=price, nargs="+", default=[1.0], help="0 is greedy")
     add("--system", help=systems)
     add("--max-tokens", type=count, default=512, help="longest answer, its thought included")
+    add("--truncate", choices=["left"], help=truncate)
     add("--seed", type=int, default=0, help=seed)
     add("--think", choices=["off", "on"], default="off", help=think)
 
@@ -176,6 +179,20 @@ def make_jobs(model, rows, recipes, seed, *, tokenizer=None, think=False):
             draws = [Draw(k, t, seed_for(seed, row["id"], k)) for k, t in candidates]
             jobs.append(Job(row, model, system, prompt, ids, draws))
     return jobs
+
+
+def fit_jobs(model, tokenizer, jobs, *, max_tokens, truncate, quantize):
+    """Make the prompts of a local model's jobs fit it, see fit_prompts.
+
+    BadInput when it cannot read them. An endpoint, which has no tokenizer here, decides by itself.
+    """
+    if tokenizer is None:
+        return
+    check_format(model, quantize)
+    prompts = [(job.row["id"], job.ids) for job in jobs]
+    fitted = fit_prompts(model, tokenizer, prompts, max_tokens, truncate=truncate)
+    for job, ids in zip(jobs, fitted):
+        job.ids = ids
 
 
 def make_batches(jobs, batch_rows):
@@ -309,6 +326,14 @@ def main(args):
             args.seed,
             tokenizer=tokenizers.get(model),
             think=think,
+        )
+        fit_jobs(
+            model,
+            tokenizers.get(model),
+            jobs,
+            max_tokens=args.max_tokens,
+            truncate=args.truncate,
+            quantize=args.quantize,
         )
         batches += make_batches(jobs, args.batch_size * args.refill)
 

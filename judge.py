@@ -595,7 +595,12 @@ def judge_names(names, endpoint):
 
 
 def forecast_run(args, judges, prompts, checks):
-    """(what judging will take: see forecast, tokens of the first judge's rubric)."""
+    """(what judging will take: see forecast, tokens of the first judge's rubric).
+
+    BadInput when a judge cannot read what it will be shown.
+    """
+    for judge in judges:
+        judge.check(prompts, pairs=not args.no_orders)
     pairs = 0  # prompts whose best and worst answers are shown as a pair
     if not args.no_orders:
         pairs = sum(not is_verified(answers[0], checks, args.no_verify) for answers in prompts)

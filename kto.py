@@ -28,7 +28,7 @@ import torch
 from common import kto_kl, kto_loss
 from posttrain.chat.encode import encode
 from posttrain.cli import BadInput, at_least, parse_training, parser, run_stage, training_flags
-from posttrain.model.load import autocast, load_policy, load_tokenizer
+from posttrain.model.load import autocast, load_policy, load_shared_tokenizer
 from posttrain.model.names import fingerprint
 from posttrain.packed.lines import line_tokens, prompt_length
 from posttrain.packed.reader import logps_after, seq_logps, teach_lines
@@ -109,10 +109,12 @@ def read_answers(records, threshold):
     return answers, silent
 
 
-def encode_answer(tokenizer, row, max_len, *, think=False):
+def encode_answer(tokenizer, row, max_len, *, truncate="right", think=False):
     """The row with row["seqs"] = [prompt and answer]; ValueError(reason) for a useless row."""
     prompt, completion, tools = row["prompt"], row["completion"], row.get("tools")
-    seq = encode(tokenizer, prompt, completion, tools, max_len=max_len, think=think)
+    seq = encode(
+        tokenizer, prompt, completion, tools, max_len=max_len, truncate=truncate, think=think
+    )
     return row | {"seqs": [seq]}
 
 
@@ -147,7 +149,11 @@ def labels_line(rows, weight_good, weight_bad, silent):
 
 
 def mismatched(row, other, max_len):
-    """One row's prompt with another's answer, one token of it at least: {"ids", "mask"}."""
+    """One row's prompt with another's answer, one token of it at least: {"ids", "mask"}.
+
+    The prompt is that of the row, token by token, also where its start was cut: it is read once for
+    both answers. So the other answer is cut at its end, whatever --truncate says.
+    """
     seq, other_seq = row["seqs"][0], other["seqs"][0]
     prompt = seq["ids"][: prompt_length(seq)]
     answer = other_seq["ids"][prompt_length(other_seq) :]
@@ -296,13 +302,20 @@ def main(args):
     rows, silent = read_answers(
         read_mixture(args.data, "labels", args.limit, args.slice_weight), args.threshold
     )
-    tokenizer = load_tokenizer(args.model)
+    tokenizer = load_shared_tokenizer(args.model, args.ref)
     rows = prepare(
         rows,
-        partial(encode_answer, tokenizer, max_len=args.max_len, think=args.think == "on"),
+        partial(
+            encode_answer,
+            tokenizer,
+            max_len=args.max_len,
+            truncate=args.truncate,
+            think=args.think == "on",
+        ),
         tokenizer,
         args.max_dropped,
         think=args.think == "on",
+        readers=[args.model, args.ref],
     )
     weight_good, weight_bad = class_weights(rows, args.desirable_weight, args.undesirable_weight)
     print(labels_line(rows, weight_good, weight_bad, silent))
@@ -344,7 +357,6 @@ def main(args):
         lora_alpha=args.lora_alpha,
         seed=args.seed,
         checkpointing=run.checkpointing,
-        longest=run.longest_sequence,
     )
     teach_lines(model)  # it then reads a prompt once for both its answers, with the same logps
     optimizer = make_optimizer(model, args.lr)

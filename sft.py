@@ -50,17 +50,17 @@ def parse_args(argv=None):
 # ---- the method ----------------------------------------------------------------------------------
 
 
-def encode_conversation(tokenizer, row, max_len, all_turns, *, think):
+def encode_conversation(tokenizer, row, max_len, all_turns, *, truncate="right", think=False):
     """The row with row["seqs"] = [the conversation]; ValueError(reason) for a useless row.
 
     Of a conversation whose turns cannot stand in one sequence there are several.
     """
     prompt, completion, tools = row["prompt"], row["completion"], row.get("tools")
+    options = {"max_len": max_len, "truncate": truncate, "think": think}
     if all_turns:
-        messages = prompt + completion
-        seqs = encode_all_turns(tokenizer, messages, tools, max_len=max_len, think=think)
+        seqs = encode_all_turns(tokenizer, prompt + completion, tools, **options)
     else:
-        seqs = [encode(tokenizer, prompt, completion, tools, max_len=max_len, think=think)]
+        seqs = [encode(tokenizer, prompt, completion, tools, **options)]
     return row | {"seqs": seqs}
 
 
@@ -111,9 +111,11 @@ def main(args):
         tokenizer,
         max_len=args.max_len,
         all_turns=args.all_turns,
+        truncate=args.truncate,
         think=think,
     )
-    rows = prepare(rows, encode_row, tokenizer, args.max_dropped, think=think)
+    readers = [args.model]
+    rows = prepare(rows, encode_row, tokenizer, args.max_dropped, think=think, readers=readers)
     rows = one_sequence_each(rows)
     if args.show_mask:
         print(masked_texts(rows, tokenizer))
@@ -135,7 +137,6 @@ def main(args):
         lora_alpha=args.lora_alpha,
         seed=args.seed,
         checkpointing=run.checkpointing,
-        longest=run.longest_sequence,
     )
     teach_lines(model)  # it then reads packs without padding, with the same logps
     optimizer = make_optimizer(model, args.lr)

@@ -70,6 +70,7 @@ def file_flags(group):
     data = "JSONL files or hf:name[:split]"
     slices = "draw rows of a slice W times, like =WEIGHT"
     dropped = "largest share of unusable rows"
+    end = "what is cut beyond --max-len: right = the end, left = the prompt's start"
     share = at_least(0, float, 1)
     add("--model", required=True, help="hub name, model folder or run folder to start from")
     add("--data", required=True, nargs="+", metavar="FILE[=WEIGHT]", help=data)
@@ -77,7 +78,8 @@ def file_flags(group):
     add("--slice-weight", nargs="+", metavar="SLICE=W", help=slices)
     add("--limit", type=at_least(1), help="only the first rows of each file")
     add("--max-dropped", type=share, default=0.05, help=dropped)
-    add("--max-len", type=at_least(8), default=2048, help="tokens per conversation; start is kept")
+    add("--max-len", type=at_least(8), default=2048, help="tokens per conversation")
+    add("--truncate", choices=["left", "right"], default="right", help=end)
 
 
 def adapter_flags(group):

@@ -18,7 +18,6 @@ EQUIVALENT = {
     (*RUN, "self.forecast = None", "pass"): SET_LATER,
     (*RUN, "self.tokens_of_step = []", "pass"): SET_LATER,
     (*RUN, "self.steps = 0", "pass"): SET_LATER,
-    (*RUN, "self.longest_sequence = 0", "pass"): SET_LATER,
     (*RUN, "self.record = None", "pass"): SET_LATER,
     (*RUN, "self.track = None", "pass"): SET_LATER,
     (*RUN, "self.begin = None", "pass"): SET_LATER,

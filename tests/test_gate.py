@@ -842,6 +842,9 @@ def test_nothing_stale_is_borrowed(base, tmp_path, monkeypatch):
 class StubJudge:
     """Prefers the longer answer; shares memory with nobody."""
 
+    def check(self, pairs):
+        pass
+
     def compare(self, pairs):
         texts = [[row["completion"][0]["content"] for row in pair] for pair in pairs]
         return [{"p": [len(a) / (len(a) + len(b))] * 2, "tokens": 7} for a, b in texts]
@@ -887,6 +890,7 @@ def test_resume_after_a_cut_at_any_byte(scripted, base, tmp_path, monkeypatch):
     tokenizer = gate.load_tokenizer(base)
     monkeypatch.setattr(gate, "load_tokenizer", lambda name: tokenizer)
     monkeypatch.setattr(gate, "make_judge", lambda *_: StubJudge())
+    monkeypatch.setattr(gate, "check_judge", lambda *_: None)
     monkeypatch.setattr(gate, "read_constitution", lambda path: {})
     monkeypatch.setattr(gate, "answers_to_make", lambda *_, **__: (0, 0))
     for name in ("markdown", "html"):
@@ -1129,6 +1133,7 @@ def test_tools_are_a_part_of_the_question(tmp_path, monkeypatch):
 
     monkeypatch.setattr(gate, "prompt_ids", lambda *words, **_: read(*words)["ids"])
     monkeypatch.setattr(gate, "load_tokenizer", lambda name: name)
+    monkeypatch.setattr(gate, "fit_items", lambda *_, prompts, **__: prompts)
     monkeypatch.setattr(collect, "encode", read)
     monkeypatch.setattr(collect, "seq_logps", lambda model, rows: [torch.tensor([-1.0, -2.0])])
     args = gate.parse_args(["--model", "m", "--baseline", "b", "--model-temperature", "0.2"])
@@ -1148,6 +1153,27 @@ def test_tools_are_a_part_of_the_question(tmp_path, monkeypatch):
         for row in pair:
             assert {key: row[key] for key in row if key == "tools"} == more
             assert (row["id"], row["prompt"], row["slice"]) == ("a", ["p"], "s")
+
+
+def test_what_the_judge_reads_is_checked_before_it_is_asked(tmp_path):
+    """The answers are there by then."""
+    item = {"id": "a", "type": "judge", "slice": "s", "prompt": []}
+    calls = []
+
+    class Checked(StubJudge):
+        def check(self, pairs):
+            calls.append([row["completion"][0]["content"] for row in pairs[0]])
+            raise BadInput("too long")
+
+        def compare(self, pairs):
+            raise AssertionError("asked")
+
+    collector = collector_of(tmp_path, item, 0.0)
+    collector.judge = Checked()
+    collector.answers = {"candidate": {"a": {0: answer("c")}}, "baseline": {"a": {0: answer("b")}}}
+    with pytest.raises(BadInput, match="too long"):
+        collector.compare(1, [item])
+    assert calls == [["c", "b"]]
 
 
 def test_a_choice_that_cannot_be_read_is_named(tmp_path, monkeypatch):

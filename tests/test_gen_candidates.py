@@ -7,7 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from conftest import run_main, run_script, save_folder, text_of, write
+import torch
+import transformers
+from conftest import make_tokenizer, run_main, run_script, save_folder, text_of, write
 
 import gen_candidates
 import judge
@@ -465,6 +467,21 @@ def test_a_prompt_that_the_template_refuses_is_named(tmp_path):
     data = write(tmp_path / "p.jsonl", rows)
     with pytest.raises(BadInput, match=r"strict, id 'long': the chat template refuses"):
         run_main("gen_candidates", *command(model, data, tmp_path / "c.jsonl"))
+
+
+def test_prompts_are_cut_and_answered(tmp_path):
+    """A model with 60 positions in a table: without the cut its answer would run beyond them."""
+    settings = {"vocab_size": 320, "n_embd": 32, "n_layer": 2, "n_head": 2, "eos_token_id": 2}
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_positions=60, **settings))
+    model.save_pretrained(tmp_path / "m")
+    make_tokenizer().save_pretrained(tmp_path / "m")
+    rows = [{"id": "long", "prompt": "cat " * 60}, {"id": "short", "prompt": "cat"}]
+    data = write(tmp_path / "p.jsonl", rows)
+    words = ["--model", tmp_path / "m", "--data", data, "--out", tmp_path / "c.jsonl", "--n", 1]
+    assert run_main("gen_candidates", *words, "--max-tokens", 20, "--truncate", "left") == 0
+    read = {row["id"]: row["read"] for row in lines(tmp_path / "c.jsonl")}
+    assert read["long"] == 40 > read["short"]
 
 
 def test_the_system_column_of_a_prompt_and_the_system_text_of_an_answer(base, tmp_path):

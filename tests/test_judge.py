@@ -579,11 +579,14 @@ def test_judges_are_made_as_the_flags_say(constitution, tmp_path, monkeypatch):
 
 def test_the_forecast_of_a_run(monkeypatch):
     """All judges together; pairs are asked where no verifier decides, the rubric is the first's."""
-    asked, given = [], []
+    asked, given, checked = [], [], []
 
     class Reads:
         def __init__(self, tokens, rubric):
             self.numbers = tokens, rubric
+
+        def check(self, prompts, *, pairs):
+            checked.append((len(prompts), pairs))
 
         def forecast(self, prompts, pairs):
             asked.append((len(prompts), pairs))
@@ -606,6 +609,7 @@ def test_the_forecast_of_a_run(monkeypatch):
         prices_told = {"price_per_million": 2.0, "price_gpu_hour": 3.0}
         assert settings == prices_told | {"model": ["a", "b"]}
         asked.clear()
+        assert checked[-2:] == [(3, "--no-orders" not in more)] * 2
 
 
 def test_the_cost_of_a_run():

@@ -271,10 +271,14 @@ def flags_by_parser(name, monkeypatch):
 
 
 def test_same_flag_same_meaning(monkeypatch):
-    """A flag that several scripts have takes the same values in each."""
+    """A flag that several scripts have takes the same values in each; but the end of a prompt, where the answer
+    begins, is never cut, so what writes answers takes --truncate left alone."""
     meanings = {}
     for name in (*STAGES, "demo"):
-        for flag, meaning in flags_by_parser(name, monkeypatch).items():
+        flags = flags_by_parser(name, monkeypatch)
+        if name in ("gen_candidates", "gate"):
+            assert flags.pop("--truncate")[1] == ("left",)
+        for flag, meaning in flags.items():
             meanings.setdefault(flag, set()).add(meaning)
     assert len(meanings) > 50
     assert not {flag: kinds for flag, kinds in meanings.items() if len(kinds) > 1}

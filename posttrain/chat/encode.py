@@ -29,33 +29,60 @@ def prompt_ids(tokenizer, prompt, tools=None, *, think=False):
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
-def encode(tokenizer, prompt, completion, tools=None, *, max_len=None, think=False):
-    """Tokens and mask of a prompt and its answer -> {"ids": [T], "mask": [T], "truncated": bool}.
+def encode(
+    tokenizer, prompt, completion, tools=None, *, max_len=None, truncate="right", think=False
+):
+    """Tokens and mask of a prompt and its answer.
 
-    prompt, completion: message lists. Supervised (mask 1) are the tokens of the answer, up to and
-    including its stop token; with `think` those of its thought, too, which is left out else. The
-    prompt's tokens are those that generation would use. max_len: at most so many tokens are kept,
-    from the start. Raises ValueError(reason) for a row that cannot be trained on.
+    Returns {"ids": [T], "mask": [T], "truncated": bool, "prompt_cut": bool}. prompt, completion:
+    message lists. Supervised (mask 1) are the tokens of the answer, up to and including its stop
+    token; with `think` those of its thought, too, which is left out else. The prompt's tokens are
+    those that generation would use. At most max_len tokens are kept: truncate says which, see
+    cut_answers. Raises ValueError(reason) for a row that cannot be trained on.
     """
-    messages = prompt + completion
-    turns = [len(messages) - 1]
-    return encode_turns(tokenizer, messages, turns, tools, max_len=max_len, think=think)[0]
+    completions = [completion]
+    return encode_answers(
+        tokenizer, prompt, completions, tools, max_len=max_len, truncate=truncate, think=think
+    )[0]
 
 
-def encode_all_turns(tokenizer, messages, tools=None, *, max_len=None, think=False):
+def encode_answers(
+    tokenizer, prompt, completions, tools=None, *, max_len=None, truncate="right", think=False
+):
+    """encode of several answers to a prompt, whose tokens stay the same for all of them."""
+    seqs = []
+    for completion in completions:
+        messages = prompt + completion
+        turns = [len(messages) - 1]
+        seqs += encode_turns(tokenizer, messages, turns, tools, think=think)
+    seqs = cut_answers(seqs, max_len, truncate, tokenizer.bos_token_id)
+    for seq in seqs:
+        require_supervised([seq])
+    return seqs
+
+
+def encode_all_turns(
+    tokenizer, messages, tools=None, *, max_len=None, truncate="right", think=False
+):
     """Every assistant turn of a conversation, supervised -> a list of sequences as encode has them.
 
     A turn continues the sequence of the turn before, where its prompt does. Some templates write
     earlier turns otherwise than the last (without thoughts, for instance): then the turn gets a
     sequence of its own, with the prompt that generation would see. Turns with `weight` 0 are read
-    and not trained on.
+    and not trained on. truncate "left" keeps the last max_len tokens of each sequence.
     """
     turns = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-    return encode_turns(tokenizer, messages, turns, tools, max_len=max_len, think=think)
+    seqs = encode_turns(tokenizer, messages, turns, tools, think=think)
+    if truncate == "left":
+        seqs = [keep_end(seq, max_len, tokenizer.bos_token_id) for seq in seqs]
+    else:
+        seqs = [keep_start(seq, max_len) for seq in seqs]
+    require_supervised(seqs)
+    return [seq for seq in seqs if 1 in seq["mask"]]
 
 
-def encode_turns(tokenizer, messages, turns, tools=None, *, max_len=None, think=False):
-    """The turns at these positions, supervised -> a list of sequences as encode has them."""
+def encode_turns(tokenizer, messages, turns, tools=None, *, think=False):
+    """The turns at these positions, supervised -> a list of sequences as encode has them, uncut."""
     turns = [turn for turn in turns if messages[turn].get("weight") != 0]
     if not turns:
         raise ValueError("the answer has weight 0")
@@ -70,11 +97,7 @@ def encode_turns(tokenizer, messages, turns, tools=None, *, max_len=None, think=
             sequences.append(Sequence(tokenizer))
         calls_a_tool = bool(messages[turn].get("tool_calls"))
         sequences[-1].add_turn(prompt_text, turn_text, calls_a_tool)
-
-    rows = [sequence.cut(max_len) for sequence in sequences]
-    if not any(1 in row["mask"] for row in rows):
-        raise ValueError("nothing of the answer is left within --max-len")
-    return [row for row in rows if 1 in row["mask"]]
+    return [sequence.as_row() for sequence in sequences]
 
 
 def _is_empty(message):
@@ -227,14 +250,9 @@ class Sequence:
         stop_text = self.tokenizer.convert_ids_to_tokens(self.ids[-1])
         self.text = turn_text[: turn_text.rindex(stop_text) + len(stop_text)]
 
-    def cut(self, max_len):
-        """The sequence as encode returns it."""
-        truncated = max_len is not None and len(self.ids) > max_len
-        return {
-            "ids": self.ids[:max_len],
-            "mask": self.mask[:max_len],
-            "truncated": truncated,
-        }
+    def as_row(self):
+        """The sequence as encode returns it, whole."""
+        return {"ids": self.ids, "mask": self.mask, "truncated": False, "prompt_cut": False}
 
 
 def _find_stop(tokenizer, ids, start, stops):
@@ -267,6 +285,68 @@ def _extend(tokenizer, ids, text, longer):
         return joint
     rest = longer[len(text) :]
     return ids + tokenizer(rest, add_special_tokens=False).input_ids
+
+
+# ---- what is kept of a sequence that is too long -------------------------------------------------
+
+
+def cut_answers(seqs, max_len, truncate, bos=None):
+    """Answers to a prompt, at most max_len tokens each with it. max_len None: all of them.
+
+    truncate "right" cuts the end: of a long prompt no answer may be left. "left" cuts the start of
+    the prompt, by what the longest answer needs, so that the prompt stays the same for all; one
+    token of it is kept at least, and an answer that still is too long is cut at its end.
+    bos: the begin-of-text token, which stays in front.
+    """
+    if truncate == "left" and max_len is not None:
+        longest = max(len(seq["ids"]) - seq["mask"].index(1) for seq in seqs)
+        prompt_room = max(1, max_len - longest)
+        seqs = [cut_prompt(seq, prompt_room, bos) for seq in seqs]
+    return [keep_start(seq, max_len) for seq in seqs]
+
+
+def cut_prompt(seq, room, bos):
+    """The sequence with the last `room` tokens of its prompt."""
+    answer = seq["mask"].index(1)
+    if answer <= room:
+        return seq
+    ids = cut_start(seq["ids"][:answer], room, bos) + seq["ids"][answer:]
+    mask = [0] * room + seq["mask"][answer:]
+    return seq | {"ids": ids, "mask": mask, "prompt_cut": True}
+
+
+def cut_start(ids, room, bos):
+    """The last `room` token ids, at least 1; a begin-of-text token stays in front of them."""
+    if len(ids) <= room:
+        return ids
+    if ids[0] == bos:
+        return ids[:1] + ids[len(ids) - room + 1 :]
+    return ids[len(ids) - room :]
+
+
+def keep_start(seq, max_len):
+    """The first max_len tokens. Where the end is missing, no stop token is trained on."""
+    if max_len is None or len(seq["ids"]) <= max_len:
+        return seq
+    return seq | {"ids": seq["ids"][:max_len], "mask": seq["mask"][:max_len], "truncated": True}
+
+
+def keep_end(seq, max_len, bos):
+    """The last max_len tokens. The first is only read: nothing predicts it."""
+    if max_len is None or len(seq["ids"]) <= max_len:
+        return seq
+    ids = cut_start(seq["ids"], max_len, bos)
+    mask = [0] + seq["mask"][len(seq["ids"]) - max_len + 1 :]
+    return seq | {"ids": ids, "mask": mask, "prompt_cut": True}
+
+
+def require_supervised(seqs):
+    """ValueError when nothing is left of what these sequences train on."""
+    if not any(1 in seq["mask"] for seq in seqs):
+        raise ValueError(
+            "nothing of the answer is left within --max-len: --truncate left cuts the prompt "
+            "instead"
+        )
 
 
 # ---- what is trained on, to look at --------------------------------------------------------------

@@ -10,6 +10,7 @@ same bytes:
     borrowed.jsonl             the baseline's answers in earlier gates
 """
 
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -27,12 +28,20 @@ from posttrain.gating.rule import BASELINE_DRAWS
 from posttrain.gating.suite import IN_SLICES, RECORDED, ROLES
 from posttrain.generate.local import generation_batches, sample
 from posttrain.hashing import seed_for
+from posttrain.model.limits import (
+    check_length,
+    check_tokens,
+    length_of,
+    read_limits,
+    tokens_beyond,
+)
 from posttrain.model.load import load_merged
 from posttrain.packed.lines import prompt_length
 from posttrain.packed.reader import reads_lines, seq_logps, teach_lines
 from posttrain.records.jsonl import read_jsonl
 
 READ_AT_ONCE = 16  # items whose choices are read, or pairs that are judged, between two savings
+TURN_TOKENS = 64  # that a template may write around a choice, at most
 AGAIN = 2  # fresh answers of a candidate that fails a canary
 WARM = 0.7  # their temperature where the candidate's own is 0
 
@@ -232,15 +241,7 @@ class AnswerCollector:
 
         A choice is read as the assistant's answer, without its stop token. Of equals the first.
         """
-        tools = item.get("tools")
-        rows = []
-        for choice in item["choices"]:
-            answer = [{"role": "assistant", "content": choice}]
-            try:
-                row = encode(side.tokenizer, item["prompt"], answer, tools)
-            except ValueError as error:
-                raise BadInput(f"id {item['id']!r}: a choice cannot be scored: {error}") from None
-            rows.append({"ids": row["ids"][:-1], "mask": row["mask"][:-1]})
+        rows = choice_rows(side.tokenizer, item)
         with torch.no_grad():
             logps = seq_logps(model, rows)[0].tolist()
         per_byte = []
@@ -261,6 +262,7 @@ class AnswerCollector:
         duels = self._duels(k, items)
         if not duels:
             return
+        self.judge.check([pair_of(duel) for duel in duels])
         path = self.run.folder / f"judged-{k}.jsonl"
         batches = in_batches(duels)
         self.run.extend(path, batches, [len(batch) for batch in batches], self._judge_batch)
@@ -447,6 +449,48 @@ class AnswerCollector:
         for line in lines:
             answer = answer_of(line, self.items[line["id"]])
             self.answers[role][line["id"]][line["sample"]] = answer
+
+
+# ---- multiple choice -----------------------------------------------------------------------------
+
+
+def choice_rows(tokenizer, item):
+    """[{"ids", "mask"}, ...] of an item's choices, each as an answer without its stop token."""
+    rows = []
+    for choice in item["choices"]:
+        answer = [{"role": "assistant", "content": choice}]
+        try:
+            row = encode(tokenizer, item["prompt"], answer, item.get("tools"))
+        except ValueError as error:
+            raise BadInput(f"id {item['id']!r}: a choice cannot be scored: {error}") from None
+        rows.append({"ids": row["ids"][:-1], "mask": row["mask"][:-1]})
+    return rows
+
+
+def check_choices(name, tokenizer, items, prompts):
+    """BadInput when a model cannot read the choices of an item, before it is loaded.
+
+    prompts {item: token ids}. A token has at least one byte: only choices that may be too long are
+    tokenised for this, or all where the tokenizer has tokens that the model lacks.
+    """
+    limits = read_limits(name)
+    must_see_tokens = bool(tokens_beyond(limits, tokenizer))
+    positions = limits.positions or math.inf
+    texts = []
+    for item in items:
+        longest = max(len(choice.encode()) for choice in item["choices"])
+        most_tokens = len(prompts[item["id"]]) + longest + TURN_TOKENS
+        if must_see_tokens or most_tokens > positions:
+            place = f"id {item['id']!r}"
+            texts += [(place, row["ids"]) for row in choice_rows(tokenizer, item)]
+    check_tokens(limits, tokenizer, texts)
+    if texts:
+        place, ids = max(texts, key=length_of)
+        text = f"{place}: {len(ids)} tokens of prompt and choice"
+        check_length(limits, len(ids), text, "leave such items out")
+
+
+# ---- lists ---------------------------------------------------------------------------------------
 
 
 def evenly(items, count):

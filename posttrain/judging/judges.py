@@ -1,10 +1,11 @@
 """Judges of every kind: random numbers, a model behind an endpoint, a reward model, a causal model.
 
-A kind is a class with these five, and a line in JUDGE_KINDS:
+A kind is a class with these six, and a line in JUDGE_KINDS:
 
     takes(name)             is the judge of this name of this kind?
     score(groups)           votes for the answers to many prompts
     compare(pairs)          which of two answers is better; `compares` False: it cannot
+    check(prompts, pairs)   BadInput when it cannot read what it will be shown
     forecast(cases, pairs)  tokens that it will read
     texts(case)             what it reads, for people
 
@@ -18,12 +19,14 @@ from functools import cached_property, partial
 import torch
 
 from common import judge_tokens
+from posttrain.chat.template import render
 from posttrain.cli import BadInput
 from posttrain.generate.endpoint import ask_endpoint
 from posttrain.hashing import seed_for
 from posttrain.judging.constitution import BEST, overall_score, rubric_for
 from posttrain.judging.digits import judge_answers, judge_pairs, load_judge
 from posttrain.judging.prompt import (
+    PAIR_QUESTION,
     case_of,
     endpoint_message,
     fenced_answer,
@@ -31,7 +34,9 @@ from posttrain.judging.prompt import (
     harmless,
     judge_ids,
     pair_ids,
+    request_text,
     reward_ids,
+    score_question,
     trusted_ids,
 )
 from posttrain.judging.verdicts import (
@@ -46,6 +51,15 @@ from posttrain.judging.verdicts import (
     score_requests,
 )
 from posttrain.model.family import is_classifier
+from posttrain.model.limits import (
+    check_format,
+    check_length,
+    check_tokens,
+    length_of,
+    note_tokens_beyond,
+    read_limits,
+    tokens_beyond,
+)
 from posttrain.model.load import load_model, load_tokenizer
 from posttrain.model.names import endpoint_of, is_endpoint
 
@@ -54,6 +68,7 @@ SAME_TEXT = "the same text with this at its end"
 BETWEEN = "the same text with this between request and question"
 
 SAMPLE = 50  # prompts that stand for all in a local judge's forecast
+PAIR_MARKS = len(" A B") * 2  # bytes that the marks of a pair have above those of single answers
 MOST = 700  # a difference of rewards whose exponential is still a number
 
 
@@ -119,6 +134,14 @@ class Judge:
         p: [P(the first is better) asked in this order, in the other]; None: no verdict.
         """
         return self.kind.compare(pairs)
+
+    def check(self, prompts, *, pairs=True):
+        """BadInput when a model on this machine cannot read these answers: too long for it, tokens
+        that it lacks, the number format. It is not loaded. What is poor in it is a warning.
+
+        prompts: candidate rows, in a list for each prompt. pairs: will it be shown pairs, too?
+        """
+        self.kind.check(prompts, pairs)
 
     def forecast(self, prompts, pairs):
         """(tokens that it will read, those of the rubric a prompt), without its model.
@@ -207,6 +230,9 @@ class RandomJudge:
     def compare(self, pairs):
         raise BadInput("--judge random compares no pairs")
 
+    def check(self, prompts, pairs):
+        """It reads nothing."""
+
     def forecast(self, cases, pairs):
         return 0, 0
 
@@ -258,6 +284,9 @@ class EndpointJudge:
         cases = [case_of(rows) for rows in pairs]
         compared = pair_endpoint(self.ask, self.way, self.judge.constitution, cases)
         return [{"p": p, "tokens": tokens} for p, tokens in compared]
+
+    def check(self, prompts, pairs):
+        """What is too long for it, its server says."""
 
     def forecast(self, cases, pairs):
         """4 characters a token, and 20 tokens around each message."""
@@ -315,6 +344,41 @@ class LocalJudge:
     def __init__(self, judge):
         self.judge = judge
         self.tokenizer = load_tokenizer(judge.name)
+        self.is_checked = False
+        self.longest_checked = 0  # tokens: what is not longer needs no second warning
+
+    def check(self, prompts, pairs):
+        """A token has at least one byte: only texts that may be too long are tokenised for this.
+
+        All are where the tokenizer has tokens that the model lacks.
+        """
+        check_format(self.judge.name, self.judge.quantize)
+        limits = read_limits(self.judge.name)
+        must_see_tokens = bool(tokens_beyond(limits, self.tokenizer))
+        positions = limits.positions or math.inf
+        texts = []
+        for rows in prompts:
+            case = case_of(rows)
+            if must_see_tokens or self.most_tokens(case, pairs) > positions:
+                place = f"id {rows[0]['id']!r}"
+                texts += [(place, ids) for ids in self.texts_read(case, pairs)]
+        check_tokens(limits, self.tokenizer, texts)
+        if not self.is_checked:
+            note_tokens_beyond(limits, self.tokenizer)
+        self.is_checked = True
+        self.check_longest(limits, texts)
+
+    def check_longest(self, limits, texts):
+        """check_length of the longest of these texts, unless a longer one was checked before."""
+        place, ids = max(texts, key=length_of, default=("", []))
+        if len(ids) > self.longest_checked:
+            self.longest_checked = len(ids)
+            check_length(
+                limits,
+                len(ids),
+                f"{place}: {len(ids)} tokens for the judge",
+                "take a judge for longer texts, or leave such rows out",
+            )
 
     @property
     def model(self):
@@ -372,6 +436,17 @@ class RewardJudge(LocalJudge):
         answers = sum(len(case.completions) for case in cases)
         return round(answers * sum(lengths) / len(lengths)), 0
 
+    def most_tokens(self, case, pairs):
+        """The bytes of its longest text."""
+        texts = []
+        for completion in case.completions:
+            texts.append(render(self.tokenizer, case.prompt + completion, case.tools))
+        return max(map(utf8_length, texts))
+
+    def texts_read(self, case, pairs):
+        """Token ids of each answer with its prompt."""
+        return [reward_ids(self.tokenizer, case, text) for text in case.completions]
+
     def score(self, groups):
         votes = []
         for rows in groups:
@@ -428,6 +503,37 @@ class DigitJudge(LocalJudge):
     def load(self):
         return load_judge(self.judge.name, self.judge.quantize)
 
+    @cached_property
+    def frame_bytes(self):
+        """Bytes of the longest question and of what the template writes around a message."""
+        message = {"role": "user", "content": PAIR_QUESTION}
+        frame = render(self.tokenizer, [message], generation_prompt=True)
+        names = [criterion["name"] for criterion in self.judge.constitution["criteria"]]
+        questions = [score_question(name) for name in names]
+        return utf8_length(frame) + max(map(utf8_length, questions))
+
+    def most_tokens(self, case, pairs):
+        """The bytes of its longest text: of a pair, if it is shown pairs, else of one answer."""
+        _, rubric = rubric_for(self.judge.constitution, case.slice, case.prompt)
+        answers = sorted(utf8_length(fenced_answer(text)) for text in case.completions)
+        shown = sum(answers[-2:]) if pairs else answers[-1]
+        request = utf8_length(request_text(case.prompt, case.tools))
+        return self.frame_bytes + utf8_length(rubric) + request + shown + PAIR_MARKS
+
+    def texts_read(self, case, pairs):
+        """Token ids of each answer with each question, and of the longest pair."""
+        constitution = self.judge.constitution
+        prefix, answers, tails = judge_ids(self.tokenizer, constitution, case)
+        texts = []
+        for answer in answers:
+            texts += [prefix + answer + tail for tail in tails.values()]
+        if pairs and len(answers) > 1:
+            longest = sorted(range(len(answers)), key=lambda number: len(answers[number]))[-2:]
+            pair = case._replace(completions=[case.completions[number] for number in longest])
+            prefix, orders, tail = pair_ids(self.tokenizer, constitution, pair)
+            texts += [prefix + order + tail for order in orders]
+        return texts
+
     def score(self, groups):
         cases = [case_of(rows) for rows in groups]
         judged = judge_answers(self.model, self.tokenizer, self.judge.constitution, cases)
@@ -452,6 +558,11 @@ class DigitJudge(LocalJudge):
             texts.append(self.shown("answers 1 and 2 as a pair", prefix + orders[0] + tail))
             texts.append(self.shown(f"the pair in the other order: {BETWEEN}", orders[1]))
         return texts
+
+
+def utf8_length(text):
+    """Bytes of a text, and so the most tokens that it can have."""
+    return len(text.encode())
 
 
 def sample_of(cases):

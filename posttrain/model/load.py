@@ -10,7 +10,13 @@ from posttrain.chat.template import PLAIN_TEMPLATE
 from posttrain.cli import BadInput
 from posttrain.model.adapter import add_adapter, check_adapter, reach_line, without_bitsandbytes
 from posttrain.model.memory import check_fits, model_without_weights
-from posttrain.model.names import architecture_of, quantize_mode, read_config, resolve_model
+from posttrain.model.names import (
+    UNPACKED,
+    architecture_of,
+    quantize_mode,
+    read_config,
+    resolve_model,
+)
 from posttrain.processes import shard, sharded
 
 transformers.utils.logging.disable_progress_bar()
@@ -39,6 +45,25 @@ def load_tokenizer(name):
             tokenizer.chat_template = "{{ bos_token }}" + PLAIN_TEMPLATE
     tokenizer.generation_stops = read_generation_stops(base)
     return tokenizer
+
+
+def load_shared_tokenizer(name, ref=None):
+    """The tokenizer of a model. BadInput when ref, the model of --ref, has another vocabulary.
+
+    The same ids would be other words: log-probabilities could not be compared.
+    """
+    tokenizer = load_tokenizer(name)
+    if ref:
+        require_vocabulary(ref, tokenizer)
+    return tokenizer
+
+
+def require_vocabulary(name, tokenizer):
+    """BadInput when the model of --ref has another vocabulary than this tokenizer."""
+    if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
+        raise BadInput(
+            f"--ref {name}: not the tokenizer of --model: log-probabilities cannot be compared"
+        )
 
 
 def read_generation_stops(base):
@@ -75,15 +100,16 @@ def load_model(name, quantize="auto", trainable=False, classifier=False):
     when `trainable`. BadInput when nothing can be loaded, or when the weights do not fit.
     """
     base, adapter = resolve_model(name)
-    options = number_format(quantize)
+    config = read_config(base)
+    options = number_format(quantize, config)
     try:
-        config = without_dropout(read_config(base))
+        config = without_dropout(config)
         architecture = architecture_of(config)
         if classifier:
             config.num_labels = 1
             architecture = transformers.AutoModelForSequenceClassification
-        if not hasattr(config, "quantization_config"):  # else they are smaller than they look
-            check_fits(name, model_without_weights(name, config, architecture), quantize)
+        without_weights = model_without_weights(name, config, architecture)
+        check_fits(name, without_weights, quantize_mode(quantize, config))
         model = architecture.from_pretrained(base, config=config, **options)
         model.requires_grad_(False)
         if adapter:
@@ -124,21 +150,28 @@ def is_mergeable(model):
     return in_full_precision and not any(isinstance(layer, BaseTunerLayer) for layer in embeddings)
 
 
-def number_format(quantize):
-    """from_pretrained's keyword arguments for the weights' number format and device."""
+def number_format(quantize, config):
+    """from_pretrained's keyword arguments for the weights' number format and device.
+
+    config: of the base model. Weights that are quantised already need none for their format.
+    """
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu else torch.float32
     device = "cpu"
     if on_gpu and not sharded():  # under FSDP, shard() takes the layers to the GPU
         device = torch.cuda.current_device()
     options = {"dtype": dtype, "device_map": {"": device}}
-    if quantize_mode(quantize) == "nf4":
+    mode = quantize_mode(quantize, config)
+    if mode == "nf4":
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
+    elif mode == UNPACKED:
+        print("note     mxfp4 weights are unpacked: they take four times the memory of the files")
+        options["quantization_config"] = transformers.Mxfp4Config(dequantize=True)
     return options
 
 
@@ -169,10 +202,7 @@ def load_reference(name, tokenizer, quantize):
 
     BadInput when its vocabulary is another: the same ids would be other words.
     """
-    if load_tokenizer(name).get_vocab() != tokenizer.get_vocab():
-        raise BadInput(
-            f"--ref {name}: not the tokenizer of --model: log-probabilities cannot be compared"
-        )
+    require_vocabulary(name, tokenizer)
     # In train mode, as the policy: in eval mode 4-bit layers on a CPU round differently.
     model = load_model(name, quantize).train()
     shard(model, trained(model))
@@ -190,21 +220,18 @@ def load_policy(
     lora_alpha=None,
     seed=0,
     checkpointing=False,
-    longest=0,
 ):
     """A model with a trainable LoRA adapter: a new one, or the run folder's own.
 
     lora_r defaults to 16 and lora_alpha to 2 * lora_r for a new adapter. BadInput when they
     contradict the adapter that is continued. checkpointing: the activations of a layer are computed
-    anew in the backward pass, which takes a third more time and far less memory. longest: tokens of
-    the longest sequence that it will read (check_length).
+    anew in the backward pass, which takes a third more time and far less memory.
     """
     model = load_model(name, quantize, trainable=True)
     if not hasattr(model, "peft_config"):
         model = add_adapter(model, lora_r, lora_alpha, seed)
     check_adapter(name, model, lora_r, lora_alpha)
     print(reach_line(model))
-    check_length(model, longest)
 
     # The adapter learns in fp32: steps of a small learning rate would be lost in bf16.
     for parameter in trained(model):
@@ -220,31 +247,6 @@ def load_policy(
 def trained(model):
     """The parameters that are trained: the adapter's."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def check_length(model, longest):
-    """Say it when a sequence is longer than the positions the model was made for.
-
-    longest: tokens of the longest sequence. BadInput where positions are learned one by one: there
-    are no more of them.
-    """
-    limit = getattr(model.config, "max_position_embeddings", None) or longest
-    if longest <= limit:
-        return
-    if has_learned_positions(model):
-        raise BadInput(
-            f"{longest} tokens in a sequence, {limit} positions: lower --max-len or --max-tokens"
-        )
-    print(
-        f"WARNING  {longest} tokens in a sequence, but the model was made for {limit}: "
-        "poor results beyond"
-    )
-
-
-def has_learned_positions(model):
-    """Does the model look positions up in a table (GPT-2's wpe, OPT's embed_positions)?"""
-    layers = [name.split(".")[-2] for name, _ in model.named_parameters()]
-    return "wpe" in layers or "embed_positions" in layers
 
 
 def autocast(model):

@@ -15,7 +15,13 @@ from posttrain.model.adapter import (
     matrices_of,
     rank_of_experts,
 )
-from posttrain.model.names import architecture_of, quantize_mode, read_config, resolve_model
+from posttrain.model.names import (
+    UNPACKED,
+    architecture_of,
+    quantize_mode,
+    read_config,
+    resolve_model,
+)
 from posttrain.processes import sharded
 
 # Bytes of a number.
@@ -23,6 +29,11 @@ BF16 = 2
 FP32 = 4
 # 4 bits, an 8-bit scale for 64 weights, an fp32 scale for 256 of those: 1/2 + 1/64 + 4/(64 x 256).
 NF4 = 0.516
+
+# Number formats of about that size: ours, and of weights that are quantised already.
+FOUR_BITS = ("nf4", "bitsandbytes nf4", "bitsandbytes fp4", "gptq", "awq")
+# Number formats that leave no doubt of how large the weights will be.
+CERTAIN = ("none", "nf4", UNPACKED)
 
 GIB = 2**30
 
@@ -55,12 +66,13 @@ def memory_plan(name, quantize, lora_r, pack_tokens):
     BadInput when the config makes no model.
     """
     config = read_config(resolve_model(name)[0])
+    mode = quantize_mode(quantize, config)
     model = model_without_weights(name, config)
     matrices = matrices_of(model)
     config = config.get_text_config()
     rank = lora_r or RANK
     hidden = config.hidden_size
-    is_nf4 = quantize_mode(quantize) == "nf4"
+    is_nf4 = mode in FOUR_BITS
     weight_bytes, expert_bytes = bytes_of_weights(model, is_nf4, BF16)
 
     # A is [rank, inputs] and B [outputs, rank], one of each for every expert. Each number: itself
@@ -134,11 +146,15 @@ def numbers_of_a_token(matrix, rank, config):
     return sum(matrix.shape) + rank
 
 
-def check_fits(name, model, quantize):
-    """refuse_too_large for a model without weights (model_without_weights), on this machine."""
-    bytes_each = BF16 if torch.cuda.is_available() else FP32
-    weights, experts = bytes_of_weights(model, quantize_mode(quantize) == "nf4", bytes_each)
-    refuse_too_large(name, weights, experts, free_bytes())
+def check_fits(name, model, mode):
+    """refuse_too_large for a model without weights (model_without_weights), on this machine.
+
+    mode: see quantize_mode. Of weights in another format than ours the size is not known here.
+    """
+    if mode in CERTAIN:
+        bytes_each = BF16 if torch.cuda.is_available() else FP32
+        weights, experts = bytes_of_weights(model, mode in FOUR_BITS, bytes_each)
+        refuse_too_large(name, weights, experts, free_bytes())
 
 
 def free_bytes():

@@ -1,6 +1,8 @@
 """Names of models: hub names, model folders, run folders of ours, models behind a server."""
 
+import hashlib
 import json
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -9,6 +11,10 @@ import transformers
 from posttrain.cli import BadInput
 from posttrain.hashing import digest
 from posttrain.run.folder import read_run
+from posttrain.run.lineage import start_folder
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")  # files of a base model that an adapter adds to
+UNPACKED = "mxfp4, unpacked"  # gpt-oss: 4 bits that nothing can be trained through
 
 
 def is_endpoint(name):
@@ -38,22 +44,130 @@ def resolve_model(name):
         raise BadInput(
             f"{name}: no config.json or adapter_config.json in it: neither a model nor a run folder"
         )
-    # A hub name has one slash at most; what looks like a path was meant as one.
-    looks_like_path = name.count("/") > 1 or name.startswith((".", "/", "runs/", "data/"))
-    if looks_like_path and not path.exists():
+    if looks_like_path(name) and not path.exists():
         raise BadInput(f"{name}: no such folder")
     return name, None
 
 
+def looks_like_path(name):
+    """Was this meant as a path? A hub name has one slash at most."""
+    return name.count("/") > 1 or name.startswith((".", "/", "runs/", "data/"))
+
+
+# ---- the base of a run folder --------------------------------------------------------------------
+
+
+def base_record(name):
+    """What run.json keeps of the base that a model begins from, so that it is found again.
+
+    {"name", "path": where it lies, "digest": of config and weights, "commit"}. A model of the hub
+    has no path and no digest; its name is enough anywhere.
+    """
+    base, _ = resolve_model(name)
+    record = {"name": base, "path": None, "digest": None, "commit": None}
+    if Path(base).exists():
+        record["path"] = str(Path(base).resolve())
+        record["digest"] = weights_digest(base)
+    else:
+        record["commit"] = getattr(read_config(base), "_commit_hash", None)
+    return record
+
+
 def base_of_adapter(folder, name):
-    """The base model that a folder's adapter was made for; BadInput when it is damaged."""
+    """The base model that a folder's adapter was made for.
+
+    BadInput when the folder is damaged, or when the base is not found or has changed.
+    """
     if not (folder / "adapter_model.safetensors").exists():
         raise BadInput(f"{name}: adapter_model.safetensors is missing")
     try:
         config = json.loads((folder / "adapter_config.json").read_text())
-        return str(config["base_model_name_or_path"])
+        written = str(config["base_model_name_or_path"])
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{name}: adapter_config.json is broken or names no base model") from None
+
+    record = read_run(folder / "run.json")
+    start = Path()  # the folder where the run was started, as far as its record tells
+    if record:
+        start = start_folder(str((folder / "run.json").resolve()), record["path"], start)
+    if "base" in record:
+        return find_base(folder, name, record["base"], start)
+    return base_as_written(name, written, start)
+
+
+def find_base(folder, name, base, start):
+    """Where the base of a run lies now. base: what its record says of it (base_record).
+
+    A folder of the same name may be another model: config and weights must be those of the
+    training. BadInput names the places that were looked at.
+    """
+    if base["path"] is None:  # a model of the hub
+        if Path(base["name"]).exists():
+            raise BadInput(
+                f"{name}: its base model is {base['name']} of the hub, but a folder of that name "
+                "lies here: start from another directory"
+            )
+        return base["name"]
+
+    beside = folder.resolve().parent / Path(base["name"]).name
+    places = {}  # in full: as it is written; each place once
+    for place in (Path(base["name"]), start / base["name"], Path(base["path"]), beside):
+        places.setdefault(place.resolve(), place)
+    reasons = []
+    for place in places.values():
+        if not (place / "config.json").exists():
+            reasons.append(f"{place} (no model there)")
+        elif weights_digest(place) == base["digest"]:
+            return str(place)
+        else:
+            reasons.append(f"{place} (another model, or changed since training)")
+    raise BadInput(
+        f"{name}: its base model is not found as it was in training; looked at "
+        f"{', '.join(reasons)}: put it back into one of these places"
+    )
+
+
+def base_as_written(name, written, start):
+    """The base of an adapter without a record of it: an older run's, or made elsewhere.
+
+    BadInput for a path that does not exist: the hub must not be asked for it.
+    """
+    if Path(written).exists():
+        return written
+    if (start / written).exists():
+        return str(start / written)
+    first = start / Path(written).parts[0]
+    was_a_path = start != Path() and "/" in written and first.is_dir()
+    if looks_like_path(written) or was_a_path:
+        raise BadInput(
+            f"{name}: its base model {written!r} is a folder that is not there (a relative path is "
+            "that of the directory where training ran): start from there, or write the full path "
+            "into adapter_config.json"
+        )
+    return written
+
+
+def weights_digest(folder):
+    """Hash of what an adapter adds to: config.json and the weights of a model folder.
+
+    Its tokenizer may be mended, or a note be put beside it, and it is still the same base.
+    """
+    files = []
+    for file in sorted(Path(folder).iterdir()):
+        if file.name == "config.json" or file.suffix in WEIGHTS:
+            stat = file.stat()
+            files.append((str(file.resolve()), file.name, stat.st_size, stat.st_mtime_ns))
+    return digest_of_files(tuple(files))
+
+
+@cache
+def digest_of_files(files):
+    """Hash of files, computed once. files: (path, name, bytes, time of the last change) of each."""
+    hashes = [f"{name} {digest(path)}" for path, name, _, _ in files]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]
+
+
+# ---- what a model's numbers depend on ------------------------------------------------------------
 
 
 def fingerprint(name, quantize):
@@ -69,7 +183,7 @@ def fingerprint(name, quantize):
     if adapter:
         marks.append(digest(Path(adapter) / "adapter_model.safetensors"))
         marks.append(digest(Path(adapter) / "adapter_config.json"))
-    marks.append(quantize_mode(quantize))
+    marks.append(quantize_mode(quantize, read_config(base)))
     marks.append("cuda" if torch.cuda.is_available() else "cpu")
     marks += [torch.__version__, transformers.__version__]
     return "+".join(marks)
@@ -96,8 +210,42 @@ def architecture_of(config):
     return transformers.AutoModelForCausalLM
 
 
-def quantize_mode(quantize):
-    """What --quantize stands for on this machine: auto is nf4 on a GPU, none on the CPU."""
+def quantised_already(config):
+    """How a base model's weights are quantised ("bitsandbytes nf4", "gptq" ...); None: not at all.
+
+    config: of the base model.
+    """
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        text_config = getattr(config, "text_config", None)
+        settings = getattr(text_config, "quantization_config", None)
+    if settings is None:
+        return None
+    if not isinstance(settings, dict):
+        settings = settings.to_dict()
+    if settings.get("load_in_4bit"):
+        return f"bitsandbytes {settings.get('bnb_4bit_quant_type', 'fp4')}"
+    if settings.get("load_in_8bit"):
+        return "bitsandbytes int8"
+    method = settings.get("quant_method", "an unknown method")
+    return str(getattr(method, "value", method))
+
+
+def quantize_mode(quantize, config):
+    """What --quantize stands for on this machine and for this base model.
+
+    auto is nf4 on a GPU, none on the CPU. Weights that are quantised already stay as they are,
+    whatever the machine: then it is their method. mxfp4 is unpacked. BadInput for an explicit nf4
+    of such weights.
+    """
+    method = quantised_already(config)
+    if method and quantize == "nf4":
+        raise BadInput(
+            f"--quantize nf4: {config.name_or_path} is quantised already ({method}): leave "
+            "--quantize out, or take the base with plain weights"
+        )
+    if method:
+        return UNPACKED if method == "mxfp4" else method
     if quantize != "auto":
         return quantize
     return "nf4" if torch.cuda.is_available() else "none"

@@ -32,7 +32,7 @@ def lineage(name, until=None):
 
         record_path = str(place.resolve())
         records[path.resolve()] = record | {"path": record_path}
-        folder = _start_folder(record_path, record["path"], folder)
+        folder = start_folder(record_path, record["path"], folder)
         # What is put in last is taken out first, so the first input is followed to its end, then
         # the second.
         for input_path, input_hash in reversed(record["inputs"].items()):
@@ -58,7 +58,7 @@ def _record_of(path):
     return None, {}
 
 
-def _start_folder(record_path, path_when_written, default):
+def start_folder(record_path, path_when_written, default):
     """The folder where a run was started, to which the paths in its record are relative.
 
     record_path: where the record lies now, in full. If that ends with the path under which it was

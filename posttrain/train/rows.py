@@ -1,7 +1,7 @@
 """Training rows: records whose answers are tokens and masks.
 
-A training row is a record with "seqs": [{"ids", "mask", "truncated"}, ...] beside its "weight",
-"slice", "id" and "source": one sequence for SFT and KTO, two (chosen, rejected) for DPO.
+A training row is a record with "seqs": [{"ids", "mask", "truncated", "prompt_cut"}, ...] beside its
+"weight", "slice", "id" and "source": one sequence for SFT and KTO, two (chosen, rejected) for DPO.
 """
 
 from collections import Counter
@@ -13,18 +13,20 @@ from posttrain.chat.encode import show_mask
 from posttrain.chat.stops import stop_ids
 from posttrain.chat.thoughts import visible, with_thought_apart
 from posttrain.cli import BadInput
+from posttrain.model.limits import check_tokens, ends_of_answers, note_tokens_beyond, read_limits
 from posttrain.packed.lines import line_tokens
 
 SHOWN = 3  # rows of each file, by --show-mask
 
 
-def prepare(rows, encode_row, tokenizer, max_dropped, *, think=False):
+def prepare(rows, encode_row, tokenizer, max_dropped, *, think=False, readers=()):
     """encode_row(row) of every record -> training rows.
 
     Records that raise ValueError(reason) are counted by reason, printed and dropped. BadInput when
     more than the share max_dropped is lost, or when an answer that was not truncated has no
     supervised stop token: the model would not learn to stop. think: does encode_row train on
-    thoughts? What becomes of them is said in a line.
+    thoughts? What becomes of them is said in a line. readers: the models that will read the rows
+    (None for one that is not there): BadInput when a token is not in the embedding of one.
     """
     rows = [row for row in rows if row["weight"] > 0]
     if not rows:
@@ -56,6 +58,7 @@ def prepare(rows, encode_row, tokenizer, max_dropped, *, think=False):
             f"{lost} of {len(rows)} rows would be dropped ({reasons}): mend the data, raise "
             "--max-len, or allow it with --max-dropped"
         )
+    check_row_tokens(kept, tokenizer, [name for name in readers if name])
     for seq in seqs:
         learns_to_stop = seq["mask"][-1] == 1 and seq["ids"][-1] in stops
         if not seq["truncated"] and not learns_to_stop:
@@ -66,16 +69,30 @@ def prepare(rows, encode_row, tokenizer, max_dropped, *, think=False):
     return kept
 
 
+def check_row_tokens(rows, tokenizer, names):
+    """BadInput when the embedding of a model lacks a token of these rows. names: the models."""
+    texts = [ends_of_answers(tokenizer)]
+    for row in rows:
+        place = f"id {row.get('id')!r}"
+        texts += [(place, seq["ids"]) for seq in row["seqs"]]
+    for name in names:
+        limits = read_limits(name)
+        check_tokens(limits, tokenizer, texts)
+        note_tokens_beyond(limits, tokenizer)
+
+
 def data_line(rows, kept, seqs, reasons):
     """One line: what was kept and dropped, and how many tokens there are."""
     lost = len(rows) - len(kept)
     why = f" ({reasons})" if lost else ""
     truncated = sum(seq["truncated"] for seq in seqs)
+    prompts_cut = sum(seq.get("prompt_cut", False) for seq in seqs)
+    cut = f", {prompts_cut} prompts cut" if prompts_cut else ""
     tokens = sum(len(seq["ids"]) for seq in seqs)
     supervised = sum(sum(seq["mask"]) for seq in seqs)
     return (
         f"data     {len(rows)} rows, {len(kept)} kept, {lost} dropped{why}, "
-        f"{truncated} answers truncated, {tokens:,} tokens, {supervised:,} supervised"
+        f"{truncated} answers truncated{cut}, {tokens:,} tokens, {supervised:,} supervised"
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from common import cost_line, money
 from posttrain.cli import BadInput
+from posttrain.model.limits import check_format, check_length, read_limits
 from posttrain.model.memory import (
     free_bytes,
     memory_line,
@@ -17,6 +19,7 @@ from posttrain.model.memory import (
     needs_checkpointing,
     refuse_too_large,
 )
+from posttrain.model.names import base_record
 from posttrain.processes import from_first, is_first
 from posttrain.records.jsonl import append_lines, write_whole
 from posttrain.records.mixture import split_weight
@@ -24,7 +27,6 @@ from posttrain.run.folder import save_run, start_run
 from posttrain.run.forecast import forecast
 from posttrain.train.curves import curves
 from posttrain.train.order import HELD_OUT_LEAST
-from posttrain.train.rows import sequences
 from posttrain.train.trouble import Trouble
 
 
@@ -55,7 +57,6 @@ class TrainingRun:
         self.forecast = None
         self.tokens_of_step = []
         self.steps = 0
-        self.longest_sequence = 0  # tokens
         self.checkpointing = False  # of activations: computed anew in the backward pass
         # Set by open:
         self.record = None
@@ -69,7 +70,8 @@ class TrainingRun:
         self.last_line = {}
 
     def plan(self, row_lengths, rows, *, held, other_tokens=0):
-        """Print the forecast; with --plan also that of the memory.
+        """Print the forecast; with --plan also that of the memory. BadInput when a model cannot do
+        it: for the number format of --quantize, or for sequences beyond its positions.
 
         row_lengths: tokens of each row of each step. rows: the longest sequence is looked for in
         them. held: how many rows are held out. other_tokens: read once, for the reference.
@@ -90,7 +92,9 @@ class TrainingRun:
         )
         print(f"plan     {self.steps} steps, {held} rows held out{few}, {cost_line(self.forecast)}")
 
-        self.longest_sequence = max(len(seq["ids"]) for seq in sequences(rows))
+        for name in self.models():
+            check_format(name, args.quantize)
+            self.check_length(name, rows)
         if args.plan or torch.cuda.is_available():
             longest_row = max(max(lengths) for lengths in row_lengths)
             in_memory = max(args.pack_tokens, longest_row)
@@ -101,15 +105,25 @@ class TrainingRun:
             if torch.cuda.is_available():
                 refuse_too_large(args.model, memory["weights"], memory["experts"], free_bytes())
 
+    def models(self):
+        """Names of the models that read the rows: --model and --ref."""
+        names = [self.args.model, getattr(self.args, "ref", None)]
+        return [name for name in names if name]
+
+    def check_length(self, name, rows):
+        """BadInput, or a warning, when a sequence is longer than what this model was made for."""
+        row = max(rows, key=longest_sequence)
+        tokens = longest_sequence(row)
+        place = f"id {row['id']!r}: " if "id" in row else ""
+        check_length(
+            read_limits(name), tokens, f"{place}{tokens} tokens in a sequence", "lower --max-len"
+        )
+
     def open(self):
         """Open or continue the record. False, said in a line, when the run is finished already."""
         inputs = [split_weight(spec)[0] for spec in self.args.data]
-        for model in (self.args.model, getattr(self.args, "ref", None)):
-            if model:
-                inputs.append(model)
-        self.record = from_first(
-            lambda: start_run(self.args.out, self.script, vars(self.args), inputs)
-        )
+        inputs += self.models()
+        self.record = from_first(partial(self.start, inputs))
         if self.record["finished"]:
             self.checkpoint_path().unlink(missing_ok=True)
             print(f"{self.args.out} is finished: nothing to do")
@@ -117,6 +131,13 @@ class TrainingRun:
         self.track = start_tracker(self.args.track, self.args.out, vars(self.args))
         self.begin = time.perf_counter()
         return True
+
+    def start(self, inputs):
+        """The record, begun or continued. It says which base the adapter will belong to."""
+        record = start_run(self.args.out, self.script, vars(self.args), inputs)
+        if "base" not in record and not record["finished"]:
+            save_run(record, base=base_record(self.args.model))
+        return record
 
     def resume(self, model, optimizer, reference_tokens=0):
         """Load the last checkpoint, if there is one, and cut the log behind it.
@@ -208,6 +229,11 @@ class TrainingRun:
 
     def checkpoint_path(self):
         return self.out / "checkpoint.pt"
+
+
+def longest_sequence(row):
+    """Tokens of a row's longest sequence."""
+    return max(len(seq["ids"]) for seq in row["seqs"])
 
 
 # ---- the log -------------------------------------------------------------------------------------

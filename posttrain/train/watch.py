@@ -14,6 +14,7 @@ import torch
 from posttrain.cli import BadInput
 from posttrain.generate.local import sample
 from posttrain.hashing import seed_for
+from posttrain.model.limits import positions_of
 from posttrain.model.load import autocast, trained
 from posttrain.packed.lines import prompt_length
 from posttrain.packed.reader import token_logps
@@ -85,7 +86,7 @@ def watched_prompts(rows, model, max_kl=None):
 
     BadInput when there is none and --max-kl counts on it.
     """
-    limit = getattr(model.config, "max_position_embeddings", None) or math.inf
+    limit = positions_of(model.config) or math.inf
     prompts = {}  # a dict keeps their order
     for row in rows:
         seq = row["seqs"][0]

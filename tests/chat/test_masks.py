@@ -8,7 +8,15 @@ import torch
 import transformers
 from conftest import TEMPLATE, make_tokenizer, run_main, sft_rows, write
 
-from posttrain.chat.encode import encode, encode_all_turns, prompt_ids, show_mask
+from posttrain.chat.encode import (
+    cut_answers,
+    encode,
+    encode_all_turns,
+    encode_answers,
+    keep_end,
+    prompt_ids,
+    show_mask,
+)
 from posttrain.chat.stops import stop_ids
 from posttrain.chat.template import PLAIN_TEMPLATE, render
 from posttrain.cli import BadInput
@@ -201,6 +209,94 @@ def test_truncation_takes_the_stop_token_and_says_so(any_tokenizer):
     assert exact == whole and not exact["truncated"]
     with pytest.raises(ValueError, match="max-len"):
         encode(tokenizer, USER, answer(text), max_len=whole["mask"].index(1))
+
+
+# ---- --truncate left -----------------------------------------------------------------------------
+
+
+def seq_of(prompt, answer, **more):
+    """A sequence of these tokens."""
+    row = {"ids": prompt + answer, "mask": [0] * len(prompt) + [1] * len(answer)}
+    return row | {"truncated": False, "prompt_cut": False} | more
+
+
+PROMPT = [9, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("max_len", "bos", "expected"),
+    [
+        (None, None, seq_of(PROMPT, [5, 6, 7])),
+        (8, None, seq_of(PROMPT, [5, 6, 7])),
+        (7, None, seq_of([1, 2, 3, 4], [5, 6, 7], prompt_cut=True)),
+        (7, 9, seq_of([9, 2, 3, 4], [5, 6, 7], prompt_cut=True)),
+        (7, 1, seq_of([1, 2, 3, 4], [5, 6, 7], prompt_cut=True)),  # no row begins with it
+        (4, None, seq_of([4], [5, 6, 7], prompt_cut=True)),
+        (4, 9, seq_of([9], [5, 6, 7], prompt_cut=True)),
+        (3, None, seq_of([4], [5, 6], prompt_cut=True, truncated=True)),
+        (2, None, seq_of([4], [5], prompt_cut=True, truncated=True)),
+    ],
+)
+def test_the_start_of_a_prompt_is_cut(max_len, bos, expected):
+    """The answer survives; one token of the prompt stays, and the begin-of-text token in front."""
+    assert cut_answers([seq_of(PROMPT, [5, 6, 7])], max_len, "left", bos) == [expected]
+
+
+def test_answers_to_a_prompt_keep_the_same_prompt():
+    """Cut by what the longer answer needs, though the shorter one would fit behind more of it."""
+    seqs = [seq_of(PROMPT, [5]), seq_of(PROMPT, [6, 7, 8])]
+    assert cut_answers(seqs, 5, "left") == [
+        seq_of([3, 4], [5], prompt_cut=True),
+        seq_of([3, 4], [6, 7, 8], prompt_cut=True),
+    ]
+    assert cut_answers(seqs, 6, "right") == [seqs[0], seq_of(PROMPT, [6], truncated=True)]
+
+
+def test_the_end_of_a_conversation_is_kept():
+    """Several turns: the last tokens. The first of them is only read, as nothing predicts it."""
+    row = {"ids": [9, 1, 2, 3, 4, 5], "mask": [0, 0, 1, 1, 0, 1]}
+    row |= {"truncated": False, "prompt_cut": False}
+    assert keep_end(row, None, 9) == keep_end(row, 6, 9) == row
+    cut = row | {"prompt_cut": True}
+    assert keep_end(row, 3, None) == cut | {"ids": [3, 4, 5], "mask": [0, 0, 1]}
+    assert keep_end(row, 4, None) == cut | {"ids": [2, 3, 4, 5], "mask": [0, 1, 0, 1]}
+    assert keep_end(row, 4, 9) == cut | {"ids": [9, 3, 4, 5], "mask": [0, 1, 0, 1]}
+
+
+def test_a_long_prompt_leaves_its_answer(own):
+    """To the right nothing is left of it, and the reason says what would help."""
+    long = [{"role": "user", "content": "cat " * 60}]
+    whole = encode(own, long, answer("Five."))
+    with pytest.raises(ValueError, match="left within --max-len: --truncate left cuts the prompt"):
+        encode(own, long, answer("Five."), max_len=30)
+    row = encode(own, long, answer("Five."), max_len=30, truncate="left")
+    assert row["ids"] == whole["ids"][-30:] and parts(own, row) == ["Five.<|im_end|>"]
+    assert row["prompt_cut"] and not row["truncated"] and not whole["prompt_cut"]
+    both = [answer("Five."), answer("It is five, I think.")]
+    short, longer = encode_answers(own, long, both, max_len=40, truncate="left")
+    prompts = [seq["ids"][: seq["mask"].index(1)] for seq in (short, longer)]
+    assert prompts[0] == prompts[1] and len(longer["ids"]) == 40 > len(short["ids"])
+
+
+def test_the_last_turns_are_kept(own):
+    whole = encode_all_turns(own, LONG + answer("Ten."))[0]
+    [row] = encode_all_turns(own, LONG + answer("Ten."), max_len=25, truncate="left")
+    assert row["ids"] == whole["ids"][-25:] and parts(own, row)[-1] == "Ten.<|im_end|>"
+    size = len(whole["ids"]) - 3
+    [row] = encode_all_turns(own, LONG + answer("Ten."), max_len=size)
+    assert row["ids"] == whole["ids"][:size] and row["truncated"]
+
+
+def test_a_begin_of_text_token_stays_in_front(own):
+    """That of the tokenizer, where a row begins with it."""
+    begins = copy.deepcopy(own)
+    begins.bos_token = "<|im_start|>"
+    long = [{"role": "user", "content": "cat " * 60}]
+    for encoded in (
+        encode(begins, long, answer("Five."), max_len=30, truncate="left"),
+        encode_all_turns(begins, long + answer("Five."), max_len=30, truncate="left")[0],
+    ):
+        assert encoded["ids"][0] == begins.bos_token_id and len(encoded["ids"]) == 30
 
 
 def test_truncated_only_when_something_supervised_is_lost(own):

@@ -49,6 +49,25 @@ def test_a_name_tells_the_kind(digit_judge, reward_judge):
         assert kind_of(name) is JUDGE_KINDS[kind], name
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("words", [["ü" * 200, "a"], ["b", "ü" * 300, "ö" * 299], ["c"]])
+def test_no_text_has_more_tokens_than_bytes(constitution, digit_judge, reward_judge, words, pairs):
+    """So texts that are short in bytes need not be tokenised to see that they fit. Here each letter is two tokens."""
+    for name in (digit_judge, reward_judge):
+        kind = Judge(name, constitution, OneInMemory()).kind
+        case = case_of(answers_to("the prompt " + "ä" * 50, *words))
+        longest = max(len(ids) for ids in kind.texts_read(case, pairs))
+        assert longest <= kind.most_tokens(case, pairs) < longest + 500
+
+
+def test_a_judge_warns_again_only_of_longer_texts(constitution, digit_judge, capsys):
+    """The gate checks before every look; the judge was made for 512 tokens."""
+    judge = Judge(digit_judge, constitution, OneInMemory())
+    for length, warnings in ((10, 0), (700, 1), (650, 0), (800, 1)):
+        judge.check([answers_to("a", "ü" * (length // 2), "b")])
+        assert capsys.readouterr().out.count("WARNING  id 'a': ") == warnings
+
+
 def test_those_that_take_any_model_come_last():
     """A kind behind them would never have its turn."""
     assert list(JUDGE_KINDS)[-2:] == ["reward model", "causal model"]

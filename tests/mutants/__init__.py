@@ -7,6 +7,7 @@ from . import (
     gate,
     generate,
     judging,
+    limits,
     lineage,
     models,
     packed,
@@ -17,5 +18,5 @@ from . import (
 )
 
 TOPICS = [records, chat, training, packed, models, generate, verify, filters, judging]
-TOPICS += [gate, rule, lineage, data]
+TOPICS += [gate, rule, lineage, data, limits]
 MUTANTS = [mutant for topic in TOPICS for mutant in topic.MUTANTS]

@@ -410,9 +410,9 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/chat/encode.py",
-        "Sequence.cut",
-        "max_len is not None and len(self.ids) > max_len",
-        "False",
+        "keep_start",
+        'seq | {"ids": seq["ids"][:max_len], "mask": seq["mask"][:max_len], "truncated": True}',
+        'seq | {"ids": seq["ids"][:max_len], "mask": seq["mask"][:max_len]}',
         ["tests/chat/test_masks.py::test_truncation_takes_the_stop_token_and_says_so"],
     ),
     Mutant(

@@ -324,7 +324,7 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/gating/collect.py",
-        "AnswerCollector._likeliest_choice",
+        "choice_rows",
         'rows.append({"ids": row["ids"][:-1], "mask": row["mask"][:-1]})',
         'rows.insert(0, {"ids": row["ids"][:-1], "mask": row["mask"][:-1]})',
         [GATE + "test_multiple_choice_by_log_likelihood"],

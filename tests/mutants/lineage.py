@@ -33,14 +33,14 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/run/lineage.py",
-        "_start_folder",
+        "start_folder",
         "record_path.removesuffix(path_when_written) or default",
         "record_path.removesuffix(path_when_written)",
         ["tests/run/test_lineage.py::test_an_absolute_output_of_relative_inputs"],
     ),
     Mutant(
         "posttrain/run/lineage.py",
-        "_start_folder",
+        "start_folder",
         "record_path.endswith(path_when_written)",
         "False",
         ["tests/run/test_lineage.py::test_relative_paths_are_those_of_the_run"],

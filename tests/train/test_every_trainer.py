@@ -43,17 +43,6 @@ def refuse_to_load(monkeypatch, stage):
     monkeypatch.setattr(f"{stage}.load_policy", load_policy)
 
 
-def test_the_longest_row_is_known_when_the_model_is_loaded(base, tmp_path, monkeypatch, stage):
-    """It is refused there when the model has no place for it."""
-    show_call(monkeypatch, f"{stage}.load_policy")
-    rows = ROWS[stage](4)
-    rows[2][ANSWER[stage]] = "word " * 60
-    with pytest.raises(Seen) as seen:
-        run_main(stage, *command(stage, base, tmp_path, rows, "--holdout", 0))
-    _, more = seen.value.args
-    assert 60 < more["longest"] < 500
-
-
 def test_processes_are_joined_before_anything_is_read(monkeypatch, stage):
     show_call(monkeypatch, f"{stage}.join_processes")
     with pytest.raises(Seen):
@@ -70,7 +59,7 @@ def test_the_adapter_is_that_of_the_flags(base, tmp_path, monkeypatch, stage):
     with pytest.raises(Seen) as seen:
         run_main(stage, *words, "--quantize", "none")
     args, more = seen.value.args
-    assert args == (base, "none") and more.pop("longest") > 0
+    assert args == (base, "none")
     assert more == {"lora_r": 2, "lora_alpha": 5, "seed": 3, "checkpointing": True}
 
 
@@ -151,6 +140,20 @@ def test_an_answer_too_long_is_cut(base, tmp_path, capsys, stage):
     cut = 2 if stage == "dpo" else 1
     assert f"4 rows, 4 kept, 0 dropped, {cut} answers truncated" in lines[0]
     assert "4 rows, 4 kept, 0 dropped, 0 answers truncated" in lines[1]
+
+
+def test_a_prompt_too_long_is_cut_where_that_is_asked_for(base, tmp_path, capsys, stage):
+    """Else its answer is lost, and the reason names the flag."""
+    rows = ROWS[stage](20)
+    rows[2]["prompt"] = "word " * 60
+    words = command(stage, base, tmp_path, rows, "--plan", "--max-len", 80)
+    assert run_main(stage, *words) == 0
+    data = capsys.readouterr().out.partition("data  ")[2].splitlines()[0]
+    assert "19 kept, 1 dropped (nothing of the answer is left within --max-len: --truncate" in data
+    assert run_main(stage, *words, "--truncate", "left") == 0
+    data = capsys.readouterr().out.partition("data  ")[2].splitlines()[0]
+    cut = 2 if stage == "dpo" else 1
+    assert f"20 kept, 0 dropped, 0 answers truncated, {cut} prompts cut, " in data
 
 
 # ---- which rows are read -------------------------------------------------------------------------

@@ -166,6 +166,25 @@ def test_mismatched_pairs_never_repeat_the_prompt():
         kto.add_mismatched(rows[:1], [[0]], 8)
 
 
+def test_mismatched_pairs_of_prompts_that_are_cut(base):
+    """The prompt is the row's own, cut as it is, and all fits into --max-len."""
+    tokenizer = load_tokenizer(base)
+    rows = []
+    for prompt, text in (("cat " * 60, "dog"), ("dog " * 60, "the red house " * 4)):
+        row = {"prompt": [{"role": "user", "content": prompt}]}
+        row["completion"] = [{"role": "assistant", "content": text}]
+        rows.append(kto.encode_answer(tokenizer, row, 50, truncate="left"))
+    [[first, second]] = kto.add_mismatched(rows, [[0, 1]], 50)
+    for row, other in ((first, second), (second, first)):
+        seq, mismatched = row["seqs"][0], row["other"]
+        assert len(seq["ids"]) == 50 >= len(mismatched["ids"])
+        assert mismatched["mask"].index(1) == seq["mask"].index(1)
+        size = seq["mask"].index(1)
+        assert mismatched["ids"][:size] == seq["ids"][:size]
+        answer = other["seqs"][0]["ids"][other["seqs"][0]["mask"].index(1) :]
+        assert mismatched["ids"][size:] == answer[: 50 - size]
+
+
 def test_held_out_prompts_get_answers_of_training_rows():
     held = [kto_row(n) for n in (5, 6, 7)]
     found = kto.add_mismatched_to_held(held, [kto_row(0), kto_row(1)], 8)

@@ -6,13 +6,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from posttrain.model.limits import Limits
 from posttrain.train import training_run
 from posttrain.train.training_run import TrainingRun, rounded, save_checkpoint
 
 
 @pytest.fixture
-def run(tmp_path):
-    """A run of three steps at --save-every 2 that is open."""
+def run(tmp_path, monkeypatch):
+    """A run of three steps at --save-every 2 that is open, of a model without limits."""
+    monkeypatch.setattr(training_run, "check_format", lambda name, quantize: None)
+    monkeypatch.setattr(training_run, "read_limits", lambda name: Limits(name, None, None))
     args = SimpleNamespace(
         out=str(tmp_path / "run"),
         model="a",
@@ -42,7 +45,7 @@ def test_a_plan_by_hand(run, capsys):
     """The steps' tokens and those of the reference, their time, and its price."""
     run.plan(LENGTHS, ROWS, held=0, other_tokens=100)
     assert run.forecast == pytest.approx({"tokens": 117, "seconds": 11.7, "cost": 11.7})
-    assert (run.steps, run.tokens_of_step, run.longest_sequence) == (2, [14, 3], 11)
+    assert (run.steps, run.tokens_of_step) == (2, [14, 3])
     assert capsys.readouterr().out == (
         "plan     2 steps, 0 rows held out (fewer than 8 would say little), 117 tokens, 12 s, "
         "cost 11.7000\n"
@@ -97,12 +100,16 @@ def test_what_a_run_is_made_of(run, monkeypatch, finished):
         asked.append(given)
         return {"finished": finished}
 
+    records = []
     monkeypatch.setattr(training_run, "start_run", start_run)
+    monkeypatch.setattr(training_run, "base_record", "the base of {}".format)
+    monkeypatch.setattr(training_run, "save_run", lambda record, **more: records.append(more))
     run.args.data, run.args.ref, run.args.track = ["d.jsonl=2", "e.jsonl"], "r", None
     assert run.open() is not finished
     ((out, script, arguments, inputs),) = asked
     assert (out, script, arguments) == (run.args.out, "sft.py", vars(run.args))
     assert inputs == ["d.jsonl", "e.jsonl", "a", "r"]
+    assert records == ([] if finished else [{"base": "the base of a"}])
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from conftest import adapter_of, log_lines, pair_rows, run_main, same_tensors, sft_rows, write
 
 import dpo
@@ -432,7 +433,7 @@ def test_prompts_that_leave_room_for_an_answer(base):
 
 def test_sixteen_different_prompts_are_watched():
     """The first ones; of a model whose positions have no end, too."""
-    model = SimpleNamespace(config=SimpleNamespace())
+    model = SimpleNamespace(config=transformers.MambaConfig())
     rows = [{"seqs": [{"ids": [5, n // 2, 6], "mask": [0, 0, 1]}]} for n in range(40)]
     assert watched_prompts(rows, model, 1.0) == [[5, n] for n in range(16)]
 

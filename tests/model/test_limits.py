@@ -1,0 +1,154 @@
+"""What a model can read: positions and tokens by its config, prompts that are cut to them."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from conftest import make_tokenizer
+
+from posttrain.cli import BadInput
+from posttrain.model import limits as room
+from posttrain.model.limits import (
+    Limits,
+    check_length,
+    check_tokens,
+    cut_prompts,
+    fit_prompts,
+    note_tokens_beyond,
+    positions_of,
+    read_limits,
+)
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+BY_KIND = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    "full_attention": {"rope_theta": 10000.0} | YARN,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        (transformers.LlamaConfig(max_position_embeddings=100), 100),
+        (transformers.GPT2Config(n_positions=77), 77),
+        (transformers.Qwen2Config(max_position_embeddings=100, rope_scaling=YARN), 400),
+        (transformers.Qwen2Config(max_position_embeddings=900, rope_scaling=YARN), 900),
+        (transformers.LlamaConfig(max_position_embeddings=131072, rope_scaling=LLAMA3), 131072),
+        (transformers.Gemma3Config(), 131072),  # of its text part
+        (SimpleNamespace(max_position_embeddings=100, rope_parameters=BY_KIND), 400),
+        (transformers.MambaConfig(), None),
+        (transformers.BloomConfig(), None),
+    ],
+)
+def test_positions_of_a_config(config, positions):
+    if isinstance(config, SimpleNamespace):
+        config.get_text_config = lambda: config
+    assert positions_of(config) == positions
+
+
+def test_limits_are_those_of_the_text_part(tmp_path):
+    """Models of text and images have them there, and nothing at the top."""
+    text = {"vocab_size": 777, "max_position_embeddings": 55}
+    transformers.Gemma3Config(text_config=text).save_pretrained(tmp_path)
+    assert read_limits(str(tmp_path)) == Limits(str(tmp_path), 777, 55)
+
+
+# ---- tokens --------------------------------------------------------------------------------------
+
+
+def test_tokens_beyond_the_embedding(tokenizer, capsys):
+    """The last token that there is may be used; one that is not used may be missing."""
+    limits = Limits("m", 318, None)
+    check_tokens(limits, tokenizer, [("a", [1, 317]), ("b", [])])
+    with pytest.raises(BadInput, match=r"^b: the token '.*' has the id 318, .* m has 318 tokens"):
+        check_tokens(limits, tokenizer, [("a", [1, 317]), ("b", [3, 318, 2])])
+    note_tokens_beyond(limits, tokenizer)
+    assert "note     2 tokens of the tokenizer, such as " in capsys.readouterr().out
+    note_tokens_beyond(Limits("m", 320, None), tokenizer)
+    note_tokens_beyond(Limits("m", None, None), tokenizer)
+    check_tokens(Limits("m", None, None), tokenizer, [("a", [10**9])])
+    assert not capsys.readouterr().out
+
+
+# ---- length --------------------------------------------------------------------------------------
+
+SMALL = {"vocab_size": 32, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+OPT = SMALL | {"ffn_dim": 8, "word_embed_proj_dim": 8, "max_position_embeddings": 40}
+GPT2 = {"vocab_size": 32, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 40}
+
+
+@pytest.mark.parametrize(
+    "config", [transformers.GPT2Config(**GPT2), transformers.OPTConfig(**OPT)], ids=["gpt2", "opt"]
+)
+def test_learned_positions_have_an_end(tmp_path, config):
+    config.save_pretrained(tmp_path / "m")
+    limits = read_limits(str(tmp_path / "m"))
+    check_length(limits, 40, "text", "shorten")
+    with pytest.raises(BadInput, match=r"^text, but .*m has 40 positions: shorten$"):
+        check_length(limits, 41, "text", "shorten")
+
+
+def test_positions_that_are_turned_have_none(base, capsys):
+    """But the model was not made for them."""
+    limits = read_limits(base)
+    check_length(limits, 512, "text", "shorten")
+    check_length(limits._replace(positions=None), 10**9, "text", "shorten")
+    assert not capsys.readouterr().out
+    check_length(limits, 513, "text", "shorten")
+    line = f"WARNING  text, but {base} was made for 512: poor results beyond\n"
+    assert capsys.readouterr().out == line
+
+
+def test_a_table_of_images_is_not_one_of_texts(base, monkeypatch, capsys):
+    """It is shorter than the text's positions."""
+    model = torch.nn.Module()
+    monkeypatch.setattr(room, "model_without_weights", lambda name, config: model)
+    for rows, is_learned in ((511, False), (512, True)):
+        model.position_embeddings = torch.nn.Embedding(rows, 2)
+        assert room.has_learned_positions(read_limits(base)) == is_learned
+
+
+def test_prompts_that_are_cut(tokenizer, capsys):
+    """To what leaves room for the answer; the begin-of-text token stays."""
+    limits = Limits("m", 320, 10)
+    texts = [("a", [7] * 6), ("b", [1, 2, 3, 4, 5, 6, 7, 8]), ("c", [])]
+    assert cut_prompts(limits, tokenizer, texts, 4) == [
+        ("a", [7] * 6),
+        ("b", [3, 4, 5, 6, 7, 8]),
+        ("c", []),
+    ]
+    assert capsys.readouterr().out == "prompts  1 of 3 cut at their start to 6 tokens\n"
+    begins = SimpleNamespace(bos_token_id=1)
+    assert cut_prompts(limits, begins, texts, 4)[1] == ("b", [1, 4, 5, 6, 7, 8])
+    assert cut_prompts(limits, begins, texts, 9)[1] == ("b", [1])
+    with pytest.raises(BadInput, match="--max-tokens 10 leaves no room for a prompt: m has 10 "):
+        cut_prompts(limits, tokenizer, texts, 10)
+
+
+def test_prompts_that_are_too_long(base, tokenizer, capsys):
+    """The longest is named; they are cut only where that is asked for."""
+    prompts = [("a", [5] * 300), ("b", [6] * 400), ("c", [7] * 100)]
+    ids = [ids for _, ids in prompts]
+    assert fit_prompts(base, tokenizer, prompts, 112) == ids
+    assert not capsys.readouterr().out
+    assert fit_prompts(base, tokenizer, prompts, 113) == ids
+    printed = capsys.readouterr().out
+    assert "WARNING  id 'b': 400 tokens of prompt + --max-tokens 113 are 513 tokens" in printed
+    cut = fit_prompts(base, tokenizer, prompts, 113, truncate="left")
+    assert cut == [[5] * 300, [6] * 399, [7] * 100]
+    assert "WARNING" not in capsys.readouterr().out
+    assert fit_prompts(base, tokenizer, [], 9) == []
+
+
+def test_no_prompt_is_cut_without_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "read_limits", lambda name: Limits(name, None, None))
+    prompts = [("a", [5] * 5000)]
+    assert fit_prompts("m", make_tokenizer(), prompts, 9000, truncate="left") == [[5] * 5000]
