@@ -70,22 +70,27 @@ def test_a_plan_takes_the_speed_of_the_same_model(run, tmp_path):
 def test_the_memory_of_a_plan(run, monkeypatch, capsys, plan, gpu):
     """Of a pack, or of a row that is longer; shown by --plan, and heeded on a GPU."""
     asked = []
+    compared = []
+    memory = {"weights": 3, "experts": 4}
 
     def memory_plan(*args):
         asked.append(args)
-        return "memory"
+        return memory
 
     cuda = SimpleNamespace(is_available=lambda: gpu)
     monkeypatch.setattr(training_run, "torch", SimpleNamespace(cuda=cuda))
     monkeypatch.setattr(training_run, "memory_plan", memory_plan)
-    monkeypatch.setattr(training_run, "memory_line", "the {}".format)
-    monkeypatch.setattr(training_run, "needs_checkpointing", lambda memory: memory == "memory")
+    monkeypatch.setattr(training_run, "memory_line", lambda plan: f"the memory {plan}")
+    monkeypatch.setattr(training_run, "needs_checkpointing", lambda plan: plan == memory)
+    monkeypatch.setattr(training_run, "free_bytes", lambda: 5)
+    monkeypatch.setattr(training_run, "refuse_too_large", lambda *args: compared.append(args))
     run.args.plan = plan
     for run.args.pack_tokens in (8, 50):
         run.plan(LENGTHS, ROWS, held=0)
     assert asked == ([("a", "none", 3, 9), ("a", "none", 3, 50)] if plan or gpu else [])
     assert run.checkpointing == (plan or gpu)
     assert ("the memory" in capsys.readouterr().out) == plan
+    assert compared == (2 * [("a", 3, 4, 5)] if gpu else [])
 
 
 # ---- the record ----------------------------------------------------------------------------------
