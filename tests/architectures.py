@@ -375,7 +375,11 @@ def tiny(name, seed=0):
         more = more | {"text_config": tiny_config(*family.text).to_dict()}
     config = tiny_config(family.config, more)
     torch.manual_seed(seed)
-    return architecture_of(config).from_config(config).float().eval()
+    model = architecture_of(config).from_config(config).float().eval()
+    for parameter in model.parameters():  # what begins as 0 (biases, gates) would hide what it does
+        if not parameter.any():
+            parameter.data.normal_(std=0.1)
+    return model
 
 
 def whole(name):

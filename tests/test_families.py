@@ -39,6 +39,10 @@ from posttrain.packed.trees import tree_logits
 
 # Whose cache is out of reach: sampling reads their rows anew for every token.
 WITHOUT_CACHE = {"minimax", "recurrent_gemma", "rwkv"}
+# Whose states are wrong behind padding on the left, in transformers, too: the trial finds it out.
+WITHOUT_CACHE |= {"mamba", "falcon_mamba"}
+# Matrices that a model has and does not read: a shared block of Zamba 2 has those of its other places.
+UNREAD = {"zamba2": "_adapter_list."}
 
 NAMES = [
     pytest.param(name, marks=pytest.mark.slow if family.slow else ())
@@ -97,10 +101,9 @@ def test_every_stage(name, tmp_path, quick, capsys):
         run_main("sft", "--model", base, "--data", data, "--out", sft, "--lora-r", 2, *TRAINING)
         == 0
     )
-    learned = {key: weight for key, weight in adapter_of(sft).items() if "lora_B" in key}
-    assert learned and all(weight.any() for weight in learned.values()), (
-        "an adapter that nothing reads"
-    )
+    trained = {key: weight for key, weight in adapter_of(sft).items() if "lora_B" in key}
+    unread = [key for key, weight in trained.items() if not weight.any()]
+    assert trained and all(UNREAD.get(name, "none") in key for key in unread), unread
     data = write(tmp_path / "dpo.jsonl", pair_rows(6))
     assert (
         run_main("dpo", "--model", sft, "--data", data, "--out", dpo, "--selfcheck", *TRAINING) == 0

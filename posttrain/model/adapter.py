@@ -53,6 +53,8 @@ EXPERTS = "experts"
 # Kernels for Mamba layers take these matrices themselves, past an adapter that lies on them.
 MAMBA = "all but in_proj of Mamba layers"
 ROUTER = "routers"
+# Others whose weight is taken itself: Gemma 3n clips this one while it trains.
+READ_PAST = ("correction_coefs",)
 
 
 def matrices_of(model):
@@ -103,6 +105,8 @@ def kind_of_linear(name, module, parent):
     is_in_mamba = hasattr(parent, "A_log") and hasattr(parent, "D")
     if is_in_mamba and not name.endswith(".in_proj"):
         return MAMBA
+    if last_word(name) in READ_PAST:
+        return last_word(name)
     return LINEAR if gives_a_tensor(module) else ROUTER
 
 
