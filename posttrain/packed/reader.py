@@ -195,12 +195,43 @@ def teach_lines(model):
             "an adapter on the output layer (lm_head): its gradient is not computed here; "
             "train one without"
         )
+    require_causal(model)
     reason = unfit(base.config.get_text_config())
     if reason is None:
         with arithmetic(model):
             reason = try_lines(model)
     if reason is not None:
         print(f"packs    padded rows, every prompt read for each answer: {reason}")
+
+
+@torch.no_grad()
+def require_causal(model):
+    """BadInput when what a model says after a text depends on what comes behind it, as in BERT.
+
+    transformers loads encoders as causal language models, too; all numbers would be wrong.
+    """
+    base = base_of(model)
+    text = made_up_answers(base.config.get_text_config().vocab_size)[1]["ids"]
+    start = text[: len(text) // 2]
+    with arithmetic(model):
+        alone = last_logits(model, [start])[0]  # [V]
+        whole = model(input_ids=torch.tensor([text], device=base.device), use_cache=False)
+    within = whole.logits[0, len(start) - 1].float()
+    if not same_logits(within, alone, base):
+        raise BadInput(
+            f"{type(base).__name__} sees the tokens behind the one it predicts: it is no causal "
+            "language model, and cannot be trained or asked as one"
+        )
+
+
+def same_logits(logits, expected, base):
+    """Are two tensors of logits the same but for rounding? False where a number is NaN.
+
+    Rounding depends on the batch, in half precision so much that a token may meet other experts.
+    """
+    allowed = 0.001 if base.dtype == torch.float32 else 0.3
+    error = (logits - expected).std() / expected.std()
+    return bool(error <= allowed)
 
 
 def unfit(config):

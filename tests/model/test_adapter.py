@@ -138,7 +138,7 @@ def test_an_expert_has_a_smaller_rank_and_the_same_scale(make):
     assert seen == {True, False}
 
 
-@pytest.mark.parametrize("make", CASES)
+@pytest.mark.parametrize("make", [*CASES, ernie_moe])
 def test_every_adapter_learns_and_comes_back(make, tmp_path):
     """Each B has a gradient, so no adapter lies where nothing reads it; a saved one says the same."""
     model = add_adapter(make(), 4, None, 0)

@@ -117,11 +117,18 @@ MUTANTS = [
         ["tests/generate/test_reading.py::test_a_cache_that_is_wrong_is_not_used"],
     ),
     Mutant(
-        "posttrain/generate/reading.py",
-        "trial_of_cache",
+        "posttrain/packed/reader.py",
+        "same_logits",
         "error <= allowed",
         "error <= 10",
         ["tests/generate/test_reading.py::test_a_cache_that_is_wrong_is_not_used"],
+    ),
+    Mutant(
+        "posttrain/packed/reader.py",
+        "require_causal",
+        "not same_logits(within, alone, base)",
+        "False",
+        ["tests/packed/test_reader.py::test_an_encoder_is_refused"],
     ),
     Mutant(
         "posttrain/generate/reading.py",

@@ -10,6 +10,7 @@ from families import FAMILIES, SIZE, gradient, sequences, with_adapter
 
 from common import completion_logps
 from posttrain.cli import BadInput
+from posttrain.generate.reading import reading_of
 from posttrain.packed import attention, reader
 from posttrain.packed.attention import register_attention
 from posttrain.packed.lines import Segment
@@ -71,6 +72,16 @@ def test_a_trained_output_layer_is_refused():
     for model in (policy.requires_grad_(False), make_model()):  # its adapter would be left out
         with pytest.raises(BadInput, match="lm_head"):
             teach_lines(model)
+
+
+def test_an_encoder_is_refused():
+    """BERT loads as a causal language model, and sees what it should predict."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
+    config = transformers.BertConfig(vocab_size=320, num_hidden_layers=2, **sizes)
+    model = transformers.BertLMHeadModel(config).eval().requires_grad_(False)
+    for use in (teach_lines, reading_of):
+        with pytest.raises(BadInput, match="BertLMHeadModel sees the tokens behind"):
+            use(model)
 
 
 def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
