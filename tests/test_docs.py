@@ -15,8 +15,8 @@ def text_of_page(path):
 
 
 def places():
-    """(file, name) of every entry in the README's table of what is where."""
-    _, _, rest = text_of_page(ROOT / "README.md").partition("| what | where |")
+    """(file, name) of every entry in the recipes' table of what is where."""
+    _, _, rest = text_of_page(ROOT / "docs/recipes.md").partition("| what | where |")
     table, _, _ = rest.partition("\n\n")
     return PLACE.findall(table)
 
@@ -38,7 +38,7 @@ def test_what_the_readme_points_to_is_there(file, name):
 
 
 def test_the_table_names_what_readers_look_for():
-    words = text_of_page(ROOT / "README.md").partition("| what | where |")[2]
+    words = text_of_page(ROOT / "docs/recipes.md").partition("| what | where |")[2]
     assert len(places()) >= 12
     for word in ("mask", "shift", "schedule", "LoRA", "before step 1", "judge reads", "score"):
         assert word in words

@@ -196,11 +196,13 @@ def test_a_judge_of_padded_rows_says_what_it_says_of_each_alone(name, tmp_path, 
 
 
 def read_as(name):
-    """How the trainers and judges read rows of this family."""
+    """How the trainers and judges read rows of this family, and whether answers are slow."""
     model = add_adapter(tiny(name), 2, None, 0)
     with contextlib.redirect_stdout(io.StringIO()):
         teach_lines(model)
-    return "lines" if reads_lines(model) else "padded rows"
+    if reads_lines(model):
+        return "lines"
+    return "padded rows, no cache" if name in WITHOUT_CACHE else "padded rows"
 
 
 def share_reached(name):
@@ -222,7 +224,7 @@ def tools_and_thoughts(name):
     knows_tools = ways["tools"] is not tools_as_text and ways["calls"] is not calls_as_text
     thinking = answer(reasoning_content="Let me see.")
     writes_thoughts = "Let me see." in render(tokenizer, [USER, thinking], think=True)
-    return "own" if knows_tools else "as text", "own" if writes_thoughts else "<think>"
+    return "own" if knows_tools else "as text", "own" if writes_thoughts else "`<think>`"
 
 
 @functools.cache
@@ -236,7 +238,9 @@ def table():
         "| families | read as | tools | thoughts | LoRA reaches |",
         "|---|---|---|---|---|",
     ]
-    for columns, members in sorted(groups.items()):
+    order = sorted(groups, key=lambda columns: columns[1:], reverse=True)  # own, as text, -
+    for columns in sorted(order, key=lambda columns: columns[0]):
+        members = groups[columns]
         models = ", ".join(models for models, _ in members)
         low, high = (f"{pick(share for _, share in members):.0%}" for pick in (min, max))
         reached = low if low == high else f"{low} to {high}"
@@ -244,5 +248,25 @@ def table():
     return rows
 
 
+def with_table(page):
+    """The README with the table as it should be."""
+    before, rest = page.split("| families |", 1)
+    _, after = rest.split("\n\n", 1)
+    return before + "\n".join(table()) + "\n\n" + after
+
+
+@pytest.mark.slow
+def test_the_table_of_families_is_true():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_table(page) == page, "python tests/test_families.py writes it"
+
+
+def test_every_family_stands_in_the_readme():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    for family in FAMILIES.values():
+        assert family.models in page
+
+
 if __name__ == "__main__":
-    print("\n".join(table()))
+    README = ROOT / "README.md"
+    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
