@@ -82,10 +82,10 @@ QWEN_VISION = {
     "patch_size": 14,
 }
 QWEN_TOKENS = {
-    "image_token_id": 310,
-    "video_token_id": 311,
-    "vision_start_token_id": 312,
-    "vision_end_token_id": 313,
+    "image_token_id": 321,
+    "video_token_id": 322,
+    "vision_start_token_id": 323,
+    "vision_end_token_id": 324,
 }
 
 
@@ -141,9 +141,9 @@ FAMILIES = {
         {
             "vision_config": VISION,
             "mm_tokens_per_image": 4,
-            "boi_token_index": 310,
-            "eoi_token_index": 311,
-            "image_token_index": 312,
+            "boi_token_index": 321,
+            "eoi_token_index": 322,
+            "image_token_index": 323,
         },
         "gemma3",
         text=("Gemma3TextConfig", WINDOW | {"query_pre_attn_scalar": 16}),
@@ -197,7 +197,7 @@ FAMILIES = {
         "Mistral3Config",
         {
             "vision_config": VISION | {"model_type": "pixtral", "head_dim": 8},
-            "image_token_index": 312,
+            "image_token_index": 323,
         },
         "mistral_v3",
         text=("Ministral3Config", {}),
@@ -372,7 +372,8 @@ def tiny(name, seed=0):
     family = FAMILIES[name]
     more = family.more
     if family.text:
-        more = more | {"text_config": tiny_config(*family.text).to_dict()}
+        text = tiny_config(*family.text).to_dict()
+        more = more | {"text_config": text | {"vocab_size": WORDS + 10}}  # those of images, too
     config = tiny_config(family.config, more)
     torch.manual_seed(seed)
     model = architecture_of(config).from_config(config).float().eval()

@@ -6,7 +6,7 @@ SET_LATER = (
     "an attribute named for the reader: it is set again before it is read for the first time"
 )
 RUN = ("posttrain/train/training_run.py", "TrainingRun.__init__")
-BATCH = ("posttrain/generate/local.py", "Batch.__init__")
+BATCH = ("posttrain/generate/reading.py", "CachedText.__init__")
 POWER = "only a machine that loses its power would show it"
 WHOLE_LINES = "what ends in a line break, or is empty, is written as it was"
 WINDOWS = "only Windows has no SIGHUP"
@@ -35,8 +35,8 @@ EQUIVALENT = {
         "answer.row.get('slice')",
     ): "the words for all slices are looked for anyway",
     (
-        "posttrain/generate/local.py",
-        "Batch.__init__",
+        "posttrain/generate/reading.py",
+        "CachedText.__init__",
         "False",
         "True",
     ): "it is asked when there are rows, and set when rows come",
@@ -241,7 +241,7 @@ EQUIVALENT = {
     (*BATCH, "self.columns = 0", "pass"): SET_LATER,
     (*BATCH, "self.cache = None", "pass"): SET_LATER,
     (*BATCH, "self.position = None", "pass"): SET_LATER,
-    (*BATCH, "self.logits = None", "pass"): SET_LATER,
+    ("posttrain/generate/local.py", "Batch.__init__", "self.logits = None", "pass"): SET_LATER,
     (*BATCH, "self.can_grow = False", "pass"): SET_LATER,
     (*BATCH, "0", "1"): SET_LATER,
     ("posttrain/records/jsonl.py", "write_whole", "file.flush()", "pass"): POWER,

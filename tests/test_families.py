@@ -224,7 +224,7 @@ def tools_and_thoughts(name):
     knows_tools = ways["tools"] is not tools_as_text and ways["calls"] is not calls_as_text
     thinking = answer(reasoning_content="Let me see.")
     writes_thoughts = "Let me see." in render(tokenizer, [USER, thinking], think=True)
-    return "own" if knows_tools else "as text", "own" if writes_thoughts else "`<think>`"
+    return "own" if knows_tools else "as text", "own" if writes_thoughts else "think tags"
 
 
 @functools.cache

@@ -340,6 +340,7 @@ class LocalJudge:
     """What reward models and causal models share: a tokenizer, and a model alone in memory."""
 
     compares = True
+    writes = True  # is it a language model?
 
     def __init__(self, judge):
         self.judge = judge
@@ -353,7 +354,7 @@ class LocalJudge:
         All are where the tokenizer has tokens that the model lacks.
         """
         check_format(self.judge.name, self.judge.quantize)
-        limits = read_limits(self.judge.name)
+        limits = read_limits(self.judge.name, writes=self.writes)
         must_see_tokens = bool(tokens_beyond(limits, self.tokenizer))
         positions = limits.positions or math.inf
         texts = []
@@ -414,6 +415,8 @@ class LocalJudge:
 
 class RewardJudge(LocalJudge):
     """A reward model: a sequence classifier with one output, whose number has no unit."""
+
+    writes = False
 
     def __init__(self, judge):
         super().__init__(judge)

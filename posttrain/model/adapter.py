@@ -36,7 +36,7 @@ class Matrix(NamedTuple):
     module: str  # its module's name in the model, without an adapter
     parameter: str  # its name in that module
     shape: tuple  # [outputs, inputs], with experts [experts, ., .]
-    kind: str  # LINEAR and EXPERTS can have an adapter, the others cannot
+    kind: str  # LINEAR, EXPERTS, or the words for what it is
 
     @property
     def name(self):
@@ -48,13 +48,26 @@ class Matrix(NamedTuple):
         return torch.Size(self.shape).numel()
 
 
+# A matrix of one of these two kinds can have an adapter. Any other kind is the words for what is
+# left out.
 LINEAR = "linear layers"
 EXPERTS = "experts"
-# Kernels for Mamba layers take these matrices themselves, past an adapter that lies on them.
+# Kernels for Mamba layers take the others themselves, past an adapter that lies on them.
 MAMBA = "all but in_proj of Mamba layers"
-ROUTER = "routers"
-# Others whose weight is taken itself: Gemma 3n clips this one while it trains.
+ROUTERS = "routers"
+INDEXERS = "indexers"  # they choose which tokens are seen: a choice has no gradient
+# Taken itself, too: Gemma 3n clips this one while it trains.
 READ_PAST = ("correction_coefs",)
+# Parameters with rows and columns that nothing is multiplied with.
+NO_MATRICES = ("bias", "A_log", "scale", "norm")
+
+
+def decoder_of(model):
+    """The layers of a causal LM that read text, without its output layer and without a tower."""
+    decoder = model.get_decoder()
+    if isinstance(decoder, nn.Linear):  # ModernBERT's decoder calls its output layer so
+        return model.base_model
+    return decoder
 
 
 def matrices_of(model):
@@ -63,7 +76,7 @@ def matrices_of(model):
     No matrices in this sense are embeddings, the output layer, norms, kernels of convolutions, and
     whatever belongs to a vision tower.
     """
-    decoder = model.get_decoder()
+    decoder = decoder_of(model)
     head = model.get_output_embeddings()
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     matrices = []
@@ -81,17 +94,28 @@ def matrices_in(name, module, parent):
     """The matrices that a module of this name holds itself, not in its parts."""
     if isinstance(module, nn.Linear | Conv1D):
         return [Matrix(name, "weight", linear_shape(module), kind_of_linear(name, module, parent))]
+    if isinstance(module, nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return []
 
     matrices = []
-    has_experts = "expert" in type(module).__name__.lower()
-    is_lookup = isinstance(module, nn.Embedding)
     for parameter, weight in module.named_parameters(recurse=False):
+        place = f"{name}.{parameter}"
         shape = tuple(weight.shape)
-        if has_experts and len(shape) == 3:
-            matrices.append(Matrix(name, parameter, shape, EXPERTS))
-        elif len(shape) == 2 and parameter == "weight" and not is_lookup:
-            matrices.append(Matrix(name, parameter, shape, ROUTER))
+        if len(shape) < 2 or min(shape) == 1 or any(word in place for word in NO_MATRICES):
+            continue
+        kind = short_place(place)
+        if len(shape) == 3 and "expert" in class_name(module):
+            kind = EXPERTS
+        elif is_router(module) or is_router(parent):
+            kind = ROUTERS
+        matrices.append(Matrix(name, parameter, shape, kind))
     return matrices
+
+
+def read_past(model):
+    """Names of linear layers whose matrix is taken itself: in 4 bits it would be another one."""
+    readable = (LINEAR, EXPERTS, INDEXERS)
+    return [matrix.module for matrix in matrices_of(model) if matrix.kind not in readable]
 
 
 def linear_shape(module):
@@ -102,30 +126,48 @@ def linear_shape(module):
 
 
 def kind_of_linear(name, module, parent):
+    """LINEAR, or what a linear layer is that no adapter is put on."""
     is_in_mamba = hasattr(parent, "A_log") and hasattr(parent, "D")
-    if is_in_mamba and not name.endswith(".in_proj"):
+    if is_in_mamba and last_word(name) != "in_proj":
         return MAMBA
-    if last_word(name) in READ_PAST:
-        return last_word(name)
-    return LINEAR if gives_a_tensor(module) else ROUTER
+    if "indexer" in name:
+        return INDEXERS
+    if is_router(module) or is_router(parent):
+        return ROUTERS
+    if last_word(name) in READ_PAST or not gives_a_tensor(module):
+        return short_place(name)
+    return LINEAR
+
+
+def is_router(module):
+    """Does it choose the experts of a token? Its numbers are few, and peft reaches few of them."""
+    return any(word in class_name(module) for word in ("router", "topk"))
+
+
+def class_name(module):
+    return type(module).__name__.lower()
 
 
 def gives_a_tensor(module):
-    """Is what a linear layer returns its output alone? Some routers are linear layers, too, and
-    return a tuple, which peft cannot add to."""
+    """Does a linear layer do what its name says? Some of its kind return a tuple or want groups,
+    and peft could not add to what they return."""
     forward = type(module).forward
-    if forward in (nn.Linear.forward, Conv1D.forward) or is_quantised(module):
+    if forward in (nn.Linear.forward, Conv1D.forward) or hasattr(module.weight, "quant_state"):
         return True
     weight = module.weight
-    with torch.no_grad():
-        output = module(
-            torch.zeros(1, module.in_features, dtype=weight.dtype, device=weight.device)
-        )
-    return isinstance(output, torch.Tensor)
+    row = torch.zeros(1, module.in_features, dtype=weight.dtype, device=weight.device)
+    try:
+        with torch.no_grad():
+            output = module(row)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return isinstance(output, torch.Tensor) and output.shape == (1, module.out_features)
 
 
-def is_quantised(module):
-    return hasattr(module.weight, "quant_state")
+def short_place(name):
+    """Where a matrix stands, in two words: self_attn.q_proj, experts.down_proj."""
+    words = name.removesuffix(".weight").split(".")
+    return ".".join(words[-2:])
 
 
 def without_wrappers(name):
@@ -290,26 +332,33 @@ def reach_of(model):
             layers.append(matrix.name)
             reached += matrix.numbers
         elif matrix.kind in (LINEAR, EXPERTS):
-            left_out[short_place(matrix)] += matrix.numbers
+            left_out[short_place(matrix.name)] += matrix.numbers
         else:
             left_out[matrix.kind] += matrix.numbers
     return Reach(reached / (reached + left_out.total()), layers, left_out)
 
 
-def short_place(matrix):
-    """Where a matrix stands, in two words: self_attn.q_proj, experts.down_proj."""
-    words = matrix.name.removesuffix(".weight").split(".")
-    return ".".join(words[-2:])
-
-
 def adapted_weights(base):
     """Names of the matrices that LoRA layers lie on, as Matrix has them."""
     names = set()
-    for name, module in base.named_modules():
-        if len(getattr(module, "lora_A", ())):
-            parameter = getattr(module, "parameter_name", "weight")  # one of experts has a name
-            names.add(f"{without_wrappers(name)}.{parameter}")
+    for name, module in lora_layers(base):
+        parameter = getattr(module, "parameter_name", "weight")  # one of experts has a name
+        names.add(f"{without_wrappers(name)}.{parameter}")
     return names
+
+
+def adapted_parameters(model):
+    """The matrices that LoRA layers lie on, one for each layer: the parameters themselves."""
+    parameters = []
+    for _, module in lora_layers(model):
+        parameter = getattr(module, "parameter_name", "weight")
+        parameters.append(getattr(module.get_base_layer(), parameter))
+    return parameters
+
+
+def lora_layers(model):
+    """[(name, module), ...] of a model's LoRA layers."""
+    return [(n, m) for n, m in model.named_modules() if len(getattr(m, "lora_A", ()))]
 
 
 def reach_line(model):

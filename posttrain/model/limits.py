@@ -10,7 +10,7 @@ from posttrain.chat.encode import cut_start
 from posttrain.chat.stops import stop_ids
 from posttrain.cli import BadInput
 from posttrain.model.memory import model_without_weights
-from posttrain.model.names import quantize_mode, read_config, resolve_model
+from posttrain.model.names import architecture_of, quantize_mode, read_config, resolve_model
 
 # Layers that look positions up in a table: GPT-2's wpe, OPT's embed_positions, BERT's.
 POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
@@ -22,13 +22,20 @@ class Limits(NamedTuple):
     name: str  # hub name, model folder or run folder
     embedding: int | None  # its tokens are 0 ... embedding - 1; None: the config does not tell
     positions: int | None  # tokens of the longest text; None: there is no limit
+    turn: int | None = None  # beyond so many tokens all positions of a batch are read otherwise
+    stand_ins: tuple = ()  # ids of the tokens in whose place an image or a sound is read
 
 
-def read_limits(name):
-    """The Limits of a model. BadInput when its config cannot be read."""
+def read_limits(name, *, writes=True):
+    """The Limits of a model. BadInput when its config cannot be read.
+
+    writes: it is asked or trained as a language model. BadInput when it is none.
+    """
     config = read_config(resolve_model(name)[0])
+    if writes:
+        architecture_of(config)
     embedding = getattr(config.get_text_config(), "vocab_size", None)
-    return Limits(name, embedding, positions_of(config))
+    return Limits(name, embedding, positions_of(config), turn_of(config), stand_ins_of(config))
 
 
 def positions_of(config):
@@ -52,6 +59,31 @@ def positions_of(config):
     return positions
 
 
+def turn_of(config):
+    """The length of texts at which a model changes how it reads positions; None: it never does.
+
+    Phi-3's rotations (longrope) and dynamic ones depend on the longest text of a batch.
+    """
+    config = config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type")
+    if kind == "longrope":
+        return rope.get("original_max_position_embeddings")
+    if kind == "dynamic":
+        return config.max_position_embeddings
+    return None
+
+
+def stand_ins_of(config):
+    """Ids of the tokens in whose place a model reads an image, a film or a sound."""
+    ids = []
+    for key, value in vars(config).items():
+        is_stand_in = key.startswith(("image_token", "video_token", "audio_token"))
+        if is_stand_in and isinstance(value, int):
+            ids.append(value)
+    return tuple(ids)
+
+
 def check_format(name, quantize):
     """BadInput when --quantize asks for what the weights of a model cannot be."""
     quantize_mode(quantize, read_config(resolve_model(name)[0]))
@@ -61,14 +93,20 @@ def check_format(name, quantize):
 
 
 def check_tokens(limits, tokenizer, texts):
-    """BadInput when a text has a token that the model's embedding lacks.
+    """BadInput when a text has a token that the model's embedding lacks, or one for an image.
 
     texts: [(place, ids), ...], a place such as "id 'a7'". Tokens that no text has may be missing:
     the tokenizer of Gemma 3 1B has one more than its embedding.
     """
-    if limits.embedding is None:
-        return
     for place, ids in texts:
+        for id_ in set(limits.stand_ins).intersection(ids):
+            token = tokenizer.convert_ids_to_tokens(id_)
+            raise BadInput(
+                f"{place}: the token {token!r} stands for an image or a sound, which is not read "
+                "here: leave such rows out"
+            )
+        if limits.embedding is None:
+            continue
         largest = max(ids, default=0)
         if largest >= limits.embedding:
             token = tokenizer.convert_ids_to_tokens(largest)
@@ -110,6 +148,11 @@ def check_length(limits, tokens, text, remedy):
     tokens: of the longest text. text: the same in words, with the place. BadInput with the remedy
     where positions are learned one by one: there are no more of them.
     """
+    if limits.turn and tokens > limits.turn:
+        print(
+            f"WARNING  {text}: beyond {limits.turn} {limits.name} reads all positions of a batch "
+            "otherwise, so that results of short texts depend on long ones beside them"
+        )
     if limits.positions is None or tokens <= limits.positions:
         return
     if has_learned_positions(limits):

@@ -5,10 +5,18 @@ import contextlib
 import torch
 import transformers
 from safetensors import SafetensorError
+from transformers.quantizers.base import get_keys_to_not_convert
 
 from posttrain.chat.template import PLAIN_TEMPLATE
 from posttrain.cli import BadInput
-from posttrain.model.adapter import add_adapter, check_adapter, reach_line, without_bitsandbytes
+from posttrain.model.adapter import (
+    adapted_parameters,
+    add_adapter,
+    check_adapter,
+    reach_line,
+    read_past,
+    without_bitsandbytes,
+)
 from posttrain.model.memory import check_fits, model_without_weights
 from posttrain.model.names import (
     UNPACKED,
@@ -104,13 +112,18 @@ def load_model(name, quantize="auto", trainable=False, classifier=False):
     options = number_format(quantize, config)
     try:
         config = without_dropout(config)
-        architecture = architecture_of(config)
         if classifier:
             config.num_labels = 1
             architecture = transformers.AutoModelForSequenceClassification
+        else:
+            architecture = architecture_of(config)
         without_weights = model_without_weights(name, config, architecture)
         check_fits(name, without_weights, quantize_mode(quantize, config))
-        model = architecture.from_pretrained(base, config=config, **options)
+        leave_whole(options, without_weights)
+        model, info = architecture.from_pretrained(
+            base, config=config, output_loading_info=True, **options
+        )
+        check_weights(name, info)
         model.requires_grad_(False)
         if adapter:
             with without_bitsandbytes(model):
@@ -147,7 +160,16 @@ def is_mergeable(model):
     in_full_precision = all(weight.dtype == torch.float32 for weight in model.parameters())
     # What is added to the output layer would be added to the embeddings too, where they are tied.
     embeddings = [model.get_input_embeddings(), model.get_output_embeddings()]
-    return in_full_precision and not any(isinstance(layer, BaseTunerLayer) for layer in embeddings)
+    if any(isinstance(layer, BaseTunerLayer) for layer in embeddings):
+        return False
+    return in_full_precision and not has_shared_layers(model)
+
+
+def has_shared_layers(model):
+    """Do two adapters lie on one matrix? Zamba's blocks share weights, and have adapters apart:
+    merged, each would count at the other's places, too."""
+    matrices = [id(weight) for weight in adapted_parameters(model)]
+    return len(matrices) > len(set(matrices))
 
 
 def number_format(quantize, config):
@@ -173,6 +195,54 @@ def number_format(quantize, config):
         print("note     mxfp4 weights are unpacked: they take four times the memory of the files")
         options["quantization_config"] = transformers.Mxfp4Config(dequantize=True)
     return options
+
+
+def leave_whole(options, model):
+    """Let from_pretrained(**options) leave those linear layers as they are that 4 bits would break.
+
+    model: without weights.
+    """
+    quantization = options.get("quantization_config")
+    if not isinstance(quantization, transformers.BitsAndBytesConfig):
+        return
+    names = read_past(model)
+    if not torch.cuda.is_available():
+        names += odd_layers(model)
+    if names:
+        # A list of our own replaces the one that transformers would make: output layer and such.
+        quantization.llm_int8_skip_modules = [*get_keys_to_not_convert(model), *names]
+
+
+def odd_layers(model):
+    """Names of linear layers of sizes that the CPU's kernels for 4 bits do not take.
+
+    They want outputs in blocks of 32, and inputs in blocks of 64. Hybrids have layers with as many
+    outputs as heads.
+    """
+    odd = []
+    for name, module in model.named_modules():
+        is_linear = isinstance(module, torch.nn.Linear)
+        if is_linear and (module.out_features % 32 or module.in_features % 64):
+            odd.append(name)
+    return odd
+
+
+def check_weights(name, info):
+    """BadInput when files lack weights of the model: they would be random, other ones every time.
+
+    What the files have beside those of the model is said. info: from_pretrained's loading info.
+    """
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise BadInput(
+            f"{name}: its files lack {len(missing)} of the model's tensors, such as {missing[0]}, "
+            "which would be random: not all files are there, or they are another model's"
+        )
+    extra = sorted(info["unexpected_keys"])
+    if extra:
+        print(
+            f"note     {name}: {len(extra)} tensors of its files are not read, such as {extra[0]}"
+        )
 
 
 def without_dropout(config):

@@ -14,6 +14,8 @@ from posttrain.model.adapter import (
     experts_per_token,
     matrices_of,
     rank_of_experts,
+    read_past,
+    targets_of,
 )
 from posttrain.model.names import (
     UNPACKED,
@@ -77,7 +79,7 @@ def memory_plan(name, quantize, lora_r, pack_tokens):
 
     # A is [rank, inputs] and B [outputs, rank], one of each for every expert. Each number: itself
     # and its gradient in fp32, and AdamW's two moments in 8 bits.
-    adapter_numbers = sum(adapter_size(matrix, rank, config) for matrix in matrices)
+    adapter_numbers = sum(adapter_size(matrix, rank, config) for matrix in targets_of(model))
     adapter_bytes = adapter_numbers * (FP32 + FP32 + 2)
 
     # A layer keeps of a token, in bf16, the input and output of each matrix and what lies between A
@@ -115,27 +117,30 @@ def bytes_of_weights(model, is_nf4, bytes_each):
     """(bytes of the experts' tensors excluded, bytes of these) of a model without its weights.
 
     bytes_each: of a number that is not quantised. In 4 bits are the matrices of linear layers, of a
-    vision tower, too; embeddings, norms, output layer and experts are not.
+    vision tower, too; embeddings, norms, output layer, experts and what is read past are not.
     """
+    matrices = matrices_of(model)
     head = model.get_output_embeddings()
-    # Conv1D is GPT-2's linear layer.
-    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear | Conv1D)]
-    quantised = sum(module.weight.numel() for module in linear if module is not head)
-    experts = sum(matrix.numbers for matrix in matrices_of(model) if matrix.kind == EXPERTS)
+    left_whole = read_past(model)
+    quantised = {}  # parameter: its numbers, once where layers share it
+    for name, module in model.named_modules():
+        # Conv1D is GPT-2's linear layer.
+        is_linear = isinstance(module, torch.nn.Linear | Conv1D)
+        if is_linear and module is not head and name not in left_whole:
+            quantised[module.weight] = module.weight.numel()
+    linear = sum(quantised.values())
+    experts = sum(matrix.numbers for matrix in matrices if matrix.kind == EXPERTS)
     total = sum(parameter.numel() for parameter in model.parameters())  # tied ones count once
-    others = total - quantised - experts
-    linear_bytes = quantised * (NF4 if is_nf4 else bytes_each)
-    return linear_bytes + others * bytes_each, experts * bytes_each
+    others = total - linear - experts
+    return linear * (NF4 if is_nf4 else bytes_each) + others * bytes_each, experts * bytes_each
 
 
 def adapter_size(matrix, rank, config):
     """Numbers of a new adapter on a matrix."""
     if matrix.kind == LINEAR:
         return rank * sum(matrix.shape)
-    if matrix.kind == EXPERTS:
-        experts, *shape = matrix.shape
-        return experts * rank_of_experts(rank, config) * sum(shape)
-    return 0
+    experts, *shape = matrix.shape
+    return experts * rank_of_experts(rank, config) * sum(shape)
 
 
 def numbers_of_a_token(matrix, rank, config):

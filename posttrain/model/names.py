@@ -202,12 +202,18 @@ def architecture_of(config):
     """transformers' class of models that can be loaded for a config and write text.
 
     Models that read images, too (Mistral 3, Qwen3-VL), are no causal LMs for it. Their text part is
-    what is used here.
+    what is used here. BadInput for encoders with or without a decoder.
     """
-    is_causal_lm = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    if not is_causal_lm and type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return transformers.AutoModelForImageTextToText
-    return transformers.AutoModelForCausalLM
+    kind = type(config)
+    if not config.is_encoder_decoder:
+        if kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+            return transformers.AutoModelForCausalLM
+        if kind in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            return transformers.AutoModelForImageTextToText
+    raise BadInput(
+        f"{config.name_or_path or kind.__name__}: {config.model_type} is no causal language model, "
+        "one that writes a text token by token"
+    )
 
 
 def quantised_already(config):

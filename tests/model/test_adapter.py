@@ -12,16 +12,19 @@ from posttrain.cli import BadInput
 from posttrain.model import adapter as adapter_room
 from posttrain.model.adapter import (
     EXPERTS,
+    INDEXERS,
     LINEAR,
     MAMBA,
-    ROUTER,
+    ROUTERS,
     adapted_weights,
     add_adapter,
+    decoder_of,
     last_word,
     matrices_of,
     reach_line,
     reach_of,
     short_names,
+    targets_of,
 )
 
 SIZE = {
@@ -101,9 +104,9 @@ ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 MLP = {"gate_proj", "up_proj", "down_proj"}
 FUSED = {"gate_up_proj", "down_proj"}
 CASES = {  # what has an adapter, what has not
-    mixtral: (ATTENTION | FUSED, {ROUTER}),
-    gpt_oss: (ATTENTION | FUSED, {ROUTER}),
-    phimoe: (ATTENTION | FUSED, {ROUTER}),
+    mixtral: (ATTENTION | FUSED, {ROUTERS}),
+    gpt_oss: (ATTENTION | FUSED, {ROUTERS}),
+    phimoe: (ATTENTION | FUSED, {ROUTERS}),
     gemma3: (ATTENTION | MLP, set()),
     mamba2: ({"in_proj"}, {MAMBA}),
     gpt2: ({"c_attn", "c_proj", "c_fc"}, set()),
@@ -163,7 +166,7 @@ def test_names_that_peft_takes_for_experts_are_left_out():
     model = add_adapter(ernie_moe(), 2, None, 0)
     reach = reach_of(model)
     assert "model.layers.1.mlp.experts.gate_up_proj" in reach.layers
-    left_out = set(reach.left_out) - {ROUTER}
+    left_out = set(reach.left_out) - {ROUTERS}
     assert left_out == {f"{place}.{name}" for place in ("mlp", "shared_experts") for name in MLP}
     assert all(name.split(".")[-1] in reach_line(model) for name in left_out)
 
@@ -176,7 +179,7 @@ def test_the_share_by_hand():
     routers = 2 * 4 * 64
     reach = reach_of(model)
     assert reach.share == (attention + experts) / (attention + experts + routers)
-    assert reach.left_out == {ROUTER: routers}
+    assert reach.left_out == {ROUTERS: routers}
     assert reach_line(model) == (
         "lora     rank 2, scale 2, on 99.7% of the weights in matrices (2 down_proj, "
         "2 gate_up_proj, 2 k_proj, 2 o_proj, 2 q_proj, 2 v_proj); left out: routers"
@@ -189,6 +192,60 @@ def test_an_adapter_that_was_made_elsewhere_is_measured_too():
     config = LoraConfig(r=4, lora_alpha=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     line = reach_line(get_peft_model(mixtral(), config))
     assert line.startswith("lora     rank 4, scale 0.5, on 4.7%") and "experts.gate_up_proj" in line
+
+
+def test_what_cannot_learn_has_no_adapter():
+    """DeepSeek's indexers choose which tokens are seen: no gradient comes through a choice."""
+    config = transformers.GlmMoeDsaConfig(
+        **SIZE | {"num_key_value_heads": 4},
+        moe_intermediate_size=32,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        first_k_dense_replace=1,
+        n_group=1,
+        topk_group=1,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=16,
+        index_head_dim=16,
+        index_n_heads=2,
+    )
+    model = transformers.GlmMoeDsaForCausalLM(config)
+    kinds = {matrix.name: matrix.kind for matrix in matrices_of(model)}
+    assert {kind for name, kind in kinds.items() if "indexer" in name} == {INDEXERS}
+    assert not any("indexer" in matrix.name for matrix in targets_of(model))
+
+
+def test_experts_in_two_dimensions_are_named():
+    """DBRX stacks those of all experts, and reads them past the module that holds them."""
+    ffn = {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2}
+    config = transformers.DbrxConfig(
+        vocab_size=320,
+        d_model=64,
+        n_heads=4,
+        n_layers=1,
+        ffn_config=ffn,
+        attn_config={"kv_n_heads": 2, "clip_qkv": None, "rope_theta": 1e4},
+    )
+    line = reach_line(add_adapter(transformers.DbrxForCausalLM(config), 2, None, 0))
+    assert all(f"mlp.{name}" in line.partition("left out")[2] for name in ("w1", "v1", "w2"))
+
+
+def test_a_decoder_that_is_an_output_layer():
+    """ModernBERT's decoder calls it so: its layers are beside it."""
+    config = transformers.ModernBertDecoderConfig(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        pad_token_id=0,
+    )
+    model = transformers.ModernBertDecoderForCausalLM(config)
+    assert decoder_of(model) is model.model
+    assert {matrix.kind for matrix in matrices_of(model)} == {LINEAR}
 
 
 def test_short_names():

@@ -58,7 +58,7 @@ def test_limits_are_those_of_the_text_part(tmp_path):
     """Models of text and images have them there, and nothing at the top."""
     text = {"vocab_size": 777, "max_position_embeddings": 55}
     transformers.Gemma3Config(text_config=text).save_pretrained(tmp_path)
-    assert read_limits(str(tmp_path)) == Limits(str(tmp_path), 777, 55)
+    assert read_limits(str(tmp_path))[:3] == (str(tmp_path), 777, 55)
 
 
 # ---- tokens --------------------------------------------------------------------------------------
@@ -149,6 +149,56 @@ def test_prompts_that_are_too_long(base, tokenizer, capsys):
 
 
 def test_no_prompt_is_cut_without_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "read_limits", lambda name: Limits(name, None, None))
+    monkeypatch.setattr(room, "read_limits", lambda name, **more: Limits(name, None, None))
     prompts = [("a", [5] * 5000)]
     assert fit_prompts("m", make_tokenizer(), prompts, 9000, truncate="left") == [[5] * 5000]
+
+
+def test_a_stand_in_for_an_image_is_refused(tokenizer):
+    """Its place in a text is the image's; without one the numbers depend on how it is read."""
+    for config in (
+        transformers.Qwen3VLConfig(image_token_id=7, video_token_id=8),
+        transformers.Mistral3Config(image_token_index=7),
+    ):
+        stand_ins = room.stand_ins_of(config)
+        assert 7 in stand_ins
+        limits = Limits("m", None, None, stand_ins=stand_ins)
+        room.check_tokens(limits, tokenizer, [("id 1", [5, 6])])
+        with pytest.raises(BadInput, match="id 2: the token .* stands for an image"):
+            room.check_tokens(limits, tokenizer, [("id 1", [5]), ("id 2", [6, 7])])
+
+
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+
+
+@pytest.mark.parametrize(
+    ("config", "turn"),
+    [
+        (transformers.LlamaConfig(max_position_embeddings=50), None),
+        (
+            transformers.LlamaConfig(
+                max_position_embeddings=50,
+                rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+            ),
+            50,
+        ),
+        (
+            transformers.Phi3Config(
+                hidden_size=32,
+                num_attention_heads=2,
+                max_position_embeddings=50,
+                original_max_position_embeddings=20,
+                rope_parameters=LONGROPE | {"rope_theta": 1e4},
+                pad_token_id=0,
+            ),
+            20,
+        ),
+    ],
+)
+def test_rotations_that_depend_on_the_batch_are_said(config, turn, capsys):
+    assert room.turn_of(config) == turn
+    limits = Limits("m", None, None, turn)
+    room.check_length(limits, turn or 99, "a text", "shorten it")
+    assert capsys.readouterr().out == ""
+    room.check_length(limits, (turn or 99) + 1, "a text", "shorten it")
+    assert ("depend on long ones beside them" in capsys.readouterr().out) == bool(turn)

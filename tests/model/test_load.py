@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from conftest import make_tokenizer, save_folder, sft_rows
+from safetensors.torch import load_file, save_file
 
 from posttrain.chat.encode import encode
 from posttrain.chat.template import PLAIN_TEMPLATE
@@ -297,3 +298,60 @@ def test_the_text_part_of_a_model_that_reads_images(tmp_path):
     assert type(model).__name__ == "Mistral3ForConditionalGeneration"
     with torch.no_grad():
         assert model(torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, 320)
+
+
+def small(kind, **more):
+    """A model of one layer of width 64."""
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        **more,
+    )
+    return getattr(transformers, f"{kind}ForCausalLM")(config)
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path, capsys):
+    """A file that was left behind, or the folder of a model without an output layer."""
+    small("Llama").save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    whole = dict(weights)
+    up = weights.pop("model.layers.0.mlp.up_proj.weight")
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(BadInput, match="lack 1 of the model's tensors, such as model.layers.0.mlp"):
+        load_room.load_model(str(tmp_path))
+    more = {"model.layers.1.mlp.up_proj.weight": up.clone()}
+    save_file(whole | more, file, metadata={"format": "pt"})
+    load_room.load_model(str(tmp_path))
+    assert "1 tensors of its files are not read, such as model.layers.1" in capsys.readouterr().out
+
+
+def test_a_reward_model_without_its_score_is_refused(tmp_path):
+    small("Llama").save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match=r"such as score\.weight"):
+        load_room.load_model(str(tmp_path), classifier=True)
+
+
+def test_what_is_no_causal_language_model_is_refused(tmp_path):
+    """By its config: nothing is loaded. BERT, which loads as one, is found out by what it says."""
+    for config in (transformers.T5Config(), transformers.BartConfig(), transformers.AlbertConfig()):
+        config.save_pretrained(tmp_path)
+        with pytest.raises(BadInput, match=f"{config.model_type} is no causal language model"):
+            load_room.load_model(str(tmp_path))
+
+
+def test_adapters_on_shared_weights_are_not_merged(tmp_path):
+    """Zamba's blocks share weights and have adapters of their own."""
+    from peft import LoraConfig, get_peft_model
+
+    model = small("Llama")
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    assert load_room.is_mergeable(get_peft_model(model, config))
+    shared = small("Llama")
+    layer = shared.model.layers[0].self_attn
+    layer.v_proj.weight = layer.q_proj.weight
+    assert not load_room.is_mergeable(get_peft_model(shared, config))

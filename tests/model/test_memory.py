@@ -15,6 +15,7 @@ from posttrain.model import memory as memory_room
 from posttrain.model.load import load_model, load_policy, load_reference, trained
 from posttrain.model.memory import (
     OneInMemory,
+    bytes_of_weights,
     free_memory,
     memory_line,
     memory_plan,
@@ -129,6 +130,32 @@ def test_the_plan_of_a_mixture_by_hand(tmp_path):
     assert memory["activations"] == pytest.approx(2 * layer)
     assert memory["checkpointed"] == pytest.approx(layer + 2 * 1000 * 64 * 2)
     assert memory["dequantise"] == 2 * 64 * 64, "no tensor of experts is unpacked"
+
+
+def test_what_nf4_leaves_is_counted_whole(tmp_path):
+    """Of Mamba's matrices in_proj alone is in 4 bits; a matrix that layers share counts once."""
+    config = transformers.Mamba2Config(
+        vocab_size=320,
+        hidden_size=64,
+        num_hidden_layers=2,
+        state_size=8,
+        num_heads=4,
+        head_dim=32,
+        n_groups=1,
+    )
+    config.save_pretrained(tmp_path)
+    model = transformers.Mamba2ForCausalLM(config)
+    total = sum(p.numel() for p in model.parameters())
+    quantised = 2 * model.backbone.layers[0].mixer.in_proj.weight.numel()
+    plan = memory_plan(str(tmp_path), "nf4", 4, 1000)
+    assert plan["weights"] == pytest.approx(0.516 * quantised + 2 * (total - quantised))
+
+    shared = transformers.MixtralForCausalLM(mixture())
+    layers = [layer.self_attn for layer in shared.model.layers]
+    layers[1].q_proj.weight = layers[0].q_proj.weight
+    before, _ = bytes_of_weights(transformers.MixtralForCausalLM(mixture()), True, 2)
+    after, _ = bytes_of_weights(shared, True, 2)
+    assert before - after == pytest.approx(0.516 * 64 * 64)
 
 
 def test_experts_that_do_not_fit_are_refused_with_their_size(tmp_path, monkeypatch):

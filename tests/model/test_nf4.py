@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import transformers
 from conftest import ROWS, adapter_of, log_lines, run_main, write
 
 from common import completion_logps
@@ -123,3 +124,41 @@ def test_gradients_in_nf4_equal_those_of_the_same_weights_in_float(base, tokeniz
 
 def test_the_number_format_is_part_of_the_reference_key(base):
     assert fingerprint(base, "nf4") != fingerprint(base, "none")
+
+
+def saved(model, folder):
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def test_what_is_read_past_a_layer_stays_whole(tmp_path):
+    """Mamba's kernels take x_proj, dt_proj and out_proj themselves: as packed numbers they would be noise."""
+    config = transformers.MambaConfig(
+        vocab_size=320, hidden_size=64, num_hidden_layers=1, state_size=16, time_step_rank=32
+    )
+    model = load_model(saved(transformers.MambaForCausalLM(config), tmp_path), "nf4")
+    mixer = model.backbone.layers[0].mixer
+    kinds = {
+        name: type(getattr(mixer, name)).__name__ for name in ("in_proj", "x_proj", "out_proj")
+    }
+    assert kinds == {"in_proj": "Linear4bit", "x_proj": "Linear", "out_proj": "Linear"}
+    assert type(model.lm_head).__name__ == "Linear"
+
+
+def test_layers_of_odd_sizes_stay_whole_on_a_cpu(tmp_path):
+    """The kernels there want outputs in blocks of 32 and inputs in blocks of 64."""
+    config = transformers.LlamaConfig(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+    )
+    model = load_model(saved(transformers.LlamaForCausalLM(config), tmp_path), "nf4")
+    layer = model.model.layers[0]
+    modules = {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
+    whole = {name for name, module in modules.items() if type(module).__name__ == "Linear"}
+    assert whole == {"k_proj", "v_proj", "down_proj"}
+    with torch.no_grad():
+        assert model(torch.tensor([[5, 6, 7]])).logits.isfinite().all()

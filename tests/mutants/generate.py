@@ -119,8 +119,8 @@ MUTANTS = [
     Mutant(
         "posttrain/packed/reader.py",
         "same_logits",
-        "error <= allowed",
-        "error <= 10",
+        "allowed * expected.std()",
+        "10 * expected.std()",
         ["tests/generate/test_reading.py::test_a_cache_that_is_wrong_is_not_used"],
     ),
     Mutant(

@@ -84,6 +84,14 @@ def test_an_encoder_is_refused():
             use(model)
 
 
+def test_a_layer_that_attends_twice_is_found_out(capsys):
+    """DiffLlama's layers do: of two kinds of keys one would be kept for further answers."""
+    model = transformers.DiffLlamaForCausalLM(transformers.DiffLlamaConfig(**SIZE)).eval()
+    teach_lines(model.requires_grad_(False))
+    assert not reads_lines(model)
+    assert "would differ" in capsys.readouterr().out
+
+
 def test_a_model_that_forgets_the_segments_is_found_out(capsys, monkeypatch):
     """Attention that ignores the line, cuts branches off their prompts, or spoils ordinary calls:
     the check sends the model to padded rows."""
