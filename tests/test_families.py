@@ -169,6 +169,28 @@ def greedy_alone(model, ids, max_tokens):
     return out[0, len(ids) :].tolist()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_stage_in_4_bits(name, tmp_path, quick):
+    """On a CPU, where the kernels are bitsandbytes': a new adapter, a continued one, answers, a judge."""
+    base = str(tmp_path / "base")
+    tiny(name).save_pretrained(base)
+    make_tokenizer().save_pretrained(base)
+    sft, dpo = tmp_path / "sft", tmp_path / "dpo"
+    four_bits = ["--quantize", "nf4"]
+    data = write(tmp_path / "sft.jsonl", sft_rows(6))
+    words = ["--model", base, "--data", data, "--out", sft, "--lora-r", 2, *TRAINING, *four_bits]
+    assert run_main("sft", *words) == 0
+    data = write(tmp_path / "dpo.jsonl", pair_rows(6))
+    assert run_main("dpo", "--model", sft, "--data", data, "--out", dpo, *TRAINING, *four_bits) == 0
+    data = write(tmp_path / "prompts.jsonl", questions())
+    candidates = tmp_path / "candidates.jsonl"
+    words = ["--model", dpo, "--data", data, "--out", candidates, "--n", 2, "--max-tokens", 5]
+    assert run_main("gen_candidates", *words, *four_bits) == 0
+    words = ["--judge", base, "--constitution", ROOT / "data/constitution.md", "--data", candidates]
+    assert run_main("judge", *words, "--out", tmp_path / "judged", *four_bits) == 0
+
+
 @pytest.mark.parametrize("name", ["qwen3_5", "falcon_h1"])
 def test_a_judge_of_padded_rows_says_what_it_says_of_each_alone(name, tmp_path, quick):
     """They are read in batches of like length, and the padding changes nothing."""
@@ -238,8 +260,16 @@ def table():
         "| families | read as | tools | thoughts | LoRA reaches |",
         "|---|---|---|---|---|",
     ]
-    order = sorted(groups, key=lambda columns: columns[1:], reverse=True)  # own, as text, -
-    for columns in sorted(order, key=lambda columns: columns[0]):
+    best_first = (
+        "lines",
+        "padded rows",
+        "padded rows, no cache",
+        "own",
+        "as text",
+        "think tags",
+        "-",
+    )
+    for columns in sorted(groups, key=lambda columns: [best_first.index(word) for word in columns]):
         members = groups[columns]
         models = ", ".join(models for models, _ in members)
         low, high = (f"{pick(share for _, share in members):.0%}" for pick in (min, max))

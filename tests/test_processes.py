@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, ROWS, adapter_of, log_lines, run_script, write
+from architectures import tiny
+from conftest import ROOT, ROWS, adapter_of, log_lines, make_tokenizer, run_main, run_script, write
 
 from posttrain import processes
 from posttrain.cli import BadInput
@@ -79,6 +80,23 @@ def test_accelerate_launch_trains_as_one(base, tmp_path, stage, config, quantize
     assert ended.stdout.count("result ") == 1
     assert run_script(stage, *words, "--out", tmp_path / "one/run").returncode == 0
     check_two_are_one(tmp_path, config, ended.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["qwen3_moe", "qwen3_5"])
+def test_experts_and_states_in_two_processes(tmp_path, name, config):
+    """Adapters on experts, and layers with states, whose weights lie spread or whole."""
+    base = tmp_path / "base"
+    tiny(name).save_pretrained(base)
+    make_tokenizer().save_pretrained(base)
+    words = training_words(str(base), tmp_path, "dpo", "none")
+    result = launch(config, "dpo", *words, "--out", tmp_path / config)
+    assert result.returncode == 0, result.stderr
+    run_main("dpo", *words, "--out", tmp_path / "one")
+    one, two = adapter_of(tmp_path / "one"), adapter_of(tmp_path / config)
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[key], two[key], atol=1e-5) for key in one)
 
 
 def check_two_are_one(folder, config, printed):
