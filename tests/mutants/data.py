@@ -216,4 +216,58 @@ MUTANTS = [
         "open-ai==",
         ["tests/test_requirements.py::test_what_is_imported_is_listed"],
     ),
+    # the walk over learning rates
+    Mutant(
+        "bench/learning_rates.py",
+        "last_evaluation",
+        'line["eval_rewards/chosen"] - line["eval_rewards/rejected"]',
+        'line["eval_rewards/chosen"]',
+        ["tests/test_learning_rates.py::test_the_last_evaluation_counts"],
+    ),
+    Mutant(
+        "bench/learning_rates.py",
+        "Walk.answers",
+        "verdict is True",
+        "verdict is not None",
+        ["tests/test_learning_rates.py::test_accepted_answers_are_counted"],
+    ),
+    Mutant(
+        "bench/learning_rates.py",
+        "lines_of",
+        'f"sft-{args.start_rate:g}"',
+        'f"sft-{args.sft[0]:g}"',
+        ["tests/test_learning_rates.py::test_every_run_gets_its_rate_and_its_start"],
+    ),
+    Mutant(
+        "bench/learning_rates.py",
+        "Walk.train",
+        "*self.adapter",
+        "*self.adapter[2:]",
+        ["tests/test_learning_rates.py::test_every_run_gets_its_rate_and_its_start"],
+    ),
+    Mutant(
+        "bench/learning_rates.py",
+        "table",
+        '(line["trainer"], line["lr"])',
+        '(line["trainer"], "any")',
+        ["tests/test_learning_rates.py::test_rates_and_trainers_have_rows_of_their_own"],
+    ),
+    Mutant(
+        "bench/learning_rates.py",
+        "cell",
+        """
+            f"{form.format(fmean(values))} ({each})"
+        """,
+        """
+            f"{form.format(max(values))} ({each})"
+        """,
+        ["tests/test_learning_rates.py::test_a_row_of_the_table"],
+    ),
+    Mutant(
+        "sft.py",
+        "parse_args",
+        'training_flags(p, lr=2e-4, unit="rows")',
+        'training_flags(p, lr=3e-4, unit="rows")',
+        ["tests/test_learning_rates.py::test_default_rates_have_been_tried"],
+    ),
 ]
