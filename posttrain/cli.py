@@ -92,8 +92,9 @@ def adapter_flags(group):
 
 def optimisation_flags(group, lr, unit):
     add = group.add_argument
+    rate = "peak learning rate; tiny models want 5 to 25 times the default"
     share = at_least(0, float, 1)
-    add("--lr", type=at_least(0, float), default=lr, help="peak learning rate")
+    add("--lr", type=at_least(0, float), default=lr, help=rate)
     add("--warmup", type=share, default=0.1, help="share of steps with rising rate")
     add("--epochs", type=at_least(1), default=1, help="passes over the data")
     add("--max-steps", type=at_least(1), help="stop after so many steps")
