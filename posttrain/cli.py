@@ -8,6 +8,10 @@ import traceback
 from pathlib import Path
 
 
+# Functions that a stage calls with its exit code at its very end, such as processes.leave.
+AT_END = []
+
+
 class BadInput(ValueError):
     """The user can fix this: one line that names file, line, field and remedy. Exit code 2."""
 
@@ -176,4 +180,6 @@ def run_stage(main, args):
         else:
             traceback.print_exc()
             code = 70
+    for end in AT_END:
+        end(code)
     sys.exit(code)

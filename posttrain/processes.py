@@ -17,7 +17,7 @@ import torch.distributed
 import torch.distributed.nn  # imported later, its defaults would hold on to the group for ever
 from tqdm import tqdm
 
-from posttrain.cli import BadInput
+from posttrain.cli import AT_END, BadInput
 
 
 def join_processes():
@@ -38,12 +38,25 @@ def join_processes():
         )
     # Without this a process may end by an abort after its work is done.
     atexit.register(torch.distributed.destroy_process_group)
+    AT_END.append(leave)
     if state.device.type == "cuda":
         torch.cuda.set_device(state.device)
     # Else transformers would give weights to the first process only.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     if not is_first():
         be_quiet()
+
+
+def leave(code):
+    """End this process at once, with this exit code.
+
+    torch keeps parts of the group where nobody can reach them (caches of FSDP, for one). Threads
+    that still belong to it may abort a process that takes the long way out.
+    """
+    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def be_quiet():

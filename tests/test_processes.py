@@ -234,9 +234,32 @@ def test_what_a_process_does_when_it_joins(monkeypatch, first):
     monkeypatch.setattr(processes.atexit, "register", at_end.append)
     monkeypatch.setattr(processes, "is_first", lambda: first)
     monkeypatch.setattr(processes, "be_quiet", lambda: quiet.append(1))
+    monkeypatch.setattr(processes, "AT_END", at_once := [])
     processes.join_processes()
-    assert at_end == [torch.distributed.destroy_process_group]
+    assert at_end == [torch.distributed.destroy_process_group] and at_once == [processes.leave]
     assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false" and len(quiet) == (not first)
+
+
+def test_a_process_leaves_at_once_with_its_code(tmp_path):
+    """What is printed arrives, threads that are left behind do not matter, nor what is done at an ordinary end."""
+    code = """if 1:
+        import atexit, sys, threading, time
+        import torch.distributed as dist
+        from posttrain.cli import AT_END, run_stage
+        from posttrain.processes import leave
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        threading.Thread(target=time.sleep, args=[99]).start()
+        atexit.register(print, "the long way")
+        AT_END.append(leave)
+        sys.stdout.reconfigure(line_buffering=False)
+        def main(args):
+            print("done")
+            return 3
+        run_stage(main, None)"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert ended.returncode == 3 and ended.stdout == "done\n", ended
 
 
 def refuse():
