@@ -203,7 +203,10 @@ def add_mismatched_to_held(held, rows, max_len):
 
 def mismatched_rows(batches_of_rows):
     """The mismatched answers as rows of their own: the reference scores them, too."""
-    return [{"seqs": [row["other"]]} for row in chain.from_iterable(batches_of_rows)]
+    rows = []
+    for row in chain.from_iterable(batches_of_rows):
+        rows.append({"id": f"{row.get('id')} with an answer to another", "seqs": [row["other"]]})
+    return rows
 
 
 def row_lengths(steps):

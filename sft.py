@@ -28,7 +28,7 @@ from posttrain.packed.reader import teach_lines
 from posttrain.processes import join_processes
 from posttrain.records.mixture import read_mixture
 from posttrain.train.metrics import batch_means, tally
-from posttrain.train.order import batches, hold_out
+from posttrain.train.order import batches, hold_out, rows_used
 from posttrain.train.packs import each_pack, pack_logps, packs_of, row_weights
 from posttrain.train.report import data_report
 from posttrain.train.rows import masked_texts, prepare, row_lengths
@@ -125,7 +125,7 @@ def main(args):
 
     # The plan: tokens, time, memory and cost, before anything is loaded.
     run = TrainingRun("sft.py", args)
-    run.plan(row_lengths(rows, steps), rows + held, held=len(held))
+    run.plan(row_lengths(rows, steps), rows_used(rows, steps) + held, held=len(held))
     if args.plan or not run.open():
         return 0
 

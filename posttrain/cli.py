@@ -7,7 +7,6 @@ import sys
 import traceback
 from pathlib import Path
 
-
 # Functions that a stage calls with its exit code at its very end, such as processes.leave.
 AT_END = []
 

@@ -332,12 +332,28 @@ def keep_start(seq, max_len):
 
 
 def keep_end(seq, max_len, bos):
-    """The last max_len tokens. The first is only read: nothing predicts it."""
+    """The last max_len tokens. Of a turn whose start is gone the rest is read, not trained on.
+
+    A last turn that is too long by itself keeps its start, and what fits before it.
+    """
     if max_len is None or len(seq["ids"]) <= max_len:
         return seq
     ids = cut_start(seq["ids"], max_len, bos)
-    mask = [0] + seq["mask"][len(seq["ids"]) - max_len + 1 :]
-    return seq | {"ids": ids, "mask": mask, "prompt_cut": True}
+    mask = seq["mask"][len(seq["ids"]) - max_len :]
+    whole_turns = mask.index(0) if 0 in mask else len(mask)
+    mask = [0] * whole_turns + mask[whole_turns:]
+    if 1 in mask[1:]:
+        return seq | {"ids": ids, "mask": [0] + mask[1:], "prompt_cut": True}
+    [row] = cut_answers([last_turn_alone(seq)], max_len, "left", bos)
+    return row
+
+
+def last_turn_alone(seq):
+    """The sequence with its last turn alone supervised."""
+    start = len(seq["mask"])
+    while start and seq["mask"][start - 1]:
+        start -= 1
+    return seq | {"mask": [0] * start + seq["mask"][start:]}
 
 
 def require_supervised(seqs):

@@ -10,7 +10,6 @@ same bytes:
     borrowed.jsonl             the baseline's answers in earlier gates
 """
 
-import math
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -32,8 +31,8 @@ from posttrain.model.limits import (
     check_length,
     check_tokens,
     length_of,
+    must_see_tokens,
     read_limits,
-    tokens_beyond,
 )
 from posttrain.model.load import load_merged
 from posttrain.packed.lines import prompt_length
@@ -471,16 +470,15 @@ def check_choices(name, tokenizer, items, prompts):
     """BadInput when a model cannot read the choices of an item, before it is loaded.
 
     prompts {item: token ids}. A token has at least one byte: only choices that may be too long are
-    tokenised for this, or all where the tokenizer has tokens that the model lacks.
+    tokenised for this, or all where the tokenizer has tokens that no text may have.
     """
     limits = read_limits(name)
-    must_see_tokens = bool(tokens_beyond(limits, tokenizer))
-    positions = limits.positions or math.inf
+    every_choice = must_see_tokens(limits, tokenizer)
     texts = []
     for item in items:
         longest = max(len(choice.encode()) for choice in item["choices"])
         most_tokens = len(prompts[item["id"]]) + longest + TURN_TOKENS
-        if must_see_tokens or most_tokens > positions:
+        if every_choice or most_tokens > limits.long:
             place = f"id {item['id']!r}"
             texts += [(place, row["ids"]) for row in choice_rows(tokenizer, item)]
     check_tokens(limits, tokenizer, texts)

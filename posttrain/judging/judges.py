@@ -56,9 +56,9 @@ from posttrain.model.limits import (
     check_length,
     check_tokens,
     length_of,
+    must_see_tokens,
     note_tokens_beyond,
     read_limits,
-    tokens_beyond,
 )
 from posttrain.model.load import load_model, load_tokenizer
 from posttrain.model.names import endpoint_of, is_endpoint
@@ -351,16 +351,15 @@ class LocalJudge:
     def check(self, prompts, pairs):
         """A token has at least one byte: only texts that may be too long are tokenised for this.
 
-        All are where the tokenizer has tokens that the model lacks.
+        All are where the tokenizer has tokens that no text may have.
         """
         check_format(self.judge.name, self.judge.quantize)
         limits = read_limits(self.judge.name, writes=self.writes)
-        must_see_tokens = bool(tokens_beyond(limits, self.tokenizer))
-        positions = limits.positions or math.inf
+        every_text = must_see_tokens(limits, self.tokenizer)
         texts = []
         for rows in prompts:
             case = case_of(rows)
-            if must_see_tokens or self.most_tokens(case, pairs) > positions:
+            if every_text or self.most_tokens(case, pairs) > limits.long:
                 place = f"id {rows[0]['id']!r}"
                 texts += [(place, ids) for ids in self.texts_read(case, pairs)]
         check_tokens(limits, self.tokenizer, texts)

@@ -305,6 +305,8 @@ def check_adapter(name, model, lora_r, lora_alpha):
         raise BadInput(
             f"{name}: an adapter of another kind than LoRA ({config.peft_type}): merge it first"
         )
+    if config.task_type == "SEQ_CLS":
+        raise BadInput(f"{name}: the adapter of a reward model, which cannot be trained here")
     if lora_r not in (None, config.r) or lora_alpha not in (None, config.lora_alpha):
         raise BadInput(
             f"{name} continues an adapter of rank {config.r}, alpha {config.lora_alpha}: leave "

@@ -4,7 +4,10 @@ Every stage asks before a model is loaded: what a model cannot read crashes hour
 in silence as something else.
 """
 
+import math
 from typing import NamedTuple
+
+import transformers
 
 from posttrain.chat.encode import cut_start
 from posttrain.chat.stops import stop_ids
@@ -12,8 +15,9 @@ from posttrain.cli import BadInput
 from posttrain.model.memory import model_without_weights
 from posttrain.model.names import architecture_of, quantize_mode, read_config, resolve_model
 
-# Layers that look positions up in a table: GPT-2's wpe, OPT's embed_positions, BERT's.
-POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings")
+# Names of tables of positions: GPT-2's wpe, OPT's and GPT-J's embed_positions, BERT's, GPT-1's.
+POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "positions_embed")
+ENDS_THERE = ("mpt", "ctrl")  # their tables are neither parameters nor buffers
 
 
 class Limits(NamedTuple):
@@ -24,6 +28,12 @@ class Limits(NamedTuple):
     positions: int | None  # tokens of the longest text; None: there is no limit
     turn: int | None = None  # beyond so many tokens all positions of a batch are read otherwise
     stand_ins: tuple = ()  # ids of the tokens in whose place an image or a sound is read
+    writes: bool = True  # is it a language model, or one that gives a reward?
+
+    @property
+    def long(self):
+        """Tokens beyond which there is something to say of a text; infinite: never."""
+        return min(self.positions or math.inf, self.turn or math.inf)
 
 
 def read_limits(name, *, writes=True):
@@ -35,26 +45,31 @@ def read_limits(name, *, writes=True):
     if writes:
         architecture_of(config)
     embedding = getattr(config.get_text_config(), "vocab_size", None)
-    return Limits(name, embedding, positions_of(config), turn_of(config), stand_ins_of(config))
+    positions, turn, stand_ins = positions_of(config), turn_of(config), stand_ins_of(config)
+    return Limits(name, embedding, positions, turn, stand_ins, writes)
 
 
 def positions_of(config):
     """Tokens that a model was made for; None without a limit (state spaces, ALiBi).
 
     Models of text and images have it in the config of their text part. Where rotations are
-    stretched (yarn, linear, dynamic), it is what they are stretched to.
+    stretched by yarn, it is what they are stretched to. The tables of RoBERTa and its kin begin
+    behind the id of padding.
     """
     config = config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
-    if not positions:
+    positions = positions or getattr(config, "max_seq_len", None) or 0  # as MPT calls it
+    if positions <= 0:
         return None
+    if any(name in config.model_type for name in ("roberta", "camembert")):
+        return positions - config.pad_token_id - 1
     rope = getattr(config, "rope_parameters", None) or {}
     # Models with windows have settings for each kind of layer.
     by_kind = [settings for settings in rope.values() if isinstance(settings, dict)]
     for settings in by_kind or [rope]:
         original = settings.get("original_max_position_embeddings")
         factor = settings.get("factor")
-        if original and factor:
+        if settings.get("rope_type") == "yarn" and original and factor:
             positions = max(positions, round(original * factor))
     return positions
 
@@ -127,6 +142,11 @@ def note_tokens_beyond(limits, tokenizer):
         )
 
 
+def must_see_tokens(limits, tokenizer):
+    """Has the tokenizer tokens that no text may have? Then the length of a text is not enough."""
+    return bool(limits.stand_ins or tokens_beyond(limits, tokenizer))
+
+
 def tokens_beyond(limits, tokenizer):
     """Tokens that the tokenizer has and the embedding lacks."""
     if limits.embedding is None:
@@ -163,11 +183,18 @@ def check_length(limits, tokens, text, remedy):
 
 
 def has_learned_positions(limits):
-    """Does the model look positions up in a table? Tables of images or sounds are shorter ones."""
+    """Does the model look positions up in a table? Tables of images or sounds are shorter ones.
+
+    Some tables are computed (GPT-J's), and lie among the buffers.
+    """
     config = read_config(resolve_model(limits.name)[0])
-    for name, weight in model_without_weights(limits.name, config).named_parameters():
-        layer = name.split(".")[-2]
-        if layer in POSITION_TABLES and weight.shape[0] >= limits.positions:
+    if config.model_type in ENDS_THERE:
+        return True
+    architecture = None if limits.writes else transformers.AutoModelForSequenceClassification
+    model = model_without_weights(limits.name, config, architecture)
+    for name, table in [*model.named_parameters(), *model.named_buffers()]:
+        is_table = any(word in name for word in POSITION_TABLES) and table.dim() > 1
+        if is_table and table.shape[0] >= limits.positions:
             return True
     return False
 

@@ -1,6 +1,7 @@
 """Loading tokenizers, models and adapters, in 4 bits where --quantize says so (QLoRA)."""
 
 import contextlib
+import warnings
 
 import torch
 import transformers
@@ -123,20 +124,33 @@ def load_model(name, quantize="auto", trainable=False, classifier=False):
         model, info = architecture.from_pretrained(
             base, config=config, output_loading_info=True, **options
         )
-        check_weights(name, info)
+        check_weights(name, info, brings_score=classifier and adapter)
         model.requires_grad_(False)
         if adapter:
             with without_bitsandbytes(model):
                 # It takes seconds to load: a model without an adapter does without.
                 from peft import PeftModel
 
-                model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+                with warnings.catch_warnings(record=True) as caught:
+                    model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+            refuse_torn_adapter(adapter, caught)
     except BadInput:  # it is a ValueError, and has its own words
         raise
     except LOAD_ERRORS as error:
         raise BadInput(f"{name}: no model can be loaded ({str(error)[:160]})") from None
     switch_off_dropout(model)
     return model.eval()
+
+
+def refuse_torn_adapter(adapter, caught):
+    """BadInput when peft warns that tensors of an adapter are missing: they would be random."""
+    for warning in caught:
+        words = str(warning.message)
+        if "missing adapter keys" in words:
+            raise BadInput(
+                f"{adapter}: adapter_model.safetensors lacks tensors that its config asks for: it "
+                "is torn, or another model's"
+            )
 
 
 def load_merged(name, quantize="auto"):
@@ -227,12 +241,15 @@ def odd_layers(model):
     return odd
 
 
-def check_weights(name, info):
+def check_weights(name, info, brings_score):
     """BadInput when files lack weights of the model: they would be random, other ones every time.
 
     What the files have beside those of the model is said. info: from_pretrained's loading info.
+    brings_score: an adapter has the score of a reward model.
     """
     missing = sorted(info["missing_keys"])
+    if brings_score:
+        missing = [key for key in missing if not key.startswith("score.")]
     if missing:
         raise BadInput(
             f"{name}: its files lack {len(missing)} of the model's tensors, such as {missing[0]}, "

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 import transformers
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from posttrain.cli import BadInput
 from posttrain.hashing import digest
 from posttrain.run.folder import read_run
 from posttrain.run.lineage import start_folder
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")  # files of a base model that an adapter adds to
+NO_WRITERS = ("SequenceClassification", "MaskedLM")  # in the names of classes of a config
 UNPACKED = "mxfp4, unpacked"  # gpt-oss: 4 bits that nothing can be trained through
 
 
@@ -69,8 +70,18 @@ def base_record(name):
         record["path"] = str(Path(base).resolve())
         record["digest"] = weights_digest(base)
     else:
-        record["commit"] = getattr(read_config(base), "_commit_hash", None)
+        record["commit"] = commit_of(base)
     return record
+
+
+def commit_of(base):
+    """The commit at which a hub model lies in the cache; None for a folder."""
+    if Path(base).exists():
+        return None
+    try:
+        return extract_commit_hash(cached_file(base, "config.json"), None)
+    except OSError:  # neither in the cache nor to be had
+        return None
 
 
 def base_of_adapter(folder, name):
@@ -82,21 +93,28 @@ def base_of_adapter(folder, name):
         raise BadInput(f"{name}: adapter_model.safetensors is missing")
     try:
         config = json.loads((folder / "adapter_config.json").read_text())
-        written = str(config["base_model_name_or_path"])
+        written = config["base_model_name_or_path"]
+        if not isinstance(written, str):
+            raise TypeError
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{name}: adapter_config.json is broken or names no base model") from None
 
     record = read_run(folder / "run.json")
-    start = Path()  # the folder where the run was started, as far as its record tells
+    # The folder where the run was started, as far as its record tells: by its path as it is
+    # written, and without links (runs/ may be one to another disk).
+    starts = [Path()]
     if record:
-        start = start_folder(str((folder / "run.json").resolve()), record["path"], start)
+        for place in (folder.absolute() / "run.json", (folder / "run.json").resolve()):
+            starts.append(start_folder(str(place), record["path"], Path()))
     if "base" in record:
-        return find_base(folder, name, record["base"], start)
-    return base_as_written(name, written, start)
+        return find_base(folder, name, record["base"], starts)
+    return base_as_written(name, written, starts[-1])
 
 
-def find_base(folder, name, base, start):
+def find_base(folder, name, base, starts):
     """Where the base of a run lies now. base: what its record says of it (base_record).
+
+    starts: folders to which its name may be relative.
 
     A folder of the same name may be another model: config and weights must be those of the
     training. BadInput names the places that were looked at.
@@ -107,11 +125,13 @@ def find_base(folder, name, base, start):
                 f"{name}: its base model is {base['name']} of the hub, but a folder of that name "
                 "lies here: start from another directory"
             )
+        warn_of_commit(name, base)
         return base["name"]
 
     beside = folder.resolve().parent / Path(base["name"]).name
     places = {}  # in full: as it is written; each place once
-    for place in (Path(base["name"]), start / base["name"], Path(base["path"]), beside):
+    relative = [start / base["name"] for start in starts]
+    for place in (*relative, Path(base["path"]), beside):
         places.setdefault(place.resolve(), place)
     reasons = []
     for place in places.values():
@@ -125,6 +145,22 @@ def find_base(folder, name, base, start):
         f"{name}: its base model is not found as it was in training; looked at "
         f"{', '.join(reasons)}: put it back into one of these places"
     )
+
+
+def warn_of_commit(name, base):
+    """A warning when the base of a run, a hub model, is at another commit than in training."""
+    then, now = base["commit"], commit_of(base["name"])
+    if then and now and now != then:
+        print_once(
+            f"WARNING  {name}: its base model was at commit {then} in training and is at {now}: if "
+            "its weights have changed, the adapter does not fit them"
+        )
+
+
+@cache
+def print_once(line):
+    """Print a line that would come up again and again."""
+    print(line)
 
 
 def base_as_written(name, written, start):
@@ -150,21 +186,35 @@ def base_as_written(name, written, start):
 def weights_digest(folder):
     """Hash of what an adapter adds to: config.json and the weights of a model folder.
 
-    Its tokenizer may be mended, or a note be put beside it, and it is still the same base.
+    Its tokenizer may be mended, or something be put beside it, and it is still the same base.
     """
     files = []
     for file in sorted(Path(folder).iterdir()):
-        if file.name == "config.json" or file.suffix in WEIGHTS:
+        if file.name == "config.json" or is_weights(file):
             stat = file.stat()
             files.append((str(file.resolve()), file.name, stat.st_size, stat.st_mtime_ns))
     return digest_of_files(tuple(files))
 
 
+def is_weights(file):
+    """Is this a file of a model's weights? A trainer's own (training_args.bin) is none."""
+    return file.suffix == ".safetensors" or file.name.startswith("pytorch_model")
+
+
 @cache
 def digest_of_files(files):
     """Hash of files, computed once. files: (path, name, bytes, time of the last change) of each."""
-    hashes = [f"{name} {digest(path)}" for path, name, _, _ in files]
+    hashes = []
+    for path, name, _, _ in files:
+        hashes.append(f"{name} {config_digest(path) if name == 'config.json' else digest(path)}")
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]
+
+
+def config_digest(path):
+    """Hash of a config without the version of the library that has written it."""
+    config = json.loads(Path(path).read_text())
+    config.pop("transformers_version", None)
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 # ---- what a model's numbers depend on ------------------------------------------------------------
@@ -178,8 +228,7 @@ def fingerprint(name, quantize):
     """
     base, adapter = resolve_model(name)
     # digest() reads the files of a model folder; a hub name stands for itself, so add its commit.
-    commit = None if Path(base).exists() else read_config(base)._commit_hash
-    marks = [digest(base), str(commit)]
+    marks = [digest(base), str(commit_of(base))]
     if adapter:
         marks.append(digest(Path(adapter) / "adapter_model.safetensors"))
         marks.append(digest(Path(adapter) / "adapter_config.json"))
@@ -202,17 +251,20 @@ def architecture_of(config):
     """transformers' class of models that can be loaded for a config and write text.
 
     Models that read images, too (Mistral 3, Qwen3-VL), are no causal LMs for it. Their text part is
-    what is used here. BadInput for encoders with or without a decoder.
+    what is used here. BadInput for encoders with or without a decoder, and for reward models.
     """
     kind = type(config)
-    if not config.is_encoder_decoder:
+    classes = config.architectures or []
+    writes = not any(word in name for name in classes for word in NO_WRITERS)
+    if writes and not config.is_encoder_decoder:
         if kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
             return transformers.AutoModelForCausalLM
         if kind in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
             return transformers.AutoModelForImageTextToText
+    what = ", ".join(classes) or config.model_type
     raise BadInput(
-        f"{config.name_or_path or kind.__name__}: {config.model_type} is no causal language model, "
-        "one that writes a text token by token"
+        f"{config.name_or_path or kind.__name__}: {what} is no causal language model, one that "
+        "writes a text token by token"
     )
 
 

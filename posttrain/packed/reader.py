@@ -220,12 +220,14 @@ def require_causal(model):
             whole = model(input_ids=torch.tensor([text], device=base.device), use_cache=False)
     except FAILURES as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        raise BadInput(f"{type(base).__name__} cannot read a text by itself ({reason})") from None
+        raise BadInput(
+            f"{base.config.name_or_path}: cannot read a text by itself ({reason})"
+        ) from None
     within = whole.logits[0, len(start) - 1].float()
     if not same_logits(within, alone, base):
         raise BadInput(
-            f"{type(base).__name__} sees the tokens behind the one it predicts: it is no causal "
-            "language model, and cannot be trained or asked as one"
+            f"{base.config.name_or_path}: {type(base).__name__} sees the tokens behind the one it "
+            "predicts: it is no causal language model, and cannot be trained or asked as one"
         )
 
 

@@ -86,7 +86,7 @@ def data_line(rows, kept, seqs, reasons):
     lost = len(rows) - len(kept)
     why = f" ({reasons})" if lost else ""
     truncated = sum(seq["truncated"] for seq in seqs)
-    prompts_cut = sum(seq.get("prompt_cut", False) for seq in seqs)
+    prompts_cut = sum(any(seq.get("prompt_cut") for seq in row["seqs"]) for row in kept)
     cut = f", {prompts_cut} prompts cut" if prompts_cut else ""
     tokens = sum(len(seq["ids"]) for seq in seqs)
     supervised = sum(sum(seq["mask"]) for seq in seqs)

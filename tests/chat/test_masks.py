@@ -253,14 +253,19 @@ def test_answers_to_a_prompt_keep_the_same_prompt():
 
 
 def test_the_end_of_a_conversation_is_kept():
-    """Several turns: the last tokens. The first of them is only read, as nothing predicts it."""
+    """Several turns: the last tokens. A turn whose start is gone is read, not trained on; a last one that is too
+    long keeps its start.
+    """
     row = {"ids": [9, 1, 2, 3, 4, 5], "mask": [0, 0, 1, 1, 0, 1]}
     row |= {"truncated": False, "prompt_cut": False}
     assert keep_end(row, None, 9) == keep_end(row, 6, 9) == row
     cut = row | {"prompt_cut": True}
     assert keep_end(row, 3, None) == cut | {"ids": [3, 4, 5], "mask": [0, 0, 1]}
-    assert keep_end(row, 4, None) == cut | {"ids": [2, 3, 4, 5], "mask": [0, 1, 0, 1]}
-    assert keep_end(row, 4, 9) == cut | {"ids": [9, 3, 4, 5], "mask": [0, 1, 0, 1]}
+    assert keep_end(row, 4, None) == cut | {"ids": [2, 3, 4, 5], "mask": [0, 0, 0, 1]}
+    assert keep_end(row, 5, 9) == cut | {"ids": [9, 2, 3, 4, 5], "mask": [0, 1, 1, 0, 1]}
+    long = row | {"mask": [0, 1, 0, 1, 1, 1]}
+    short = long | {"ids": [2, 3, 4], "mask": [0, 1, 1], "prompt_cut": True, "truncated": True}
+    assert keep_end(long, 3, None) == short
 
 
 def test_a_long_prompt_leaves_its_answer(own):
@@ -464,11 +469,14 @@ def test_the_line_on_the_data_by_hand():
         {"ids": [1] * 1200, "mask": [0] * 200 + [1] * 1000, "truncated": True},
         {"ids": [1] * 30, "mask": [0] * 7 + [1] * 23, "truncated": False},
     ]
-    assert data_line([{}] * 3, [{}] * 2, seqs, "empty: 1") == (
+    rows = [{"seqs": [seq]} for seq in seqs]
+    assert data_line([{}] * 3, rows, seqs, "empty: 1") == (
         "data     3 rows, 2 kept, 1 dropped (empty: 1), 1 answers truncated, 1,230 tokens, "
         "1,023 supervised"
     )
-    assert "2 rows, 2 kept, 0 dropped, 1 answers" in data_line([{}] * 2, [{}] * 2, seqs, "")
+    assert "2 rows, 2 kept, 0 dropped, 1 answers" in data_line([{}] * 2, rows, seqs, "")
+    pair = [{"seqs": [seq | {"prompt_cut": True} for seq in seqs]}]
+    assert "1 answers truncated, 1 prompts cut, " in data_line([{}], pair, pair[0]["seqs"], "")
 
 
 def test_show_mask_prints_what_is_trained_on(own):

@@ -28,6 +28,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+LINEAR = {"rope_type": "linear", "factor": 4.0}
 BY_KIND = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
     "full_attention": {"rope_theta": 10000.0} | YARN,
@@ -43,7 +44,14 @@ BY_KIND = {
         (transformers.Qwen2Config(max_position_embeddings=900, rope_scaling=YARN), 900),
         (transformers.LlamaConfig(max_position_embeddings=131072, rope_scaling=LLAMA3), 131072),
         (transformers.Gemma3Config(), 131072),  # of its text part
-        (SimpleNamespace(max_position_embeddings=100, rope_parameters=BY_KIND), 400),
+        (
+            SimpleNamespace(max_position_embeddings=100, rope_parameters=BY_KIND, model_type="x"),
+            400,
+        ),
+        (transformers.LlamaConfig(max_position_embeddings=100, rope_scaling=LINEAR), 100),
+        (transformers.MptConfig(max_seq_len=50), 50),
+        (transformers.RobertaConfig(max_position_embeddings=60, pad_token_id=4), 55),
+        (transformers.XLNetConfig(), None),
         (transformers.MambaConfig(), None),
         (transformers.BloomConfig(), None),
     ],
@@ -110,10 +118,49 @@ def test_positions_that_are_turned_have_none(base, capsys):
 def test_a_table_of_images_is_not_one_of_texts(base, monkeypatch, capsys):
     """It is shorter than the text's positions."""
     model = torch.nn.Module()
-    monkeypatch.setattr(room, "model_without_weights", lambda name, config: model)
+    monkeypatch.setattr(room, "model_without_weights", lambda name, config, kind: model)
     for rows, is_learned in ((511, False), (512, True)):
         model.position_embeddings = torch.nn.Embedding(rows, 2)
         assert room.has_learned_positions(read_limits(base)) == is_learned
+
+
+def test_tables_of_all_kinds(tmp_path):
+    """Trained, computed, in no list of a module; and a reward model that is no language model."""
+    kinds = {
+        "gptj": transformers.GPTJConfig(
+            n_embd=32, n_layer=1, n_head=2, n_positions=40, rotary_dim=8
+        ),
+        "gpt1": transformers.OpenAIGPTConfig(n_embd=32, n_layer=1, n_head=2, n_positions=40),
+        "mpt": transformers.MptConfig(d_model=32, n_layers=1, n_heads=2, max_seq_len=40),
+        "llama": transformers.LlamaConfig(
+            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=32
+        ),
+    }
+    for name, config in kinds.items():
+        config.save_pretrained(tmp_path / name)
+        limits = read_limits(str(tmp_path / name))
+        assert room.has_learned_positions(limits) == (name != "llama"), name
+    reward = transformers.DebertaV2Config(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=40,
+        architectures=["DebertaV2ForSequenceClassification"],
+    )
+    reward.save_pretrained(tmp_path / "reward")
+    assert room.has_learned_positions(read_limits(str(tmp_path / "reward"), writes=False))
+    with pytest.raises(BadInput, match="is no causal language model"):
+        read_limits(str(tmp_path / "reward"))
+
+
+def test_texts_that_must_be_seen(tokenizer):
+    """Not for their length, but for a token that none may have; and from which length on."""
+    limits = Limits("m", 320, 50)
+    assert not room.must_see_tokens(limits, tokenizer) and limits.long == 50
+    assert room.must_see_tokens(limits._replace(stand_ins=(7,)), tokenizer)
+    assert room.must_see_tokens(limits._replace(embedding=319), tokenizer)
+    assert limits._replace(turn=20).long == 20
+    assert limits._replace(positions=None).long == float("inf")
 
 
 def test_prompts_that_are_cut(tokenizer, capsys):

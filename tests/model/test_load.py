@@ -173,7 +173,8 @@ def test_a_reference_is_read_as_the_policy_is(base, tokenizer):
 
 def test_the_fingerprint_of_a_model(tmp_path, monkeypatch):
     """It changes with the adapter's weights and settings, a hub model's commit, libraries, device."""
-    monkeypatch.setattr(names, "read_config", lambda base: SimpleNamespace(_commit_hash=commit))
+    monkeypatch.setattr(names, "read_config", lambda base: SimpleNamespace())
+    monkeypatch.setattr(names, "commit_of", lambda base: commit)
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/model"}')
     (tmp_path / "adapter_model.safetensors").write_text("weights")
     found, commit = [], "one"
@@ -355,3 +356,26 @@ def test_adapters_on_shared_weights_are_not_merged(tmp_path):
     layer = shared.model.layers[0].self_attn
     layer.v_proj.weight = layer.q_proj.weight
     assert not load_room.is_mergeable(get_peft_model(shared, config))
+
+
+def test_an_adapter_without_some_of_its_tensors_is_refused(base, tmp_path):
+    """peft would leave them random, and warn."""
+    run = run_with_adapter(base, tmp_path / "run", ["q_proj", "v_proj"])
+    file = tmp_path / "run/adapter_model.safetensors"
+    load_room.load_model(run)
+    weights = load_file(file)
+    save_file(dict(list(weights.items())[1:]), file, metadata={"format": "pt"})
+    with pytest.raises(BadInput, match="run: adapter_model.safetensors lacks tensors"):
+        load_room.load_model(run)
+
+
+def test_the_adapter_of_a_reward_model_is_not_trained(base, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    config = LoraConfig(target_modules=["q_proj"], task_type="SEQ_CLS")
+    get_peft_model(model, config).save_pretrained(tmp_path)
+    judge = load_room.load_model(str(tmp_path), classifier=True)
+    assert judge(torch.tensor([[5, 6]])).logits.shape == (1, 1), "the adapter brings its score"
+    with pytest.raises(BadInput, match="adapter of a reward model"):
+        load_room.load_policy(str(tmp_path))

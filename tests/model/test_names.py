@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from conftest import ROWS, run_main, save_folder, sft_rows, write
 from safetensors.torch import load_file, save_file
 
 from posttrain.cli import BadInput
+from posttrain.model import names
 from posttrain.model.load import load_model, load_policy, number_format
 from posttrain.model.memory import memory_plan
 from posttrain.model.names import (
@@ -141,14 +143,36 @@ def test_a_chain_keeps_its_base(project, tmp_path):
         resolve_model("dpo")
 
 
-def test_a_base_of_the_hub(project, tmp_path, monkeypatch):
+def in_the_cache(hub, commit):
+    """A model of the hub as huggingface_hub keeps it, at this commit."""
+    folder = hub / "models--org--model"
+    (folder / "refs").mkdir(parents=True, exist_ok=True)
+    (folder / "refs/main").write_text(commit)
+    (folder / "snapshots" / commit).mkdir(parents=True)
+    (folder / "snapshots" / commit / "config.json").write_text("{}")
+
+
+def test_the_commit_of_a_hub_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("transformers.utils.hub.is_offline_mode", lambda: True)
+    in_the_cache(tmp_path, 40 * "a")
+    assert names.commit_of("org/model") == 40 * "a"
+    assert names.commit_of("org/another") is None and names.commit_of(str(tmp_path)) is None
+
+
+def test_a_base_of_the_hub(project, tmp_path, monkeypatch, capsys):
     """Its name is enough, unless a folder of that name lies here, which would be taken for it."""
-    config = SimpleNamespace(_commit_hash="c0ffee")
-    monkeypatch.setattr("posttrain.model.names.read_config", lambda base: config)
+    commits = ["c0ffee", "c0ffee", "decaf0", "decaf0"]
+    monkeypatch.setattr("posttrain.model.names.commit_of", lambda base: commits.pop(0))
     record = base_record("org/model")
     assert record == {"name": "org/model", "path": None, "digest": None, "commit": "c0ffee"}
     rewrite(project / "runs/sft/run.json", base=record)
     assert resolve_model(str(project / "runs/sft"))[0] == "org/model"
+    assert "WARNING" not in capsys.readouterr().out
+    for _ in range(2):
+        assert resolve_model(str(project / "runs/sft"))[0] == "org/model"
+    line = capsys.readouterr().out
+    assert line.count("WARNING") == 1 and "at commit c0ffee in training and is at decaf0" in line
     (tmp_path / "elsewhere/org/model").mkdir(parents=True)
     with pytest.raises(BadInput, match="org/model of the hub, but a folder of that name lies here"):
         resolve_model(str(project / "runs/sft"))
@@ -301,3 +325,20 @@ def test_a_base_in_4_bits(base, tmp_path):
     data = write(tmp_path / "data.jsonl", ROWS["dpo"](3))
     words = ["--data", data, "--out", tmp_path / "run", "--max-steps", 1, "--lora-r", 2]
     assert run_main("dpo", "--model", four_bits, *words) == 0
+
+
+def test_a_base_beside_which_something_was_put(project):
+    """A trainer's own files, another version of the library in its config: the weights are the same."""
+    base = project / "models/base"
+    (base / "training_args.bin").write_text("x")
+    rewrite(base / "config.json", transformers_version="9.9")
+    assert Path(resolve_model(str(project / "runs/sft"))[0]).resolve() == base.resolve()
+
+
+def test_runs_behind_a_link(project, tmp_path):
+    """runs/ is a link to another disk, and the project was renamed: found from elsewhere, too."""
+    disk = tmp_path / "disk"
+    shutil.move(project / "runs", disk)
+    (project / "runs").symlink_to(disk)
+    renamed = project.rename(tmp_path / "renamed")
+    assert resolve_model(str(renamed / "runs/sft"))[0] == str(renamed / "models/base")

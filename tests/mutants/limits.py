@@ -69,15 +69,15 @@ MUTANTS = [
     Mutant(
         "posttrain/judging/judges.py",
         "LocalJudge.check",
-        "must_see_tokens or self.most_tokens(case, pairs) > positions",
-        "self.most_tokens(case, pairs) > positions",
+        "every_text or self.most_tokens(case, pairs) > limits.long",
+        "self.most_tokens(case, pairs) > limits.long",
         ["tests/test_preconditions.py::test_a_token_that_the_embedding_lacks[judge]"],
     ),
     Mutant(
         "posttrain/gating/collect.py",
         "check_choices",
-        "must_see_tokens or most_tokens > positions",
-        "most_tokens > positions",
+        "every_choice or most_tokens > limits.long",
+        "most_tokens > limits.long",
         ["tests/test_preconditions.py::test_choices_with_a_token_that_the_embedding_lacks"],
     ),
     Mutant(
@@ -111,8 +111,8 @@ MUTANTS = [
     Mutant(
         "posttrain/model/limits.py",
         "has_learned_positions",
-        "layer in POSITION_TABLES and weight.shape[0] >= limits.positions",
-        "layer in POSITION_TABLES",
+        "is_table and table.shape[0] >= limits.positions",
+        "is_table",
         ["tests/model/test_limits.py::test_a_table_of_images_is_not_one_of_texts"],
     ),
     Mutant(
@@ -202,8 +202,8 @@ MUTANTS = [
     Mutant(
         "posttrain/chat/encode.py",
         "keep_end",
-        '[0] + seq["mask"][len(seq["ids"]) - max_len + 1 :]',
-        'seq["mask"][len(seq["ids"]) - max_len :]',
+        "[0] * whole_turns + mask[whole_turns:]",
+        "mask",
         ["tests/chat/test_masks.py::test_the_end_of_a_conversation_is_kept"],
     ),
     Mutant(
@@ -265,22 +265,22 @@ MUTANTS = [
     Mutant(
         "posttrain/model/names.py",
         "find_base",
-        '(Path(base["name"]), start / base["name"], Path(base["path"]), beside)',
-        '(Path(base["name"]), start / base["name"], Path(base["path"]))',
+        '(*relative, Path(base["path"]), beside)',
+        '(*relative, Path(base["path"]))',
         ["tests/model/test_names.py::test_the_base_beside_the_run"],
     ),
     Mutant(
         "posttrain/model/names.py",
         "find_base",
-        '(Path(base["name"]), start / base["name"], Path(base["path"]), beside)',
-        '(Path(base["name"]), start / base["name"], beside)',
+        '(*relative, Path(base["path"]), beside)',
+        "(*relative, beside)",
         ["tests/model/test_names.py::test_the_base_at_its_full_path"],
     ),
     Mutant(
         "posttrain/model/names.py",
         "base_of_adapter",
-        'start_folder(str((folder / "run.json").resolve()), record["path"], start)',
-        "start",
+        'start_folder(str(place), record["path"], Path())',
+        "Path()",
         ["tests/model/test_names.py::test_the_base_where_the_run_was_started"],
     ),
     Mutant(
@@ -300,8 +300,8 @@ MUTANTS = [
     Mutant(
         "posttrain/model/names.py",
         "weights_digest",
-        'file.name == "config.json" or file.suffix in WEIGHTS',
-        "file.suffix in WEIGHTS",
+        'file.name == "config.json" or is_weights(file)',
+        "is_weights(file)",
         ["tests/model/test_names.py::test_a_base_that_has_changed"],
     ),
     Mutant(
@@ -331,5 +331,40 @@ MUTANTS = [
         "self.judge.check([pair_of(duel) for duel in duels])",
         "pass",
         ["tests/test_gate.py::test_what_the_judge_reads_is_checked_before_it_is_asked"],
+    ),
+    Mutant(
+        "posttrain/model/names.py",
+        "is_weights",
+        'file.suffix == ".safetensors" or file.name.startswith("pytorch_model")',
+        'file.suffix in (".safetensors", ".bin")',
+        ["tests/model/test_names.py::test_a_base_beside_which_something_was_put"],
+    ),
+    Mutant(
+        "posttrain/model/names.py",
+        "config_digest",
+        'config.pop("transformers_version", None)',
+        "None",
+        ["tests/model/test_names.py::test_a_base_beside_which_something_was_put"],
+    ),
+    Mutant(
+        "posttrain/model/names.py",
+        "warn_of_commit",
+        "now != then",
+        "False",
+        ["tests/model/test_names.py::test_a_base_of_the_hub"],
+    ),
+    Mutant(
+        "posttrain/model/load.py",
+        "refuse_torn_adapter",
+        '"missing adapter keys" in words',
+        "False",
+        ["tests/model/test_load.py::test_an_adapter_without_some_of_its_tensors_is_refused"],
+    ),
+    Mutant(
+        "posttrain/model/limits.py",
+        "has_learned_positions",
+        "[*model.named_parameters(), *model.named_buffers()]",
+        "[*model.named_parameters()]",
+        ["tests/model/test_limits.py::test_tables_of_all_kinds"],
     ),
 ]
