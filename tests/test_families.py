@@ -29,6 +29,7 @@ import gate
 from posttrain.chat.dialect import calls_as_text, changes_for, tools_as_text
 from posttrain.chat.encode import prompt_ids
 from posttrain.chat.template import render, writer
+from posttrain.cli import BadInput
 from posttrain.generate.local import sample
 from posttrain.generate.reading import CachedText, reading_of
 from posttrain.judging import digits
@@ -186,6 +187,10 @@ def test_every_stage_in_4_bits(name, tmp_path, quick):
     data = write(tmp_path / "prompts.jsonl", questions())
     candidates = tmp_path / "candidates.jsonl"
     words = ["--model", dpo, "--data", data, "--out", candidates, "--n", 2, "--max-tokens", 5]
+    if name == "rwkv":  # it divides its weights before it writes, which those in 4 bits do not take
+        with pytest.raises(BadInput, match="cannot read a text by itself"):
+            run_main("gen_candidates", *words, *four_bits)
+        return
     assert run_main("gen_candidates", *words, *four_bits) == 0
     words = ["--judge", base, "--constitution", ROOT / "data/constitution.md", "--data", candidates]
     assert run_main("judge", *words, "--out", tmp_path / "judged", *four_bits) == 0
