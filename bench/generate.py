@@ -136,6 +136,8 @@ class EndingModel:
 
     def __init__(self, model, lengths):
         self.model = model
+        self.forward = model.forward  # what CachedText asks for its parameters
+        self.reading = reading.CachedText  # taken as it is: it is not tried on this one
         self.device = model.device
         self.lengths = lengths
         self.rows = None  # numbers of the answers that are being written; None: only prompts
@@ -148,32 +150,29 @@ class EndingModel:
             end_rows(out.logits[:, -1], [self.lengths[row] for row in self.rows], self.written)
         else:
             end_rows(out.logits[:, -1], [], 0)  # no answer is a stop token alone
-            self.follow(out.past_key_values)
         return out
 
-    def follow(self, cache):
+    def select_rows(self, cache, indices):
         """Select from the rows what is selected from the cache; first prompts become rows."""
-        select = cache.batch_select_indices
-
-        def select_both(indices):
-            if self.rows is None:
-                self.rows = list(range(len(self.lengths)))
-            else:
-                self.rows = [self.rows[i] for i in indices]
-            select(indices)
-
-        cache.batch_select_indices = select_both
+        if self.rows is None:
+            self.rows = list(range(len(self.lengths)))
+        else:
+            self.rows = [self.rows[i] for i in indices]
+        SELECT_ROWS(cache, indices)
 
 
 def ours(model, prompts, lengths, temperature):
     """Answers of sample()."""
-    silent = SimpleNamespace(decode=lambda ids: "")
+    silent = SimpleNamespace(decode=lambda ids: "", unk_token_id=None)
     jobs = []
     for number, prompt in enumerate(prompts):
         jobs.append((prompt, [(temperature, N * number + k) for k in range(N)]))
+    ending = EndingModel(model, lengths)
+    reading.select_rows = ending.select_rows
     answers = []
-    for answers_of_job in sample(EndingModel(model, lengths), silent, jobs, max(lengths)):
+    for answers_of_job in sample(ending, silent, jobs, max(lengths)):
         answers += [answer["ids"] for answer in answers_of_job]
+    reading.select_rows = SELECT_ROWS
     return answers
 
 
@@ -303,12 +302,13 @@ if __name__ == "__main__":
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from posttrain.chat.encode import prompt_ids
-    from posttrain.generate import local
+    from posttrain.generate import local, reading
     from posttrain.generate.local import sample
     from posttrain.generate.reading import padded_ids
     from posttrain.model.load import load_model, load_tokenizer
     from posttrain.records.jsonl import read_jsonl
 
+    SELECT_ROWS = reading.select_rows
     local.stop_ids = lambda tokenizer: [STOP]
     torch.set_num_threads(1)
     sys.exit(main(args))
