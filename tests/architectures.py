@@ -189,9 +189,9 @@ FAMILIES = {
         slow=True,
     ),
     "phimoe": F("Phi-3.5-MoE", "PhimoeConfig", LOCAL, "phi3_5", slow=True),
-    "mistral": F("Mistral", "MistralConfig", {"sliding_window": 8}, "mistral_v3", slow=True),
+    "mistral": F("Mistral", "MistralConfig", {"sliding_window": 8}, "mistral_v3"),
     "ministral": F("Ministral", "MinistralConfig", WINDOW, "mistral_v3", slow=True, real=HEADS),
-    "ministral3": F("Ministral 3", "Ministral3Config", template="mistral_v3", slow=True),
+    "ministral3": F("Ministral 3", "Ministral3Config", template="mistral_v3"),
     "mistral3": F(
         "Mistral Small 3.1-3.2",
         "Mistral3Config",
@@ -206,9 +206,9 @@ FAMILIES = {
         "Mistral Small 4", "Mistral4Config", ROUTED | LATENT | {"n_shared_experts": 1}, slow=True
     ),
     "mixtral": F("Mixtral", "MixtralConfig", LOCAL, "mistral_v3", slow=True),
-    "smollm3": F("SmolLM3", "SmolLM3Config", slow=True),
+    "smollm3": F("SmolLM3", "SmolLM3Config"),
     "olmo": F("OLMo", "OlmoConfig", slow=True),
-    "olmo2": F("OLMo 2", "Olmo2Config", slow=True),
+    "olmo2": F("OLMo 2", "Olmo2Config"),
     "olmo3": F("OLMo 3", "Olmo3Config", WINDOW),
     "olmoe": F("OLMoE", "OlmoeConfig", EXPERTS, slow=True),
     "olmo_hybrid": F(
