@@ -127,13 +127,7 @@ def load_model(name, quantize="auto", trainable=False, classifier=False):
         check_weights(name, info, brings_score=classifier and adapter)
         model.requires_grad_(False)
         if adapter:
-            with without_bitsandbytes(model):
-                # It takes seconds to load: a model without an adapter does without.
-                from peft import PeftModel
-
-                with warnings.catch_warnings(record=True) as caught:
-                    model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-            refuse_torn_adapter(adapter, caught)
+            model = with_adapter(model, adapter, trainable)
     except BadInput:  # it is a ValueError, and has its own words
         raise
     except LOAD_ERRORS as error:
@@ -142,15 +136,23 @@ def load_model(name, quantize="auto", trainable=False, classifier=False):
     return model.eval()
 
 
-def refuse_torn_adapter(adapter, caught):
-    """BadInput when peft warns that tensors of an adapter are missing: they would be random."""
-    for warning in caught:
-        words = str(warning.message)
-        if "missing adapter keys" in words:
+def with_adapter(model, adapter, trainable):
+    """The model with the adapter of a folder. BadInput when the folder lacks tensors of it.
+
+    peft would leave them random, and warn: here its warning is an error.
+    """
+    with without_bitsandbytes(model), warnings.catch_warnings():
+        # It takes seconds to load: a model without an adapter does without.
+        from peft import PeftModel
+
+        warnings.filterwarnings("error", message=".*missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        except UserWarning:
             raise BadInput(
                 f"{adapter}: adapter_model.safetensors lacks tensors that its config asks for: it "
                 "is torn, or another model's"
-            )
+            ) from None
 
 
 def load_merged(name, quantize="auto"):

@@ -57,8 +57,8 @@ def memory_plan(name, quantize, lora_r, pack_tokens):
     """GPU memory that training will take, {part: bytes}, estimated from a model's config alone.
 
     pack_tokens: tokens that are in memory at once. The parts:
-        weights       the frozen model, without
-        experts       the experts of a mixture, which transformers keeps in one tensor a layer: nf4
+        weights       the frozen model, but for
+        experts       those of a mixture, which transformers keeps in a tensor or two a layer: nf4
                       does not reach them, so they stay in bf16
         adapter       LoRA weights with their gradient and the optimiser's states
         activations   what all layers keep for the backward pass

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from architectures import tiny
 from conftest import make_model
 from transformers import DynamicLayer
 from transformers.cache_utils import DynamicSlidingWindowLayer
@@ -30,21 +31,7 @@ def prompts():
 
 def falcon_h1():
     """Layers with attention and a state side by side: rows of both must move together."""
-    torch.manual_seed(0)
-    config = transformers.FalconH1Config(
-        vocab_size=320,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        mamba_n_heads=4,
-        mamba_d_head=32,
-        mamba_d_ssm=128,
-        mamba_d_state=16,
-        initializer_range=0.2,
-    )
-    return transformers.FalconH1ForCausalLM(config).eval()
+    return tiny("falcon_h1")
 
 
 def logits_by(reading, prompts):

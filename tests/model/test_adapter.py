@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from architectures import LATENT, ROUTED, tiny, tiny_config
 
 from posttrain.cli import BadInput
 from posttrain.model import adapter as adapter_room
@@ -27,110 +28,37 @@ from posttrain.model.adapter import (
     targets_of,
 )
 
-SIZE = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
-
-
-def mixtral():
-    return transformers.MixtralForCausalLM(
-        transformers.MixtralConfig(**SIZE, num_local_experts=4, num_experts_per_tok=2)
-    )
-
-
-def ernie_moe():
-    """A layer without experts and one with, and an expert that reads every token."""
-    config = transformers.Ernie4_5_MoeConfig(
-        **SIZE, moe_num_experts=4, moe_k=2, moe_intermediate_size=32
-    )
-    return transformers.Ernie4_5_MoeForCausalLM(config)
-
-
-def gpt_oss():
-    config = transformers.GptOssConfig(
-        **SIZE, head_dim=16, num_local_experts=4, num_experts_per_tok=2
-    )
-    return transformers.GptOssForCausalLM(config)
-
-
-def phimoe():
-    """Its router is a linear layer that returns three things."""
-    return transformers.PhimoeForCausalLM(
-        transformers.PhimoeConfig(**SIZE, num_local_experts=4, num_experts_per_tok=2)
-    )
-
-
-def gemma3():
-    text = transformers.Gemma3TextConfig(**SIZE, head_dim=16).to_dict()
-    config = transformers.Gemma3Config(
-        text_config=text, vision_config=VISION, mm_tokens_per_image=4, image_token_index=319
-    )
-    return transformers.Gemma3ForConditionalGeneration(config)
-
-
-def mamba2():
-    config = transformers.Mamba2Config(
-        vocab_size=320,
-        hidden_size=64,
-        num_hidden_layers=2,
-        state_size=8,
-        num_heads=4,
-        head_dim=32,
-        n_groups=1,
-    )
-    return transformers.Mamba2ForCausalLM(config)
-
-
-def gpt2():
-    return transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=320, n_embd=64, n_layer=2, n_head=4)
-    )
-
-
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 MLP = {"gate_proj", "up_proj", "down_proj"}
 FUSED = {"gate_up_proj", "down_proj"}
 CASES = {  # what has an adapter, what has not
-    mixtral: (ATTENTION | FUSED, {ROUTERS}),
-    gpt_oss: (ATTENTION | FUSED, {ROUTERS}),
-    phimoe: (ATTENTION | FUSED, {ROUTERS}),
-    gemma3: (ATTENTION | MLP, set()),
-    mamba2: ({"in_proj"}, {MAMBA}),
-    gpt2: ({"c_attn", "c_proj", "c_fc"}, set()),
+    "mixtral": (ATTENTION | FUSED, {ROUTERS}),
+    "gpt_oss": (ATTENTION | FUSED, {ROUTERS}),
+    "phimoe": (ATTENTION | FUSED, {ROUTERS}),
+    "gemma3": (ATTENTION | MLP, set()),
+    "mamba2": ({"in_proj"}, {MAMBA}),
+    "gpt2": ({"c_attn", "c_proj", "c_fc"}, set()),
 }
 
 
-@pytest.mark.parametrize("make", CASES)
-def test_what_has_an_adapter(make):
+@pytest.mark.parametrize("name", CASES)
+def test_what_has_an_adapter(name):
     """Every matrix of every text layer; nothing in a vision tower, and not the output layer."""
-    model = make()
+    model = tiny(name)
     linear = [m for m in matrices_of(model) if m.kind in (LINEAR, EXPERTS)]
     others = {m.kind for m in matrices_of(model)} - {LINEAR, EXPERTS}
     model = add_adapter(model, 2, None, 0)
     adapted = adapted_weights(model.get_base_model())
     assert adapted == {matrix.name for matrix in linear}
     words = {last_word(name.removesuffix(".weight")) for name in adapted}
-    assert (words, others) == CASES[make]
+    assert (words, others) == CASES[name]
     assert not any("vision" in name or "lm_head" in name for name in adapted)
 
 
-@pytest.mark.parametrize("make", [mixtral, gpt_oss, ernie_moe])
-def test_an_expert_has_a_smaller_rank_and_the_same_scale(make):
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "ernie4_5_moe"])
+def test_an_expert_has_a_smaller_rank_and_the_same_scale(name):
     """Two experts read a token: 8 / 2 = 4 for each, and B A is multiplied by 2 everywhere."""
-    model = add_adapter(make(), 8, None, 0)
+    model = add_adapter(tiny(name), 8, None, 0)
     seen = set()
     for module in model.modules():
         if hasattr(module, "lora_A") and len(module.lora_A):
@@ -141,10 +69,10 @@ def test_an_expert_has_a_smaller_rank_and_the_same_scale(make):
     assert seen == {True, False}
 
 
-@pytest.mark.parametrize("make", [*CASES, ernie_moe])
-def test_every_adapter_learns_and_comes_back(make, tmp_path):
+@pytest.mark.parametrize("name", [*CASES, "ernie4_5_moe"])
+def test_every_adapter_learns_and_comes_back(name, tmp_path):
     """Each B has a gradient, so no adapter lies where nothing reads it; a saved one says the same."""
-    model = add_adapter(make(), 4, None, 0)
+    model = add_adapter(tiny(name), 4, None, 0)
     ids = torch.randint(3, 300, (2, 40), generator=torch.Generator().manual_seed(0))
     model(input_ids=ids, labels=ids).loss.backward()
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -163,7 +91,7 @@ def test_every_adapter_learns_and_comes_back(make, tmp_path):
 
 def test_names_that_peft_takes_for_experts_are_left_out():
     """gate_proj, up_proj and down_proj beside the experts: peft would drop them without a word."""
-    model = add_adapter(ernie_moe(), 2, None, 0)
+    model = add_adapter(tiny("ernie4_5_moe"), 2, None, 0)
     reach = reach_of(model)
     assert "model.layers.1.mlp.experts.gate_up_proj" in reach.layers
     left_out = set(reach.left_out) - {ROUTERS}
@@ -173,7 +101,7 @@ def test_names_that_peft_takes_for_experts_are_left_out():
 
 def test_the_share_by_hand():
     """Of two Mixtral layers the routers alone, 2 x 4 x 64 numbers, have no adapter."""
-    model = add_adapter(mixtral(), 2, None, 0)
+    model = add_adapter(tiny("mixtral"), 2, None, 0)
     attention = 2 * (64 * 64 + 2 * 32 * 64 + 64 * 64)
     experts = 2 * 4 * (64 * 2 * 96 + 96 * 64)
     routers = 2 * 4 * 64
@@ -190,28 +118,14 @@ def test_an_adapter_that_was_made_elsewhere_is_measured_too():
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=4, lora_alpha=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    line = reach_line(get_peft_model(mixtral(), config))
+    line = reach_line(get_peft_model(tiny("mixtral"), config))
     assert line.startswith("lora     rank 4, scale 0.5, on 4.7%") and "experts.gate_up_proj" in line
 
 
 def test_what_cannot_learn_has_no_adapter():
     """DeepSeek's indexers choose which tokens are seen: no gradient comes through a choice."""
-    config = transformers.GlmMoeDsaConfig(
-        **SIZE | {"num_key_value_heads": 4},
-        moe_intermediate_size=32,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        first_k_dense_replace=1,
-        n_group=1,
-        topk_group=1,
-        q_lora_rank=16,
-        kv_lora_rank=16,
-        qk_rope_head_dim=8,
-        qk_nope_head_dim=8,
-        v_head_dim=16,
-        index_head_dim=16,
-        index_n_heads=2,
-    )
+    indexer = {"index_head_dim": 16, "index_n_heads": 2}
+    config = tiny_config("GlmMoeDsaConfig", ROUTED | LATENT | indexer)
     model = transformers.GlmMoeDsaForCausalLM(config)
     kinds = {matrix.name: matrix.kind for matrix in matrices_of(model)}
     assert {kind for name, kind in kinds.items() if "indexer" in name} == {INDEXERS}

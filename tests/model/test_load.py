@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from architectures import tiny
 from conftest import make_tokenizer, save_folder, sft_rows
 from safetensors.torch import load_file, save_file
 
@@ -272,33 +273,11 @@ def test_no_noise_is_left_in_a_config():
 
 def test_the_text_part_of_a_model_that_reads_images(tmp_path):
     """It is no causal LM for transformers; its own dtype and class are kept."""
-    text = transformers.Ministral3Config(
-        vocab_size=320,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-    )
-    vision = {
-        "model_type": "pixtral",
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 28,
-        "patch_size": 14,
-        "head_dim": 8,
-    }
-    config = transformers.Mistral3Config(
-        text_config=text.to_dict(), vision_config=vision, image_token_index=319
-    )
-    transformers.Mistral3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    tiny("mistral3").save_pretrained(tmp_path)
     model = load_room.load_model(str(tmp_path))
     assert type(model).__name__ == "Mistral3ForConditionalGeneration"
     with torch.no_grad():
-        assert model(torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, 320)
+        assert model(torch.tensor([[5, 6, 7]])).logits.shape[:2] == (1, 3)
 
 
 def small(kind, **more):

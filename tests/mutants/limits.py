@@ -355,9 +355,9 @@ MUTANTS = [
     ),
     Mutant(
         "posttrain/model/load.py",
-        "refuse_torn_adapter",
-        '"missing adapter keys" in words',
-        "False",
+        "with_adapter",
+        '"error"',
+        '"default"',
         ["tests/model/test_load.py::test_an_adapter_without_some_of_its_tensors_is_refused"],
     ),
     Mutant(
